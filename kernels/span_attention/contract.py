@@ -1,0 +1,177 @@
+"""What goes into the op and what comes out of it: tensors, shapes, and nothing of models.
+
+Letters, here and in every backend: ``B`` batch rows, ``M`` queries, ``N`` keys, ``Hq`` query heads,
+``Hkv`` key/value heads, ``D`` key width, ``Dv`` value width, ``S`` sequences, ``R`` rows asked for,
+``G`` spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+MAX_SPANS = 31  # labels are the bits of an int32, and the sign bit is left alone
+
+_Plan = TypeVar("_Plan")
+
+
+@dataclass(frozen=True, eq=False)
+class SpanQuery:
+    """Which attention mass is wanted: of which query rows, on which sets of keys.
+
+    Queries are the last ``M`` key positions: query ``i`` stands at key position ``i + N − M``, and
+    attends to the keys of its own segment at or before itself.
+
+    Attributes:
+        key_labels: ``[B, N]`` int32. Bit ``g`` set: the key is in span ``g``. Spans may overlap.
+        rows: ``[R]`` int64, flat query positions ``b·M + i``, strictly ascending.
+        segments: ``[S, 3]`` int32, ``(b, start, end)`` on the key axis, one per sequence, disjoint.
+            Keys outside every segment (padding) are seen by no query.
+        names: the names of the ``G`` spans, at most 31.
+    """
+
+    key_labels: Tensor
+    rows: Tensor
+    segments: Tensor
+    names: tuple[str, ...]
+    _derived: dict[tuple[object, ...], object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        _expect(self.key_labels, "key_labels", "[B, N]", 2, torch.int32)
+        _expect(self.rows, "rows", "[R]", 1, torch.int64)
+        _expect(self.segments, "segments", "[S, 3]", 2, torch.int32)
+        if self.segments.shape[1] != 3:
+            raise ValueError(f"segments: expected shape [S, 3], got {list(self.segments.shape)}")
+        if len(self.names) > MAX_SPANS:
+            raise ValueError(f"at most {MAX_SPANS} spans fit one query, got {len(self.names)}")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"span names must differ, got {self.names}")
+
+    def to(self, device: torch.device) -> SpanQuery:
+        """The same query on ``device`` (itself, if it is there already)."""
+        if self.key_labels.device == device:
+            return self
+        return self.derived(
+            ("device", device),
+            lambda: replace(
+                self,
+                key_labels=self.key_labels.to(device),
+                rows=self.rows.to(device),
+                segments=self.segments.to(device),
+            ),
+        )
+
+    def last_keys(self, n: int) -> SpanQuery:
+        """The query of a layer that still holds only the last ``n`` of the keys described."""
+        total = self.key_labels.shape[1]
+        if n == total:
+            return self
+        if n > total:
+            raise ValueError(
+                f"the query describes {total} keys and the attention got {n}: the labels must "
+                "cover the whole history, cached keys included"
+            )
+
+        def cut() -> SpanQuery:
+            shifted = self.segments.clone()
+            shifted[:, 1:] = (shifted[:, 1:] - (total - n)).clamp(min=0)
+            return replace(
+                self,
+                key_labels=self.key_labels[:, total - n :],
+                segments=shifted[shifted[:, 2] > shifted[:, 1]],
+            )
+
+        return self.derived(("last_keys", n), cut)
+
+    def chunked(self, size: int) -> SpanQuery:
+        """The query of a layer with chunked attention: segments cut every ``size`` tokens."""
+
+        def cut() -> SpanQuery:
+            pieces = [
+                (b, at, min(at + size, end))
+                for b, start, end in self.segments.tolist()
+                for at in range(start, end, size)
+            ]
+            return replace(self, segments=segment_tensor(pieces, self.segments.device))
+
+        return self.derived(("chunked", size), cut)
+
+    def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
+        """What ``make`` returned the first time it was asked for under ``key``.
+
+        Every layer of a model asks the same things of one query; each is worked out once.
+        """
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class SpanAttention:
+    """The result of :func:`sra_fast.span_attention`.
+
+    Attributes:
+        out: ``[B, Hq, M, Dv]`` in v's dtype.
+        mass: ``[R, Hq, G]`` float32 (float64 for float64 inputs), each in [0, 1].
+        lse: ``[B, Hq, M]``, mass's dtype: natural logarithm of the sum of exponentials over the
+            visible keys (and the sink). Never differentiable; ``−inf`` where no key is visible.
+    """
+
+    out: Tensor
+    mass: Tensor
+    lse: Tensor
+
+
+@dataclass(frozen=True)
+class SpanMass:
+    """The result of :func:`sra_fast.span_mass`: as :class:`SpanAttention`, without the output.
+
+    Attributes:
+        mass: ``[R, Hq, G]``.
+        lse: ``[R, Hq]``, of the rows asked for only.
+    """
+
+    mass: Tensor
+    lse: Tensor
+
+
+@dataclass(frozen=True)
+class LogitRule:
+    """How a product ``q·k`` becomes a logit, and which keys a query may see.
+
+    Attributes:
+        scale: factor on ``q·k``.
+        window: a query at position p sees the keys ``p − window + 1 … p``; None: all before it.
+        softcap: logits become ``softcap · tanh(logit / softcap)``; None: left alone.
+        sinks: ``[Hq]``, one extra logit per head that takes mass and gives no value; None: none.
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+def segment_tensor(pieces: list[tuple[int, int, int]], device: torch.device) -> Tensor:
+    """``(b, start, end)`` triples as the ``[S, 3]`` int32 tensor of a query, ``S = 0`` included."""
+    return torch.tensor(pieces, dtype=torch.int32, device=device).reshape(-1, 3)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Logits and masses are kept in float32, in float64 for float64 inputs."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _expect(tensor: Tensor, name: str, shape: str, ndim: int, dtype: torch.dtype) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor {shape} {dtype}, got {type(tensor).__name__}")
+    if tensor.ndim != ndim or tensor.dtype != dtype:
+        raise ValueError(
+            f"{name}: expected {shape} {dtype}, got {list(tensor.shape)} {tensor.dtype}"
+        )

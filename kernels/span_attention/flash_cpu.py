@@ -1,0 +1,74 @@
+"""PyTorch's own flash attention for CPU, which also gives the logsumexp: the only place that names it.
+
+The operator is private, so its version is checked and everything it would get wrong in silence is
+settled here, before it is called:
+
+- no query or no key ends the process, so callers never pass that;
+- a last stride other than 1 is read as garbage, so such tensors are copied;
+- key and value width must agree, so the narrower is padded with zeros (the scale is explicit);
+- ``is_causal`` aligns the first query with the first key, so fewer queries than keys are done in
+  two calls, merged by their logsumexps.
+
+Grouped heads, slices and transposed views it takes as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OLDEST_TORCH = (2, 11)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Causal attention of ``M ≤ N`` queries at the last key positions, nothing masked otherwise.
+
+    ``q [B, Hq, M, D]``, ``k [B, Hkv, N, D]``, ``v [B, Hkv, N, Dv]`` with ``M ≥ 1``. Returns
+    ``out [B, Hq, M, Dv]`` in v's dtype and ``lse [B, Hq, M]`` float32. ``out`` is differentiable
+    if ``M = N`` or ``M = 1``; lse never is.
+    """
+    width = max(q.shape[3], v.shape[3])
+    q, k, value = (_ready(x, width) for x in (q, k, v))
+    m, n = q.shape[2], k.shape[2]
+    if m == n or m == 1:
+        out, lse = _call(q, k, value, scale, causal=m > 1)
+    else:
+        past = _call(q, k[:, :, : n - m], value[:, :, : n - m], scale, causal=False)
+        present = _call(q, k[:, :, n - m :], value[:, :, n - m :], scale, causal=True)
+        out, lse = _merge(past, present)
+    return out[..., : v.shape[3]], lse
+
+
+def _ready(x: Tensor, width: int) -> Tensor:
+    if x.shape[3] < width:
+        return F.pad(x, (0, width - x.shape[3]))
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def _call(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
+    out, lse = _operator()(q, k, v, 0.0, causal, attn_mask=None, scale=scale)
+    return out, lse
+
+
+def _merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Softmax over two disjoint sets of keys from the softmax over each."""
+    (out_a, lse_a), (out_b, lse_b) = a, b
+    lse = torch.logaddexp(lse_a, lse_b)
+    weight_a, weight_b = (lse_a - lse).exp()[..., None], (lse_b - lse).exp()[..., None]
+    return (weight_a * out_a + weight_b * out_b).to(out_a.dtype), lse
+
+
+@functools.cache
+def _operator() -> torch._ops.OpOverload:
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    operator = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    if version < OLDEST_TORCH or operator is None:
+        raise RuntimeError(
+            f"torch {torch.__version__} does not give the logsumexp of its CPU flash attention; "
+            f'install torch >= {".".join(map(str, OLDEST_TORCH))}, or use backend="reference"'
+        )
+    overload: torch._ops.OpOverload = operator.default
+    return overload

@@ -1,0 +1,74 @@
+"""Backend ``lse``: the platform's flash attention, then the mass from its logsumexp.
+
+One call per sequence (one for the whole batch where every row is one full sequence), so that
+padding costs nothing and no mask is ever made. What the flash kernel cannot do goes through
+:mod:`blocks`; a differentiable mass takes a second pass over the rows asked for (:mod:`mass`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sra_fast.kernels import blocks, flash_cpu, mass
+from sra_fast.kernels.contract import (
+    LogitRule,
+    SpanAttention,
+    SpanMass,
+    SpanQuery,
+    accumulation_dtype,
+)
+from sra_fast.kernels.plan import plan
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
+) -> SpanAttention:
+    """Attention and mass; arguments as in :func:`sra_fast.span_attention`."""
+    batch, heads, m, _ = q.shape
+    sequences = plan(query, batch, m, k.shape[2])
+    if sequences.whole:
+        out, lse = _attend(q, k, v, rule)
+    else:
+        # [B, M, Hq, Dv] underneath, as the models want it next.
+        out = v.new_zeros(batch, m, heads, v.shape[3]).transpose(1, 2)
+        lse = torch.full(
+            (batch, heads, m), -torch.inf, dtype=accumulation_dtype(q.dtype), device=q.device
+        )
+        for part in sequences.sequences:
+            row, queries, keys = slice(part.batch, part.batch + 1), part.queries, part.keys
+            if queries.start == queries.stop:
+                continue
+            out[row, :, queries], lse[row, :, queries] = _attend(
+                q[row, :, queries], k[row, :, keys], v[row, :, keys], rule
+            )
+    if mass_grad and needs_grad(q, k, rule.sinks) and len(query.rows):
+        masses = mass.from_scratch(q, k, query, sequences, rule).mass
+    else:
+        masses = mass.from_lse(q, k, lse, query, sequences, rule)
+    return SpanAttention(out, masses, lse)
+
+
+def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
+    """Mass without the output; arguments as in :func:`sra_fast.span_mass`."""
+    sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])
+    return mass.from_scratch(q, k, query, sequences, rule)
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd is on and any of them asks for a gradient."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Tensor]:
+    m, n = q.shape[2], k.shape[2]
+    windowed = rule.window is not None and rule.window < n
+    through_lse = rule.sinks is not None or 1 < m < n
+    beyond_flash = windowed or rule.softcap is not None or q.device.type != "cpu"
+    if beyond_flash or (through_lse and needs_grad(q, k, v, rule.sinks)):
+        return blocks.attend(q, k, v, rule)
+    out, lse = flash_cpu.attend(q, k, v, rule.scale)
+    if rule.sinks is None:
+        return out, lse
+    sinks = rule.sinks.to(lse.dtype)[:, None]
+    return out * torch.sigmoid(lse - sinks)[..., None].to(out.dtype), torch.logaddexp(lse, sinks)

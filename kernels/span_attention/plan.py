@@ -1,0 +1,123 @@
+"""A query's sequences as plain numbers: what each backend loops over.
+
+Reading segments and labels off a tensor waits for the device, so it is done once per query and
+kept on it; all layers of a model share the plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sra_fast.kernels.contract import SpanQuery
+
+
+@dataclass(frozen=True)
+class SequencePlan:
+    """One segment: its keys, its queries, and what is asked of them.
+
+    Attributes:
+        batch: the batch row.
+        keys: ``slice`` of the key axis.
+        queries: ``slice`` of the query axis; empty if the segment ends before the first query.
+        asked: ``slice`` of the ``R`` rows asked for that lie in this segment.
+        rows: ``[r]`` int64, those rows' positions on the query axis.
+        labelled: ``[n]`` int64, positions on the key axis of the keys in any span.
+        bits: ``[n, G]`` bool, which spans each of them is in.
+    """
+
+    batch: int
+    keys: slice
+    queries: slice
+    asked: slice
+    rows: Tensor
+    labelled: Tensor
+    bits: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All sequences of a query for a call with ``M`` queries and ``N`` keys.
+
+    Attributes:
+        whole: every batch row is one segment of all ``N`` keys, so one call serves the batch.
+    """
+
+    sequences: tuple[SequencePlan, ...]
+    whole: bool
+
+
+def plan(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
+    """The plan of ``query`` for ``B = batch``, ``M = m``, ``N = n``.
+
+    Raises:
+        ValueError: labels, segments or rows that do not fit these sizes or each other.
+    """
+    return query.derived(("plan", batch, m, n), lambda: _make(query, batch, m, n))
+
+
+def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
+    if query.key_labels.shape != (batch, n):
+        raise ValueError(
+            f"key_labels: expected shape [{batch}, {n}], got {list(query.key_labels.shape)}"
+        )
+    labels, rows = query.key_labels.cpu(), query.rows.cpu()
+    segments = sorted((int(b), int(s), int(e)) for b, s, e in query.segments.cpu().tolist())
+    _check(segments, labels, rows, batch=batch, m=m, n=n, spans=len(query.names))
+
+    device, offset = query.key_labels.device, n - m
+    shifts = torch.arange(len(query.names), dtype=torch.int32)
+    sequences = []
+    for b, start, end in segments:
+        first, last = max(start - offset, 0), max(end - offset, 0)
+        asked = torch.searchsorted(rows, torch.tensor([b * m + first, b * m + last])).tolist()
+        labelled = labels[b, start:end].nonzero().squeeze(1) + start
+        sequences.append(
+            SequencePlan(
+                batch=b,
+                keys=slice(start, end),
+                queries=slice(first, last),
+                asked=slice(*asked),
+                rows=(rows[asked[0] : asked[1]] - b * m).to(device),
+                labelled=labelled.to(device),
+                bits=((labels[b, labelled, None] >> shifts) & 1).bool().to(device),
+            )
+        )
+    whole = segments == [(b, 0, n) for b in range(batch)]
+    return Plan(tuple(sequences), whole)
+
+
+def _check(
+    segments: list[tuple[int, int, int]],
+    labels: Tensor,
+    rows: Tensor,
+    *,
+    batch: int,
+    m: int,
+    n: int,
+    spans: int,
+) -> None:
+    end_before = {b: 0 for b in range(batch)}
+    for b, start, end in segments:
+        if not (0 <= b < batch and 0 <= start <= end <= n):
+            raise ValueError(
+                f"segments: ({b}, {start}, {end}) lies outside {batch} batch rows of {n} keys"
+            )
+        if start < end_before[b]:
+            raise ValueError(f"segments: ({b}, {start}, {end}) overlaps another of its batch row")
+        end_before[b] = end
+    if m < n and len({b for b, _, _ in segments}) < len(segments):
+        raise ValueError(
+            f"with fewer queries ({m}) than keys ({n}) each batch row must be one contiguous "
+            "segment; a packed row cannot be continued from a cache"
+        )
+    if m > n:
+        raise ValueError(f"{m} queries and {n} keys: queries are the last M key positions")
+    if len(rows) and not (
+        0 <= int(rows[0]) and int(rows[-1]) < batch * m and bool((rows.diff() > 0).all())
+    ):
+        raise ValueError(f"rows: expected ascending positions in [0, {batch * m}), got {rows}")
+    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >> spans):
+        raise ValueError(f"key_labels: a bit is set beyond the {spans} named spans")

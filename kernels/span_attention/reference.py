@@ -1,0 +1,76 @@
+"""Backend ``reference``: the definition itself, with the whole map. The truth of every test.
+
+    S_ij   = scale · q_i·k_j                     (softcap: S ← cap · tanh(S / cap))
+    lse_i  = log( Σ_{j visible} exp S_ij  +  exp sink )
+    P_ij   = exp(S_ij − lse_i)
+    out_i  = Σ_j P_ij v_j
+    mass_ig = Σ_{j in span g} P_ij
+
+It takes ``B·Hq·M·N`` numbers, so it is for small sizes; it is differentiable by autograd as it
+stands (lse is detached: the op does not offer its gradient).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sra_fast.kernels.contract import LogitRule, SpanAttention, SpanMass, SpanQuery, accumulation_dtype
+from sra_fast.kernels.plan import plan
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
+) -> SpanAttention:
+    """Attention and mass by eager softmax; arguments as in :func:`sra_fast.span_attention`."""
+    batch, heads, m, _ = q.shape
+    n = k.shape[2]
+    dtype = accumulation_dtype(q.dtype)
+    groups = heads // k.shape[1]
+    keys = k.to(dtype).repeat_interleave(groups, dim=1)
+    values = v.to(dtype).repeat_interleave(groups, dim=1)
+
+    logits = rule.scale * (q.to(dtype) @ keys.transpose(2, 3))  # [B, Hq, M, N]
+    if rule.softcap is not None:
+        logits = rule.softcap * torch.tanh(logits / rule.softcap)
+    visible = visibility(query, batch, m, n, rule.window)[:, None]
+    logits = logits.masked_fill(~visible, -torch.inf)
+
+    columns = logits
+    if rule.sinks is not None:
+        sink = rule.sinks.to(dtype)[None, :, None, None].expand(batch, heads, m, 1)
+        columns = torch.cat([logits, sink], dim=-1)
+    # A row that sees nothing is a row of −inf: its softmax is 0/0, so it is emptied by hand.
+    empty = ~visible.any(dim=-1, keepdim=True)
+    weights = torch.softmax(columns.masked_fill(empty, 0.0), dim=-1)[..., :n]
+    weights = weights.masked_fill(~visible, 0.0)
+    lse = torch.logsumexp(columns.detach(), dim=-1).masked_fill(empty[..., 0], -torch.inf)
+
+    flat = weights.transpose(1, 2).reshape(batch * m, heads, n)[query.rows]  # [R, Hq, N]
+    shifts = torch.arange(len(query.names), device=q.device, dtype=torch.int32)
+    bits = ((query.key_labels[..., None] >> shifts) & 1).to(dtype)  # [B, N, G]
+    mass = flat @ bits[query.rows // m]
+    if not mass_grad:
+        mass = mass.detach()
+    return SpanAttention((weights @ values).to(v.dtype), mass, lse)
+
+
+def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
+    """Mass without the output; arguments as in :func:`sra_fast.span_mass`."""
+    full = attention(q, k, k, query, rule, mass_grad=True)
+    return SpanMass(full.mass, full.lse.transpose(1, 2).flatten(0, 1)[query.rows])
+
+
+def visibility(query: SpanQuery, batch: int, m: int, n: int, window: int | None) -> Tensor:
+    """Which key each query may see: ``[B, M, N]`` bool."""
+    device = query.key_labels.device
+    segment = torch.full((batch, n), -1, device=device)
+    for index, sequence in enumerate(plan(query, batch, m, n).sequences):
+        segment[sequence.batch, sequence.keys] = index
+    at_key = torch.arange(n, device=device)
+    at_query = at_key[n - m :, None]
+    near = at_key <= at_query
+    if window is not None:
+        near = near & (at_key > at_query - window)
+    own = segment[:, n - m :, None] == segment[:, None, :]
+    return own & near & (segment[:, None, :] >= 0)

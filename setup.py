@@ -1,0 +1,44 @@
+"""Packaging: three folders of the repository become one importable tree.
+
+``kernels/span_attention`` installs as ``sra_fast.kernels``, so that nothing called ``kernels`` is
+ever installed at top level, where it would shadow the package of that name from Hugging Face.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+CLI = ["typer>=0.12", "rich>=13", "pandas>=2", "pyarrow>=15", "matplotlib>=3.8"]
+PEFT = ["peft>=0.18", "accelerate>=1.10"]
+
+setup(
+    name="sra_fast",
+    version="0.1.0",
+    description="Strategy Relevant Attention of chat models, computed inside the attention kernel",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["sra_fast", "sra_fast.cli", "sra_fast.kernels"],
+    package_dir={
+        "sra_fast": "sra_fast",
+        "sra_fast.cli": "sra_fast/cli",
+        "sra_fast.kernels": "kernels/span_attention",
+    },
+    package_data={"sra_fast": ["py.typed", "data/*"], "sra_fast.kernels": ["py.typed"]},
+    install_requires=[
+        "torch>=2.11",
+        "triton>=3.6; sys_platform == 'linux'",
+        "transformers>=5.17",
+        "safetensors>=0.4",
+        "numpy>=1.26",
+    ],
+    extras_require={
+        "cli": CLI,
+        "peft": PEFT,
+        "demo": [*CLI, "gguf>=0.17"],
+        "test": [*CLI, *PEFT, "gguf>=0.17", "pytest>=8", "pytest-benchmark>=5", "pytest-xdist>=3.6", "hypothesis>=6.100"],
+        "lint": ["ruff>=0.15", "mypy>=1.18", "pandas-stubs"],
+    },
+    entry_points={"console_scripts": ["sra-fast = sra_fast.cli.entry:main"]},
+)

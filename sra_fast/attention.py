@@ -1,0 +1,210 @@
+"""The attention implementation ``"sra_fast"``: transformers' own door to the op.
+
+Importing this module registers it. With a :class:`~sra_fast.request.SpanRequest` among the keyword
+arguments of the model call, each attention layer leaves its masses there; without one it is an
+ordinary exact causal attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function
+
+from sra_fast.kernels.contract import SpanQuery, segment_tensor
+from sra_fast.op import span_attention, span_mass
+from sra_fast.request import ForwardStopped, SpanRequest
+from sra_fast.sequences import numbered_runs
+
+NAME = "sra_fast"
+
+# What an attention layer may hand over that changes the result and is not served here.
+_UNSERVED = ("position_bias", "cache", "head_mask", "block_sequence_ids")
+
+
+@torch.compiler.disable  # lengths and segments are read as numbers
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    sra_request: SpanRequest | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of one layer, called by transformers.
+
+    ``query [B, Hq, M, D]``, ``key [B, Hkv, N, D]``, ``value [B, Hkv, N, Dv]``; returns
+    ``[B, M, Hq, Dv]`` and, if the request wants them there, the masses ``[R, Hq, G]``.
+
+    Raises:
+        ValueError: what this attention cannot do exactly, by name.
+        ForwardStopped: after the layer that the request stops at.
+    """
+    _refuse_unserved(module, dropout, is_causal, kwargs)
+    spans = _spans(query, key, attention_mask, sra_request)
+    chunk = _chunk_size(module)
+    spans = spans if chunk is None else spans.chunked(chunk)
+    spans = spans.last_keys(key.shape[2])
+    rule: dict[str, Any] = {
+        "scale": scaling,
+        "window": sliding_window or _window(module),
+        "softcap": softcap,
+        "sinks": s_aux,
+    }
+    if sra_request is None:
+        result = span_attention(query, key, value, spans, **rule)
+        return result.out.transpose(1, 2).contiguous(), None
+
+    rule["backend"] = sra_request.backend
+    layer = _layer_index(module)
+    if layer == sra_request.stop_after:
+        last = span_mass(query, key, spans, **rule)
+        sra_request.record(layer, last.mass, _sink_mass(s_aux, last.lse))
+        raise ForwardStopped
+    result = span_attention(query, key, value, spans, mass_grad=sra_request.mass_grad, **rule)
+    lse = None if s_aux is None else _of_rows(result.lse, spans)
+    sra_request.record(layer, result.mass, _sink_mass(s_aux, lse))
+    mass = result.mass if sra_request.in_outputs else None
+    return result.out.transpose(1, 2).contiguous(), mass
+
+
+@torch.compiler.disable
+def attention_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Tensor] = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    use_vmap: bool = False,
+    **kwargs: Any,
+) -> Tensor | None:
+    """The mask as transformers' flash attention takes it: the 2-D one, or None if nothing is padded.
+
+    Windows and chunks reach the attention by other ways. Packed rows are told by asking the mask
+    function whether each query sees the key before it; the 2-D mask then numbers their sequences
+    from 1. What a 2-D mask cannot say is refused.
+
+    Returns:
+        ``[B, N]``: bool (False: padding), or int32 (the number of each token's sequence), or None.
+
+    Raises:
+        ValueError: a mask function that lets queries see later keys or is the user's own, or a
+            static cache.
+    """
+    if use_vmap:
+        _refuse("a custom `or_mask_function` or `and_mask_function`")
+    if int(q_offset) + q_length != kv_offset + kv_length:
+        _refuse("a StaticCache, whose unused tail breaks the alignment of queries and keys")
+    if mask_function is not causal_mask_function and q_length > 1:
+        first = torch.arange(q_length - 1, device=kwargs.get("device")) + int(q_offset)
+        rows = torch.arange(batch_size, device=first.device)[:, None]
+        if bool(mask_function(rows, 0, first, first + 1).any()):
+            _refuse("a mask in which queries see later keys (bidirectional or block-wise)")
+        if attention_mask is None and q_length == kv_length:
+            breaks = ~mask_function(rows, 0, first + 1, first).expand(batch_size, -1)
+            if bool(breaks.any()):
+                return torch.nn.functional.pad(breaks.cumsum(1, dtype=torch.int32), (1, 0)) + 1
+    if attention_mask is not None:
+        attention_mask = attention_mask[:, -kv_length:]
+        if attention_mask.shape[1] == kv_length and bool(attention_mask.all()):
+            return None
+    return attention_mask
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, attention_mask)
+
+
+def _spans(
+    query: Tensor, key: Tensor, mask: Tensor | None, request: SpanRequest | None
+) -> SpanQuery:
+    """The request's query, or one that asks nothing and says which sequences there are."""
+    if mask is not None and mask.ndim != 2:
+        _refuse(f"a ready-made {mask.ndim}-D attention mask")
+    if request is not None:
+        return request.query
+    batch, keys, device = query.shape[0], key.shape[2], query.device
+    if mask is None:
+        pieces = [(b, 0, keys) for b in range(batch)]
+    else:
+        pieces = numbered_runs(mask.to(torch.int32))
+        if mask.dtype == torch.bool and len({b for b, _, _ in pieces}) < len(pieces):
+            _refuse("an attention mask with a hole inside a row")
+    return SpanQuery(
+        torch.zeros(batch, keys, dtype=torch.int32, device=device),
+        torch.zeros(0, dtype=torch.int64, device=device),
+        segment_tensor(pieces, device),
+        (),
+    )
+
+
+def _refuse_unserved(
+    module: nn.Module, dropout: float, is_causal: bool | None, kwargs: dict[str, Any]
+) -> None:
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    if not causal:
+        _refuse(
+            f"attention that is not causal, in {type(module).__name__} (on a multimodal model set "
+            'only the text part: set_attn_implementation({"text_config": "sra_fast"}))'
+        )
+    if dropout > 0.0:
+        _refuse("attention dropout (set it to 0 in the config, or call model.eval())")
+    for name in _UNSERVED:
+        if kwargs.get(name) is not None:
+            _refuse(f"`{name}` in {type(module).__name__}")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(f'the attention implementation "{NAME}" does not serve {what}')
+
+
+def _layer_index(module: nn.Module) -> int:
+    index = getattr(module, "layer_idx", None)
+    if index is None:
+        _refuse(f"{type(module).__name__}, which has no `layer_idx` to record its masses under")
+    return int(index)
+
+
+def _layer_type(module: nn.Module) -> str | None:
+    types = getattr(getattr(module, "config", None), "layer_types", None)
+    index = getattr(module, "layer_idx", None)
+    return types[index] if types and index is not None and index < len(types) else None
+
+
+def _chunk_size(module: nn.Module) -> int | None:
+    """Chunked layers hand over no argument that says so: only their config does."""
+    if _layer_type(module) != "chunked_attention":
+        return None
+    return int(module.config.attention_chunk_size)  # type: ignore[union-attr, arg-type]
+
+
+def _window(module: nn.Module) -> int | None:
+    """The window of a sliding layer whose model does not hand it to the attention function."""
+    if _layer_type(module) != "sliding_attention":
+        return None
+    return getattr(module.config, "sliding_window", None)  # type: ignore[union-attr]
+
+
+def _of_rows(lse: Tensor, spans: SpanQuery) -> Tensor:
+    """``[B, Hq, M]`` -> ``[R, Hq]``, of the rows asked for."""
+    return lse.transpose(1, 2).flatten(0, 1)[spans.to(lse.device).rows]
+
+
+def _sink_mass(sinks: Tensor | None, lse: Tensor | None) -> Tensor | None:
+    """``exp(sink − lse)``: ``[Hq]`` and ``[R, Hq]`` -> ``[R, Hq]``; None without sinks."""
+    if sinks is None or lse is None:
+        return None
+    return torch.exp(sinks.detach().to(lse.dtype) - lse)

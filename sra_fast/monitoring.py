@@ -1,0 +1,123 @@
+"""``sra_fast.monitor``: record SRA from the user's own forward calls, at no second pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from sra_fast.definitions import Definition
+from sra_fast.op import Backend
+from sra_fast.reduction import reduce
+from sra_fast.request import REQUEST, SpanRequest
+from sra_fast.result import SRAResult, check_definition
+from sra_fast.sequences import numbered_by_position, numbered_runs
+from sra_fast.served import ServedModel, serve, switched
+from sra_fast.spans import COLUMN_KEYS, MASK_KEYS, MarkedBatch, Placed, build_query, read_batch
+
+
+class Monitor:
+    """What :func:`monitor` yields.
+
+    Attributes:
+        results: one :class:`~sra_fast.SRAResult` per forward call that carried masks.
+    """
+
+    def __init__(self) -> None:
+        self.results: list[SRAResult] = []
+
+
+@contextmanager
+def monitor(
+    model: nn.Module,
+    *,
+    definition: Definition = "paper",
+    keep_rows: bool = False,
+    backend: Backend = "auto",
+) -> Iterator[Monitor]:
+    """Inside, forward calls of ``model`` that carry masks record SRA; others run as they are.
+
+    Give the masks to the call itself, beside ``input_ids``: ``strategy_mask`` (or ``span_masks``)
+    and ``response_mask``, as :func:`sra_fast.score` takes them, each of the shape of
+    ``input_ids``. They never reach the model. The call's outputs, loss and gradients are the
+    model's own: the masses are read off without a gradient. Packed rows (``position_ids`` that
+    start anew, no ``attention_mask``) count each sequence as one.
+
+    Args:
+        model: as for :func:`sra_fast.score`.
+        definition: which one ``.sra`` of the results is.
+        keep_rows: keep the masses of every row.
+        backend: of the op.
+
+    Raises:
+        ValueError: masks that do not fit the call, or a model that is not served.
+        UnansweredRequestError: the model did not pass the request on to its attention.
+    """
+    check_definition(definition)
+    served = serve(model)
+    recorder = Monitor()
+    pending: list[tuple[SpanRequest, list[Placed], MarkedBatch]] = []
+
+    def before(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        pending.clear()
+        if not any(kwargs.get(key) is not None for key in MASK_KEYS):
+            return args, kwargs
+        marks = {key: kwargs[key] for key in (*MASK_KEYS, *COLUMN_KEYS) if key in kwargs}
+        passed = {key: value for key, value in kwargs.items() if key not in marks}
+        inputs = dict(passed)
+        if args:
+            inputs["input_ids"] = args[0]
+        marked = read_batch({**inputs, **marks}, _segments(served, inputs))
+        places = [(sequence.row, sequence.start) for sequence in marked.sequences]
+        shape = marks["response_mask"].shape
+        query, placed = build_query(marked, range(len(places)), places, shape)
+        request = SpanRequest(query, mass_grad=False, in_outputs=False, backend=backend)
+        pending.append((request, placed, marked))
+        return args, {**passed, REQUEST: request}
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        for request, placed, marked in pending:
+            members = range(len(marked.sequences))
+            recorder.results.append(
+                reduce(
+                    request,
+                    placed,
+                    marked,
+                    members,
+                    served.attention_layers,
+                    definition,
+                    keep_rows,
+                )
+            )
+        pending.clear()
+
+    hooks = [
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after),
+    ]
+    try:
+        with switched(served):
+            yield recorder
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _segments(
+    served: ServedModel, inputs: dict[str, Any]
+) -> list[tuple[int, int, int]] | None:
+    """The sequences of packed rows; None where ``attention_mask`` says what there is."""
+    positions: Tensor | None = inputs.get("position_ids")
+    if positions is None or inputs.get("attention_mask") is not None:
+        return None
+    ids = inputs.get("input_ids")
+    if positions.ndim != 2 or not isinstance(ids, Tensor):
+        return None
+    found = numbered_runs(numbered_by_position(positions.expand(ids.shape[0], -1)))
+    if served.stateful and len(found) > ids.shape[0]:
+        raise ValueError(f"{served.name} carries a state along the row, so rows cannot be packed")
+    return found

@@ -1,0 +1,151 @@
+"""The op: attention and span mass together, by one of several backends."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sra_fast.kernels import lse, reference
+from sra_fast.kernels.contract import (
+    LogitRule,
+    SpanAttention,
+    SpanMass,
+    SpanQuery,
+    accumulation_dtype,
+)
+
+Backend = Literal["auto", "reference", "lse"]
+
+_BACKENDS: dict[str, ModuleType] = {"reference": reference, "lse": lse}
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def span_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query: SpanQuery,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    backend: Backend = "auto",
+    mass_grad: bool = True,
+) -> SpanAttention:
+    """Causal attention, and how much of each asked-for row's softmax lies on each span of keys.
+
+    Exact, without the attention map. With ``S_ij = scale · q_i·k_j`` (after the cap) over the keys
+    j that query i sees, ``lse_i = log(Σ_j exp S_ij + exp sink)`` and ``P_ij = exp(S_ij − lse_i)``:
+    ``out_i = Σ_j P_ij v_j`` and ``mass_ig = Σ_{j in span g} P_ij`` (arXiv 2402.10453, Eq. 5 is a
+    mean of such masses). A row with no visible key gives out 0, mass 0, lse −inf.
+
+    Args:
+        q: ``[B, Hq, M, D]``, float32, bfloat16, float16 or float64; any strides.
+        k: ``[B, Hkv, N, D]``, q's dtype; ``Hkv`` divides ``Hq``, ``M ≤ N``.
+        v: ``[B, Hkv, N, Dv]``, q's dtype.
+        query: rows, spans and sequences; on any device.
+        scale: factor on ``q·k``; ``1/√D`` if None.
+        window: a query at position p sees keys ``p − window + 1 … p``.
+        softcap: ``S ← softcap · tanh(S / softcap)``.
+        sinks: ``[Hq]``, a logit per head that takes mass and gives no value.
+        backend: ``"reference"`` keeps the whole map, ``"lse"`` never does; ``"auto"`` takes the
+            fastest for the device.
+        mass_grad: whether the mass carries a gradient when q, k or the sinks ask for one. False
+            spares whoever only watches the mass in training a second pass over the rows.
+
+    Returns:
+        ``out [B, Hq, M, Dv]`` in v's dtype, ``mass [R, Hq, G]`` float32 and ``lse [B, Hq, M]``
+        float32 (both float64 for float64 inputs). ``out`` is differentiable in q, k, v and the
+        sinks, ``mass`` in q, k and the sinks; lse is not.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or a query that do not fit together.
+    """
+    rule = LogitRule(_scale(q, scale), window, softcap, sinks)
+    _check(q, k, v, rule)
+    query = query.to(q.device)
+    if q.numel() == 0 or q.shape[2] == 0:
+        return _nothing(q, v, query)
+    return _backend(backend).attention(q, k, v, query, rule, mass_grad)
+
+
+def span_mass(
+    q: Tensor,
+    k: Tensor,
+    query: SpanQuery,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    backend: Backend = "auto",
+) -> SpanMass:
+    """The mass of :func:`span_attention` without its output, for whoever needs no values.
+
+    Takes ``R × N`` work in bounded memory. Arguments and errors as in :func:`span_attention`.
+
+    Returns:
+        ``mass [R, Hq, G]`` and the asked-for rows' ``lse [R, Hq]``, float32 (float64 for float64
+        inputs).
+    """
+    rule = LogitRule(_scale(q, scale), window, softcap, sinks)
+    _check(q, k, k, rule)
+    query = query.to(q.device)
+    if q.numel() == 0 or len(query.rows) == 0:
+        empty = _nothing(q, k, query)
+        return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]))
+    return _backend(backend).mass_only(q, k, query, rule)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise ValueError(
+            f"expected q [B, Hq, M, D], k [B, Hkv, N, D] and v [B, Hkv, N, Dv], got {shapes}"
+        )
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"q, k and v do not agree in B, Hkv, N or D: {shapes}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"Hq must be a multiple of Hkv, got {q.shape[1]} and {k.shape[1]}")
+    if q.shape[2] > k.shape[2]:
+        raise ValueError(f"queries are the last M key positions, so M <= N; got {shapes}")
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in _DTYPES:
+        raise ValueError(
+            f"q, k and v must share one of {_DTYPES}, got {q.dtype}, {k.dtype} and {v.dtype}"
+        )
+    if not q.device == k.device == v.device:
+        raise ValueError(f"q, k, v are on different devices: {q.device}, {k.device}, {v.device}")
+    if rule.window is not None and rule.window < 1:
+        raise ValueError(f"window must be at least 1 (the key at the query itself): {rule.window}")
+    if rule.softcap is not None and rule.softcap <= 0:
+        raise ValueError(f"softcap must be positive, got {rule.softcap}")
+    if rule.sinks is not None and rule.sinks.shape != (q.shape[1],):
+        raise ValueError(f"sinks: expected [{q.shape[1]}], got {list(rule.sinks.shape)}")
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    return 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale
+
+
+def _backend(name: str) -> ModuleType:
+    if name == "auto":
+        name = "lse"
+    if name not in _BACKENDS:
+        raise ValueError(f"backend must be one of {get_args(Backend)}, got {name!r}")
+    return _BACKENDS[name]
+
+
+def _nothing(q: Tensor, v: Tensor, query: SpanQuery) -> SpanAttention:
+    batch, heads, m, _ = q.shape
+    dtype = accumulation_dtype(q.dtype)
+    return SpanAttention(
+        v.new_zeros(batch, heads, m, v.shape[3]),
+        q.new_zeros(len(query.rows), heads, len(query.names), dtype=dtype),
+        q.new_full((batch, heads, m), -torch.inf, dtype=dtype),
+    )

@@ -1,0 +1,104 @@
+"""From the masses a forward brought back to one row of results per response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sra_fast.definitions import DEFINITIONS, Definition, RowMasses
+from sra_fast.request import SpanRequest
+from sra_fast.result import SRAResult
+from sra_fast.spans import MarkedBatch, Placed
+
+
+class UnansweredRequestError(RuntimeError):
+    """The forward passed without the masses that were asked for."""
+
+
+def reduce(
+    request: SpanRequest,
+    placed: Sequence[Placed],
+    batch: MarkedBatch,
+    members: Sequence[int],
+    layers: Sequence[int],
+    definition: Definition,
+    keep_rows: bool,
+) -> SRAResult:
+    """The responses of some sequences, in order, from the masses of one forward.
+
+    Args:
+        request: holds ``{layer: [R, H, G]}``.
+        placed: each response's rows among the R.
+        batch: the batch that was read.
+        members: which of its sequences the forward held.
+        layers: those that had to answer; empty if that is not known.
+
+    Raises:
+        UnansweredRequestError: a layer did not answer.
+        ValueError: a mass is not finite.
+    """
+    answered = tuple(sorted(request.masses))
+    missing = sorted(set(layers) - set(answered))
+    if missing or not answered:
+        raise UnansweredRequestError(
+            f"no mass came back from layers {missing or 'at all'}: the model takes the attention "
+            "interface but does not pass its keyword arguments on to every attention layer"
+        )
+    masses = torch.stack([request.masses[layer].detach() for layer in answered]).float().cpu()
+    sinks = torch.zeros(masses.shape[:2])  # [L, R], head means
+    for index, layer in enumerate(answered):
+        if layer in request.sink_masses:
+            sinks[index] = request.sink_masses[layer].detach().mean(dim=1).float().cpu()
+    sequences = [batch.sequences[member] for member in members]
+    owners = [sequence for sequence in sequences for _ in sequence.responses]
+    responses = [response for sequence in sequences for response in sequence.responses]
+    _check_finite(masses, answered, placed, [owner.row for owner in owners])
+
+    heads = masses.double().mean(dim=2)  # [L, R, G]
+    rest = 1.0 - heads[..., -1:] - sinks.double()[..., None]
+    counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])  # [n, P]
+    by_layer: dict[Definition, list[Tensor]] = {name: [] for name in DEFINITIONS}
+    for place, count in zip(placed, counts, strict=True):
+        rows = RowMasses(
+            tokens=heads[:, place.tokens, 0:-1:2],
+            head=heads[:, place.predicting, 1:-1:2],
+            rest=rest[:, place.predicting],
+            counts=count,
+        )
+        for name, function in DEFINITIONS.items():
+            by_layer[name].append(function(rows).transpose(0, 1).float())
+    return SRAResult(
+        definition=definition,
+        spans=batch.names,
+        by_layer={name: torch.stack(values) for name, values in by_layer.items()},
+        mass=torch.stack([masses[:, place.tokens].mean(dim=1) for place in placed]),
+        names=request.query.names,
+        layers=answered,
+        conversation=torch.tensor([response.conversation for response in responses]),
+        turn=torch.tensor([response.turn for response in responses]),
+        response_tokens=torch.tensor([len(response.tokens) for response in responses]),
+        span_tokens=counts,
+        row_masses=_every_row(masses, placed) if keep_rows else None,
+        row_counts=torch.tensor([len(place.every) for place in placed]) if keep_rows else None,
+    )
+
+
+def _every_row(masses: Tensor, placed: Sequence[Placed]) -> Tensor:
+    return torch.cat([masses[:, place.every] for place in placed], dim=1).transpose(0, 1)
+
+
+def _check_finite(
+    masses: Tensor, layers: Sequence[int], placed: Sequence[Placed], rows: Sequence[int]
+) -> None:
+    if bool(masses.isfinite().all()):
+        return
+    for place, row in zip(placed, rows, strict=True):
+        bad = ~masses[:, place.every].isfinite().flatten(1).all(dim=1)
+        if bool(bad.any()):
+            layer = layers[int(bad.nonzero()[0])]
+            raise ValueError(
+                f"row {row}: the attention mass of layer {layer} is not finite; the hidden states "
+                "hold NaN or infinity (a broken checkpoint, or float16 overflow: try bfloat16)"
+            )

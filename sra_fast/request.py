@@ -1,0 +1,59 @@
+"""What travels through a model call and brings the masses back: one plain object, one keyword."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sra_fast.kernels.contract import SpanQuery
+from sra_fast.op import Backend
+
+REQUEST = "sra_request"  # the keyword argument of the model call
+
+
+class ForwardStopped(Exception):  # noqa: N818 - it is a signal that ends a forward, not an error
+    """Raised inside a forward pass once the last mass asked for is known."""
+
+
+class SpanRequest:
+    """Asks the attention layers of one forward call for masses, and holds what they answered.
+
+    Pass it to a model whose attention implementation is ``"sra_fast"``, as the keyword
+    ``sra_request``. It is no tensor, mapping or tuple on purpose: hooks that rebuild those would
+    leave the caller's copy empty.
+
+    Args:
+        query: what is asked; with a cache it describes the whole history.
+        stop_after: the ``layer_idx`` after whose mass the forward ends with
+            :class:`ForwardStopped`; None lets it run through.
+        mass_grad: whether the masses carry gradients.
+        in_outputs: whether ``output_attentions=True`` finds the masses in ``outputs.attentions``.
+        backend: of the op.
+
+    Attributes:
+        masses: ``{layer_idx: [R, Hq, G]}`` float32.
+        sink_masses: ``{layer_idx: [R, Hq]}`` float32, the rows' share that attention sinks take;
+            only of layers that have sinks.
+    """
+
+    def __init__(
+        self,
+        query: SpanQuery,
+        *,
+        stop_after: int | None = None,
+        mass_grad: bool = True,
+        in_outputs: bool = True,
+        backend: Backend = "auto",
+    ) -> None:
+        self.query = query
+        self.stop_after = stop_after
+        self.mass_grad = mass_grad
+        self.in_outputs = in_outputs
+        self.backend = backend
+        self.masses: dict[int, Tensor] = {}
+        self.sink_masses: dict[int, Tensor] = {}
+
+    def record(self, layer: int, mass: Tensor, sink_mass: Tensor | None) -> None:
+        """Keeps the masses of a layer; the first write wins (checkpointing recomputes layers)."""
+        self.masses.setdefault(layer, mass)
+        if sink_mass is not None:
+            self.sink_masses.setdefault(layer, sink_mass)

@@ -1,0 +1,231 @@
+"""What a score is: one row per response, every definition, and the masses behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sra_fast.definitions import DEFINITIONS, Definition
+from sra_fast.files import replaced_atomically
+
+if TYPE_CHECKING:
+    import pandas
+
+_FORMAT = "sra_fast.SRAResult/1"
+
+
+@dataclass(frozen=True, eq=False)
+class SRAResult:
+    """Strategy Relevant Attention of ``n`` responses. Compare with ``torch.equal`` per field.
+
+    Attributes:
+        definition: the one that :attr:`sra` gives.
+        spans: names of the P spans scored; the first is the one that :attr:`scores` are of.
+        by_layer: per definition, float32 ``[n, P, L]``; every score is its mean over layers.
+        mass: float32 ``[n, L, H, G]``, mean over the response's own rows of the share of attention
+            on each of the key sets :attr:`names`.
+        names: of the G key sets: each span, each span without its last token, and key 0 ("null").
+        layers: the ``layer_idx`` of the L attention layers.
+        conversation: int64 ``[n]``, index of the conversation (the batch row, if none was given).
+        turn: int64 ``[n]``, number of the assistant turn there, from 1.
+        response_tokens: int64 ``[n]``.
+        span_tokens: int64 ``[n, P]``.
+        row_masses: float32 ``[ΣR_i, L, H, G]`` if they were kept, else None: :meth:`rows`.
+        row_counts: int64 ``[n]``, the ``R_i``, if they were kept.
+    """
+
+    definition: Definition
+    spans: tuple[str, ...]
+    by_layer: dict[Definition, Tensor]
+    mass: Tensor
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+    conversation: Tensor
+    turn: Tensor
+    response_tokens: Tensor
+    span_tokens: Tensor
+    row_masses: Tensor | None = None
+    row_counts: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.turn)
+
+    def __repr__(self) -> str:
+        return (
+            f"SRAResult({len(self)} responses, {len(self.layers)} layers, "
+            f"definition={self.definition!r}, mean {self.sra.nanmean().item():.6g})"
+        )
+
+    @property
+    def sra(self) -> Tensor:
+        """float32 ``[n]``: the score of each response under :attr:`definition`."""
+        return self.scores[self.definition]
+
+    @property
+    def scores(self) -> dict[Definition, Tensor]:
+        """Per definition, float32 ``[n]``, of the first span."""
+        return {name: self.score(name) for name in self.by_layer}
+
+    def score(self, definition: Definition | None = None, span: str | None = None) -> Tensor:
+        """float32 ``[n]`` under a definition (else :attr:`definition`), of a span (else the first).
+
+        NaN where a definition leaves nothing to average: a span with no token, or, under
+        ``reference`` and ``table1``, with a single one.
+
+        Raises:
+            KeyError: no such definition or span.
+        """
+        name = check_definition(definition or self.definition)
+        if span is not None and span not in self.spans:
+            raise KeyError(f"no span {span!r}; there are {', '.join(self.spans)}")
+        index = 0 if span is None else self.spans.index(span)
+        return self.by_layer[name][:, index].double().mean(dim=1).float()
+
+    def rows(self, i: int) -> Tensor:
+        """float32 ``[L, R_i, H, G]``: the masses of each row of response ``i``.
+
+        Its rows are its tokens and the position before each: for a response without gaps, the
+        position that predicts its first token, then its tokens in order.
+
+        Raises:
+            ValueError: the rows were not kept.
+            IndexError: no such response.
+        """
+        if self.row_masses is None or self.row_counts is None:
+            raise ValueError("the rows were not kept: score(..., keep_rows=True)")
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"response {i} of {len(self)}")
+        end = int(self.row_counts[: i % len(self) + 1].sum())
+        return self.row_masses[end - int(self.row_counts[i]) : end].transpose(0, 1)
+
+    def take(self, indices: Sequence[int]) -> SRAResult:
+        """The responses at ``indices``, in that order."""
+        at = torch.tensor(list(indices), dtype=torch.int64)
+        if torch.equal(at, torch.arange(len(self))):
+            return self
+        changed: dict[str, Any] = {
+            name: getattr(self, name)[at]
+            for name in _TENSORS
+            if name != "row_masses" and getattr(self, name) is not None
+        }
+        if self.row_masses is not None:
+            changed["row_masses"] = torch.cat([self.rows(i).transpose(0, 1) for i in at.tolist()])
+        changed["by_layer"] = {name: value[at] for name, value in self.by_layer.items()}
+        return replace(self, **changed)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per response: where it is, its sizes, and its score under every definition.
+
+        Scores of further spans stand in columns ``span/definition``.
+        """
+        import pandas
+
+        columns: dict[str, Any] = {
+            "conversation": self.conversation.numpy(),
+            "turn": self.turn.numpy(),
+            "response_tokens": self.response_tokens.numpy(),
+        }
+        for index, span in enumerate(self.spans):
+            prefix = "" if index == 0 else f"{span}/"
+            columns[f"{prefix}span_tokens"] = self.span_tokens[:, index].numpy()
+            for name in self.by_layer:
+                columns[f"{prefix}{name}"] = self.score(name, span).numpy()
+        return pandas.DataFrame(columns)
+
+    def save(self, path: str | Path) -> None:
+        """Writes everything to one safetensors file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        tensors = {f"by_layer/{name}": value for name, value in self.by_layer.items()}
+        for name in _TENSORS:
+            value = getattr(self, name)
+            if value is not None:
+                tensors[name] = value
+        names = {name: getattr(self, name) for name in ("definition", "spans", "names", "layers")}
+        metadata = {"format": _FORMAT, "sra_fast": json.dumps(names)}
+        with replaced_atomically(Path(path)) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SRAResult:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file is not a saved result.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a safetensors file ({error})") from error
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"{path}: not a result saved by SRAResult.save")
+        names = json.loads(metadata["sra_fast"])
+        return cls(
+            definition=names["definition"],
+            spans=tuple(names["spans"]),
+            names=tuple(names["names"]),
+            layers=tuple(names["layers"]),
+            by_layer={name: tensors[f"by_layer/{name}"] for name in DEFINITIONS},
+            **{name: tensors.get(name) for name in _TENSORS},  # type: ignore[arg-type]
+        )
+
+    @classmethod
+    def concatenate(cls, results: Sequence[SRAResult]) -> SRAResult:
+        """All responses of several results of one model and the same spans, in order.
+
+        Raises:
+            ValueError: nothing to join, or results that do not belong together.
+        """
+        if not results:
+            raise ValueError("no results to join")
+        first = results[0]
+        for other in results[1:]:
+            if (other.layers, other.names) != (first.layers, first.names):
+                raise ValueError("results of different models or spans cannot be joined")
+        kept = all(result.row_masses is not None for result in results)
+
+        def joined(name: str) -> Tensor | None:
+            if name.startswith("row_") and not kept:
+                return None
+            return torch.cat([getattr(result, name) for result in results])
+
+        return replace(
+            first,
+            by_layer={
+                name: torch.cat([result.by_layer[name] for result in results])
+                for name in first.by_layer
+            },
+            **{name: joined(name) for name in _TENSORS},
+        )
+
+
+_TENSORS = (
+    "mass",
+    "conversation",
+    "turn",
+    "response_tokens",
+    "span_tokens",
+    "row_masses",
+    "row_counts",
+)
+
+
+def check_definition(name: str) -> Definition:
+    """``name`` if it is one of the definitions.
+
+    Raises:
+        KeyError: it is not.
+    """
+    if name not in DEFINITIONS:
+        raise KeyError(f"no definition {name!r}; there are {', '.join(DEFINITIONS)}")
+    return name  # type: ignore[return-value]

@@ -1,0 +1,160 @@
+"""``sra_fast.score``: Strategy Relevant Attention of a batch, in one pass and without maps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sra_fast.definitions import Definition
+from sra_fast.op import Backend
+from sra_fast.packing import FORWARD_TOKENS, Forward, forwards, fresh_rope
+from sra_fast.reduction import reduce
+from sra_fast.request import REQUEST, ForwardStopped, SpanRequest
+from sra_fast.result import SRAResult, check_definition
+from sra_fast.served import ServedModel, evaluating, serve, switched
+from sra_fast.spans import MarkedBatch, build_query, read_batch
+
+
+def score(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    *,
+    definition: Definition = "paper",
+    keep_rows: bool = False,
+    backend: Backend = "auto",
+    forward_tokens: int = FORWARD_TOKENS,
+) -> SRAResult:
+    """How much the responses of a batch attend to what the model was told.
+
+    One forward pass of the decoder without logits and KV cache, ended as soon as the last
+    attention layer's mass is known; padding is not computed. The model is as it was afterwards,
+    whatever happens. Definitions: :mod:`sra_fast.definitions` (arXiv 2402.10453).
+
+    Args:
+        model: what ``AutoModelForCausalLM.from_pretrained`` gives; also PEFT-wrapped, quantised,
+            dispatched over devices, or multimodal (its text part is scored).
+        batch: a mapping with
+
+            - ``input_ids [B, T]`` int64,
+            - ``attention_mask [B, T]`` (optional), one run of tokens per row, either side padded,
+            - ``strategy_mask [B, T]`` bool, or ``span_masks {name: [B, T] bool}``, at most 15, for
+              more spans than one (the first is the one that ``.sra`` is of),
+            - ``response_mask [B, T]``, bool, or int with k at the tokens of the k-th response,
+            - ``conversation [B]`` and ``turns [B, K]`` int64 (optional) as
+              :func:`sra_fast.encode` gives them.
+
+        definition: which one ``result.sra`` is; all are in ``result.scores``.
+        keep_rows: keep the masses of every row (``result.rows(i)``).
+        backend: of the op.
+        forward_tokens: most tokens of one forward pass (or one sequence, if that is longer);
+            bounds the memory and changes no score.
+
+    Returns:
+        One row per response, in the order of the batch.
+
+    Raises:
+        ValueError: a batch that cannot be scored (the row is named), NaN in the hidden states,
+            prompts beyond the model's context, or a model that is not served.
+        KeyError: a mask is missing, or no such definition.
+    """
+    check_definition(definition)
+    served = serve(model)
+    marked = read_batch(batch)
+    input_ids = batch["input_ids"]
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"input_ids: expected int64, got {input_ids.dtype}")
+    _check_definable(marked, definition)
+    _check_lengths(served, marked)
+    lengths = [sequence.length for sequence in marked.sequences]
+    plan = forwards(served, lengths, forward_tokens)
+    with torch.no_grad(), switched(served), evaluating(served.decoder):
+        results = [
+            _run(served, marked, input_ids, forward, definition, keep_rows, backend)
+            for forward in plan
+        ]
+    done = [
+        (member, number)
+        for forward in plan
+        for member in forward.members
+        for number in range(len(marked.sequences[member].responses))
+    ]
+    in_order = sorted(range(len(done)), key=done.__getitem__)
+    return SRAResult.concatenate(results).take(in_order)
+
+
+def _run(
+    served: ServedModel,
+    marked: MarkedBatch,
+    input_ids: Tensor,
+    forward: Forward,
+    definition: Definition,
+    keep_rows: bool,
+    backend: Backend,
+) -> SRAResult:
+    """One forward: the responses of its members, in their order."""
+    pieces = []
+    for member in forward.members:
+        sequence = marked.sequences[member]
+        pieces.append(input_ids[sequence.row, sequence.start : sequence.end])
+    inputs, places = _packed(pieces) if forward.packed else _padded(pieces)
+    shape = inputs["input_ids"].shape
+    query, placed = build_query(marked, forward.members, places, shape)
+    stop = max(served.attention_layers, default=None) if served.can_stop else None
+    request = SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
+    device = _input_device(served)
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
+        served.decoder(**inputs, use_cache=False, **{REQUEST: request})
+    return reduce(
+        request, placed, marked, forward.members, served.attention_layers, definition, keep_rows
+    )
+
+
+def _packed(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+    """One row, positions from 0 in each sequence."""
+    starts = [0]
+    for piece in pieces[:-1]:
+        starts.append(starts[-1] + len(piece))
+    positions = torch.cat([torch.arange(len(piece)) for piece in pieces])
+    inputs = {"input_ids": torch.cat(list(pieces))[None], "position_ids": positions[None]}
+    return inputs, [(0, start) for start in starts]
+
+
+def _padded(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+    """One row each, padded on the right."""
+    ids = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True)
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    mask = torch.arange(ids.shape[1]) < lengths[:, None]
+    inputs = {"input_ids": ids, "attention_mask": mask.long()}
+    return inputs, [(row, 0) for row in range(len(pieces))]
+
+
+def _input_device(served: ServedModel) -> torch.device:
+    """Where token ids go; an offloaded embedding brings its own hook that moves them."""
+    device = served.decoder.get_input_embeddings().weight.device
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def _check_lengths(served: ServedModel, marked: MarkedBatch) -> None:
+    limit = served.context_length
+    for sequence in marked.sequences:
+        if limit is not None and sequence.length > limit:
+            raise ValueError(
+                f"row {sequence.row}: {sequence.length} tokens, and {served.name} reaches to "
+                f"{limit}; shorten the conversation or take a template that keeps fewer turns"
+            )
+
+
+def _check_definable(marked: MarkedBatch, definition: Definition) -> None:
+    if definition not in ("reference", "table1"):
+        return
+    for sequence in marked.sequences:
+        if int(sequence.spans[0].sum()) < 2:
+            raise ValueError(
+                f"row {sequence.row}: {definition!r} leaves out the span's last token, and "
+                f"{marked.names[0]!r} has only one; use definition='paper'"
+            )

@@ -1,0 +1,28 @@
+"""Where sequences lie in padded or packed rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def numbered_runs(numbers: Tensor) -> list[tuple[int, int, int]]:
+    """``(b, start, end)`` of each run of one number other than 0 in ``[B, T]`` integers."""
+    found = []
+    for b, row in enumerate(numbers.cpu()):
+        edges = [0, *((row.diff() != 0).nonzero().flatten() + 1).tolist(), len(row)]
+        found += [
+            (b, start, end)
+            for start, end in zip(edges[:-1], edges[1:], strict=True)
+            if start < end and row[start] != 0
+        ]
+    return found
+
+
+def numbered_by_position(position_ids: Tensor) -> Tensor:
+    """``[B, T]`` positions that start anew -> ``[B, T]`` numbers of the sequences, from 1.
+
+    A new sequence begins wherever a position is not the one before plus one.
+    """
+    breaks = position_ids.diff(dim=1) != 1
+    return torch.nn.functional.pad(breaks.cumsum(1), (1, 0)) + 1

@@ -1,0 +1,200 @@
+"""ESConv's files become conversations, and what does not is counted and said."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sra_fast.conversations import ConversationError, as_conversations
+from sra_fast.esconv import convert
+from sra_fast.strategies import ESCONV_STRATEGIES, StrategyError
+
+DATA = Path(__file__).resolve().parents[2] / "shared/data/esconv"
+
+# (speaker of the seeker, of the supporter, field of the text, strategy beside the text?)
+DIALECTS = {
+    "esconv": ("seeker", "supporter", "content", False),
+    "failed": ("speaker", "listener", "content", False),
+    "lines": ("usr", "sys", "text", True),
+}
+
+TALK = [
+    ("supporter", "Hello!", "Question"),
+    ("seeker", " I lost my job. ", None),
+    ("seeker", "Yesterday.", None),
+    ("supporter", "Oh no.", "Reflection of feelings"),
+    ("supporter", "How are you?", "Question"),
+    ("seeker", "Bad.", None),
+    ("supporter", "  ", "Others"),
+    ("supporter", "I see.", None),
+    ("seeker", "Yes.", None),
+    ("supporter", "It will pass.", "Affirmation and Reassurance"),
+    ("seeker", "Thanks.", None),
+]
+
+
+def dialogue(talk: list[tuple[str, str, str | None]], dialect: str) -> dict[str, Any]:
+    seeker, supporter, field, beside = DIALECTS[dialect]
+    dialog = []
+    for speaker, text, strategy in talk:
+        message: dict[str, Any] = {"speaker": seeker if speaker == "seeker" else supporter}
+        message[field] = text
+        named = {} if strategy is None else {"strategy": strategy}
+        dialog.append({**message, **(named if beside else {"annotation": named})})
+    return {"situation": "I was fired.", "emotion_type": "fear", "dialog": dialog}
+
+
+def write(path: Path, dialogues: list[Mapping[str, Any]], *, lines: bool = False) -> Path:
+    if lines:
+        path.write_text("".join(json.dumps(d) + "\n" for d in dialogues), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(dialogues, indent=1), encoding="utf-8")
+    return path
+
+
+def texts(record: Mapping[str, Any]) -> list[str]:
+    return [f"{m['role'][0]}:{m['content']}" for m in record["messages"]]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_annotated_turn_that_follows_the_seeker_becomes_a_record(
+    tmp_path: Path, dialect: str
+) -> None:
+    source = [dialogue(TALK, dialect), dialogue(TALK[1:4], dialect)]
+    found = convert(write(tmp_path / "data.json", source, lines=dialect == "lines"))
+    history = ["a:Hello!", "u:I lost my job. Yesterday.", "a:Oh no. How are you?", "u:Bad."]
+    assert [
+        (r["id"], texts(r), r["strategy"], r["response"], r["situation"]) for r in found.records
+    ] == [
+        ("data-0-t2", history[:2], "Reflection of feelings", "Oh no. How are you?", "I was fired."),
+        (
+            "data-0-t4",
+            [*history, "a:I see.", "u:Yes."],
+            "Affirmation and Reassurance",
+            "It will pass.",
+            "I was fired.",
+        ),
+        ("data-1-t1", history[1:2], "Reflection of feelings", "Oh no.", "I was fired."),
+    ]
+    as_conversations(found.records)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_was_changed_or_left_out_is_counted(tmp_path: Path, dialect: str) -> None:
+    found = convert(write(tmp_path / "data.json", [dialogue(TALK, dialect)] * 2))
+    notes = " ".join(found.notes)
+    assert "2 dialogues became 4 conversations" in found.notes[0]
+    assert "6 messages were joined" not in notes  # the empty one is dropped, not joined
+    assert "4 messages were joined" in notes
+    assert "2 empty messages" in notes
+    assert "2 supporter turns open" in notes
+    assert "2 supporter turns have no strategy" in notes
+    assert "2 supporter turns carry several strategies" in notes
+
+
+def test_with_a_strategy_every_dialogue_is_one_conversation(tmp_path: Path) -> None:
+    source = [dialogue(TALK, "esconv"), dialogue(TALK[:3], "esconv")]
+    found = convert(write(tmp_path / "data.json", source), strategy="Offer Hope")
+    (record,) = found.records
+    assert record["id"] == "data-0"
+    assert record["strategy"] == "Offer Hope"
+    assert "response" not in record
+    assert texts(record)[-3:] == ["u:Yes.", "a:It will pass.", "u:Thanks."]
+    assert any("1 dialogues hold no supporter turn" in note for note in found.notes)
+    assert any("2 supporter turns open" in note for note in found.notes)
+
+
+def test_an_unknown_strategy_is_refused_before_the_file_is_read(tmp_path: Path) -> None:
+    with pytest.raises(StrategyError, match="did you mean 'Offer Hope'"):
+        convert(tmp_path / "missing.json", strategy="Hope")
+
+
+def test_a_strategy_of_the_users_own_is_taken(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.json", [dialogue(TALK, "esconv")])
+    found = convert(path, strategy="Joke", strategies={"Joke": "Make them laugh."})
+    assert found.records[0]["strategy"] == "Joke"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("Questions", "Question"),
+        ("Other", "Others"),
+        ("Restatement", "Restatement or Paraphrasing"),
+        ("Approval and Reassurance", "Affirmation and Reassurance"),
+        ("Direct Guidance", "Providing Suggestions"),
+    ],
+)
+def test_the_other_names_are_mapped_to_esconvs_eight(tmp_path: Path, name: str, kept: str) -> None:
+    talk = [("seeker", "Hi", None), ("supporter", "Oh", name)]
+    found = convert(write(tmp_path / "data.json", [dialogue(talk, "failed")]))
+    assert found.records[0]["strategy"] == kept
+    assert any("1 strategies of other names" in note for note in found.notes)
+
+
+def test_a_situation_of_white_space_is_none(tmp_path: Path) -> None:
+    source = {**dialogue(TALK, "esconv"), "situation": " "}
+    found = convert(write(tmp_path / "data.json", [source]))
+    assert all("situation" not in record for record in found.records)
+
+
+HELLO = {"speaker": "seeker", "content": "Hi", "annotation": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([], "the list in it is empty"),
+        ("", "the file is empty"),
+        ("nonsense", "data.json line 1, column 1: not valid JSON"),
+        ({"a": 1}, "data.json line 1: not a format that is known here"),
+        (["x"], "data.json dialogue 0: not a format that is known here"),
+        ([{"dialog": ["x"]}], "dialogue 0, dialog[0]"),
+        ([{"dialog": []}], "holds no message"),
+        ([{"dialog": [{**HELLO, "speaker": "bot"}]}], "its speaker is 'bot'"),
+        ([{"dialog": [{**HELLO, "speaker": ["seeker"]}]}], "its speaker is ['seeker']"),
+        ([{"dialog": [{"speaker": "seeker", "text": "Hi"}]}], "'content' must be a string"),
+        ([{"dialog": [HELLO], "situation": 5}], "'situation' must be a string"),
+        ([{"dialog": [HELLO]}], "no conversation came out of it"),
+        ([dialogue(TALK, "esconv"), dialogue(TALK, "failed")], "mixes dialects"),
+        ([dialogue([("supporter", "Oh", "Question?")], "esconv")], "did you mean 'Question'"),
+        ([dialogue([("supporter", "\ud83d", "Question")], "esconv")], "U+D83D"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_the_place(
+    tmp_path: Path, content: object, says: str
+) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ConversationError) as caught:
+        convert(path)
+    assert "data.json" in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the ESConv files are not beside this checkout")
+@pytest.mark.parametrize("name", ["esconv_valid_130.json", "FailedESConv.json"])
+def test_the_real_files_convert_without_loss(name: str) -> None:
+    source = json.loads((DATA / name).read_text(encoding="utf-8"))
+    found = convert(DATA / name)
+    conversations = as_conversations(found.records)
+    assert {c.strategy for c in conversations} == set(ESCONV_STRATEGIES)
+
+    # Told apart from the reader's own way: runs of speakers, counted on the file itself.
+    replies = 0
+    for entry in source:
+        speakers = [message["speaker"] for message in entry["dialog"]]
+        helper = [speaker in ("supporter", "listener") for speaker in speakers]
+        replies += sum(b and not a for a, b in itertools.pairwise(helper))
+    assert len(conversations) == replies
+
+    whole = as_conversations(convert(DATA / name, strategy="Offer Hope").records)
+    assert len(whole) == len(source)
+    for conversation, entry in zip(whole, source, strict=True):
+        words = " ".join(message["content"] for message in entry["dialog"]).split()
+        assert " ".join(m.content for m in conversation.messages).split() == words
