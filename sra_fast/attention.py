@@ -7,6 +7,7 @@ ordinary exact causal attention.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -53,9 +54,6 @@ def attention(
     """
     _refuse_unserved(module, dropout, is_causal, kwargs)
     spans = _spans(query, key, attention_mask, sra_request)
-    chunk = _chunk_size(module)
-    spans = spans if chunk is None else spans.chunked(chunk)
-    spans = spans.last_keys(key.shape[2])
     rule: dict[str, Any] = {
         "scale": scaling,
         "window": sliding_window or _window(module),
@@ -66,6 +64,9 @@ def attention(
         result = span_attention(query, key, value, spans, **rule)
         return result.out.transpose(1, 2).contiguous(), None
 
+    chunk = _chunk_size(module)
+    spans = spans if chunk is None else spans.chunked(chunk)
+    spans = spans.last_keys(key.shape[2])
     rule["backend"] = sra_request.backend
     layer = _layer_index(module)
     if layer == sra_request.stop_after:
@@ -91,14 +92,14 @@ def attention_mask(
     use_vmap: bool = False,
     **kwargs: Any,
 ) -> Tensor | None:
-    """The mask as transformers' flash attention takes it: the 2-D one, or None if nothing is padded.
+    """The mask as transformers' flash attention takes it: 2-D, or None if nothing is padded.
 
-    Windows and chunks reach the attention by other ways. Packed rows are told by asking the mask
-    function whether each query sees the key before it; the 2-D mask then numbers their sequences
-    from 1. What a 2-D mask cannot say is refused.
+    Windows reach the attention as an argument. Packed rows and chunks are told by asking the mask
+    function whether each token sees the one before it; the 2-D mask then numbers the pieces of a
+    row from 1. What a 2-D mask cannot say is refused.
 
     Returns:
-        ``[B, N]``: bool (False: padding), or int32 (the number of each token's sequence), or None.
+        ``[B, N]``: bool (False: padding), or int32 (a number per piece, 0: padding), or None.
 
     Raises:
         ValueError: a mask function that lets queries see later keys or is the user's own, or a
@@ -108,20 +109,22 @@ def attention_mask(
         _refuse("a custom `or_mask_function` or `and_mask_function`")
     if int(q_offset) + q_length != kv_offset + kv_length:
         _refuse("a StaticCache, whose unused tail breaks the alignment of queries and keys")
-    if mask_function is not causal_mask_function and q_length > 1:
-        first = torch.arange(q_length - 1, device=kwargs.get("device")) + int(q_offset)
-        rows = torch.arange(batch_size, device=first.device)[:, None]
-        if bool(mask_function(rows, 0, first, first + 1).any()):
-            _refuse("a mask in which queries see later keys (bidirectional or block-wise)")
-        if attention_mask is None and q_length == kv_length:
-            breaks = ~mask_function(rows, 0, first + 1, first).expand(batch_size, -1)
-            if bool(breaks.any()):
-                return torch.nn.functional.pad(breaks.cumsum(1, dtype=torch.int32), (1, 0)) + 1
     if attention_mask is not None:
         attention_mask = attention_mask[:, -kv_length:]
         if attention_mask.shape[1] == kv_length and bool(attention_mask.all()):
-            return None
-    return attention_mask
+            attention_mask = None
+    if mask_function is causal_mask_function:
+        return attention_mask
+    rows = torch.arange(batch_size, device=kwargs.get("device"))[:, None]
+    keys = torch.arange(kv_length - 1, device=rows.device) + kv_offset
+    queries = keys[kv_length - q_length :]
+    if bool(mask_function(rows, 0, queries, queries + 1).any()):
+        _refuse("a mask in which queries see later keys (bidirectional or block-wise)")
+    breaks = ~mask_function(rows, 0, keys + 1, keys).expand(batch_size, -1)
+    if not bool(breaks.any()):
+        return attention_mask
+    pieces = torch.nn.functional.pad(breaks.cumsum(1, dtype=torch.int32), (1, 0)) + 1
+    return pieces if attention_mask is None else pieces * attention_mask
 
 
 AttentionInterface.register(NAME, attention)
@@ -134,15 +137,18 @@ def _spans(
     """The request's query, or one that asks nothing and says which sequences there are."""
     if mask is not None and mask.ndim != 2:
         _refuse(f"a ready-made {mask.ndim}-D attention mask")
-    if request is not None:
-        return request.query
     batch, keys, device = query.shape[0], key.shape[2], query.device
+    if request is not None:
+        if query.shape[2] < keys and request.query.packs():
+            _refuse("packed rows with a cache")
+        return request.query
     if mask is None:
         pieces = [(b, 0, keys) for b in range(batch)]
     else:
         pieces = numbered_runs(mask.to(torch.int32))
-        if mask.dtype == torch.bool and len({b for b, _, _ in pieces}) < len(pieces):
-            _refuse("an attention mask with a hole inside a row")
+        for (b, _, end), (next_b, start, _) in itertools.pairwise(pieces):
+            if b == next_b and end != start:
+                _refuse("an attention mask with a hole inside a row")
     return SpanQuery(
         torch.zeros(batch, keys, dtype=torch.int32, device=device),
         torch.zeros(0, dtype=torch.int64, device=device),
@@ -188,14 +194,15 @@ def _chunk_size(module: nn.Module) -> int | None:
     """Chunked layers hand over no argument that says so: only their config does."""
     if _layer_type(module) != "chunked_attention":
         return None
-    return int(module.config.attention_chunk_size)  # type: ignore[union-attr, arg-type]
+    config: Any = module.config
+    return int(config.attention_chunk_size)
 
 
 def _window(module: nn.Module) -> int | None:
     """The window of a sliding layer whose model does not hand it to the attention function."""
     if _layer_type(module) != "sliding_attention":
         return None
-    return getattr(module.config, "sliding_window", None)  # type: ignore[union-attr]
+    return getattr(module.config, "sliding_window", None)
 
 
 def _of_rows(lse: Tensor, spans: SpanQuery) -> Tensor:

@@ -107,9 +107,7 @@ def monitor(
             hook.remove()
 
 
-def _segments(
-    served: ServedModel, inputs: dict[str, Any]
-) -> list[tuple[int, int, int]] | None:
+def _segments(served: ServedModel, inputs: dict[str, Any]) -> list[tuple[int, int, int]] | None:
     """The sequences of packed rows; None where ``attention_mask`` says what there is."""
     positions: Tensor | None = inputs.get("position_ids")
     if positions is None or inputs.get("attention_mask") is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +19,19 @@ from sra_fast.kernels.contract import (
 
 Backend = Literal["auto", "reference", "lse"]
 
-_BACKENDS: dict[str, ModuleType] = {"reference": reference, "lse": lse}
+
+class _Kernels(Protocol):
+    """What the module of a backend offers."""
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
+    ) -> SpanAttention: ...
+
+    def mass_only(self, q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass: ...
+
+
+_BACKENDS: dict[str, _Kernels] = {"reference": reference, "lse": lse}
+
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -133,7 +144,7 @@ def _scale(q: Tensor, scale: float | None) -> float:
     return 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale
 
 
-def _backend(name: str) -> ModuleType:
+def _backend(name: str) -> _Kernels:
     if name == "auto":
         name = "lse"
     if name not in _BACKENDS:

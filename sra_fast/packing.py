@@ -36,7 +36,7 @@ class Forward:
 
 
 def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[Forward]:
-    """Groups sequences of ``lengths`` into forwards of at most ``tokens`` tokens (or one sequence)."""
+    """Groups sequences of ``lengths`` into forwards of at most ``tokens`` tokens, or of one."""
     if served.stateful:
         return _padded(lengths, tokens)
     kinds = rope_types(served.config)
@@ -56,7 +56,7 @@ def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[F
 
 @contextmanager
 def fresh_rope(decoder: nn.Module) -> Iterator[None]:
-    """``dynamic`` RoPE keeps the frequencies of the longest prompt it saw; inside, none was seen."""
+    """``dynamic`` RoPE keeps the longest prompt's frequencies; inside, it has seen none."""
     before = []
     for module in decoder.modules():
         if not hasattr(module, "original_max_seq_len"):

@@ -136,7 +136,8 @@ class SRAResult:
             columns[f"{prefix}span_tokens"] = self.span_tokens[:, index].numpy()
             for name in self.by_layer:
                 columns[f"{prefix}{name}"] = self.score(name, span).numpy()
-        return pandas.DataFrame(columns)
+        table: pandas.DataFrame = pandas.DataFrame(columns)
+        return table
 
     def save(self, path: str | Path) -> None:
         """Writes everything to one safetensors file, whole or not at all."""
@@ -199,14 +200,12 @@ class SRAResult:
                 return None
             return torch.cat([getattr(result, name) for result in results])
 
-        return replace(
-            first,
-            by_layer={
-                name: torch.cat([result.by_layer[name] for result in results])
-                for name in first.by_layer
-            },
-            **{name: joined(name) for name in _TENSORS},
-        )
+        changed: dict[str, Any] = {name: joined(name) for name in _TENSORS}
+        changed["by_layer"] = {
+            name: torch.cat([result.by_layer[name] for result in results])
+            for name in first.by_layer
+        }
+        return replace(first, **changed)
 
 
 _TENSORS = (
@@ -228,4 +227,4 @@ def check_definition(name: str) -> Definition:
     """
     if name not in DEFINITIONS:
         raise KeyError(f"no definition {name!r}; there are {', '.join(DEFINITIONS)}")
-    return name  # type: ignore[return-value]
+    return name

@@ -104,7 +104,9 @@ def _run(
     shape = inputs["input_ids"].shape
     query, placed = build_query(marked, forward.members, places, shape)
     stop = max(served.attention_layers, default=None) if served.can_stop else None
-    request = SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
+    request = SpanRequest(
+        query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend
+    )
     device = _input_device(served)
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ def numbered_runs(numbers: Tensor) -> list[tuple[int, int, int]]:
         edges = [0, *((row.diff() != 0).nonzero().flatten() + 1).tolist(), len(row)]
         found += [
             (b, start, end)
-            for start, end in zip(edges[:-1], edges[1:], strict=True)
+            for start, end in itertools.pairwise(edges)
             if start < end and row[start] != 0
         ]
     return found

@@ -64,7 +64,7 @@ def serve(model: nn.Module) -> ServedModel:
         UnservedModelError: no decoder, PEFT prompt learning, or attention that does not follow
             transformers' interface.
     """
-    inner = getattr(model, "_orig_mod", model)
+    inner: Any = getattr(model, "_orig_mod", model)
     if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
         if getattr(inner.active_peft_config, "is_prompt_learning", False):
             raise UnservedModelError(
@@ -77,7 +77,7 @@ def serve(model: nn.Module) -> ServedModel:
             f"expected a transformers model, got {type(model).__name__}; "
             "pass what AutoModelForCausalLM.from_pretrained gives"
         )
-    decoder = _headless(inner.get_decoder())
+    decoder: Any = _headless(inner.get_decoder())
     if not isinstance(decoder, PreTrainedModel) or decoder.config.is_encoder_decoder:
         raise UnservedModelError(f"{type(inner).__name__} is not a decoder-only language model")
     if not decoder._can_set_attn_implementation():

@@ -127,7 +127,10 @@ def read_batch(
 
 
 def build_query(
-    batch: MarkedBatch, members: Sequence[int], places: Sequence[tuple[int, int]], shape: Sequence[int]
+    batch: MarkedBatch,
+    members: Sequence[int],
+    places: Sequence[tuple[int, int]],
+    shape: Sequence[int],
 ) -> tuple[SpanQuery, list[Placed]]:
     """The query for some sequences of a batch, laid out anew.
 
@@ -195,7 +198,11 @@ def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
     if len(named) > MOST_SPANS:
         raise ValueError(f"span_masks: at most {MOST_SPANS} spans at once, got {len(named)}")
     for name in named:
-        if not isinstance(name, str) or name == NULL or name.removesuffix(HEAD) in set(named) - {name}:
+        if (
+            not isinstance(name, str)
+            or name == NULL
+            or name.removesuffix(HEAD) in set(named) - {name}
+        ):
             raise ValueError(f"span_masks: {name!r} is taken by a span the library derives itself")
     responses = batch["response_mask"]
     reference = batch.get("input_ids", responses)

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
 from chat_tokenizers import (
     CHATML,
     CONTROL_TOKENS,
@@ -21,18 +24,9 @@ from chat_tokenizers import (
     byte_level_bpe,
     word_piece,
 )
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
+from sra_fast.chat_text import EncodingError
 from sra_fast.conversations import ConversationError
-from sra_fast.encoding import (
-    EncodedPrompt,
-    EncodingError,
-    collate,
-    encode,
-    encode_prompts,
-    padding_token,
-)
+from sra_fast.encoding import EncodedPrompt, collate, encode, encode_prompts, padding_token
 from sra_fast.templates import TEMPLATES, PromptTemplate
 
 REPLIES = ["Hope? \n\n Oh no.", 'You said "Offer Hope" strategy.', "Bad."]
@@ -163,7 +157,8 @@ def test_a_long_conversation_needs_more_markers_than_the_basic_plane_has() -> No
     messages = [{"role": ("user", "assistant")[i % 2], "content": f"m{i}"} for i in range(2 * 1700)]
     (prompt,) = encode_prompts(tokenizer, [talk(messages=messages)])
     assert prompt.turns == tuple(range(1, 1701))
-    assert replies_of(tokenizer, prompt)[-1] == "m3399"
+    last = prompt.input_ids[prompt.response_mask == 1700]
+    assert read(tokenizer, last) == "m3399"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -429,7 +424,7 @@ def test_a_token_of_two_texts_is_refused() -> None:
     chat = "{%- for m in messages %}{{ m['content'] }}{%- endfor %}"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=chat)
     record = talk(messages=talk()["messages"][:1], response="Oh.")
-    with pytest.raises(EncodingError, match="one token stands for the end of another text"):
+    with pytest.raises(EncodingError, match="stands for the end of one text and the beginning"):
         encode_prompts(tokenizer, [record], PromptTemplate("own", 'Use "{strategy}".'))
 
 

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+
 from model_families import (
     DENSE,
     FAMILIES,

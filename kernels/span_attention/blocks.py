@@ -8,7 +8,7 @@ so that the map is never whole there either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,31 +26,44 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Te
     """
     m, n = q.shape[2], k.shape[2]
     outs, lses = [], []
-    for first, last in query_blocks(q.shape[0] * q.shape[1], m, n, rule.window):
+    wants_grad = needs_grad(q, k, v, rule.sinks)
+    # Largest blocks first: an allocator reuses their memory for the smaller ones.
+    for first, last in reversed(query_blocks(q.shape[0] * q.shape[1], m, n, rule.window)):
         high = n - m + last
         low = 0 if rule.window is None else max(0, n - m + first - rule.window + 1)
         positions = torch.arange(n - m + first, high, device=q.device)
         piece = (q[:, :, first:last], k[:, :, low:high], v[:, :, low:high], positions, low, rule)
-        out, lse = recomputed(_block, *piece)
+        out, lse = recomputed(wants_grad, _block, *piece)
         outs.append(out)
         lses.append(lse.detach())
-    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+    return torch.cat(outs[::-1], dim=2), torch.cat(lses[::-1], dim=2)
 
 
-def query_blocks(heads: int, m: int, n: int, window: int | None) -> Iterator[tuple[int, int]]:
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd is on and any of them asks for a gradient."""
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+def query_blocks(heads: int, m: int, n: int, window: int | None) -> list[tuple[int, int]]:
     """``(first, last)`` query ranges whose logits stay within the budget."""
     reach = n if window is None else min(n, 2 * window)
     size = max(16, BLOCK_NUMBERS // max(1, heads * reach))
     if window is not None:
         size = min(size, max(16, window))
-    for first in range(0, m, size):
-        yield first, min(first + size, m)
+    return [(first, min(first + size, m)) for first in range(0, m, size)]
 
 
-def recomputed(function, *arguments):  # type: ignore[no-untyped-def]
-    """``function(*arguments)``, keeping only the arguments for the backward pass if there is one."""
-    if torch.is_grad_enabled():
-        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+def recomputed(  # type: ignore[no-untyped-def]
+    wants_grad: bool, function: Callable[..., tuple[Tensor, Tensor]], *arguments
+) -> tuple[Tensor, Tensor]:
+    """``function(*arguments)``, of which a backward pass keeps only the arguments."""
+    if wants_grad:
+        again: tuple[Tensor, Tensor] = checkpoint(
+            function, *arguments, use_reentrant=False, preserve_rng_state=False
+        )
+        return again
     return function(*arguments)
 
 
@@ -64,14 +77,14 @@ def logits(q: Tensor, k: Tensor, positions: Tensor, low: int, rule: LogitRule) -
     groups, n = k.shape[1], k.shape[2]
     dtype = accumulation_dtype(q.dtype)
     product = q.to(dtype).reshape(batch, groups, -1, width) @ k.to(dtype).transpose(2, 3)
-    scores = cap(product.reshape(batch, heads, m, n) * rule.scale, rule.softcap)
+    scores = cap(product.reshape(batch, heads, m, n).mul_(rule.scale), rule.softcap)
     at_key = torch.arange(low, low + n, device=q.device)
-    return scores.masked_fill(~sees(positions, at_key, rule.window), -torch.inf)
+    return scores.masked_fill_(~sees(positions, at_key, rule.window), -torch.inf)
 
 
 def cap(scores: Tensor, softcap: float | None) -> Tensor:
     """``softcap · tanh(scores / softcap)``, or the scores as they are."""
-    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 def sees(at_query: Tensor, at_key: Tensor, window: int | None) -> Tensor:
@@ -95,7 +108,7 @@ def _block(
 ) -> tuple[Tensor, Tensor]:
     scores = logits(q, k, positions, low, rule)
     lse = logsumexp(scores, rule.sinks)
-    weights = torch.exp(scores - lse[..., None])
+    weights = (scores - lse[..., None]).exp_()
     batch, heads, m, n = weights.shape
     grouped = weights.reshape(batch, k.shape[1], -1, n) @ v.to(weights.dtype)
     return grouped.reshape(batch, heads, m, v.shape[3]).to(v.dtype), lse

@@ -102,6 +102,11 @@ class SpanQuery:
 
         return self.derived(("chunked", size), cut)
 
+    def packs(self) -> bool:
+        """Whether some batch row holds several segments."""
+        rows = self.segments[:, 0]
+        return self.derived(("packs",), lambda: len(rows.tolist()) > len(set(rows.tolist())))
+
     def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
         """What ``make`` returned the first time it was asked for under ``key``.
 

@@ -1,4 +1,4 @@
-"""PyTorch's own flash attention for CPU, which also gives the logsumexp: the only place that names it.
+"""PyTorch's own flash attention for CPU, which also gives the logsumexp. Named only here.
 
 The operator is private, so its version is checked and everything it would get wrong in silence is
 settled here, before it is called:

@@ -42,7 +42,7 @@ def attention(
             out[row, :, queries], lse[row, :, queries] = _attend(
                 q[row, :, queries], k[row, :, keys], v[row, :, keys], rule
             )
-    if mass_grad and needs_grad(q, k, rule.sinks) and len(query.rows):
+    if mass_grad and blocks.needs_grad(q, k, rule.sinks) and len(query.rows):
         masses = mass.from_scratch(q, k, query, sequences, rule).mass
     else:
         masses = mass.from_lse(q, k, lse, query, sequences, rule)
@@ -55,17 +55,12 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
     return mass.from_scratch(q, k, query, sequences, rule)
 
 
-def needs_grad(*tensors: Tensor | None) -> bool:
-    """Whether autograd is on and any of them asks for a gradient."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
 def _attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Tensor]:
     m, n = q.shape[2], k.shape[2]
     windowed = rule.window is not None and rule.window < n
     through_lse = rule.sinks is not None or 1 < m < n
     beyond_flash = windowed or rule.softcap is not None or q.device.type != "cpu"
-    if beyond_flash or (through_lse and needs_grad(q, k, v, rule.sinks)):
+    if beyond_flash or (through_lse and blocks.needs_grad(q, k, v, rule.sinks)):
         return blocks.attend(q, k, v, rule)
     out, lse = flash_cpu.attend(q, k, v, rule.scale)
     if rule.sinks is None:

@@ -11,7 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.blocks import cap, logits, logsumexp, query_blocks, recomputed, sees
+from sra_fast.kernels.blocks import (
+    cap,
+    logits,
+    logsumexp,
+    needs_grad,
+    query_blocks,
+    recomputed,
+    sees,
+)
 from sra_fast.kernels.contract import LogitRule, SpanMass, SpanQuery, accumulation_dtype
 from sra_fast.kernels.plan import Plan, SequencePlan
 
@@ -54,6 +62,7 @@ def from_scratch(
     masses: list[Tensor] = []
     lses: list[Tensor] = []
     done = 0
+    wants_grad = needs_grad(q, k, rule.sinks)
     for part in sorted(sequences.sequences, key=lambda part: part.asked.start):
         if part.asked.start == part.asked.stop:
             continue
@@ -66,7 +75,14 @@ def from_scratch(
         for first, last in query_blocks(heads, len(part.rows), seen, None):
             rows = part.rows[first:last]
             mass, lse = recomputed(
-                _rows, q[part.batch, None, :, rows], keys, part, rows + offset, low, rule
+                wants_grad,
+                _rows,
+                q[part.batch, None, :, rows],
+                keys,
+                part,
+                rows + offset,
+                low,
+                rule,
             )
             masses.append(mass)
             lses.append(lse)

@@ -63,7 +63,7 @@ def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
         raise ValueError(
             f"key_labels: expected shape [{batch}, {n}], got {list(query.key_labels.shape)}"
         )
-    labels, rows = query.key_labels.cpu(), query.rows.cpu()
+    labels, rows = query.key_labels.cpu(), query.rows.cpu().contiguous()
     segments = sorted((int(b), int(s), int(e)) for b, s, e in query.segments.cpu().tolist())
     _check(segments, labels, rows, batch=batch, m=m, n=n, spans=len(query.names))
 
@@ -108,15 +108,10 @@ def _check(
         if start < end_before[b]:
             raise ValueError(f"segments: ({b}, {start}, {end}) overlaps another of its batch row")
         end_before[b] = end
-    if m < n and len({b for b, _, _ in segments}) < len(segments):
-        raise ValueError(
-            f"with fewer queries ({m}) than keys ({n}) each batch row must be one contiguous "
-            "segment; a packed row cannot be continued from a cache"
-        )
     if m > n:
         raise ValueError(f"{m} queries and {n} keys: queries are the last M key positions")
     if len(rows) and not (
-        0 <= int(rows[0]) and int(rows[-1]) < batch * m and bool((rows.diff() > 0).all())
+        int(rows[0]) >= 0 and int(rows[-1]) < batch * m and bool((rows.diff() > 0).all())
     ):
         raise ValueError(f"rows: expected ascending positions in [0, {batch * m}), got {rows}")
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >> spans):

@@ -15,7 +15,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.contract import LogitRule, SpanAttention, SpanMass, SpanQuery, accumulation_dtype
+from sra_fast.kernels.contract import (
+    LogitRule,
+    SpanAttention,
+    SpanMass,
+    SpanQuery,
+    accumulation_dtype,
+)
 from sra_fast.kernels.plan import plan
 
 

@@ -1,0 +1,268 @@
+"""From a prompt to the text that a model reads, with the characters of each part known.
+
+Where a text ends up is decided by the tokenizer's chat template, which is somebody else's program.
+So it is asked: marker characters go around each text, the template writes the prompt, the markers
+tell the range of characters, and then they are taken out. A template that drops, doubles, alters
+or moves a text is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sra_fast.templates import Prompt, PromptMessage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Unicode's private use areas: no tokenizer, template or honest text gives these a meaning.
+_PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+_END_OF_THOUGHT = "</think>"
+
+
+class EncodingError(ValueError):
+    """A conversation cannot be turned into tokens; names it, the text in question, the way out."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of characters of one message.
+
+    Attributes:
+        message: index of the message among those given to the chat template.
+        start, end: the range in the message's content.
+        name: what errors call it.
+        turn: number of the reply, if it is a scored one.
+        is_strategy: whether it is the quoted strategy name.
+    """
+
+    message: int
+    start: int
+    end: int
+    name: str
+    turn: int | None = None
+    is_strategy: bool = False
+
+
+@dataclass(frozen=True)
+class ChatText:
+    """The text that a model reads, and where the parts of its messages stand in it.
+
+    Attributes:
+        text: the prompt as the chat template writes it.
+        spans: ``(part, start, end)`` in characters of ``text``: the strategy, the scored replies,
+            then all other messages.
+    """
+
+    text: str
+    spans: tuple[tuple[Part, int, int], ...]
+
+
+def takes_system_message(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template writes a system message, and in front of the conversation.
+
+    Some raise at one, some leave it out in silence, some hang it on the last user message, where
+    the earlier replies would not see it. Asked once, so that all conversations are treated alike.
+    """
+    system, user, reply = (chr(_PRIVATE_USE[0][i]) for i in range(3))
+    roles = ("system", "user", "assistant", "user", "assistant")
+    texts = (system, user, reply, user, reply)
+    try:
+        text = _apply(tokenizer, list(zip(roles, texts, strict=True)))
+    except Exception:  # a template is a program: raise_exception, undefined names, anything
+        return False
+    return -1 < text.find(system) < text.find(user)
+
+
+def write_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    takes_system: bool,
+    control_tokens: Sequence[str],
+) -> ChatText:
+    """Let the tokenizer's chat template write a prompt, and tell where its parts went.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        prompt: the prompt.
+        takes_system: what ``takes_system_message`` says of the tokenizer; if not, the system
+            message goes in front of the first user message.
+        control_tokens: what the tokenizer would read as a control token even inside a message.
+
+    Raises:
+        EncodingError: a message has a control token in it, a reply is empty, or the chat template
+            refuses the prompt or does not write every message once, in order and as it is.
+    """
+    label = prompt.conversation.label
+    messages = prompt.messages if takes_system else _fold_system_message(prompt)
+    parts = list(_parts(messages, prompt))
+    words = "\n".join(message.content for message in messages)
+    for token in control_tokens:
+        if token in words:
+            where = next((m.role for m in messages if token in m.content), "chat")
+            raise EncodingError(
+                f"{label}: {token!r} stands in a {where} message, and this tokenizer reads it as a "
+                "control token, not as text; take it out"
+            )
+    try:
+        plain = _apply(tokenizer, [(m.role, m.content) for m in messages])
+    except Exception as error:
+        hint = ""
+        if next(m.role for m in messages if m.role != "system") == "assistant":
+            hint = (
+                "; the chat opens with an assistant message, which some models do not take: leave "
+                "that message out, or use a template that makes it history, such as c1_hf"
+            )
+        raise EncodingError(
+            f"{label}: the chat template refuses the conversation ({error}){hint}"
+        ) from error
+
+    markers = _unused_characters([plain, *(m.content for m in messages)], 2 * len(parts), label)
+    marked = _apply(tokenizer, _with_markers(messages, parts, markers))
+    text, found = _take_out(marked, markers)
+    for number, part in enumerate(parts):
+        _check_part(messages, part, text, found[2 * number], found[2 * number + 1], label)
+    if text != plain:
+        raise EncodingError(
+            f"{label}: the chat template writes something else when a text in it changes, so the "
+            "places of the strategy and of the replies cannot be told; pass your own prompts with "
+            "their masks to sra_fast.score"
+        )
+    # Every marker stands exactly once, as _check_part found, so its first position is its only one.
+    ranges = [(p, found[2 * i][0], found[2 * i + 1][0]) for i, p in enumerate(parts)]
+    _check_order(ranges, label)
+    return ChatText(text, tuple(ranges))
+
+
+def _apply(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
+    text = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in messages],
+        tokenize=False,
+        add_generation_prompt=False,
+    )
+    return str(text)
+
+
+def _fold_system_message(prompt: Prompt) -> tuple[PromptMessage, ...]:
+    """The system text in front of the first user message, for models without a system role."""
+    system, *chat = prompt.messages
+    for position, message in enumerate(chat):
+        if message.role == "user":
+            content = f"{system.content}\n\n{message.content}"
+            chat[position] = PromptMessage("user", content, strategy=system.strategy)
+            return tuple(chat)
+    raise EncodingError(
+        f"{prompt.conversation.label}: this model's chat template takes no system message, and no "
+        "user message is there to carry the strategy; add the user message that is answered"
+    )
+
+
+def _parts(messages: Sequence[PromptMessage], prompt: Prompt) -> Iterator[Part]:
+    """What the template must write as it is: the strategy, the replies, all other messages.
+
+    In this order, so that an error speaks of what matters most.
+    """
+    whole: list[Part] = []
+    for number, message in enumerate(messages):
+        start, end = 0, len(message.content)
+        if message.strategy is not None:
+            name = f'the strategy "{prompt.conversation.strategy}"'
+            yield Part(number, *message.strategy, name=name, is_strategy=True)
+        if message.role == "assistant" and _END_OF_THOUGHT in message.content:
+            # A reasoning model's thoughts are no part of its reply: the person never reads them,
+            # and chat templates leave those of earlier turns out.
+            start = message.content.rindex(_END_OF_THOUGHT) + len(_END_OF_THOUGHT)
+            start += len(message.content[start:]) - len(message.content[start:].lstrip())
+        if message.turn is not None:
+            if start == end:
+                raise EncodingError(
+                    f"{prompt.conversation.label}: the response of turn {message.turn} is empty "
+                    f"behind {_END_OF_THOUGHT}; give the reply too"
+                )
+            name = f"the response of turn {message.turn}"
+            yield Part(number, start, end, name, turn=message.turn)
+        elif start < end:
+            name = f"message {number + 1} of the prompt ({message.role})"
+            whole.append(Part(number, start, end, name))
+    yield from whole
+
+
+def _unused_characters(texts: Sequence[str], count: int, label: str) -> list[str]:
+    used = set().union(*texts)
+    free = (chr(code) for block in _PRIVATE_USE for code in block if chr(code) not in used)
+    markers = [character for character, _ in zip(free, range(count), strict=False)]
+    if len(markers) < count:
+        raise EncodingError(f"{label}: too many messages to tell apart; cut the conversation")
+    return markers
+
+
+def _with_markers(
+    messages: Sequence[PromptMessage], parts: Sequence[Part], markers: Sequence[str]
+) -> list[tuple[str, str]]:
+    inserts: list[list[tuple[int, str]]] = [[] for _ in messages]
+    for number, part in enumerate(parts):
+        inserts[part.message].append((part.start, markers[2 * number]))
+        inserts[part.message].append((part.end, markers[2 * number + 1]))
+    chat: list[tuple[str, str]] = []
+    for message, here in zip(messages, inserts, strict=True):
+        pieces, done = [], 0
+        # Where two markers come together, which one stands first changes nothing in the ranges.
+        for position, marker in sorted(here):
+            pieces += [message.content[done:position], marker]
+            done = position
+        chat.append((message.role, "".join(pieces) + message.content[done:]))
+    return chat
+
+
+def _take_out(marked: str, markers: Sequence[str]) -> tuple[str, list[list[int]]]:
+    """The text without markers, and where in it each marker stood."""
+    number = {marker: i for i, marker in enumerate(markers)}
+    found: list[list[int]] = [[] for _ in markers]
+    text: list[str] = []
+    length = 0
+    for piece in re.split("([" + "".join(markers) + "])", marked):
+        if piece in number:
+            found[number[piece]].append(length)
+        else:
+            text.append(piece)
+            length += len(piece)
+    return "".join(text), found
+
+
+def _check_part(
+    messages: Sequence[PromptMessage],
+    part: Part,
+    text: str,
+    starts: Sequence[int],
+    ends: Sequence[int],
+    label: str,
+) -> None:
+    def fail(does: str) -> NoReturn:
+        raise EncodingError(
+            f"{label}: the chat template {does} {part.name}; use a chat template that writes "
+            "every message once and as it is, or pass your own prompts with their masks to "
+            "sra_fast.score"
+        )
+
+    if not starts and not ends:
+        fail("drops")
+    if len(starts) > 1 or len(ends) > 1:
+        fail("doubles")
+    if not starts or not ends:
+        fail("cuts")
+    if text[starts[0] : ends[0]] != messages[part.message].content[part.start : part.end]:
+        fail("alters")
+
+
+def _check_order(ranges: Sequence[tuple[Part, int, int]], label: str) -> None:
+    in_prompt = sorted(ranges, key=lambda r: (r[0].message, r[0].start, -r[0].end))
+    for (_, start, _), (part, later, _) in itertools.pairwise(in_prompt):
+        if later < start:
+            raise EncodingError(
+                f"{label}: the chat template moves {part.name} in front of what it follows; use "
+                "one that keeps the order of the messages"
+            )

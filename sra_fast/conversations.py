@@ -1,0 +1,257 @@
+"""Conversations: the one form in which chats enter the library, read strictly and written whole.
+
+A conversation is an object ``{"id"?, "situation"?, "messages": [{"role", "content"}, ...],
+"strategy", "response"?}``; a file holds one such object a line (JSONL). Nothing is skipped or
+repaired: what does not fit is refused with its place and the way out. The texts themselves are
+data, never evaluated and never used as a path.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from sra_fast.files import replaced_atomically
+from sra_fast.strict_json import clean_text, read_json_lines
+from sra_fast.suggestions import did_you_mean
+
+Role = Literal["user", "assistant"]
+
+_RECORD_FIELDS = ("id", "situation", "messages", "strategy", "response")
+_MESSAGE_FIELDS = ("role", "content")
+
+
+class ConversationError(ValueError):
+    """A conversation cannot be used; the message names file, line, conversation, field, way out."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message; ``content`` has no white space around it."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A checked conversation.
+
+    Attributes:
+        id: unique among the conversations that are read together.
+        messages: user and assistant in turn; either may begin.
+        strategy: name of the strategy that the replies are held against.
+        situation: what the seeker came with, or None.
+        response: the one reply to score, following ``messages``; None if the assistant messages
+            are themselves the replies.
+        where: the place in the input, e.g. ``"chats.jsonl line 12"``, for error messages.
+
+    Raises:
+        ConversationError: roles out of order, or no reply to score.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    strategy: str
+    situation: str | None = None
+    response: str | None = None
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            _fail(self.label, "messages", "is empty; give at least the user's message")
+        for position, (one, other) in enumerate(itertools.pairwise(self.messages), start=1):
+            if one.role == other.role:
+                _fail(
+                    self.label,
+                    f"messages[{position}].role",
+                    f"two {one.role!r} messages in a row; roles alternate, so join the two",
+                )
+        if self.response is not None and self.messages[-1].role != "user":
+            _fail(
+                self.label,
+                "messages",
+                "must end with a 'user' message, because 'response' is the reply to it; leave "
+                "'response' out to score the assistant messages themselves",
+            )
+        if self.response is None and not any(m.role == "assistant" for m in self.messages[1:]):
+            _fail(
+                self.label,
+                "messages",
+                "holds no assistant message that follows a user message, so there is nothing to "
+                "score; add the reply as the last message or as 'response'",
+            )
+
+    @property
+    def label(self) -> str:
+        """What errors call this conversation, e.g. ``conversation 'c7' (a.jsonl line 3)``."""
+        return _label(self.id, self.where)
+
+
+def parse_conversation(record: object, *, index: int, where: str) -> Conversation:
+    """Check one conversation record.
+
+    Args:
+        record: a mapping in the form above. White space around texts is taken off.
+        index: position among the conversations read together, from 0; the id if there is none.
+        where: the place in the input, for error messages.
+
+    Raises:
+        ConversationError: the record is not in that form.
+    """
+    if not isinstance(record, Mapping):
+        raise ConversationError(
+            f"{_label(str(index), where)}: expected an object with 'messages' and 'strategy', "
+            f"found {type(record).__name__}"
+        )
+    label = _label(_text(record, "id", _label(str(index), where)) or str(index), where)
+    _refuse_unknown(record, _RECORD_FIELDS, label, "")
+    strategy = _text(record, "strategy", label)
+    if strategy is None:
+        _fail(label, "strategy", "is missing; name the strategy that the replies should follow")
+    if "messages" not in record:
+        _fail(label, "messages", "is missing; give a list of {'role', 'content'} objects")
+    messages = record["messages"]
+    if not isinstance(messages, (list, tuple)):
+        _fail(label, "messages", f"must be a list, found {type(messages).__name__}")
+    return Conversation(
+        id=_text(record, "id", label) or str(index),
+        messages=tuple(_message(m, f"messages[{i}]", label) for i, m in enumerate(messages)),
+        strategy=strategy,
+        situation=_text(record, "situation", label),
+        response=_text(record, "response", label),
+        where=where,
+    )
+
+
+def as_conversations(
+    items: Iterable[Mapping[str, object] | Conversation], *, where: str = "conversations"
+) -> list[Conversation]:
+    """Check conversations held in memory, records and ``Conversation`` objects alike.
+
+    Raises:
+        ConversationError: one of them is not in the form above, or two have the same id.
+    """
+    if isinstance(items, (str, bytes, os.PathLike)):
+        raise ConversationError(
+            f"expected a list of conversations, found {type(items).__name__} {str(items)!r:.80}; "
+            "sra_fast.conversations.read_conversations(path) reads a file"
+        )
+    if isinstance(items, (Mapping, Conversation)):
+        raise ConversationError("expected a list of conversations, found one; put it in a list")
+    conversations = [
+        item
+        if isinstance(item, Conversation)
+        else parse_conversation(item, index=index, where=f"{where}[{index}]")
+        for index, item in enumerate(items)
+    ]
+    _refuse_same_ids(conversations)
+    return conversations
+
+
+def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
+    """Read a JSONL file of conversations (UTF-8, with or without a byte order mark).
+
+    Blank lines are allowed.
+
+    Raises:
+        ConversationError: a line is not JSON, a conversation is not in the form above, two have
+            the same id, or the file holds none.
+        OSError: the file cannot be read.
+    """
+    name = Path(path).name
+    conversations: list[Conversation] = []
+    for where, record in read_json_lines(path, raises=ConversationError):
+        if isinstance(record, list):
+            raise ConversationError(
+                f"{where}: found a list; write one conversation a line, without brackets around "
+                "them and commas between them (for dataset files: sra-fast convert)"
+            )
+        conversations.append(parse_conversation(record, index=len(conversations), where=where))
+    if not conversations:
+        raise ConversationError(f"{name}: holds no conversation; write one JSON object a line")
+    _refuse_same_ids(conversations)
+    return conversations
+
+
+def write_conversations(
+    path: str | os.PathLike[str], records: Iterable[Mapping[str, object]]
+) -> None:
+    """Write records as a JSONL file, whole or not at all.
+
+    Raises:
+        ConversationError: a record is not in the form that ``read_conversations`` takes.
+        OSError: the file cannot be written.
+    """
+    kept = list(records)
+    as_conversations(kept, where="records")
+    lines = "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in kept)
+    with replaced_atomically(Path(path)) as temporary:
+        temporary.write_bytes(lines.encode("utf-8"))
+
+
+def _label(identity: str, where: str) -> str:
+    return f"conversation {identity!r} ({where})" if where else f"conversation {identity!r}"
+
+
+def _fail(label: str, field: str, problem: str) -> NoReturn:
+    raise ConversationError(f"{label}: field {field!r} {problem}")
+
+
+def _text(record: Mapping[str, object], field: str, label: str, prefix: str = "") -> str | None:
+    """A text field; None only if it is missing: a null where a reply should be is a mistake."""
+    if field not in record:
+        return None
+    return clean_text(record[field], f"{label}: field {prefix + field!r}", raises=ConversationError)
+
+
+def _message(message: object, name: str, label: str) -> Message:
+    if not isinstance(message, Mapping):
+        _fail(label, name, f"must be an object, found {type(message).__name__}")
+    _refuse_unknown(message, _MESSAGE_FIELDS, label, f"{name}.")
+    content = _text(message, "content", label, f"{name}.")
+    if content is None:
+        _fail(label, f"{name}.content", "is missing")
+    role = message.get("role")
+    if role == "user" or role == "assistant":
+        return Message(role=role, content=content)
+    if role == "system":
+        _fail(
+            label,
+            f"{name}.role",
+            "is 'system', but the prompt template writes the system message; leave it out, choose "
+            "or write a template, or pass your own prompts with their masks to sra_fast.score",
+        )
+    _fail(
+        label,
+        f"{name}.role",
+        f"must be 'user' or 'assistant', found {role!r}{did_you_mean(role, ('user', 'assistant'))}",
+    )
+
+
+def _refuse_unknown(
+    record: Mapping[str, object], fields: tuple[str, ...], label: str, prefix: str
+) -> None:
+    for key in record:
+        if key not in fields:
+            known = ", ".join(repr(field) for field in fields)
+            raise ConversationError(
+                f"{label}: unknown field {prefix + str(key)!r}{did_you_mean(key, fields)} "
+                f"(known: {known})"
+            )
+
+
+def _refuse_same_ids(conversations: Iterable[Conversation]) -> None:
+    first: dict[str, Conversation] = {}
+    for conversation in conversations:
+        other = first.setdefault(conversation.id, conversation)
+        if other is not conversation:
+            raise ConversationError(
+                f"{conversation.label}: field 'id' is also that of {other.label}; ids must differ "
+                "(a conversation without one is called by its number, counted from 0)"
+            )

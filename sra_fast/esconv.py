@@ -1,0 +1,289 @@
+"""Readers for ESConv's files: from their dialogues to this library's conversation records.
+
+Three dialects are in use: ``ESConv.json`` (speakers seeker and supporter), ``FailedESConv.json``
+(speaker and listener), and lines of JSON with speakers usr and sys. Which one a file has is told
+from its content. Whatever does not become part of a record is counted and said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from sra_fast.conversations import ConversationError, Role
+from sra_fast.strategies import DEFAULT_STRATEGIES, ESCONV_STRATEGIES, lookup
+from sra_fast.strict_json import clean_text, decode_utf8, parse_json, read_json_lines
+from sra_fast.suggestions import did_you_mean
+
+# FailedESConv comes from an earlier round of annotation, with other names for the same eight.
+_OTHER_NAMES = {
+    "Questions": "Question",
+    "Restatement": "Restatement or Paraphrasing",
+    "Approval and Reassurance": "Affirmation and Reassurance",
+    "Direct Guidance": "Providing Suggestions",
+    "Other": "Others",
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of a file.
+
+    Attributes:
+        records: conversation records, as ``sra_fast.conversations.write_conversations`` takes them.
+        notes: one sentence for each thing that was changed or left out, with how often.
+    """
+
+    records: tuple[dict[str, object], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    name: str
+    seeker: str
+    supporter: str
+    text_field: str
+
+
+_DIALECTS = (
+    _Dialect("ESConv (seeker/supporter)", "seeker", "supporter", "content"),
+    _Dialect("FailedESConv (speaker/listener)", "speaker", "listener", "content"),
+    _Dialect("line JSON (usr/sys)", "usr", "sys", "text"),
+)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Consecutive messages of one speaker; ``strategies`` of its messages, in order."""
+
+    role: Role
+    content: str
+    strategies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Dialogue:
+    number: int
+    situation: str | None
+    turns: tuple[_Turn, ...]
+
+
+def convert(
+    path: str | os.PathLike[str],
+    *,
+    strategy: str | None = None,
+    strategies: Mapping[str, str] | None = None,
+) -> Converted:
+    """Turn a file of one of the three dialects into conversation records.
+
+    Consecutive messages of one speaker are one turn, joined by a space. Without ``strategy``
+    every annotated supporter turn that follows a seeker turn becomes a record: the turns before
+    it as ``messages``, the turn as ``response``, its annotation as ``strategy``. With
+    ``strategy`` every dialogue becomes one record whose supporter turns are all held against it.
+
+    Args:
+        path: the file.
+        strategy: name of the strategy to hold whole dialogues against.
+        strategies: the known strategies if ``strategy`` is one of the user's own; the 23 of the
+            library if None.
+
+    Raises:
+        ConversationError: the file is in no known dialect or mixes them, something in it is not
+            as the dialect has it, or no record comes out of it.
+        StrategyError: ``strategy`` is unknown.
+        OSError: the file cannot be read.
+    """
+    if strategy is not None:
+        lookup(strategy, DEFAULT_STRATEGIES if strategies is None else strategies)
+    file = Path(path)
+    entries = _entries(file)
+    dialect = _dialect(entries, file.name)
+    counts: Counter[str] = Counter()
+    records: list[dict[str, object]] = []
+    for number, (where, entry) in enumerate(entries):
+        dialogue = _dialogue(number, entry, where, dialect, counts)
+        if strategy is None:
+            records.extend(_turn_records(dialogue, file.stem, counts))
+        else:
+            records.extend(_whole_record(dialogue, file.stem, strategy, counts))
+    notes = _notes(dialect, len(entries), len(records), counts)
+    if not records:
+        raise ConversationError(f"{file.name}: no conversation came out of it. " + " ".join(notes))
+    return Converted(tuple(records), notes)
+
+
+def _entries(file: Path) -> list[tuple[str, object]]:
+    """The file's dialogues with their places, from one JSON list or from lines of JSON."""
+    text = decode_utf8(file.read_bytes(), file.name, raises=ConversationError)
+    if text.lstrip().startswith("["):
+        values = parse_json(text, file.name, raises=ConversationError)
+        if isinstance(values, list) and values:
+            return [(f"{file.name} dialogue {i}", value) for i, value in enumerate(values)]
+        raise ConversationError(f"{file.name}: the list in it is empty")
+    entries = read_json_lines(file, raises=ConversationError)
+    if not entries:
+        raise ConversationError(f"{file.name}: the file is empty")
+    return entries
+
+
+def _dialect(entries: list[tuple[str, object]], name: str) -> _Dialect:
+    """The one dialect that every speaker in the file belongs to."""
+    found: dict[str, tuple[_Dialect, str]] = {}
+    for where, entry in entries:
+        for place, message in _raw_messages(entry, where):
+            speaker = message.get("speaker")
+            dialect = next((d for d in _DIALECTS if speaker in (d.seeker, d.supporter)), None)
+            if dialect is None:
+                _unknown_format(place, f"its speaker is {speaker!r}")
+            found.setdefault(dialect.name, (dialect, place))
+    if not found:
+        raise ConversationError(f"{name}: holds no message")
+    if len(found) > 1:
+        seen = "; ".join(f"{dialect.name} from {place} on" for dialect, place in found.values())
+        raise ConversationError(
+            f"{name}: mixes dialects ({seen}); convert files of one dialect at a time"
+        )
+    ((dialect, _),) = found.values()
+    return dialect
+
+
+def _raw_messages(entry: object, where: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    dialog = entry.get("dialog") if isinstance(entry, dict) else None
+    if not isinstance(dialog, list):
+        _unknown_format(where, "it is not an object with a list 'dialog'")
+    for position, message in enumerate(dialog):
+        place = f"{where}, dialog[{position}]"
+        if not isinstance(message, dict):
+            _unknown_format(place, f"expected an object, found {type(message).__name__}")
+        yield place, message
+
+
+def _unknown_format(where: str, why: str) -> NoReturn:
+    known = ", ".join(dialect.name for dialect in _DIALECTS)
+    raise ConversationError(
+        f"{where}: not a format that is known here, because {why} (known: {known}); other data "
+        "needs to be written as conversations, one JSON object a line"
+    )
+
+
+def _dialogue(
+    number: int, entry: object, where: str, dialect: _Dialect, counts: Counter[str]
+) -> _Dialogue:
+    situation = entry.get("situation") if isinstance(entry, dict) else None
+    if situation is not None and not isinstance(situation, str):
+        raise ConversationError(
+            f"{where}: 'situation' must be a string, found {type(situation).__name__}"
+        )
+    if situation is not None:
+        situation = _text(situation, f"{where}: 'situation'")
+    turns: list[_Turn] = []
+    for place, message in _raw_messages(entry, where):
+        text = _text(message.get(dialect.text_field), f"{place}: {dialect.text_field!r}")
+        if text is None:
+            counts["empty"] += 1
+            continue
+        role: Role = "user" if message["speaker"] == dialect.seeker else "assistant"
+        named = _strategy(message, place, counts) if role == "assistant" else None
+        strategies: tuple[str, ...] = () if named is None else (named,)
+        if turns and turns[-1].role == role:
+            counts["joined"] += 1
+            before = turns.pop()
+            text = f"{before.content} {text}"
+            strategies = before.strategies + strategies
+        turns.append(_Turn(role, text, strategies))
+    return _Dialogue(number, situation, tuple(turns))
+
+
+def _text(value: object, what: str) -> str | None:
+    """The text without white space around it; None if nothing is left."""
+    if isinstance(value, str) and not value.strip():
+        return None
+    return clean_text(value, what, raises=ConversationError)
+
+
+def _strategy(message: Mapping[str, object], place: str, counts: Counter[str]) -> str | None:
+    annotation = message.get("annotation")
+    # ESConv keeps the strategy inside an annotation, the line JSON beside the text.
+    holder = annotation if isinstance(annotation, dict) else message
+    name = holder.get("strategy")
+    if name is None or name == "":
+        return None
+    if not isinstance(name, str):
+        raise ConversationError(f"{place}: 'strategy' must be a string, found {name!r}")
+    name = name.strip()
+    counts["renamed"] += name in _OTHER_NAMES
+    name = _OTHER_NAMES.get(name, name)
+    if name not in ESCONV_STRATEGIES:
+        raise ConversationError(
+            f"{place}: strategy {name!r} is not one of ESConv's"
+            f"{did_you_mean(name, ESCONV_STRATEGIES)} (known: {', '.join(ESCONV_STRATEGIES)})"
+        )
+    return name
+
+
+def _turn_records(
+    dialogue: _Dialogue, stem: str, counts: Counter[str]
+) -> Iterator[dict[str, object]]:
+    """One record for each annotated supporter turn that answers the seeker."""
+    supporter_turns = 0
+    for position, turn in enumerate(dialogue.turns):
+        if turn.role == "user":
+            continue
+        supporter_turns += 1
+        if position == 0:
+            counts["opening"] += 1
+        elif not turn.strategies:
+            counts["unannotated"] += 1
+        else:
+            counts["several"] += len(set(turn.strategies)) > 1
+            yield {
+                "id": f"{stem}-{dialogue.number}-t{supporter_turns}",
+                **_context(dialogue, dialogue.turns[:position]),
+                "strategy": turn.strategies[0],
+                "response": turn.content,
+            }
+
+
+def _whole_record(
+    dialogue: _Dialogue, stem: str, strategy: str, counts: Counter[str]
+) -> Iterator[dict[str, object]]:
+    """The dialogue as one record, if the supporter answers the seeker in it at all."""
+    counts["opening"] += dialogue.turns[:1] != () and dialogue.turns[0].role == "assistant"
+    if any(turn.role == "assistant" for turn in dialogue.turns[1:]):
+        yield {
+            "id": f"{stem}-{dialogue.number}",
+            **_context(dialogue, dialogue.turns),
+            "strategy": strategy,
+        }
+    else:
+        counts["unanswered"] += 1
+
+
+def _context(dialogue: _Dialogue, turns: tuple[_Turn, ...]) -> dict[str, object]:
+    situation = {} if dialogue.situation is None else {"situation": dialogue.situation}
+    return {
+        **situation,
+        "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
+    }
+
+
+def _notes(
+    dialect: _Dialect, dialogues: int, records: int, counts: Counter[str]
+) -> tuple[str, ...]:
+    sentences = {
+        "joined": "messages were joined to the one before, of the same speaker.",
+        "empty": "empty messages were dropped.",
+        "renamed": "strategies of other names were given those of ESConv's eight.",
+        "opening": "supporter turns open their dialogue: context, not responses.",
+        "unannotated": "supporter turns have no strategy: context, not responses.",
+        "several": "supporter turns carry several strategies: the first one counts.",
+        "unanswered": "dialogues hold no supporter turn after a seeker's and were left out.",
+    }
+    heading = f"{dialect.name}: {dialogues} dialogues became {records} conversations."
+    counted = (f"{counts[key]} {text}" for key, text in sentences.items() if counts[key])
+    return (heading, *counted)

@@ -1,0 +1,278 @@
+"""Scores conversations into run folders: everything is read and checked before any forward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sra_fast import __version__
+from sra_fast.conversations import Conversation
+from sra_fast.definitions import DEFINITIONS, Definition
+from sra_fast.encoding import EncodedPrompt, collate, encode_prompts, padding_token
+from sra_fast.files import replaced_atomically
+from sra_fast.loading import Device, DType, ModelSource, choose_device
+from sra_fast.op import Backend
+from sra_fast.result import SRAResult
+from sra_fast.runs import RunFolder, write_text
+from sra_fast.scoring import score
+from sra_fast.served import serve
+from sra_fast.strategies import DEFAULT_STRATEGIES
+from sra_fast.templates import PromptTemplate
+
+Turns = Literal["all", "last"]
+Row = dict[str, Any]
+
+SCORES_JSONL = "scores.jsonl"
+SCORES_PARQUET = "scores.parquet"
+
+
+class ScoringError(ValueError):
+    """Something cannot be scored; names the conversation, its place and the way out."""
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """What the scores depend on besides the conversations, the model and the template.
+
+    Attributes:
+        definition: the one that the column ``sra`` is of.
+        strategies: name to description.
+        batch_tokens: most tokens of one forward pass, unless one prompt is longer.
+        dtype, device, backend: as the loading and the op take them.
+    """
+
+    definition: Definition = "paper"
+    strategies: Mapping[str, str] = dataclasses.field(default_factory=lambda: DEFAULT_STRATEGIES)
+    batch_tokens: int = 16384
+    dtype: DType = "auto"
+    device: Device = "auto"
+    backend: Backend = "auto"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Conversations under one template, encoded, and the folder for their scores."""
+
+    folder: RunFolder
+    template: PromptTemplate
+    conversations: Sequence[Conversation]
+    prompts: Sequence[EncodedPrompt]
+
+    @property
+    def tokens(self) -> int:
+        """Of all prompts together."""
+        return sum(len(prompt.input_ids) for prompt in self.prompts)
+
+
+@dataclass(frozen=True)
+class ScoredJob:
+    """A job done: one row per response, in the order of the conversations."""
+
+    job: Job
+    result: SRAResult
+    rows: list[Row]
+
+
+class FileScorer:
+    """Prepares jobs for one model and does them. The model is loaded when there is work for it.
+
+    Args:
+        source: the model.
+        input_file: where the conversations were read from; its bytes are part of the settings.
+        options: how to score.
+    """
+
+    def __init__(self, source: ModelSource, input_file: Path, options: ScoringOptions) -> None:
+        self.source = source
+        self.options = options
+        self.tokenizer = source.tokenizer()
+        self._settings = self._shared_settings(input_file)
+
+    def settings(self, kind: str, **more: Any) -> dict[str, Any]:
+        """Of a run folder: those that all jobs share, and ``more``."""
+        return {"kind": kind, **more, **self._settings}
+
+    def prepare(
+        self,
+        kind: str,
+        folder: Path,
+        conversations: Sequence[Conversation],
+        template: PromptTemplate,
+        turns: Turns,
+    ) -> Job:
+        """Encodes conversations for scoring, and checks that the folder can take them.
+
+        Raises:
+            ValueError: a conversation cannot be encoded, or the folder holds something else.
+        """
+        fields = dataclasses.asdict(template)
+        run = RunFolder(folder, self.settings(kind, template=fields, turns=turns))
+        run.check()
+        prompts = encode_prompts(
+            self.tokenizer,
+            conversations,
+            template,
+            strategies=self.options.strategies,
+            turns=turns,
+        )
+        for prompt in prompts:
+            self._check_definable(prompt, conversations)
+        return Job(run, template, conversations, prompts)
+
+    def run(
+        self, jobs: Sequence[Job], on_progress: Callable[[Job, int], None] = lambda job, tokens: None
+    ) -> list[ScoredJob]:
+        """Does the jobs that are not done yet, continuing those that were begun.
+
+        Args:
+            jobs: from :meth:`prepare`.
+            on_progress: called with a job and the number of its tokens that are done now.
+
+        Raises:
+            ValueError: a prompt is longer than the model's context (before anything is written), a
+                model that cannot be scored, or NaN in its hidden states.
+        """
+        done = {id(job): job.folder.finished() for job in jobs}
+        model = None
+        if any(result is None for result in done.values()):
+            model = self.source.load(self.options.dtype, choose_device(self.options.device))
+            for job in jobs:
+                self._check_lengths(job, serve(model).context_length)
+        return [self._run(job, model, done[id(job)], on_progress) for job in jobs]
+
+    def _run(
+        self,
+        job: Job,
+        model: Any,
+        done: SRAResult | None,
+        on_progress: Callable[[Job, int], None],
+    ) -> ScoredJob:
+        folder = job.folder.path
+
+        def score_batch(batch: Sequence[EncodedPrompt]) -> SRAResult:
+            return self._score(model, job, batch)
+
+        def write_tables(result: SRAResult) -> None:
+            rows = self._rows(job, result)
+            _write_jsonl(folder / SCORES_JSONL, rows)
+            _write_parquet(folder / SCORES_PARQUET, rows)
+
+        with job.folder.opened():
+            if done is None:
+                done = job.folder.complete(
+                    job.prompts,
+                    self.options.batch_tokens,
+                    score_batch,
+                    write_tables,
+                    lambda tokens: on_progress(job, tokens),
+                )
+            else:
+                on_progress(job, job.tokens)
+                if not all((folder / name).is_file() for name in (SCORES_JSONL, SCORES_PARQUET)):
+                    write_tables(done)
+        return ScoredJob(job, done, self._rows(job, done))
+
+    def _score(self, model: Any, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
+        try:
+            return score(
+                model,
+                collate(batch, padding_token(self.tokenizer)),
+                definition=self.options.definition,
+                backend=self.options.backend,
+                forward_tokens=self.options.batch_tokens,
+            )
+        except ValueError as error:
+            row = re.match(r"row (\d+): ", str(error))
+            if row is None:
+                raise
+            label = job.conversations[batch[int(row[1])].conversation].label
+            raise ScoringError(f"{label}: {str(error)[row.end() :]}") from error
+
+    def _rows(self, job: Job, result: SRAResult) -> list[Row]:
+        scores = {name: _shortest(result.score(name).tolist()) for name in DEFINITIONS}
+        places = [(prompt, k) for prompt in job.prompts for k in range(1, len(prompt.turns) + 1)]
+        rows = []
+        for index, (prompt, k) in enumerate(places):
+            conversation = job.conversations[prompt.conversation]
+            chosen = scores[self.options.definition][index]
+            rows.append(
+                {
+                    "conversation": conversation.id,
+                    "turn": prompt.turns[k - 1],
+                    "strategy": conversation.strategy,
+                    "template": job.template.name,
+                    "prompt_tokens": int((prompt.response_mask == k).nonzero()[0]),
+                    "response_tokens": int(result.response_tokens[index]),
+                    "strategy_tokens": int(result.span_tokens[index, 0]),
+                    **{name: values[index] for name, values in scores.items()},
+                    "definition": self.options.definition,
+                    "sra": chosen,
+                    "log_sra": math.log(chosen) if chosen is not None and chosen > 0 else None,
+                }
+            )
+        return rows
+
+    def _check_definable(
+        self, prompt: EncodedPrompt, conversations: Sequence[Conversation]
+    ) -> None:
+        if self.options.definition in ("reference", "table1") and prompt.strategy_mask.sum() < 2:
+            conversation = conversations[prompt.conversation]
+            raise ScoringError(
+                f"{conversation.label}: definition {self.options.definition!r} leaves out the last "
+                f"token of the strategy, and {conversation.strategy!r} is a single one here; use "
+                "--definition paper"
+            )
+
+    def _check_lengths(self, job: Job, limit: int | None) -> None:
+        for prompt in job.prompts:
+            if limit is not None and len(prompt.input_ids) > limit:
+                raise ScoringError(
+                    f"{job.conversations[prompt.conversation].label}: "
+                    f"{len(prompt.input_ids)} tokens under template {job.template.name!r}, and the "
+                    f"model {self.source.name!r} reaches to {limit}; shorten the conversation or "
+                    "take a model with a longer context"
+                )
+
+    def _shared_settings(self, input_file: Path) -> dict[str, Any]:
+        import torch
+        import transformers
+
+        options = dataclasses.asdict(self.options)
+        return {
+            "input_sha256": hashlib.sha256(input_file.read_bytes()).hexdigest(),
+            "model": self.source.fingerprint(),
+            **options,
+            "strategies": dict(self.options.strategies),
+            "device": choose_device(self.options.device),
+            "versions": {
+                "sra_fast": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        }
+
+
+def _shortest(values: Sequence[float]) -> list[float | None]:
+    """float32 values as the shortest decimals that give them back; None for NaN, which JSON lacks."""
+    import numpy
+
+    return [None if math.isnan(v) else float(str(numpy.float32(v))) for v in values]
+
+
+def _write_jsonl(path: Path, rows: Sequence[Row]) -> None:
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_text(path, "".join(lines))
+
+
+def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    import pandas
+
+    with replaced_atomically(path) as temporary:
+        pandas.DataFrame(rows).to_parquet(temporary, index=False, engine="pyarrow")

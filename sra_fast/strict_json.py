@@ -1,0 +1,102 @@
+"""JSON and texts from outside, read strictly: nothing is skipped or repaired.
+
+Each reader of a format has an error of its own, and it is that one its user should see, so every
+function here is told which error to raise. Its message names the place and the way out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+def read_json_lines(
+    path: str | os.PathLike[str], *, raises: type[ValueError]
+) -> list[tuple[str, object]]:
+    """Read a JSONL file as ``(where, value)`` pairs, blank lines left out.
+
+    Raises:
+        raises: a line is not UTF-8 or not JSON; names file, line and column.
+        OSError: the file cannot be read.
+    """
+    file = Path(path)
+    values: list[tuple[str, object]] = []
+    # Only "\n" ends a line of JSONL: str.splitlines would also cut at U+2028, which may stand
+    # inside a JSON string.
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        text = decode_utf8(line, f"{file.name} line {number}", raises=raises)
+        if text.strip():
+            where = f"{file.name} line {number}"
+            value = parse_json(text, file.name, first_line=number, raises=raises)
+            values.append((where, value))
+    return values
+
+
+def decode_utf8(data: bytes, where: str, *, raises: type[ValueError]) -> str:
+    """Decode UTF-8 with or without a byte order mark.
+
+    Raises:
+        raises: it is something else; names ``where`` and the byte.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise raises(
+            f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def parse_json(text: str, where: str, *, raises: type[ValueError], first_line: int = 1) -> object:
+    """Parse one JSON value as people mean it: an object that names a key twice is refused.
+
+    Raises:
+        raises: names ``where``, line and column (counted from ``first_line``).
+    """
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise raises(
+                f"{where} line {first_line}: key {twice!r} stands twice in one object; keep one"
+            )
+        return found
+
+    try:
+        value: object = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise raises(
+            f"{where} line {first_line + error.lineno - 1}, column {error.colno}: "
+            f"not valid JSON ({error.msg}); write texts through a JSON library"
+        ) from error
+    except raises:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
+        raise raises(f"{where} line {first_line}: not usable JSON ({error})") from error
+    return value
+
+
+def clean_text(value: object, what: str, *, raises: type[ValueError]) -> str:
+    """Return a text without the white space around it.
+
+    Raises:
+        raises: not a string, nothing but white space, or half of a surrogate pair in it, which no
+            tokenizer can encode; the message begins with ``what``.
+    """
+    if not isinstance(value, str):
+        raise raises(
+            f"{what} must be a string, found {type(value).__name__}; "
+            "leave an optional field out where there is nothing to say"
+        )
+    text = value.strip()
+    if not text:
+        raise raises(f"{what} is empty; give it text or leave it out")
+    for position, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            raise raises(
+                f"{what} holds half of a surrogate pair (U+{ord(character):04X}) at character "
+                f"{position + 1}; write the whole character, or leave it out"
+            )
+    return text

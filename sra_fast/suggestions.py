@@ -1,0 +1,16 @@
+"""What somebody may have meant by a name that is not known, for error messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: object, options: Iterable[str]) -> str:
+    """Return ``"; did you mean 'Offer Hope'?"`` for a name near one of ``options``, else ``""``."""
+    folded = {option.casefold(): option for option in options}
+    wanted = str(name).strip().casefold()
+    near = [wanted] if wanted in folded else []
+    near += [option for option in folded if len(wanted) > 2 and wanted in option]
+    near += difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""

@@ -1,0 +1,274 @@
+"""The attention implementation in transformers' models: exact, with a request and without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, DynamicCache, StaticCache
+from transformers.masking_utils import AttentionMaskInterface, create_causal_mask
+
+import sra_fast.attention as implementation
+from model_families import DENSE, FAMILIES, MULTIMODAL, VARIANTS, Family, random_tokens
+from sra_fast import SpanQuery, SpanRequest
+from sra_fast.request import ForwardStopped
+
+each_family = pytest.mark.parametrize("family", FAMILIES + VARIANTS, ids=str)
+each_dense = pytest.mark.parametrize("family", DENSE, ids=str)
+each_side = pytest.mark.parametrize("side", ["left", "right"])
+
+
+def padded(lengths: tuple[int, ...], side: str) -> tuple[Tensor, Tensor]:
+    """Token ids and their mask."""
+    ids = random_tokens(len(lengths), max(lengths))
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        where = slice(max(lengths) - length, None) if side == "left" else slice(length)
+        mask[row, where] = 1
+    return ids, mask
+
+
+def usual(family: Family) -> str:
+    """What the family runs with otherwise."""
+    return "sdpa" if family.sdpa else "eager"
+
+
+def query_of(length: int, batch: int = 1, rows: Any = None) -> SpanQuery:
+    """Keys 3 to 6 and key 0, rows 20 and up."""
+    labels = torch.zeros(batch, length, dtype=torch.int32)
+    labels[:, 3:7] |= 1
+    labels[:, 0] |= 2
+    return SpanQuery(
+        labels,
+        torch.arange(20, length) if rows is None else torch.tensor(rows),
+        torch.tensor([[b, 0, length] for b in range(batch)], dtype=torch.int32),
+        ("four", "null"),
+    )
+
+
+@each_side
+@each_family
+def test_without_a_request_hidden_states_are_the_usual_ones(family: Family, side: str) -> None:
+    ids, mask = padded((40, 29, 33), side)
+    model = family.build().get_decoder()
+    states = []
+    for name in (usual(family), "sra_fast"):
+        model.set_attn_implementation(name)
+        with torch.no_grad():
+            out = model(ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+        states.append(out.hidden_states[-1][mask.bool()])
+    scale = states[0].abs().max().clamp(min=1.0).item()
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=1e-5 * scale)
+
+
+@each_family
+def test_greedy_generation_gives_the_same_tokens(family: Family) -> None:
+    ids, mask = padded((30, 19), "left")
+    model = family.build()
+    found = []
+    for name in (usual(family), "sra_fast"):
+        model.set_attn_implementation(name)
+        found.append(
+            model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False)[:, 30:]
+        )
+    assert torch.equal(found[0], found[1])
+
+
+@each_dense
+def test_packed_rows_without_a_request_are_what_the_models_own_masks_make_of_them(
+    family: Family,
+) -> None:
+    ids = random_tokens(1, 40)
+    positions = torch.cat([torch.arange(13), torch.arange(27)])[None]
+    model = family.build().get_decoder()
+    states = []
+    for name in (usual(family), "sra_fast"):
+        model.set_attn_implementation(name)
+        with torch.no_grad():
+            states.append(model(ids, position_ids=positions, use_cache=False)[0])
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=2e-5)
+
+
+@each_dense
+def test_masses_with_a_cache_are_those_of_the_whole_pass(family: Family) -> None:
+    model = family.build()
+    model.set_attn_implementation("sra_fast")
+    ids, length = random_tokens(1, 40), 40
+    whole = SpanRequest(query_of(length))
+    with torch.no_grad():
+        model(ids, use_cache=False, sra_request=whole)
+        cache = DynamicCache(config=model.config)
+        model(ids[:, :30], past_key_values=cache, use_cache=True)
+        for first, last in ((30, 39), (39, 40)):
+            part = SpanRequest(query_of(last, rows=range(last - first)))
+            model(ids[:, first:last], past_key_values=cache, use_cache=True, sra_request=part)
+            for layer, mass in part.masses.items():
+                wanted = whole.masses[layer][first - 20 : last - 20]
+                torch.testing.assert_close(mass, wanted, rtol=0, atol=1e-5)
+
+
+def _llama() -> Any:
+    model = DENSE[0].build()
+    model.set_attn_implementation("sra_fast")
+    return model
+
+
+def test_masses_are_found_in_the_outputs_by_whoever_asks_for_attentions() -> None:
+    request = SpanRequest(query_of(40))
+    out = _llama()(random_tokens(1, 40), sra_request=request, output_attentions=True)
+    assert len(out.attentions) == 3
+    assert all(torch.equal(out.attentions[i], request.masses[i]) for i in range(3))
+
+
+def test_masses_do_not_show_in_the_outputs_of_somebody_elses_call() -> None:
+    request = SpanRequest(query_of(40), in_outputs=False)
+    out = _llama()(random_tokens(1, 40), sra_request=request, output_attentions=True)
+    assert not out.attentions
+    assert len(request.masses) == 3
+
+
+def test_a_forward_ends_after_the_layer_it_was_told_to() -> None:
+    request = SpanRequest(query_of(40), stop_after=1)
+    model, ids = _llama(), random_tokens(1, 40)
+    with pytest.raises(ForwardStopped):
+        model(ids, sra_request=request)
+    through = SpanRequest(query_of(40))
+    model(ids, sra_request=through)
+    assert sorted(request.masses) == [0, 1]
+    torch.testing.assert_close(request.masses[1], through.masses[1].detach(), rtol=0, atol=1e-6)
+
+
+def test_masses_carry_gradients_into_the_model() -> None:
+    model, ids = _llama(), random_tokens(1, 40)
+    request = SpanRequest(query_of(40))
+    model(ids, use_cache=False, sra_request=request)
+    sum(mass[..., 0].mean() for mass in request.masses.values()).backward()
+    assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_changes_no_mass(reentrant: bool) -> None:
+    model, ids = _llama(), random_tokens(1, 40)
+    plain, recomputed = SpanRequest(query_of(40)), SpanRequest(query_of(40))
+    model(ids, use_cache=False, sra_request=plain)
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.train()
+    model.enable_input_require_grads()
+    model(ids, use_cache=False, sra_request=recomputed).logits.sum().backward()
+    for layer, mass in plain.masses.items():
+        torch.testing.assert_close(recomputed.masses[layer], mass, rtol=0, atol=1e-6)
+
+
+def test_a_compiled_model_gives_the_same_masses() -> None:
+    model, ids = _llama(), random_tokens(1, 40)
+    eager, compiled = SpanRequest(query_of(40)), SpanRequest(query_of(40))
+    with torch.no_grad():
+        model(ids, use_cache=False, sra_request=eager)
+        torch.compile(model, backend="eager")(ids, use_cache=False, sra_request=compiled)
+    for layer, mass in eager.masses.items():
+        torch.testing.assert_close(compiled.masses[layer], mass, rtol=0, atol=1e-6)
+
+
+def test_the_vision_tower_of_a_multimodal_model_is_left_alone() -> None:
+    model = MULTIMODAL.build()
+    model.set_attn_implementation({"text_config": "sra_fast"})
+    assert model.config.vision_config._attn_implementation == "sdpa"
+    pixels = torch.rand(1, 3, *[model.config.vision_config.image_size] * 2)
+    model.model.vision_tower(pixels)
+    model.set_attn_implementation("sra_fast")  # for all parts, which is not what one wants
+    with pytest.raises(ValueError, match="not causal"):
+        model.model.vision_tower(pixels)
+
+
+# --- refusals, by name ---
+
+
+def test_a_ready_made_mask_is_refused() -> None:
+    ids = random_tokens(1, 20)
+    with pytest.raises(ValueError, match="ready-made 4-D attention mask"):
+        _llama()(ids, attention_mask=torch.zeros(1, 1, 20, 20))
+
+
+def test_a_hole_in_the_mask_is_refused() -> None:
+    mask = torch.ones(1, 20, dtype=torch.int64)
+    mask[0, 5] = 0
+    with pytest.raises(ValueError, match="hole inside a row"):
+        _llama()(random_tokens(1, 20), attention_mask=mask)
+
+
+def test_a_static_cache_is_refused() -> None:
+    model = _llama()
+    cache = StaticCache(config=model.config, max_cache_len=64)
+    with pytest.raises(ValueError, match="StaticCache"):
+        model(random_tokens(1, 20), past_key_values=cache)
+
+
+def test_dropout_is_refused() -> None:
+    model = _llama().train()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    with pytest.raises(ValueError, match="dropout"):
+        model(random_tokens(1, 20))
+
+
+@pytest.mark.parametrize(
+    "mask_arguments",
+    [
+        {"or_mask_function": lambda b, h, q, k: q == k + 1},
+        {"and_mask_function": lambda b, h, q, k: q >= k},
+        {"block_sequence_ids": torch.tensor([[-1, 0, 0, 0, -1, -1, -1, -1, -1, -1]])},
+    ],
+    ids=["or", "and", "blocks"],
+)
+def test_masks_that_two_dimensions_cannot_say_are_refused(mask_arguments: Any) -> None:
+    config = _llama().config
+    with pytest.raises(ValueError, match="does not serve"):
+        create_causal_mask(
+            config=config,
+            inputs_embeds=torch.zeros(1, 10, config.hidden_size),
+            attention_mask=None,
+            past_key_values=None,
+            **mask_arguments,
+        )
+
+
+def test_attention_that_sees_later_tokens_is_refused() -> None:
+    model = _llama()
+    model.config.is_causal = False
+    with pytest.raises(ValueError, match="does not serve"):
+        model.model(random_tokens(1, 10))
+
+
+@pytest.mark.parametrize("name", ["position_bias", "cache"])
+def test_what_the_attention_would_have_to_ignore_is_refused(name: str) -> None:
+    module = _llama().model.layers[0].self_attn
+    x = torch.zeros(1, 4, 5, 16)
+    with pytest.raises(ValueError, match=name):
+        implementation.attention(module, x, x, x, None, **{name: object()})
+
+
+def test_packed_rows_with_a_cache_are_refused() -> None:
+    model, ids = _llama(), random_tokens(1, 40)
+    cache = DynamicCache(config=model.config)
+    model(ids[:, :30], past_key_values=cache, use_cache=True)
+    query = query_of(40, rows=[3])
+    pieces = torch.tensor([[0, 0, 20], [0, 20, 40]], dtype=torch.int32)
+    request = SpanRequest(SpanQuery(query.key_labels, query.rows, pieces, query.names))
+    with pytest.raises(ValueError, match="packed rows with a cache"):
+        model(ids[:, 30:], past_key_values=cache, use_cache=True, sra_request=request)
+
+
+def test_labels_that_miss_the_cached_history_are_refused() -> None:
+    model, ids = _llama(), random_tokens(1, 40)
+    cache = DynamicCache(config=model.config)
+    model(ids[:, :30], past_key_values=cache, use_cache=True)
+    request = SpanRequest(query_of(10, rows=[3]))
+    with pytest.raises(ValueError, match="whole history"):
+        model(ids[:, 30:], past_key_values=cache, use_cache=True, sra_request=request)
+
+
+def test_both_of_transformers_interfaces_know_the_name() -> None:
+    assert AttentionInterface()["sra_fast"] is implementation.attention
+    assert AttentionMaskInterface()["sra_fast"] is implementation.attention_mask

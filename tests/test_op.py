@@ -1,0 +1,307 @@
+"""The op against its own definition in float64, over the whole grid."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from op_cases import CASES, EMPTY_CASES, Case
+from sra_fast import SpanQuery, span_attention, span_mass
+from sra_fast.kernels import blocks, reference
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+each_backend = pytest.mark.parametrize("backend", ["reference", "lse"])
+
+
+@pytest.fixture(autouse=True)
+def _unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that no kernel wrote cannot pass for a zero."""
+    for name in ("empty", "empty_like"):
+        made = getattr(torch, name)
+
+        def poisoned(*args: Any, _made: Any = made, **kwargs: Any) -> Tensor:
+            tensor: Tensor = _made(*args, **kwargs)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+        monkeypatch.setattr(torch, name, poisoned)
+
+
+def truth(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) -> Any:
+    """The reference in float64, from the rounded inputs."""
+    exact = {
+        name: value.double() if isinstance(value, Tensor) else value for name, value in rule.items()
+    }
+    wide = [x.double() for x in inputs]
+    return span_attention(*wide, case.query(), backend="reference", **exact)
+
+
+def plain_pytorch(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) -> Any:
+    """Eager softmax in the inputs' own dtype: what the tolerance is taken from."""
+    q, k, v = inputs
+    query, dtype = case.query(), q.dtype
+    groups = case.heads // case.kv_heads
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    logits = (q @ k.transpose(2, 3)) * rule["scale"]
+    if rule["softcap"]:
+        logits = rule["softcap"] * torch.tanh(logits / rule["softcap"])
+    visible = reference.visibility(query, case.batch, case.queries, case.keys, case.window)
+    logits = logits.masked_fill(~visible[:, None], torch.finfo(dtype).min)
+    if case.sinks:
+        sinks = rule["sinks"].reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+        logits = torch.cat([logits, sinks], dim=-1)
+    weights = torch.softmax(logits, dim=-1)[..., : case.keys] * visible[:, None]
+    bits = (query.key_labels[..., None] >> torch.arange(len(query.names))) & 1
+    mass = torch.einsum("bhmn,bng->bmhg", weights, bits.to(dtype)).flatten(0, 1)[query.rows]
+    lse = torch.logsumexp(logits, dim=-1).masked_fill(~visible.any(-1)[:, None], -torch.inf)
+    return weights @ v, mass, lse
+
+
+def worst(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference; infinities must agree."""
+    assert found.shape == wanted.shape
+    assert not found.isnan().any()
+    assert torch.equal(found.isinf(), wanted.isinf())
+    difference = (found.double() - wanted.double()).nan_to_num(0.0).abs()
+    return difference.max().item() if difference.numel() else 0.0
+
+
+@each_dtype
+@each_case
+def test_out_mass_and_lse_are_those_of_the_definition(case: Case, dtype: torch.dtype) -> None:
+    inputs, rule = case.tensors(dtype), case.rule(dtype)
+    wanted = truth(case, inputs, rule)
+    found = span_attention(*inputs, case.query(), backend="lse", **rule)
+    plain = plain_pytorch(case, inputs, rule)
+    assert found.out.dtype == dtype
+    assert found.mass.dtype == found.lse.dtype == torch.float32
+    for mine, true, theirs in zip(
+        (found.out, found.mass, found.lse),
+        (wanted.out, wanted.mass, wanted.lse),
+        plain,
+        strict=True,
+    ):
+        assert worst(mine, true) <= 2 * worst(theirs, true) + 2e-6
+
+
+@each_case
+def test_masses_are_kept_in_float32_whatever_the_inputs(case: Case) -> None:
+    inputs, rule = case.tensors(torch.bfloat16), case.rule(torch.bfloat16)
+    found = span_mass(*inputs[:2], case.query(), **rule)
+    assert worst(found.mass, truth(case, inputs, rule).mass) <= 2e-6
+
+
+@each_backend
+@each_case
+def test_mass_alone_equals_the_mass_beside_the_output(case: Case, backend: Any) -> None:
+    inputs, rule = case.tensors(torch.float32), case.rule(torch.float32)
+    wanted = truth(case, inputs, rule)
+    found = span_mass(*inputs[:2], case.query(), backend=backend, **rule)
+    lse = wanted.lse.transpose(1, 2).flatten(0, 1)[case.query().rows]
+    assert worst(found.mass, wanted.mass) <= 2e-6
+    assert worst(found.lse, lse) <= 1e-5
+
+
+@each_case
+def test_gradients_are_those_of_float64_autograd(case: Case) -> None:
+    def gradients(dtype: torch.dtype, backend: Any) -> list[Tensor]:
+        leaves = [x.detach().requires_grad_() for x in case.tensors(dtype)]
+        rule = case.rule(dtype)
+        if case.sinks:
+            leaves.append(rule["sinks"].requires_grad_())
+        result = span_attention(*leaves[:3], case.query(), backend=backend, **rule)
+        generator = torch.Generator().manual_seed(1)
+        loss = sum(
+            (x * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(dtype)).sum()
+            for x in (result.out, result.mass)
+        )
+        if not loss.requires_grad:  # nothing is visible
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        return [
+            torch.zeros_like(leaf) if grad is None else grad
+            for leaf, grad in zip(leaves, found, strict=True)
+        ]
+
+    for mine, true in zip(
+        gradients(torch.float32, "lse"), gradients(torch.float64, "reference"), strict=True
+    ):
+        assert worst(mine, true) <= 2e-5 * max(1.0, true.abs().max().item())
+
+
+def test_the_gradient_of_the_mass_reaches_keys_outside_the_span() -> None:
+    case = Case("one span", rows="all")
+    q, k, v = (x.detach().requires_grad_() for x in case.tensors(torch.float32))
+    labels = torch.zeros(1, 37, dtype=torch.int32)
+    labels[0, 4] = 1
+    query = SpanQuery(labels, torch.tensor([30]), torch.tensor([[0, 0, 37]]).int(), ("four",))
+    span_attention(q, k, v, query).mass.sum().backward()
+    assert k.grad is not None
+    assert (k.grad[0, :, :31].abs().amax(dim=(0, 2)) > 0).all()
+    assert (k.grad[0, :, 31:] == 0).all()
+
+
+def test_watching_the_mass_in_training_gives_it_no_gradient() -> None:
+    case = CASES[0]
+    q, k, v = (x.detach().requires_grad_() for x in case.tensors(torch.float32))
+    result = span_attention(q, k, v, case.query(), mass_grad=False)
+    assert result.out.requires_grad
+    assert not result.mass.requires_grad
+    assert not result.lse.requires_grad
+
+
+@pytest.mark.parametrize("change", [{}, {"sinks": True}, {"softcap": 1.5}, {"window": 3}], ids=str)
+def test_gradcheck(change: dict[str, Any]) -> None:
+    case = Case("tiny", heads=2, kv_heads=1, queries=6, keys=6, width=4, value_width=3, **change)
+    rule = case.rule(torch.float64)
+    sinks = rule.pop("sinks")
+    leaves = [x.detach().requires_grad_() for x in case.tensors(torch.float64)]
+    if sinks is not None:
+        leaves.append(sinks.requires_grad_())
+
+    def function(*x: Tensor) -> tuple[Tensor, Tensor]:
+        sink = x[3] if len(x) > 3 else None
+        result = span_attention(*x[:3], case.query(), backend="lse", sinks=sink, **rule)
+        return result.out, result.mass
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+@each_backend
+@pytest.mark.parametrize("case", EMPTY_CASES, ids=str)
+def test_nothing_in_gives_nothing_out(case: Case, backend: Any) -> None:
+    rule = case.rule(torch.float32)
+    result = span_attention(*case.tensors(torch.float32), case.query(), backend=backend, **rule)
+    assert result.out.shape == (case.batch, case.heads, case.queries, case.value_width)
+    assert result.mass.shape == (0, case.heads, 3)
+    assert result.lse.shape == (case.batch, case.heads, case.queries)
+
+
+def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("blocks", queries=333, keys=333, window=40, softcap=3.0, rows="all")
+    inputs, rule = case.tensors(torch.float32), case.rule(torch.float32)
+    whole = span_attention(*inputs, case.query(), **rule)
+    monkeypatch.setattr(blocks, "BLOCK_NUMBERS", 1)
+    pieces = span_attention(*inputs, case.query(), **rule)
+    assert worst(pieces.out, whole.out) <= 1e-6
+    assert worst(pieces.mass, whole.mass) <= 1e-6
+
+
+def test_a_query_is_read_once_for_all_layers() -> None:
+    case = CASES[0]
+    query = case.query()
+    span_attention(*case.tensors(torch.float32), query)
+    derived = dict(query._derived)
+    span_attention(*case.tensors(torch.float32), query)
+    assert derived.keys() == query._derived.keys()
+    assert all(query._derived[key] is value for key, value in derived.items())
+
+
+def _query(labels: Any = None, rows: Any = None, segments: Any = None, names: Any = ("a",)) -> Any:
+    return SpanQuery(
+        torch.zeros(1, 37, dtype=torch.int32) if labels is None else labels,
+        torch.tensor([3]) if rows is None else rows,
+        torch.tensor([[0, 0, 37]], dtype=torch.int32) if segments is None else segments,
+        names,
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "make"),
+    [
+        (r"key_labels: expected \[B, N\]", lambda: _query(labels=torch.zeros(1, 37))),
+        (r"rows: expected \[R\]", lambda: _query(rows=torch.tensor([3], dtype=torch.int32))),
+        (r"segments: expected \[S, 3\]", lambda: _query(segments=torch.tensor([[0, 0, 37]]))),
+        (r"segments: expected shape", lambda: _query(segments=torch.zeros(1, 2).int())),
+        ("at most 31 spans", lambda: _query(names=tuple(map(str, range(32))))),
+        ("span names must differ", lambda: _query(names=("a", "a"))),
+        ("key_labels: expected a tensor", lambda: _query(labels=[[0]])),
+    ],
+)
+def test_a_query_of_wrong_parts_is_refused(message: str, make: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("message", "query"),
+    [
+        ("expected shape", _query(labels=torch.zeros(1, 36, dtype=torch.int32))),
+        ("beyond the 1 named spans", _query(labels=torch.full((1, 37), 2, dtype=torch.int32))),
+        ("beyond the 1 named spans", _query(labels=torch.full((1, 37), -1, dtype=torch.int32))),
+        ("rows: expected ascending", _query(rows=torch.tensor([3, 3]))),
+        ("rows: expected ascending", _query(rows=torch.tensor([37]))),
+        ("lies outside", _query(segments=torch.tensor([[1, 0, 37]], dtype=torch.int32))),
+        ("lies outside", _query(segments=torch.tensor([[0, 0, 38]], dtype=torch.int32))),
+        ("overlaps", _query(segments=torch.tensor([[0, 0, 9], [0, 8, 37]], dtype=torch.int32))),
+    ],
+)
+@each_backend
+def test_a_query_that_does_not_fit_is_refused(message: str, query: Any, backend: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        span_attention(*CASES[0].tensors(torch.float32), query, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("message", "change", "rule"),
+    [
+        ("expected q", {"q": (4, 37, 16)}, {}),
+        ("do not agree", {"k": (1, 2, 37, 8)}, {}),
+        ("do not agree", {"v": (1, 2, 36, 16)}, {}),
+        ("multiple of Hkv", {"k": (1, 3, 37, 16), "v": (1, 3, 37, 16)}, {}),
+        ("M <= N", {"q": (1, 4, 38, 16)}, {}),
+        ("window", {}, {"window": 0}),
+        ("softcap", {}, {"softcap": -1.0}),
+        ("sinks: expected", {}, {"sinks": torch.zeros(3)}),
+        ("backend must be one of", {}, {"backend": "flash"}),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(message: str, change: Any, rule: Any) -> None:
+    q, k, v = CASES[0].tensors(torch.float32)
+    given = {"q": q, "k": k, "v": v} | {name: torch.zeros(s) for name, s in change.items()}
+    with pytest.raises(ValueError, match=message):
+        span_attention(given["q"], given["k"], given["v"], CASES[0].query(), **rule)
+
+
+def test_mixed_and_unserved_dtypes_are_refused() -> None:
+    q, k, v = CASES[0].tensors(torch.float32)
+    with pytest.raises(ValueError, match="must share one of"):
+        span_attention(q.half(), k, v, CASES[0].query())
+    with pytest.raises(ValueError, match="must share one of"):
+        span_attention(q.int(), k.int(), v.int(), CASES[0].query())
+
+
+def test_the_private_operator_is_asked_for_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sra_fast.kernels import flash_cpu
+
+    flash_cpu._operator.cache_clear()
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    with pytest.raises(RuntimeError, match=r"2\.5\.1 does not give the logsumexp"):
+        span_attention(*CASES[0].tensors(torch.float32), CASES[0].query())
+    flash_cpu._operator.cache_clear()
+
+
+def test_memory_stays_below_a_map() -> None:
+    """Softcap and window at 6,000 tokens: a map of 4 heads would take 576 MB."""
+    code = """
+import resource, torch
+torch.set_num_threads(1)
+from sra_fast import SpanQuery, span_attention
+q = torch.randn(1, 4, 6000, 16); k = torch.randn(1, 2, 6000, 16)
+labels = torch.zeros(1, 6000, dtype=torch.int32); labels[0, 5:9] = 1
+query = SpanQuery(labels, torch.arange(5900, 6000), torch.tensor([[0, 0, 6000]]).int(), ("a",))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+small = SpanQuery(labels[:, :9], torch.tensor([8]), torch.tensor([[0, 0, 9]]).int(), ("a",))
+span_attention(q[:, :, :9], k[:, :, :9], k[:, :, :9], small, softcap=3.0)
+before = peak()
+span_attention(q, k, k, query, softcap=3.0)
+print((peak() - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200
