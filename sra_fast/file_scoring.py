@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sra_fast import __version__
 from sra_fast.conversations import Conversation
@@ -25,6 +24,9 @@ from sra_fast.scoring import score
 from sra_fast.served import serve
 from sra_fast.strategies import DEFAULT_STRATEGIES
 from sra_fast.templates import PromptTemplate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Turns = Literal["all", "last"]
 Row = dict[str, Any]
@@ -49,7 +51,7 @@ class ScoringOptions:
     """
 
     definition: Definition = "paper"
-    strategies: Mapping[str, str] = dataclasses.field(default_factory=lambda: DEFAULT_STRATEGIES)
+    strategies: Mapping[str, str] = field(default_factory=lambda: DEFAULT_STRATEGIES)
     batch_tokens: int = 16384
     dtype: DType = "auto"
     device: Device = "auto"
@@ -94,6 +96,7 @@ class FileScorer:
         self.options = options
         self.tokenizer = source.tokenizer()
         self._settings = self._shared_settings(input_file)
+        self._model: PreTrainedModel | None = None
 
     def settings(self, kind: str, **more: Any) -> dict[str, Any]:
         """Of a run folder: those that all jobs share, and ``more``."""
@@ -112,8 +115,8 @@ class FileScorer:
         Raises:
             ValueError: a conversation cannot be encoded, or the folder holds something else.
         """
-        fields = dataclasses.asdict(template)
-        run = RunFolder(folder, self.settings(kind, template=fields, turns=turns))
+        settings = self.settings(kind, template=asdict(template), turns=turns)
+        run = RunFolder(folder, settings)
         run.check()
         prompts = encode_prompts(
             self.tokenizer,
@@ -126,6 +129,19 @@ class FileScorer:
             self._check_definable(prompt, conversations)
         return Job(run, template, conversations, prompts)
 
+    def load(self, jobs: Sequence[Job]) -> None:
+        """Loads the model if one of the jobs is not done yet, and checks that it can take them.
+
+        Raises:
+            ValueError: a prompt is longer than the model's context, or a model that cannot be
+                scored.
+        """
+        if self._model is None and any(job.folder.finished() is None for job in jobs):
+            self._model = self.source.load(self.options.dtype, choose_device(self.options.device))
+            limit = serve(self._model).context_length
+            for job in jobs:
+                self._check_lengths(job, limit)
+
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Job, int], None] = lambda job, tokens: None
     ) -> list[ScoredJob]:
@@ -136,28 +152,16 @@ class FileScorer:
             on_progress: called with a job and the number of its tokens that are done now.
 
         Raises:
-            ValueError: a prompt is longer than the model's context (before anything is written), a
-                model that cannot be scored, or NaN in its hidden states.
+            ValueError: as :meth:`load`, before anything is written; or NaN in the hidden states.
         """
-        done = {id(job): job.folder.finished() for job in jobs}
-        model = None
-        if any(result is None for result in done.values()):
-            model = self.source.load(self.options.dtype, choose_device(self.options.device))
-            for job in jobs:
-                self._check_lengths(job, serve(model).context_length)
-        return [self._run(job, model, done[id(job)], on_progress) for job in jobs]
+        self.load(jobs)
+        return [self._run(job, on_progress) for job in jobs]
 
-    def _run(
-        self,
-        job: Job,
-        model: Any,
-        done: SRAResult | None,
-        on_progress: Callable[[Job, int], None],
-    ) -> ScoredJob:
+    def _run(self, job: Job, on_progress: Callable[[Job, int], None]) -> ScoredJob:
         folder = job.folder.path
 
         def score_batch(batch: Sequence[EncodedPrompt]) -> SRAResult:
-            return self._score(model, job, batch)
+            return self._score(job, batch)
 
         def write_tables(result: SRAResult) -> None:
             rows = self._rows(job, result)
@@ -165,6 +169,7 @@ class FileScorer:
             _write_parquet(folder / SCORES_PARQUET, rows)
 
         with job.folder.opened():
+            done = job.folder.finished()
             if done is None:
                 done = job.folder.complete(
                     job.prompts,
@@ -179,10 +184,11 @@ class FileScorer:
                     write_tables(done)
         return ScoredJob(job, done, self._rows(job, done))
 
-    def _score(self, model: Any, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
+    def _score(self, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
+        assert self._model is not None, "run() loads it if there is a job to do"
         try:
             return score(
-                model,
+                self._model,
                 collate(batch, padding_token(self.tokenizer)),
                 definition=self.options.definition,
                 backend=self.options.backend,
@@ -244,7 +250,7 @@ class FileScorer:
         import torch
         import transformers
 
-        options = dataclasses.asdict(self.options)
+        options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
         return {
             "input_sha256": hashlib.sha256(input_file.read_bytes()).hexdigest(),
             "model": self.source.fingerprint(),

@@ -207,7 +207,12 @@ def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
     responses = batch["response_mask"]
     reference = batch.get("input_ids", responses)
     shape = tuple(reference.shape)
-    for name, mask in [*named.items(), ("response_mask", responses)]:
+    whole = "strategy_mask" in batch
+    spans_named = [
+        ("strategy_mask" if whole else f"span_masks[{name!r}]", mask)
+        for name, mask in named.items()
+    ]
+    for name, mask in [*spans_named, ("response_mask", responses)]:
         if not isinstance(mask, Tensor):
             raise ValueError(f"{name}: expected a tensor [B, T], got {type(mask).__name__}")
         if len(shape) != 2 or tuple(mask.shape) != shape:

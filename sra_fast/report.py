@@ -1,0 +1,30 @@
+"""The report of a comparison: JSON, Markdown and pictures in one folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sra_fast.comparison import Comparison
+from sra_fast.report_plots import BY_STRATEGY, BY_TEMPLATE, BY_TURN, write_plots
+from sra_fast.report_text import markdown_report
+from sra_fast.runs import write_text
+
+REPORT_JSON = "compare.json"
+REPORT_MARKDOWN = "compare.md"
+REPORT_FILES = (REPORT_JSON, REPORT_MARKDOWN, BY_TEMPLATE, BY_TURN, BY_STRATEGY)
+
+
+def write_report(comparison: Comparison, folder: Path, notes: Sequence[str] = ()) -> None:
+    """Writes :data:`REPORT_FILES` into ``folder``, each whole or not at all.
+
+    Args:
+        comparison: the estimates.
+        folder: where; it is there already.
+        notes: sentences that the Markdown page begins with, plain text.
+    """
+    plots = write_plots(comparison, folder)
+    write_text(folder / REPORT_MARKDOWN, markdown_report(comparison, notes, plots))
+    text = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(folder / REPORT_JSON, text + "\n")

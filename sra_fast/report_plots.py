@@ -1,0 +1,244 @@
+"""The three pictures of a comparison, as PNG files.
+
+Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart; what is
+told by colour is told by the marker or the line as well.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from sra_fast.comparison import LEVEL, Comparison, Estimate
+from sra_fast.files import replaced_atomically
+from sra_fast.report_names import printable
+from sra_fast.report_text import MEANING, number
+
+BY_TEMPLATE = "sra_by_template.png"
+BY_TURN = "sra_by_turn.png"
+BY_STRATEGY = "sra_by_strategy.png"
+
+_BLACK, _BLUE, _ORANGE, _GREEN, _PURPLE = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+_OTHERS = (_GREEN, _PURPLE, "#56B4E9", "#E69F00")
+# Colour: where the history stands. Marker and line: how many messages stay chat turns.
+_STYLES: dict[str, tuple[str, str, str]] = {
+    "standard": (_BLACK, "s", "-"),
+    "c1_hf": (_BLUE, "o", "-"),
+    "c3_hf": (_BLUE, "^", "--"),
+    "c5_hf": (_BLUE, "D", ":"),
+    "c1_hl": (_ORANGE, "o", "-"),
+    "c3_hl": (_ORANGE, "^", "--"),
+    "c5_hl": (_ORANGE, "D", ":"),
+}
+_MEANINGS = {
+    "standard": "everything is chat",
+    "hf": "history first",
+    "hl": "history last",
+}
+_MANY_TURNS = 20  # from here on the curve is smoothed for the eye
+_WINDOW = 7  # turns of the moving average
+_DPI = 150
+
+
+def write_plots(comparison: Comparison, folder: Path) -> list[str]:
+    """Draws the comparison into ``folder`` and returns the file names."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    drawn = {
+        BY_TEMPLATE: _by_template(comparison),
+        BY_TURN: _by_turn(comparison),
+        BY_STRATEGY: _by_strategy(comparison),
+    }
+    with warnings.catch_warnings():
+        # A script that the font lacks shows as boxes; the tables have it right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        for name, figure in drawn.items():
+            with replaced_atomically(folder / name) as temporary:
+                figure.savefig(temporary, format="png", dpi=_DPI)
+    return list(drawn)
+
+
+def _by_template(comparison: Comparison) -> Any:
+    entries = list(comparison.by_template.items())
+    figure, axes = _figure(8.0, 1.9 + 0.42 * len(entries))
+    for row, (template, estimate) in enumerate(entries):
+        colour, marker, _ = _style(comparison, template)
+        _point(axes, estimate, row, colour, marker)
+        axes.annotate(
+            number(estimate.sra),
+            (1.01, row),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color="#333333",
+        )
+    axes.set_yticks(range(len(entries)))
+    axes.set_yticklabels([_template_label(name) for name, _ in entries], parse_math=False)
+    axes.set_ylim(len(entries) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+    axes.set_xlabel(_quantity(comparison))
+    first = entries[0][1]
+    _title(
+        figure,
+        "SRA by prompt template",
+        f"mean of {_of(first)} each{_bars(estimate for _, estimate in entries)}",
+    )
+    return figure
+
+
+def _by_turn(comparison: Comparison) -> Any:
+    curves: dict[str, list[tuple[int, Estimate]]] = {}
+    for (template, turn), estimate in comparison.by_turn.items():
+        curves.setdefault(template, []).append((turn, estimate))
+    figure, axes = _figure(8.6, 4.8)
+    longest = max(len(curve) for curve in curves.values())
+    smooth = longest >= _MANY_TURNS
+    for template, curve in curves.items():
+        colour, marker, line = _style(comparison, template)
+        turns = numpy.array([turn for turn, _ in curve])
+        means = numpy.array([estimate.sra for _, estimate in curve])
+        if len(curves) <= 3:
+            low = numpy.array([e.sra if e.low is None else e.low for _, e in curve])
+            high = numpy.array([e.sra if e.high is None else e.high for _, e in curve])
+            axes.fill_between(turns, low, high, color=colour, alpha=0.15, linewidth=0)
+        label = _template_label(template)
+        if smooth:
+            axes.plot(turns, means, marker, color=colour, alpha=0.35, markersize=3.5)
+            axes.plot(turns, _moving_average(means), line, color=colour, linewidth=2, label=label)
+        else:
+            axes.plot(turns, means, line, marker=marker, color=colour, markersize=5, label=label)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_xlabel("assistant turn of the conversation")
+    axes.set_ylabel("\n".join(textwrap.wrap(_quantity(comparison), 46)))
+    if len(curves) > 1:
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
+        )
+    conversations = max(estimate.conversations for estimate in comparison.by_turn.values())
+    parts = [f"template {next(iter(curves))}" if len(curves) == 1 else "one line per template"]
+    parts.append("1 conversation" if conversations == 1 else f"up to {conversations} conversations")
+    if smooth:
+        parts.append(f"dots: single turns, lines: mean of {_WINDOW} turns around")
+    elif len(curves) <= 3 and conversations > 1:
+        parts.append(f"shaded: {LEVEL:.0%} interval over conversations")
+    _title(figure, "SRA by turn", "; ".join(printable(part) for part in parts))
+    return figure
+
+
+def _by_strategy(comparison: Comparison) -> Any:
+    """A table of coloured cells: 23 strategies times 7 templates stay readable."""
+    from matplotlib import colors
+
+    templates = [name for name in comparison.templates if name in comparison.by_template]
+    totals: dict[str, list[float]] = {}
+    for (_, strategy), estimate in comparison.by_strategy.items():
+        totals.setdefault(strategy, []).append(estimate.sra)
+    strategies = sorted(totals, key=lambda name: (-float(numpy.mean(totals[name])), name))
+    values = numpy.full((len(strategies), len(templates)), numpy.nan)
+    for (template, strategy), estimate in comparison.by_strategy.items():
+        values[strategies.index(strategy), templates.index(template)] = estimate.sra
+    figure, axes = _figure(3.9 + 0.95 * len(templates), 2.0 + 0.45 * len(strategies))
+    scale = colors.Normalize(0.0, float(numpy.nanmax(values)))
+    image = axes.imshow(values, aspect="auto", cmap="cividis", norm=scale)
+    for row, column in numpy.ndindex(*values.shape):
+        value = values[row, column]
+        if not numpy.isnan(value):
+            colour = "black" if scale(value) > 0.55 else "white"
+            axes.text(
+                column, row, number(value), ha="center", va="center", color=colour, fontsize=9
+            )
+    axes.set_xticks(range(len(templates)))
+    axes.set_xticklabels([_short(name, 14) for name in templates], parse_math=False)
+    axes.set_yticks(range(len(strategies)))
+    axes.set_yticklabels([_short(name, 34) for name in strategies], parse_math=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_xticks(numpy.arange(len(templates) + 1) - 0.5, minor=True)
+    axes.set_yticks(numpy.arange(len(strategies) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.set_label("\n".join(textwrap.wrap(_quantity(comparison), 34)))
+    _title(figure, "SRA by strategy and prompt template", "mean over responses")
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _title(figure: Any, title: str, subtitle: str) -> None:
+    axes = figure.axes[0]
+    axes.set_title(
+        subtitle, loc="left", fontsize=9.5, color="#555555", pad=8, parse_math=False, wrap=False
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+
+
+def _point(axes: Any, estimate: Estimate, row: int, colour: str, marker: str) -> None:
+    if estimate.low is not None and estimate.high is not None:
+        axes.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=2, alpha=0.6)
+    axes.plot([estimate.sra], [row], marker, color=colour, markersize=8)
+
+
+def _style(comparison: Comparison, template: str) -> tuple[str, str, str]:
+    if template in _STYLES:
+        return _STYLES[template]
+    own = [name for name in comparison.templates if name not in _STYLES]
+    index = own.index(template)
+    return _OTHERS[index % len(_OTHERS)], "vPX*"[index // len(_OTHERS) % 4], "-."
+
+
+def _template_label(template: str) -> str:
+    if template not in _STYLES:
+        return _short(template, 24)
+    return f"{template} ({_MEANINGS[template.split('_')[-1]]})"
+
+
+def _short(text: str, width: int) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
+
+
+def _quantity(comparison: Comparison) -> str:
+    name = comparison.definition
+    return f"SRA ({name} definition), {MEANING[name]}"  # type: ignore[index]
+
+
+def _of(estimate: Estimate) -> str:
+    replies = "1 response" if estimate.responses == 1 else f"{estimate.responses:,} responses"
+    if estimate.conversations == 1:
+        return f"{replies} of 1 conversation"
+    return f"{replies} of {estimate.conversations:,} conversations"
+
+
+def _bars(estimates: Any) -> str:
+    known = any(estimate.low is not None for estimate in estimates)
+    return f"; bars: {LEVEL:.0%} interval over conversations" if known else ""
+
+
+def _moving_average(values: Any) -> Any:
+    """Mean of the values around each, fewer at the ends."""
+    half = _WINDOW // 2
+    return numpy.array(
+        [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]
+    )
+
+

@@ -1,0 +1,102 @@
+"""Estimates as text: numbers for tables, and the Markdown report of a comparison."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sra_fast.comparison import LEVEL, RESAMPLES, Comparison, Estimate
+from sra_fast.definitions import Definition
+from sra_fast.report_names import printable
+
+MEANING: dict[Definition, str] = {
+    "paper": "mean attention per strategy token",
+    "mass": "share of attention on the strategy",
+    "reference": "mean attention per strategy token, without the null attention",
+    "table1": "as reference, at the first reply token only",
+}
+"""What each definition of SRA says, in one phrase."""
+
+COLUMNS = ("responses", "conversations", "SRA", f"{LEVEL:.0%} interval", "log SRA")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|$~#!])")
+
+
+def columns(estimate: Estimate) -> tuple[str, ...]:
+    """The cells under :data:`COLUMNS`."""
+    interval = "–"
+    if estimate.low is not None and estimate.high is not None:
+        interval = f"{number(estimate.low)} … {number(estimate.high)}"
+    log = "–" if estimate.log_sra is None else f"{estimate.log_sra:.3f}"
+    return (
+        f"{estimate.responses:,}",
+        f"{estimate.conversations:,}",
+        number(estimate.sra),
+        interval,
+        log,
+    )
+
+
+def number(value: float) -> str:
+    """Three significant digits: 0.00117."""
+    return f"{value:#.3g}"
+
+
+def markdown_text(text: str) -> str:
+    """The text as Markdown that shows it as it is."""
+    return _MARKDOWN.sub(r"\\\1", printable(text))
+
+
+def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequence[str]) -> str:
+    """A comparison as a Markdown page.
+
+    Args:
+        comparison: the estimates.
+        notes: sentences to begin with, plain text.
+        plots: file names of the plots, relative to the page.
+    """
+    name = comparison.definition
+    meaning = MEANING[name]  # type: ignore[index]
+    lines = ["# SRA by template, turn and strategy", ""]
+    for note in notes:
+        lines += [markdown_text(note), ""]
+    lines += [
+        f"SRA is the `{name}` definition: {meaning}. Means over responses; log is the natural "
+        f"logarithm of the mean; intervals are {LEVEL:.0%} percentile bootstrap intervals over "
+        f"conversations ({RESAMPLES} resamples).",
+        "",
+        "## By template",
+        "",
+        *_table(
+            ("template",),
+            [((f"{t}",), e) for t, e in comparison.by_template.items()],
+        ),
+        "## By strategy",
+        "",
+        *_table(
+            ("template", "strategy"),
+            [(key, e) for key, e in comparison.by_strategy.items()],
+        ),
+        "## By turn",
+        "",
+        *_table(
+            ("template", "turn"),
+            [((t, str(turn)), e) for (t, turn), e in comparison.by_turn.items()],
+        ),
+    ]
+    for plot in plots:
+        lines += [f"![{plot}]({plot})", ""]
+    return "\n".join(lines)
+
+
+def _table(
+    keys: tuple[str, ...], entries: Sequence[tuple[tuple[str, ...], Estimate]]
+) -> list[str]:
+    head = [*keys, *COLUMNS]
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|" + "|".join([" --- "] * len(keys) + [" ---: "] * len(COLUMNS)) + "|",
+    ]
+    for names, estimate in entries:
+        cells = [*(markdown_text(name) for name in names), *columns(estimate)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]

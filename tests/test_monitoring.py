@@ -1,0 +1,132 @@
+"""`sra_fast.monitor`: the user's own calls, watched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import sra_fast
+from marked_batches import marked_batch
+from model_families import FAMILIES, HYBRIDS, Family
+from sra_fast.served import UnservedModelError
+
+LLAMA = FAMILIES[0]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_watched_call_gives_the_scores_of_score(family: Family, side: str) -> None:
+    batch = marked_batch((40, 29, 33), side)
+    model = family.build()
+    with sra_fast.monitor(model, keep_rows=True) as watch, torch.no_grad():
+        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        model(**batch, position_ids=positions, use_cache=False)
+    wanted = sra_fast.score(model, batch, keep_rows=True)
+    (found,) = watch.results
+    for index in range(len(wanted)):
+        torch.testing.assert_close(found.rows(index), wanted.rows(index), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.sra, wanted.sra, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.hybrid], ids=str)
+def test_packed_rows_of_the_users_own_are_told_apart(family: Family) -> None:
+    model, lengths = family.build(), (29, 40)
+    rows = [marked_batch((length,)) for length in lengths]
+    packed: dict[str, Any] = {
+        key: torch.cat([row[key] for row in rows], dim=1)
+        for key in ("input_ids", "strategy_mask", "response_mask")
+    }
+    packed["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
+    with sra_fast.monitor(model) as watch, torch.no_grad():
+        model(**packed, use_cache=False)
+    alone = torch.cat([sra_fast.score(model, row).sra for row in rows])
+    torch.testing.assert_close(watch.results[0].sra, alone, rtol=1e-4, atol=1e-6)
+
+
+def test_outputs_and_gradients_are_the_models_own() -> None:
+    batch = marked_batch((40, 29))
+    plain = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    labels = batch["input_ids"].masked_fill(batch["response_mask"] == 0, -100)
+    grads = []
+    outputs = []
+    for watched in (False, True):
+        model = LLAMA.build()
+        if watched:
+            with sra_fast.monitor(model) as watch:
+                out = model(**batch, labels=labels)
+        else:
+            out = model(**plain, labels=labels)
+        out.loss.backward()
+        outputs.append(out)
+        grads.append(model.model.layers[0].self_attn.k_proj.weight.grad)
+    assert outputs[0].keys() == outputs[1].keys()
+    torch.testing.assert_close(outputs[1].loss, outputs[0].loss)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-6)
+    assert not watch.results[0].sra.requires_grad
+
+
+def test_calls_without_masks_are_left_alone_and_generation_works() -> None:
+    model, batch = LLAMA.build(), marked_batch((40,))
+    with sra_fast.monitor(model) as watch:
+        model(batch["input_ids"])
+        model.generate(batch["input_ids"], max_new_tokens=3, do_sample=False)
+    assert watch.results == []
+
+
+def test_positional_token_ids_and_several_calls() -> None:
+    model, batch = LLAMA.build(), marked_batch((40,))
+    ids = batch.pop("input_ids")
+    with sra_fast.monitor(model) as watch:
+        model(ids, **batch)
+        model(ids, **batch)
+    assert len(watch.results) == 2
+    assert torch.equal(watch.results[0].sra, watch.results[1].sra)
+
+
+def test_a_failed_call_leaves_nothing_for_the_next() -> None:
+    model, batch = LLAMA.build(), marked_batch((40,))
+    with sra_fast.monitor(model) as watch:
+        handle = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(**batch)
+        handle.remove()
+        model(input_ids=batch["input_ids"])
+        assert watch.results == []
+        model(**batch)
+    assert len(watch.results) == 1
+
+
+def test_afterwards_the_model_is_as_it_was() -> None:
+    model = LLAMA.build()
+    with sra_fast.monitor(model):
+        assert model.config._attn_implementation == "sra_fast"
+    assert model.config._attn_implementation == "sdpa"
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_packed_rows_of_a_hybrid_are_refused() -> None:
+    model, batch = HYBRIDS[0].build(), marked_batch((40,))
+    del batch["attention_mask"]
+    positions = torch.cat([torch.arange(20), torch.arange(20)])[None]
+    with (
+        sra_fast.monitor(model),
+        pytest.raises(ValueError, match="carries a state along the row"),
+    ):
+        model(**batch, position_ids=positions)
+
+
+def test_masks_of_another_shape_than_the_call_are_refused() -> None:
+    model, batch = LLAMA.build(), marked_batch((40,))
+    batch["strategy_mask"] = batch["strategy_mask"][:, 1:]
+    with sra_fast.monitor(model), pytest.raises(ValueError, match="expected shape"):
+        model(**batch)
+
+
+def test_a_model_that_is_not_served_is_refused_at_once() -> None:
+    from model_families import NOT_SERVED
+
+    with pytest.raises(UnservedModelError), sra_fast.monitor(NOT_SERVED.build()):
+        pass

@@ -1,0 +1,111 @@
+"""Results: saved, loaded, joined, taken apart, and as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sra_fast
+from marked_batches import marked_batch
+from model_families import DENSE
+from sra_fast import SRAResult
+from sra_fast.definitions import DEFINITIONS
+from sra_fast.result import _TENSORS
+
+
+def result(lengths: tuple[int, ...] = (40, 29), **options: Any) -> SRAResult:
+    return sra_fast.score(DENSE[0].build(), marked_batch(lengths), **options)
+
+
+def assert_same(one: SRAResult, other: SRAResult) -> None:
+    for name in ("definition", "spans", "names", "layers"):
+        assert getattr(one, name) == getattr(other, name)
+    for name in _TENSORS:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        assert (mine is None) == (theirs is None)
+        assert mine is None or torch.equal(mine, theirs)
+    for definition in DEFINITIONS:
+        assert torch.equal(one.by_layer[definition], other.by_layer[definition])
+
+
+@pytest.mark.parametrize("keep_rows", [False, True])
+def test_what_is_saved_is_loaded(tmp_path: Path, keep_rows: bool) -> None:
+    saved = result(keep_rows=keep_rows, definition="table1")
+    saved.save(tmp_path / "scores.safetensors")
+    assert_same(SRAResult.load(tmp_path / "scores.safetensors"), saved)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "scores.safetensors"
+    result((29,)).save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        result((40,)).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_files_are_not_results(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"not a result saved by SRAResult\.save"):
+        SRAResult.load(tmp_path / "weights.safetensors")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        SRAResult.load(tmp_path / "text")
+
+
+@pytest.mark.parametrize("keep_rows", [False, True])
+def test_joining_and_taking_undo_each_other(keep_rows: bool) -> None:
+    whole = result((40, 29, 33), keep_rows=keep_rows)
+    parts = [whole.take([4, 5]), whole.take([0, 1]), whole.take([2, 3])]
+    assert_same(SRAResult.concatenate(parts).take([2, 3, 4, 5, 0, 1]), whole)
+
+
+def test_results_of_different_models_are_not_joined() -> None:
+    other = sra_fast.score(DENSE[14].build(), marked_batch((40,)))
+    with pytest.raises(ValueError, match="cannot be joined"):
+        SRAResult.concatenate([result(), other])
+    with pytest.raises(ValueError, match="no results"):
+        SRAResult.concatenate([])
+
+
+def test_the_table_has_a_row_per_response_and_a_column_per_definition() -> None:
+    pytest.importorskip("pandas")
+    batch = marked_batch((40, 29))
+    mask = batch.pop("strategy_mask")
+    batch["span_masks"] = {"strategy": mask, "start": mask.roll(-2, dims=1)}
+    found = sra_fast.score(DENSE[0].build(), batch)
+    table = found.to_pandas()
+    assert list(table.columns[:3]) == ["conversation", "turn", "response_tokens"]
+    assert table["conversation"].tolist() == [0, 0, 1, 1]
+    assert table["response_tokens"].tolist() == [4, 5, 4, 5]
+    for definition in DEFINITIONS:
+        assert table[definition].tolist() == found.scores[definition].tolist()
+        assert table[f"start/{definition}"].tolist() == found.score(definition, "start").tolist()
+
+
+def test_rows_are_there_only_if_kept() -> None:
+    with pytest.raises(ValueError, match="keep_rows=True"):
+        result().rows(0)
+    kept = result(keep_rows=True)
+    assert torch.equal(kept.rows(-1), kept.rows(3))
+    with pytest.raises(IndexError):
+        kept.rows(4)
+
+
+def test_unknown_spans_and_definitions_are_named() -> None:
+    with pytest.raises(KeyError, match="no span 'document'; there are strategy"):
+        result().score("paper", "document")
+    with pytest.raises(KeyError, match="no definition 'log'"):
+        result().score("log")  # type: ignore[arg-type]
+
+
+def test_a_result_says_what_it_is() -> None:
+    assert repr(result()).startswith("SRAResult(4 responses, 3 layers, definition='paper', mean 0.")
