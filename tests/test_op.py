@@ -15,6 +15,9 @@ from sra_fast import SpanQuery, span_attention, span_mass
 from sra_fast.kernels import blocks, reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# In half precision PyTorch's flash kernel sums approximate exponentials: its float32 logsumexp is
+# good to 7e-5, which shows where plain PyTorch is exact by luck (a softmax over a single key).
+FLOOR = {torch.float32: 2e-6, torch.bfloat16: 1e-4, torch.float16: 1e-4}
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 each_backend = pytest.mark.parametrize("backend", ["reference", "lse"])
@@ -87,7 +90,7 @@ def test_out_mass_and_lse_are_those_of_the_definition(case: Case, dtype: torch.d
         plain,
         strict=True,
     ):
-        assert worst(mine, true) <= 2 * worst(theirs, true) + 2e-6
+        assert worst(mine, true) <= 2 * worst(theirs, true) + FLOOR[dtype]
 
 
 @each_case

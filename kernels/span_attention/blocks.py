@@ -1,7 +1,7 @@
 """Exact attention by blocks of queries, in bounded memory, for what no flash kernel takes.
 
-Softcaps, windows narrower than the sequence, and gradients that pass through the logsumexp (sinks,
-merged calls). A block is as many queries as keep its logits within a budget, against the keys that
+Softcaps, gradients that pass through the logsumexp (sinks), and devices without a flash kernel that
+gives it. A block is as many queries as keep its logits within a budget, against the keys that
 some query of it can see. When gradients are wanted each block is recomputed in the backward pass,
 so that the map is never whole there either.
 """
@@ -110,5 +110,5 @@ def _block(
     lse = logsumexp(scores, rule.sinks)
     weights = (scores - lse[..., None]).exp_()
     batch, heads, m, n = weights.shape
-    grouped = weights.reshape(batch, k.shape[1], -1, n) @ v.to(weights.dtype)
-    return grouped.reshape(batch, heads, m, v.shape[3]).to(v.dtype), lse
+    grouped = weights.to(v.dtype).reshape(batch, k.shape[1], -1, n) @ v
+    return grouped.reshape(batch, heads, m, v.shape[3]), lse

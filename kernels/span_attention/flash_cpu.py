@@ -7,7 +7,9 @@ settled here, before it is called:
 - a last stride other than 1 is read as garbage, so such tensors are copied;
 - key and value width must agree, so the narrower is padded with zeros (the scale is explicit);
 - ``is_causal`` aligns the first query with the first key, so fewer queries than keys are done in
-  two calls, merged by their logsumexps.
+  two calls, merged by their logsumexps;
+- it knows no windows, so those are done by blocks of queries, each against the keys within reach
+  under a mask of the block's own size.
 
 Grouped heads, slices and transposed views it takes as they are.
 """
@@ -20,25 +22,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sra_fast.kernels.blocks import needs_grad, sees
+
 OLDEST_TORCH = (2, 11)
+_FEWEST_QUERIES, _MOST_QUERIES = 128, 512  # of a block under a window; measured
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Causal attention of ``M ≤ N`` queries at the last key positions, nothing masked otherwise.
 
     ``q [B, Hq, M, D]``, ``k [B, Hkv, N, D]``, ``v [B, Hkv, N, Dv]`` with ``M ≥ 1``. Returns
-    ``out [B, Hq, M, Dv]`` in v's dtype and ``lse [B, Hq, M]`` float32. ``out`` is differentiable
-    if ``M = N`` or ``M = 1``; lse never is.
+    ``out [B, Hq, M, Dv]`` in v's dtype and ``lse [B, Hq, M]`` float32. ``out`` is differentiable,
+    lse is not.
     """
     width = max(q.shape[3], v.shape[3])
     q, k, value = (_ready(x, width) for x in (q, k, v))
     m, n = q.shape[2], k.shape[2]
     if m == n or m == 1:
         out, lse = _call(q, k, value, scale, causal=m > 1)
+    elif needs_grad(q, k, v):  # the merge would need a gradient of the logsumexps
+        return attend_window(q, k, v, scale, n)
     else:
         past = _call(q, k[:, :, : n - m], value[:, :, : n - m], scale, causal=False)
         present = _call(q, k[:, :, n - m :], value[:, :, n - m :], scale, causal=True)
         out, lse = _merge(past, present)
+    return out[..., : v.shape[3]], lse
+
+
+def attend_window(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, window: int
+) -> tuple[Tensor, Tensor]:
+    """As :func:`attend`, where a query sees itself and the ``window − 1`` keys before it."""
+    width = max(q.shape[3], v.shape[3])
+    q, k, value = (_ready(x, width) for x in (q, k, v))
+    m, n = q.shape[2], k.shape[2]
+    size = min(max(window, _FEWEST_QUERIES), _MOST_QUERIES)
+    found = []
+    for first in range(0, m, size):
+        last = min(first + size, m)
+        high = n - m + last
+        low = max(0, n - m + first - window + 1)
+        at_query = torch.arange(n - m + first, high, device=q.device)
+        visible = sees(at_query, torch.arange(low, high, device=q.device), window)
+        mask = q.new_zeros(visible.shape).masked_fill_(~visible, -torch.inf)
+        piece = (q[:, :, first:last], k[:, :, low:high], value[:, :, low:high])
+        found.append(_call(*piece, scale, causal=False, mask=mask[None, None]))
+    out, lse = (torch.cat(parts, dim=2) for parts in zip(*found, strict=True))
     return out[..., : v.shape[3]], lse
 
 
@@ -48,8 +77,10 @@ def _ready(x: Tensor, width: int) -> Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
-def _call(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
-    out, lse = _operator()(q, k, v, 0.0, causal, attn_mask=None, scale=scale)
+def _call(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    out, lse = _operator()(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
     return out, lse
 
 

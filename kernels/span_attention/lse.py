@@ -56,13 +56,13 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Tensor]:
-    m, n = q.shape[2], k.shape[2]
-    windowed = rule.window is not None and rule.window < n
-    through_lse = rule.sinks is not None or 1 < m < n
-    beyond_flash = windowed or rule.softcap is not None or q.device.type != "cpu"
-    if beyond_flash or (through_lse and blocks.needs_grad(q, k, v, rule.sinks)):
+    through_lse = rule.sinks is not None and blocks.needs_grad(q, k, v, rule.sinks)
+    if rule.softcap is not None or through_lse or q.device.type != "cpu":
         return blocks.attend(q, k, v, rule)
-    out, lse = flash_cpu.attend(q, k, v, rule.scale)
+    if rule.window is not None and rule.window < k.shape[2]:
+        out, lse = flash_cpu.attend_window(q, k, v, rule.scale, rule.window)
+    else:
+        out, lse = flash_cpu.attend(q, k, v, rule.scale)
     if rule.sinks is None:
         return out, lse
     sinks = rule.sinks.to(lse.dtype)[:, None]
