@@ -36,7 +36,7 @@ setup(
     extras_require={
         "cli": CLI,
         "peft": PEFT,
-        "demo": [*CLI, "gguf>=0.17"],
+        "demo": [*CLI, "gguf>=0.17", "accelerate>=1.10"],
         "test": [*CLI, *PEFT, "gguf>=0.17", "pytest>=8", "pytest-benchmark>=5", "pytest-xdist>=3.6", "hypothesis>=6.100"],
         "lint": ["ruff>=0.15", "mypy>=1.18", "pandas-stubs"],
     },

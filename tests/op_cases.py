@@ -148,6 +148,7 @@ def _variants() -> Iterator[Case]:
             yield replace(case, name=f"{base}, {name}", **change)  # type: ignore[arg-type]
     yield Case("one query, sinks", queries=1, sinks=True)
     yield Case("long window", queries=333, keys=333, window=40)
+    yield Case("window over several blocks", queries=1200, keys=1200, width=8, window=600)
 
 
 CASES: tuple[Case, ...] = tuple(_variants())
