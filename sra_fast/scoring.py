@@ -63,6 +63,8 @@ def score(
     """
     check_definition(definition)
     served = serve(model)
+    if "input_ids" not in batch:
+        raise KeyError("the batch needs `input_ids`")
     marked = read_batch(batch)
     input_ids = batch["input_ids"]
     if input_ids.dtype not in (torch.int64, torch.int32):

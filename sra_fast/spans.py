@@ -95,6 +95,8 @@ def read_batch(
     """
     spans, names, responses = _masks(batch)
     shape = responses.shape
+    if 0 in shape:
+        raise ValueError(f"the batch is empty: {list(shape)}")
     if segments is None:
         segments = _segments(batch, shape)
     conversations = _column(batch, "conversation", (shape[0],), "[B]")

@@ -336,6 +336,8 @@ def _fill(key: str, where: Any, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("message", "spoil"),
     [
+        ("needs `input_ids`", _without("input_ids")),
+        ("the batch is empty", lambda b: b.update({k: v[:0] for k, v in b.items()})),
         ("needs `strategy_mask`", _without("strategy_mask")),
         ("needs `response_mask`", _without("response_mask")),
         ("needs `strategy_mask`, or", _set("span_masks", lambda b: {"a": b["strategy_mask"]})),
