@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache, StaticCache
 from transformers.masking_utils import AttentionMaskInterface, create_causal_mask
@@ -65,6 +67,8 @@ def test_without_a_request_hidden_states_are_the_usual_ones(family: Family, side
 
 @each_family
 def test_greedy_generation_gives_the_same_tokens(family: Family) -> None:
+    if family.name == "phi3_longrope" and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("this Phi3 drops its cache at the limit and goes on with the last token alone")
     ids, mask = padded((30, 19), "left")
     found = []
     for name in (usual(family), "sra_fast"):
