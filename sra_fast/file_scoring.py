@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from sra_fast.result import SRAResult
 from sra_fast.runs import RunFolder, write_text
 from sra_fast.scoring import score
 from sra_fast.served import serve
+from sra_fast.spans import BatchRowError
 from sra_fast.strategies import DEFAULT_STRATEGIES
 from sra_fast.templates import PromptTemplate
 
@@ -143,7 +143,9 @@ class FileScorer:
                 self._check_lengths(job, limit)
 
     def run(
-        self, jobs: Sequence[Job], on_progress: Callable[[Job, int], None] = lambda job, tokens: None
+        self,
+        jobs: Sequence[Job],
+        on_progress: Callable[[Job, int], None] = lambda job, tokens: None,
     ) -> list[ScoredJob]:
         """Does the jobs that are not done yet, continuing those that were begun.
 
@@ -194,35 +196,31 @@ class FileScorer:
                 backend=self.options.backend,
                 forward_tokens=self.options.batch_tokens,
             )
-        except ValueError as error:
-            row = re.match(r"row (\d+): ", str(error))
-            if row is None:
-                raise
-            label = job.conversations[batch[int(row[1])].conversation].label
-            raise ScoringError(f"{label}: {str(error)[row.end() :]}") from error
+        except BatchRowError as error:
+            label = job.conversations[batch[error.row].conversation].label
+            raise ScoringError(f"{label}: {error.problem}") from error
 
     def _rows(self, job: Job, result: SRAResult) -> list[Row]:
         scores = {name: _shortest(result.score(name).tolist()) for name in DEFINITIONS}
         places = [(prompt, k) for prompt in job.prompts for k in range(1, len(prompt.turns) + 1)]
-        rows = []
+        rows: list[Row] = []
         for index, (prompt, k) in enumerate(places):
             conversation = job.conversations[prompt.conversation]
             chosen = scores[self.options.definition][index]
-            rows.append(
-                {
-                    "conversation": conversation.id,
-                    "turn": prompt.turns[k - 1],
-                    "strategy": conversation.strategy,
-                    "template": job.template.name,
-                    "prompt_tokens": int((prompt.response_mask == k).nonzero()[0]),
-                    "response_tokens": int(result.response_tokens[index]),
-                    "strategy_tokens": int(result.span_tokens[index, 0]),
-                    **{name: values[index] for name, values in scores.items()},
-                    "definition": self.options.definition,
-                    "sra": chosen,
-                    "log_sra": math.log(chosen) if chosen is not None and chosen > 0 else None,
-                }
-            )
+            row: Row = {
+                "conversation": conversation.id,
+                "turn": prompt.turns[k - 1],
+                "strategy": conversation.strategy,
+                "template": job.template.name,
+                "prompt_tokens": int((prompt.response_mask == k).nonzero()[0]),
+                "response_tokens": int(result.response_tokens[index]),
+                "strategy_tokens": int(result.span_tokens[index, 0]),
+                **{name: values[index] for name, values in scores.items()},
+                "definition": self.options.definition,
+                "sra": chosen,
+                "log_sra": math.log(chosen) if chosen is not None and chosen > 0 else None,
+            }
+            rows.append(row)
         return rows
 
     def _check_definable(
@@ -266,7 +264,7 @@ class FileScorer:
 
 
 def _shortest(values: Sequence[float]) -> list[float | None]:
-    """float32 values as the shortest decimals that give them back; None for NaN, which JSON lacks."""
+    """float32 values as the shortest decimals that say the same; None for NaN."""
     import numpy
 
     return [None if math.isnan(v) else float(str(numpy.float32(v))) for v in values]

@@ -10,7 +10,7 @@ from torch import Tensor
 from sra_fast.definitions import DEFINITIONS, Definition, RowMasses
 from sra_fast.request import SpanRequest
 from sra_fast.result import SRAResult
-from sra_fast.spans import MarkedBatch, Placed
+from sra_fast.spans import BatchRowError, MarkedBatch, Placed
 
 
 class UnansweredRequestError(RuntimeError):
@@ -37,7 +37,7 @@ def reduce(
 
     Raises:
         UnansweredRequestError: a layer did not answer.
-        ValueError: a mass is not finite.
+        BatchRowError: a mass is not finite.
     """
     answered = tuple(sorted(request.masses))
     missing = sorted(set(layers) - set(answered))
@@ -98,7 +98,8 @@ def _check_finite(
         bad = ~masses[:, place.every].isfinite().flatten(1).all(dim=1)
         if bool(bad.any()):
             layer = layers[int(bad.nonzero()[0])]
-            raise ValueError(
-                f"row {row}: the attention mass of layer {layer} is not finite; the hidden states "
-                "hold NaN or infinity (a broken checkpoint, or float16 overflow: try bfloat16)"
+            raise BatchRowError(
+                row,
+                f"the attention mass of layer {layer} is not finite; the hidden states hold NaN or "
+                "infinity (a broken checkpoint, or float16 overflow: try bfloat16)",
             )

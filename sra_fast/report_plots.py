@@ -36,11 +36,12 @@ _STYLES: dict[str, tuple[str, str, str]] = {
 }
 _MEANINGS = {
     "standard": "everything is chat",
-    "hf": "history first",
-    "hl": "history last",
+    "hf": "older history first",
+    "hl": "older history last",
 }
 _MANY_TURNS = 20  # from here on the curve is smoothed for the eye
 _WINDOW = 7  # turns of the moving average
+_DECADE = 10.0  # a curve that falls by more is drawn on a logarithmic axis
 _DPI = 150
 
 
@@ -81,14 +82,10 @@ def _by_template(comparison: Comparison) -> Any:
     axes.set_yticklabels([_template_label(name) for name, _ in entries], parse_math=False)
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(left=0)
+    axes.xaxis.get_major_locator().set_params(nbins=7)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
-    axes.set_xlabel(_quantity(comparison))
-    first = entries[0][1]
-    _title(
-        figure,
-        "SRA by prompt template",
-        f"mean of {_of(first)} each{_bars(estimate for _, estimate in entries)}",
-    )
+    axes.set_xlabel(_quantity(comparison) + _bars(estimate for _, estimate in entries))
+    _title(figure, "SRA by prompt template", f"mean of {_of(entries[0][1])} each")
     return figure
 
 
@@ -101,27 +98,37 @@ def _by_turn(comparison: Comparison) -> Any:
     smooth = longest >= _MANY_TURNS
     for template, curve in curves.items():
         colour, marker, line = _style(comparison, template)
-        turns = numpy.array([turn for turn, _ in curve])
-        means = numpy.array([estimate.sra for _, estimate in curve])
+        at = numpy.array([turn for turn, _ in curve])
+        values = numpy.array([estimate.sra for _, estimate in curve])
         if len(curves) <= 3:
             low = numpy.array([e.sra if e.low is None else e.low for _, e in curve])
             high = numpy.array([e.sra if e.high is None else e.high for _, e in curve])
-            axes.fill_between(turns, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         label = _template_label(template)
         if smooth:
-            axes.plot(turns, means, marker, color=colour, alpha=0.35, markersize=3.5)
-            axes.plot(turns, _moving_average(means), line, color=colour, linewidth=2, label=label)
+            axes.plot(at, values, marker, color=colour, alpha=0.35, markersize=3.5)
+            axes.plot(at, _moving_average(values), line, color=colour, linewidth=2, label=label)
         else:
-            axes.plot(turns, means, line, marker=marker, color=colour, markersize=5, label=label)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.plot(at, values, line, marker=marker, color=colour, markersize=5, label=label)
+    means = [estimate.sra for estimate in comparison.by_turn.values()]
+    logarithmic = 0 < _DECADE * min(means) < max(means)
+    if logarithmic:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    turns = [turn for _, turn in comparison.by_turn]
+    axes.set_xlim(min(turns) - 0.02 * longest - 0.2, max(turns) + 0.02 * longest + 0.2)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_xlabel("assistant turn of the conversation")
-    axes.set_ylabel("\n".join(textwrap.wrap(_quantity(comparison), 46)))
+    scale = " (logarithmic axis)" if logarithmic else ""
+    axes.set_ylabel("\n".join(textwrap.wrap(_quantity(comparison) + scale, 40)))
     if len(curves) > 1:
-        axes.legend(
+        legend = axes.legend(
             loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     conversations = max(estimate.conversations for estimate in comparison.by_turn.values())
     parts = [f"template {next(iter(curves))}" if len(curves) == 1 else "one line per template"]
     parts.append("1 conversation" if conversations == 1 else f"up to {conversations} conversations")
@@ -145,7 +152,7 @@ def _by_strategy(comparison: Comparison) -> Any:
     values = numpy.full((len(strategies), len(templates)), numpy.nan)
     for (template, strategy), estimate in comparison.by_strategy.items():
         values[strategies.index(strategy), templates.index(template)] = estimate.sra
-    figure, axes = _figure(3.9 + 0.95 * len(templates), 2.0 + 0.45 * len(strategies))
+    figure, axes = _figure(3.9 + 0.95 * len(templates), max(3.4, 2.0 + 0.45 * len(strategies)))
     scale = colors.Normalize(0.0, float(numpy.nanmax(values)))
     image = axes.imshow(values, aspect="auto", cmap="cividis", norm=scale)
     for row, column in numpy.ndindex(*values.shape):
@@ -156,7 +163,7 @@ def _by_strategy(comparison: Comparison) -> Any:
                 column, row, number(value), ha="center", va="center", color=colour, fontsize=9
             )
     axes.set_xticks(range(len(templates)))
-    axes.set_xticklabels([_short(name, 14) for name in templates], parse_math=False)
+    axes.set_xticklabels([_short(name, 11) for name in templates], parse_math=False)
     axes.set_yticks(range(len(strategies)))
     axes.set_yticklabels([_short(name, 34) for name in strategies], parse_math=False)
     axes.tick_params(length=0)
@@ -231,14 +238,11 @@ def _of(estimate: Estimate) -> str:
 
 def _bars(estimates: Any) -> str:
     known = any(estimate.low is not None for estimate in estimates)
-    return f"; bars: {LEVEL:.0%} interval over conversations" if known else ""
+    return f"\nbars: {LEVEL:.0%} interval over conversations" if known else ""
 
 
 def _moving_average(values: Any) -> Any:
-    """Mean of the values around each, fewer at the ends."""
-    half = _WINDOW // 2
-    return numpy.array(
-        [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]
-    )
-
-
+    """Mean of the values around each; of fewer, as many on either side, towards the ends."""
+    count = len(values)
+    halves = [min(_WINDOW // 2, i, count - 1 - i) for i in range(count)]
+    return numpy.array([values[i - h : i + h + 1].mean() for i, h in enumerate(halves)])

@@ -18,7 +18,8 @@ MEANING: dict[Definition, str] = {
 """What each definition of SRA says, in one phrase."""
 
 COLUMNS = ("responses", "conversations", "SRA", f"{LEVEL:.0%} interval", "log SRA")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|$~#!])")
+# An underscore inside a word is only itself.
+_MARKDOWN = re.compile(r"([\\`*{}\[\]<>|$~#!]|(?<!\w)_|_(?!\w))")
 
 
 def columns(estimate: Estimate) -> tuple[str, ...]:
@@ -88,9 +89,7 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
     return "\n".join(lines)
 
 
-def _table(
-    keys: tuple[str, ...], entries: Sequence[tuple[tuple[str, ...], Estimate]]
-) -> list[str]:
+def _table(keys: tuple[str, ...], entries: Sequence[tuple[tuple[str, ...], Estimate]]) -> list[str]:
     head = [*keys, *COLUMNS]
     lines = [
         "| " + " | ".join(head) + " |",

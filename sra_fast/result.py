@@ -149,9 +149,17 @@ class SRAResult:
             if value is not None:
                 tensors[name] = value
         names = {name: getattr(self, name) for name in ("definition", "spans", "names", "layers")}
-        metadata = {"format": _FORMAT, "sra_fast": json.dumps(names)}
+        # One key: safetensors writes several in any order, and equal results are equal files.
+        metadata = {"sra_fast": json.dumps({"format": _FORMAT, **names})}
         with replaced_atomically(Path(path)) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+            save_file(
+                {
+                    name: tensor.clone(memory_format=torch.contiguous_format)
+                    for name, tensor in tensors.items()
+                },
+                temporary,
+                metadata,
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> SRAResult:
@@ -168,9 +176,9 @@ class SRAResult:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path}: not a safetensors file ({error})") from error
-        if metadata.get("format") != _FORMAT:
+        names = json.loads(metadata.get("sra_fast", "{}"))
+        if names.get("format") != _FORMAT:
             raise ValueError(f"{path}: not a result saved by SRAResult.save")
-        names = json.loads(metadata["sra_fast"])
         return cls(
             definition=names["definition"],
             spans=tuple(names["spans"]),

@@ -16,7 +16,7 @@ from sra_fast.reduction import reduce
 from sra_fast.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.result import SRAResult, check_definition
 from sra_fast.served import ServedModel, evaluating, serve, switched
-from sra_fast.spans import MarkedBatch, build_query, read_batch
+from sra_fast.spans import BatchRowError, MarkedBatch, build_query, read_batch
 
 
 def score(
@@ -147,9 +147,10 @@ def _check_lengths(served: ServedModel, marked: MarkedBatch) -> None:
     limit = served.context_length
     for sequence in marked.sequences:
         if limit is not None and sequence.length > limit:
-            raise ValueError(
-                f"row {sequence.row}: {sequence.length} tokens, and {served.name} reaches to "
-                f"{limit}; shorten the conversation or take a template that keeps fewer turns"
+            raise BatchRowError(
+                sequence.row,
+                f"{sequence.length} tokens, and {served.name} reaches to {limit}; shorten the "
+                "conversation or take a template that keeps fewer turns",
             )
 
 
@@ -158,7 +159,8 @@ def _check_definable(marked: MarkedBatch, definition: Definition) -> None:
         return
     for sequence in marked.sequences:
         if int(sequence.spans[0].sum()) < 2:
-            raise ValueError(
-                f"row {sequence.row}: {definition!r} leaves out the span's last token, and "
-                f"{marked.names[0]!r} has only one; use definition='paper'"
+            raise BatchRowError(
+                sequence.row,
+                f"{definition!r} leaves out the span's last token, and {marked.names[0]!r} has "
+                "only one; use definition='paper'",
             )

@@ -19,6 +19,20 @@ HEAD = "_head"  # suffix of the span without its last token
 MOST_SPANS = (MAX_SPANS - 1) // 2
 
 
+class BatchRowError(ValueError):
+    """One row of a batch cannot be scored.
+
+    Attributes:
+        row: which one.
+        problem: the message without it.
+    """
+
+    def __init__(self, row: int, problem: str) -> None:
+        super().__init__(f"row {row}: {problem}")
+        self.row = row
+        self.problem = problem
+
+
 @dataclass(frozen=True)
 class Response:
     """One response of a sequence.
@@ -124,7 +138,7 @@ def read_batch(
     stray = ((responses != 0) | spans.any(dim=0)) & ~inside
     if bool(stray.any()):
         row, at = stray.nonzero()[0].tolist()
-        raise ValueError(f"row {row}: a mask marks position {at}, which is padding")
+        raise BatchRowError(row, f"a mask marks position {at}, which is padding")
     return MarkedBatch(tuple(sequences), names)
 
 
@@ -264,15 +278,12 @@ def _turn(turns: Tensor, row: int, number: int) -> int:
 
 
 def _check(sequence: MarkedSequence, names: tuple[str, ...]) -> None:
-    where = f"row {sequence.row}"
-    if sequence.length == 0:
-        raise ValueError(f"{where}: the sequence is empty")
     if not sequence.responses:
-        raise ValueError(f"{where}: response_mask marks no token; every row needs a response")
+        problem = "response_mask marks no token; every row needs a response"
+        raise BatchRowError(sequence.row, problem)
     if not bool(sequence.spans[0].any()):
-        raise ValueError(f"{where}: no token is marked as {names[0]!r}")
+        raise BatchRowError(sequence.row, f"no token is marked as {names[0]!r}")
     for response in sequence.responses:
         if int(response.tokens[0]) == 0:
-            raise ValueError(
-                f"{where}: a response starts at the sequence's first token, which nothing predicts"
-            )
+            problem = "a response starts at the sequence's first token, which nothing predicts"
+            raise BatchRowError(sequence.row, problem)

@@ -1,0 +1,104 @@
+"""``sra-fast compare``: the same conversations under several prompt templates."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sra_fast.cli import options
+from sra_fast.cli.inputs import RESULTS, choose_templates, make_scorer
+from sra_fast.cli.session import session
+
+TEMPLATE_FOLDERS = "templates"
+_ALL_SEVEN = "standard,c5_hf,c3_hf,c1_hf,c5_hl,c3_hl,c1_hl"
+
+
+def compare(
+    file: options.ConversationFile,
+    model: options.ModelName,
+    templates: Annotated[
+        str,
+        typer.Option(
+            "--templates",
+            metavar="NAMES",
+            help="Names or JSON files of templates, separated by commas.",
+        ),
+    ] = _ALL_SEVEN,
+    strategies: options.StrategyFile = None,
+    turns: options.TurnsOption = options.Turns.ALL,
+    definition: options.DefinitionOption = options.Definition.PAPER,
+    out: options.OutFolder = None,
+    batch_tokens: options.BatchTokens = 16384,
+    dtype: options.DTypeOption = options.DType.AUTO,
+    device: options.DeviceOption = options.Device.AUTO,
+    backend: options.BackendOption = options.Backend.AUTO,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Compare prompt templates: SRA by template, by turn and by strategy.
+
+    Writes compare.md, compare.json and three PNGs into a folder of their own
+    (sra-results/FILE's name-compare, or --out), and each template's scores below it. Killed at any
+    moment, the same command continues; templates that are done already are not scored again.
+    """
+    with session(as_json, debug) as current:
+        chosen = choose_templates(templates, "--templates")
+
+        from sra_fast.cli.progress import token_progress
+        from sra_fast.cli.tables import comparison_tables
+        from sra_fast.comparison import compare as compared
+        from sra_fast.conversations import read_conversations
+        from sra_fast.report import REPORT_FILES, write_report
+        from sra_fast.runs import RunFolder
+
+        conversations = read_conversations(file)
+        folder = out or RESULTS / f"{file.stem}-compare"
+        scorer = make_scorer(
+            file, model, strategies, definition, batch_tokens, dtype, device, backend
+        )
+        whole = RunFolder(folder, scorer.settings("compare", turns=turns.value))
+        whole.check()
+        jobs = [
+            scorer.prepare(
+                "compare template",
+                template_folder(folder, one.name),
+                conversations,
+                one,
+                turns.value,
+            )
+            for one in chosen
+        ]
+        scorer.load(jobs)
+        with whole.opened():
+            with token_progress(current, jobs) as on_progress:
+                scored = scorer.run(jobs, on_progress)
+            rows = [row for one in scored for row in one.rows]
+            names = [template.name for template in chosen]
+            comparison = compared(definition.value, names, rows, rows)
+            model_name = scorer.source.name
+            write_report(comparison, folder, [f"Model {model_name}, input {file.name}."])
+        for table in comparison_tables(comparison):
+            current.show(table)
+        current.say(f"written to {folder}: {', '.join(REPORT_FILES)}")
+        current.result = {
+            "command": "compare",
+            "out": str(folder),
+            "files": list(REPORT_FILES),
+            "model": model_name,
+            **comparison.to_json(),
+        }
+
+
+def template_folder(folder: Path, template: str) -> Path:
+    """Where a comparison in ``folder`` keeps the scores of a template.
+
+    The name of a user's own template may be any text; no two names share a folder.
+    """
+    safe = re.sub(r"[^A-Za-z0-9_-]", "-", template)[:40]
+    if safe != template:
+        safe = f"{safe}-{hashlib.sha256(template.encode()).hexdigest()[:8]}"
+    return folder / TEMPLATE_FOLDERS / safe

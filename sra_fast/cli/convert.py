@@ -1,0 +1,77 @@
+"""``sra-fast convert``: ESConv's files to conversations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sra_fast.cli import options
+from sra_fast.cli.session import session
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="ESConv.json, FailedESConv.json, or lines of JSON with usr/sys speakers.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="OUT.jsonl",
+            help="Where the conversations go.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            "--strategy",
+            metavar="NAME",
+            help="Hold whole dialogues against this strategy, instead of each supporter turn "
+            "against its own annotation.",
+            show_default=False,
+        ),
+    ] = None,
+    strategies: options.StrategyFile = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Convert a file of ESConv's formats to conversations, one JSON object a line."""
+    with session(as_json, debug) as current:
+        from sra_fast import esconv
+        from sra_fast.conversations import write_conversations
+        from sra_fast.strategies import DEFAULT_STRATEGIES, StrategyError, lookup, read_strategies
+
+        if out.exists() and (not force or out.samefile(source)):
+            way = "give another --out" if out.samefile(source) else "give another --out, or --force"
+            raise FileExistsError(f"{out} is there already; {way}")
+        known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
+        if strategy is not None:
+            try:
+                lookup(strategy, known)
+            except StrategyError as error:
+                raise typer.BadParameter(str(error), param_hint="'--strategy'") from error
+        converted = esconv.convert(source, strategy=strategy, strategies=known)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_conversations(out, converted.records)
+        for note in converted.notes:
+            current.say(note)
+        current.say(f"written to {out}")
+        current.result = {
+            "command": "convert",
+            "out": str(out),
+            "conversations": len(converted.records),
+            "notes": list(converted.notes),
+        }

@@ -1,0 +1,116 @@
+"""``sra-fast demo``: the comparison on the conversations that come with the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sra_fast.cli import options
+from sra_fast.cli.compare import TEMPLATE_FOLDERS, template_folder
+from sra_fast.cli.inputs import make_scorer
+from sra_fast.cli.session import session
+
+_CONVERSATIONS = Path(__file__).parents[1] / "data" / "demo_conversations.jsonl"
+_DRIFT_FOLDER = "drift"
+_BATCH_TOKENS = 16384
+
+
+def demo(
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", file_okay=False, help="Where tables, pictures and scores go."
+        ),
+    ] = Path("demo-results"),
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME_OR_DIR", help="As for 'sra-fast score'.")
+    ] = "smollm2",
+    dtype: Annotated[
+        options.DType,
+        typer.Option(
+            "--dtype", help="auto is bfloat16 on a CPU that multiplies it, else as stored."
+        ),
+    ] = options.DType.AUTO,
+    device: options.DeviceOption = options.Device.AUTO,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Run the comparison on six sample conversations with SmolLM2-135M-Instruct.
+
+    The last reply of five short conversations under all seven templates, and every reply of a long
+    one in a single forward pass: how attention to the strategy drifts. Computed anew every time;
+    an earlier demo's results in DIR are replaced.
+    """
+    with session(as_json, debug) as current:
+        from sra_fast.cli.progress import token_progress
+        from sra_fast.cli.tables import comparison_tables
+        from sra_fast.comparison import compare
+        from sra_fast.conversations import read_conversations
+        from sra_fast.report import REPORT_FILES, write_report
+        from sra_fast.runs import RunFolder
+        from sra_fast.templates import TEMPLATES
+
+        conversations = read_conversations(_CONVERSATIONS)
+        short = [one for one in conversations if one.response is not None]
+        long = [one for one in conversations if one.response is None]
+        definition = options.Definition.PAPER
+        chosen = quick_dtype(device) if dtype is options.DType.AUTO else dtype
+        scorer = make_scorer(
+            _CONVERSATIONS,
+            model,
+            None,
+            definition,
+            _BATCH_TOKENS,
+            chosen,
+            device,
+            options.Backend.AUTO,
+        )
+        whole = RunFolder(out, scorer.settings("demo"))
+        whole.restart([TEMPLATE_FOLDERS, _DRIFT_FOLDER, *REPORT_FILES])
+        jobs = [
+            scorer.prepare("demo", template_folder(out, template.name), short, template, "last")
+            for template in TEMPLATES.values()
+        ]
+        jobs.append(scorer.prepare("demo", out / _DRIFT_FOLDER, long, TEMPLATES["standard"], "all"))
+        scorer.load(jobs)
+        with whole.opened():
+            with token_progress(current, jobs) as on_progress:
+                *scored, drift = scorer.run(jobs, on_progress)
+            rows = [row for one in scored for row in one.rows]
+            comparison = compare(definition.value, list(TEMPLATES), rows, drift.rows)
+            turns = len(drift.rows)
+            notes = [
+                f"Model {scorer.source.name} (dtype {chosen.value}), the library's own sample "
+                "conversations.",
+                f"By template and by strategy: the last reply of {len(short)} short conversations. "
+                f"By turn: all {turns} replies of a long one, in one forward pass.",
+            ]
+            write_report(comparison, out, notes)
+        for table in comparison_tables(comparison):
+            current.show(table)
+        current.say(f"{scorer.source.name}: results in {out}")
+        for name in REPORT_FILES:
+            current.say(f"  {out / name}")
+        current.result = {
+            "command": "demo",
+            "out": str(out),
+            "files": list(REPORT_FILES),
+            "model": scorer.source.name,
+            "dtype": chosen.value,
+            **comparison.to_json(),
+        }
+
+
+def quick_dtype(device: options.Device) -> options.DType:
+    """bfloat16 on a CPU with instructions for it: twice as fast, means within a percent or so."""
+    import torch
+
+    from sra_fast.loading import choose_device
+
+    if choose_device(device.value) == "cpu":
+        can: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        if can.get("amx_bf16") or can.get("avx512_bf16"):
+            return options.DType.BFLOAT16
+    return options.DType.AUTO

@@ -1,0 +1,73 @@
+"""From the options of a command to what it works on; wrong ones are a wrong use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from sra_fast.cli.options import Backend, Definition, Device, DType
+
+if TYPE_CHECKING:
+    from sra_fast.file_scoring import FileScorer
+    from sra_fast.templates import PromptTemplate
+
+RESULTS = Path("sra-results")
+
+
+def choose_template(name: str, option: str) -> PromptTemplate:
+    """One of the seven by name, or a user's own from a file."""
+    from sra_fast.templates import TEMPLATES, PromptTemplateError, get_template, read_template
+
+    if name not in TEMPLATES and Path(name).is_file():
+        return read_template(name)
+    try:
+        return get_template(name)
+    except PromptTemplateError as error:
+        raise typer.BadParameter(
+            f"{error}; a template of your own is a JSON file, and there is none of that name",
+            param_hint=f"'{option}'",
+        ) from error
+
+
+def choose_templates(names: str, option: str) -> list[PromptTemplate]:
+    """Several, separated by commas, each once."""
+    chosen = [choose_template(name.strip(), option) for name in names.split(",") if name.strip()]
+    if not chosen:
+        raise typer.BadParameter("names no template", param_hint=f"'{option}'")
+    seen: set[str] = set()
+    for template in chosen:
+        if template.name in seen:
+            raise typer.BadParameter(
+                f"template {template.name!r} stands there twice", param_hint=f"'{option}'"
+            )
+        seen.add(template.name)
+    return chosen
+
+
+def make_scorer(
+    file: Path,
+    model: str,
+    strategies: Path | None,
+    definition: Definition,
+    batch_tokens: int,
+    dtype: DType,
+    device: Device,
+    backend: Backend,
+) -> FileScorer:
+    """The scorer for a file, its model not loaded yet."""
+    from sra_fast.file_scoring import FileScorer, ScoringOptions
+    from sra_fast.loading import choose_device, find_model
+    from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
+
+    choose_device(device.value)
+    options = ScoringOptions(
+        definition=definition.value,
+        strategies=DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies),
+        batch_tokens=batch_tokens,
+        dtype=dtype.value,
+        device=device.value,
+        backend=backend.value,
+    )
+    return FileScorer(find_model(model), file, options)

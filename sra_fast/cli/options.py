@@ -1,0 +1,121 @@
+"""Arguments and options that several commands share, with their help texts."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Definition(str, Enum):
+    """The definitions of SRA (``sra_fast.definitions``, which would import torch)."""
+
+    PAPER = "paper"
+    MASS = "mass"
+    REFERENCE = "reference"
+    TABLE1 = "table1"
+
+
+class Turns(str, Enum):
+    """Which replies of a conversation are scored."""
+
+    ALL = "all"
+    LAST = "last"
+
+
+class DType(str, Enum):
+    """Of the model's weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Device(str, Enum):
+    """Where the model runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Backend(str, Enum):
+    """Of the op (``sra_fast.op``, which would import torch)."""
+
+    AUTO = "auto"
+    REFERENCE = "reference"
+    LSE = "lse"
+
+
+ConversationFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="Conversations, one JSON object a line.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        show_default=False,
+    ),
+]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME_OR_DIR",
+        help="A model folder, a folder with a single .gguf, a name on the hub, or 'smollm2'.",
+        show_default=False,
+    ),
+]
+StrategyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--strategies",
+        metavar="FILE.json",
+        help="Your own strategies, name to description, instead of the library's.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        show_default=False,
+    ),
+]
+DefinitionOption = Annotated[
+    Definition, typer.Option("--definition", help="Which definition of SRA to report.")
+]
+TurnsOption = Annotated[
+    Turns, typer.Option("--turns", help="Score every reply, or the last of each conversation.")
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        file_okay=False,
+        help="The folder for the results, new or of this very run.",
+        show_default=False,
+    ),
+]
+BatchTokens = Annotated[
+    int,
+    typer.Option(
+        "--batch-tokens",
+        metavar="N",
+        min=1,
+        help="Most tokens of one forward pass; bounds the memory.",
+    ),
+]
+DTypeOption = Annotated[
+    DType, typer.Option("--dtype", help="Of the weights; auto is what they are stored in.")
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto is CUDA where there is one.")]
+BackendOption = Annotated[Backend, typer.Option("--backend", help="Of the attention op.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as one JSON object, and everything else to stderr."
+    ),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -1,0 +1,81 @@
+"""``sra-fast score``: a file of conversations to one score per response."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sra_fast.cli import options
+from sra_fast.cli.inputs import RESULTS, choose_template, make_scorer
+from sra_fast.cli.session import session
+
+
+def score(
+    file: options.ConversationFile,
+    model: options.ModelName,
+    template: Annotated[
+        str,
+        typer.Option(
+            "--template",
+            metavar="NAME_OR_FILE",
+            help="standard, c1_hf, c3_hf, c5_hf, c1_hl, c3_hl, c5_hl, or your own JSON file.",
+        ),
+    ] = "standard",
+    strategies: options.StrategyFile = None,
+    turns: options.TurnsOption = options.Turns.ALL,
+    definition: options.DefinitionOption = options.Definition.PAPER,
+    out: options.OutFolder = None,
+    batch_tokens: options.BatchTokens = 16384,
+    dtype: options.DTypeOption = options.DType.AUTO,
+    device: options.DeviceOption = options.Device.AUTO,
+    backend: options.BackendOption = options.Backend.AUTO,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Score the responses of a file of conversations.
+
+    Writes scores.jsonl, scores.parquet and masses.safetensors into a folder of their own
+    (sra-results/FILE's name, or --out). Killed at any moment, the same command continues.
+    """
+    with session(as_json, debug) as current:
+        chosen = choose_template(template, "--template")
+
+        from sra_fast.cli.progress import token_progress
+        from sra_fast.cli.tables import estimates_table
+        from sra_fast.comparison import estimate, groups
+        from sra_fast.conversations import read_conversations
+        from sra_fast.file_scoring import SCORES_JSONL, SCORES_PARQUET
+        from sra_fast.runs import MASSES, RUN
+
+        conversations = read_conversations(file)
+        folder = out or RESULTS / file.stem
+        scorer = make_scorer(
+            file, model, strategies, definition, batch_tokens, dtype, device, backend
+        )
+        job = scorer.prepare("score", folder, conversations, chosen, turns.value)
+        with token_progress(current, [job]) as on_progress:
+            (scored,) = scorer.run([job], on_progress)
+
+        whole = estimate(scored.rows)
+        by_strategy = groups(scored.rows, lambda row: row["strategy"])
+        estimates = {name: estimate(by_strategy[name]) for name in sorted(by_strategy)}
+        current.show(
+            estimates_table(
+                f"SRA ({definition.value} definition), template {chosen.name}",
+                ("strategy",),
+                [*(((name,), e) for name, e in estimates.items()), (("all",), whole)],
+            )
+        )
+        current.say(f"written to {folder}")
+        current.result = {
+            "command": "score",
+            "out": str(folder),
+            "files": [SCORES_JSONL, SCORES_PARQUET, MASSES, RUN],
+            "model": scorer.source.name,
+            "template": chosen.name,
+            "definition": definition.value,
+            **vars(whole),
+            "by_strategy": [{"strategy": name, **vars(e)} for name, e in estimates.items()],
+            "scores": scored.rows,
+        }

@@ -1,0 +1,124 @@
+"""What every command does around its work: where output goes, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sra_fast.report_names import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_PLAIN_WIDTH = 120  # of tables that go to a file or a pipe
+_INTERRUPTED = 130
+
+
+class Session:
+    """The output of one command.
+
+    Attributes:
+        result: what ``--json`` prints; the command sets it.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self.result: dict[str, Any] = {}
+
+    def show(self, what: RenderableType) -> None:
+        """Prints something of the result, a table usually: stderr under ``--json``."""
+        self._console(stderr=self._as_json).print(what)
+
+    def say(self, text: str) -> None:
+        """Prints a sentence for people, as it is, to stderr."""
+        print(printable(text), file=sys.stderr, flush=True)
+
+    def progress_console(self) -> Console:
+        """Where progress is shown."""
+        return self._console(stderr=True)
+
+    def _console(self, *, stderr: bool) -> Console:
+        from rich.console import Console
+
+        console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = _PLAIN_WIDTH
+        return console
+
+
+@contextmanager
+def session(as_json: bool, debug: bool) -> Iterator[Session]:
+    """Runs a command's work; an error becomes one message and exit status 1.
+
+    With ``as_json`` nothing but the result, or ``{"error": …}``, reaches standard output, whatever
+    a library prints meanwhile.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    current = Session(as_json)
+    status = 0
+    try:
+        with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+            yield current
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+        current.result = {"error": "interrupted"}
+        current.say("interrupted; the same command continues where it stopped")
+    except Exception as error:
+        status = 1
+        if debug:
+            traceback.print_exc()
+        current.result = {"error": _message(error)}
+        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps(current.result, allow_nan=False), flush=True)
+    if status:
+        raise typer.Exit(status)
+
+
+def _message(error: Exception) -> str:
+    """The error in the words of whoever raised it, safe to print on a terminal."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, ModuleNotFoundError):
+        text = f"the package {error.name!r} is missing: pip install 'sra_fast[cli]'"
+    elif not isinstance(error, (ValueError, KeyError, OSError)):
+        # Nobody wrote this one for the user.
+        hint = "; try a smaller --batch-tokens" if "OutOfMemory" in type(error).__name__ else ""
+        text = f"{type(error).__name__}: {text}{hint} (--debug shows where)"
+    elif not text:
+        text = f"{type(error).__name__} (--debug shows where)"
+    return "\n".join(printable(line) for line in text.splitlines())
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Everything written to standard output goes to standard error, also by C code."""
+    sys.stdout.flush()
+    try:
+        descriptor = sys.stdout.fileno()
+        target = sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):  # no real streams, as under a test runner
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    kept = os.dup(descriptor)
+    try:
+        os.dup2(target, descriptor)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, descriptor)
+        os.close(kept)

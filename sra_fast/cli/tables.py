@@ -1,0 +1,59 @@
+"""Estimates as tables for the terminal. Names are data: never markup, never control characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+from sra_fast.comparison import Comparison, Estimate
+from sra_fast.report_names import printable
+from sra_fast.report_text import COLUMNS, columns
+
+_MOST_TURNS = 12  # shown of each template; the files have all
+
+
+def estimates_table(
+    title: str, keys: Iterable[str], entries: Iterable[tuple[tuple[str, ...], Estimate]]
+) -> Table:
+    """A table with the cells of each entry's key, then its numbers."""
+    table = Table(title=Text(title, style="bold"), title_justify="left")
+    for key in keys:
+        table.add_column(key)
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for names, estimate in entries:
+        table.add_row(*(Text(printable(name)) for name in names), *columns(estimate))
+    return table
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """By template, by strategy, and by turn (spread over the conversation where there are many)."""
+    by_turn: dict[str, list[tuple[tuple[str, ...], Estimate]]] = {}
+    for (template, turn), estimate in comparison.by_turn.items():
+        by_turn.setdefault(template, []).append(((template, str(turn)), estimate))
+    return [
+        estimates_table(
+            "SRA by template",
+            ("template",),
+            (((name,), estimate) for name, estimate in comparison.by_template.items()),
+        ),
+        estimates_table(
+            "SRA by strategy", ("template", "strategy"), comparison.by_strategy.items()
+        ),
+        estimates_table(
+            "SRA by turn",
+            ("template", "turn"),
+            (entry for entries in by_turn.values() for entry in _spread(entries)),
+        ),
+    ]
+
+
+def _spread(
+    entries: list[tuple[tuple[str, ...], Estimate]],
+) -> list[tuple[tuple[str, ...], Estimate]]:
+    """At most so many entries, the first and the last among them."""
+    count = min(len(entries), _MOST_TURNS)
+    last = len(entries) - 1
+    return [entries[round(index * last / max(1, count - 1))] for index in range(count)]

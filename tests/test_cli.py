@@ -1,0 +1,582 @@
+"""The command line: what it writes and prints, how it fails, and that texts stay data."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy
+import pandas
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sra_fast import SRAResult, op
+from sra_fast.cli import options
+from sra_fast.cli.app import app
+from sra_fast.conversations import read_conversations
+from sra_fast.definitions import DEFINITIONS
+from sra_fast.encoding import encode
+from sra_fast.scoring import score
+from sra_fast.templates import TEMPLATES
+from tiny_chat_model import save_tiny_model, talk, write_jsonl
+
+COMMANDS = ("score", "compare", "convert", "demo")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ESCONV = [
+    {
+        "situation": "I lost my job.",
+        "dialog": [
+            {"speaker": "seeker", "annotation": {}, "content": "Hi."},
+            {"speaker": "supporter", "annotation": {"strategy": "Question"}, "content": "Why?"},
+        ],
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    records = [talk("c1"), talk("c2", 3), talk("c3", strategy="Chit Chat")]
+    return write_jsonl(tmp_path / "chats.jsonl", records)
+
+
+def call(*arguments: object, status: int = 0) -> tuple[str, str]:
+    """Standard output and standard error of a command that ends with ``status``."""
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    return ANSI.sub("", result.stdout), ANSI.sub("", result.stderr)
+
+
+def call_json(*arguments: object, status: int = 0) -> dict[str, Any]:
+    parsed = json.loads(call(*arguments, "--json", status=status)[0])
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder: relative path to content, None for folders."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+# --- The program itself ---
+
+
+def test_choices_are_those_of_the_library() -> None:
+    def names(choice: Any) -> list[str]:
+        return [one.value for one in choice]
+
+    assert names(options.Definition) == list(DEFINITIONS)
+    assert names(options.Backend) == list(get_args(op.Backend))
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    script = (
+        "import sys; from sra_fast.cli.app import app\n"
+        "try: app(['score', '--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_missing_packages_are_named_with_the_way_to_get_them(package: str) -> None:
+    script = (
+        f"import sys; sys.modules[{package!r}] = None\nfrom sra_fast.cli.entry import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'sra_fast[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_json(command: str) -> None:
+    assert "--json" in call(command, "--help")[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["score"],
+        ["score", "nowhere.jsonl", "--model", "."],
+        ["score", __file__],
+        ["score", __file__, "--model", ".", "--definition", "best"],
+        ["score", __file__, "--model", ".", "--batch-tokens", "0"],
+        ["score", __file__, "--model", ".", "--template", "standart"],
+        ["compare", __file__, "--model", ".", "--templates", "standard,standard"],
+        ["compare", __file__, "--model", ".", "--templates", ","],
+        ["convert", __file__],
+        ["nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_ends_with_status_2_and_silent_stdout(wrong: list[str]) -> None:
+    stdout, stderr = call(*wrong, *(["--json"] if wrong[0] in COMMANDS else []), status=2)
+    assert stdout == ""
+    assert stderr
+
+
+def test_an_unknown_template_names_the_nearest() -> None:
+    _, stderr = call("score", __file__, "--model", ".", "--template", "standart", status=2)
+    assert "did you mean 'standard'" in re.sub(r"[│\s]+", " ", stderr)
+
+
+# --- score ---
+
+
+def test_score_writes_what_the_library_computes(model: Path, chats: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "out"
+    printed = call_json("score", chats, "--model", model, "--out", out)
+    batch = encode(AutoTokenizer.from_pretrained(model), read_conversations(chats))
+    expected = score(AutoModelForCausalLM.from_pretrained(model), batch)
+
+    assert sorted(path.name for path in out.iterdir()) == [
+        "masses.safetensors",
+        "run.json",
+        "scores.jsonl",
+        "scores.parquet",
+    ]
+    rows = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
+    assert [(row["conversation"], row["turn"]) for row in rows] == [
+        *(("c1", turn) for turn in (1, 2)),
+        *(("c2", turn) for turn in (1, 2, 3)),
+        *(("c3", turn) for turn in (1, 2)),
+    ]
+    for name in DEFINITIONS:
+        numpy.testing.assert_allclose([row[name] for row in rows], expected.score(name), rtol=1e-5)
+    assert all(row["sra"] == row["paper"] for row in rows)
+    numpy.testing.assert_allclose(
+        [row["log_sra"] for row in rows], numpy.log([row["sra"] for row in rows])
+    )
+    assert printed["scores"] == rows
+    assert printed["responses"] == 7
+    assert printed["sra"] == pytest.approx(expected.sra.mean().item(), rel=1e-5)
+
+    table = pandas.read_parquet(out / "scores.parquet")
+    assert table.to_dict("records") == rows
+    saved = SRAResult.load(out / "masses.safetensors")
+    torch.testing.assert_close(saved.mass, expected.mass, rtol=1e-5, atol=1e-7)
+
+
+def test_prompt_tokens_count_what_comes_before_the_reply(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    rows = call_json("score", chats, "--model", model, "--out", tmp_path / "out")["scores"]
+    tokens = AutoTokenizer.from_pretrained(model)("Hope grows slowly, c1 1.")["input_ids"]
+    assert rows[0]["response_tokens"] == len(tokens) - 1  # without the BOS it adds by itself
+    assert rows[1]["prompt_tokens"] > rows[0]["prompt_tokens"] + rows[0]["response_tokens"]
+
+
+def test_the_table_goes_to_stdout_and_progress_to_stderr(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    stdout, stderr = call("score", chats, "--model", model, "--out", tmp_path / "out")
+    assert "Offer Hope" in stdout
+    assert "Chit Chat" in stdout
+    assert "tokens" not in stdout
+    assert "100%" in stderr
+
+
+def test_json_alone_reaches_a_real_stdout(model: Path, chats: Path, tmp_path: Path) -> None:
+    script = (
+        "import os, sra_fast.file_scoring as file_scoring; score = file_scoring.score\n"
+        "def noisy(*arguments, **named):\n"
+        "    print('noise'); os.write(1, b'raw noise'); os.system('echo noise of a child')\n"
+        "    return score(*arguments, **named)\n"
+        "file_scoring.score = noisy\n"
+        "from sra_fast.cli.entry import main; main()"
+    )
+    command = [sys.executable, "-c", script, "score", str(chats), "--model", str(model), "--json"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["responses"] == 7
+    assert done.stderr.count("noise") >= 3
+
+
+def test_results_go_to_a_folder_named_after_the_file(
+    model: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call("score", chats, "--model", model)
+    assert (tmp_path / "sra-results" / "chats" / "scores.jsonl").is_file()
+
+
+def test_a_template_and_strategies_of_ones_own(model: Path, chats: Path, tmp_path: Path) -> None:
+    template = tmp_path / "mine.json"
+    template.write_text(json.dumps({"name": "../mine", "instruction": 'Use "{strategy}".'}))
+    strategies = tmp_path / "strategies.json"
+    strategies.write_text(json.dumps({"Offer Hope": "Hope.", "Chit Chat": "Chat."}))
+    common = ["--model", model, "--strategies", strategies]
+    scored = call_json("score", chats, *common, "--template", template, "--out", tmp_path / "a")
+    assert {row["template"] for row in scored["scores"]} == {"../mine"}
+    compared = call_json(
+        "compare", chats, *common, "--templates", f"c1_hf,{template}", "--out", tmp_path / "b"
+    )
+    assert [row["template"] for row in compared["by_template"]] == ["c1_hf", "../mine"]
+    folders = sorted(path.name for path in (tmp_path / "b" / "templates").iterdir())
+    assert len(folders) == 2
+    assert folders[0].startswith("---mine-")
+
+
+# --- Bad input: one message, status 1, nothing written ---
+
+
+BAD_LINES: dict[str, tuple[Callable[[], str], list[str]]] = {
+    "malformed": (lambda: '{"id": ', ["chats.jsonl line 2", "not valid JSON"]),
+    "unknown strategy": (
+        lambda: json.dumps(talk("c7", strategy="Hope")),
+        ["'c7'", "line 2", "did you mean 'Offer Hope'?"],
+    ),
+    "empty response": (
+        lambda: json.dumps(talk("c7", response=" ")),
+        ["'c7'", "line 2", "'response'", "empty"],
+    ),
+    "too long": (
+        lambda: json.dumps(talk("c7", situation="so " * 2000)),
+        ["'c7'", "line 2", "tokens", "reaches to 4096"],
+    ),
+    "control token": (
+        lambda: json.dumps(talk("c7", situation="<|im_end|>")),
+        ["'c7'", "line 2", "<|im_end|>"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+@pytest.mark.parametrize("command", ["score", "compare"])
+def test_bad_input_is_one_message_and_leaves_nothing(
+    command: str, kind: str, model: Path, tmp_path: Path
+) -> None:
+    line, words = BAD_LINES[kind]
+    file = write_jsonl(tmp_path / "chats.jsonl", [talk("c1")])
+    file.write_text(file.read_text() + line() + "\n")
+    before = tree(tmp_path)
+    arguments = [command, file, "--model", model, "--out", tmp_path / "a" / "out", "--json"]
+    stdout, stderr = call(*arguments, status=1)
+    message = json.loads(stdout)["error"]
+    assert f"error: {message}" in stderr
+    for word in words:
+        assert word in message
+    assert tree(tmp_path) == before
+
+
+def test_nan_in_the_model_names_the_conversation(
+    chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = save_tiny_model(tmp_path / "broken")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.input_layernorm.weight"].fill_(torch.nan)
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    error = call_json("score", chats, "--model", broken, "--out", tmp_path / "out", status=1)
+    assert error["error"].startswith("conversation 'c1' (chats.jsonl line 1): ")
+    assert "not finite" in error["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("./nowhere", "no such folder"), ("{empty}", "config.json"), ("{file}", "is a file")],
+)
+def test_a_model_that_is_not_there(name: str, words: str, chats: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    name = name.format(empty=tmp_path / "empty", file=chats)
+    assert words in call_json("score", chats, "--model", name, status=1)["error"]
+
+
+def test_debug_shows_where(chats: Path, tmp_path: Path) -> None:
+    arguments = ["score", str(chats), "--model", "./nowhere", "--debug"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "error: model './nowhere'" in result.stderr
+
+
+def test_an_interrupt_ends_with_130(
+    model: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sra_fast.file_scoring.score", interrupted)
+    stdout, stderr = call(
+        "score", chats, "--model", model, "--out", tmp_path / "out", "--json", status=130
+    )
+    assert json.loads(stdout) == {"error": "interrupted"}
+    assert "continues" in stderr
+
+
+# --- Folders of other runs ---
+
+
+def test_a_finished_run_is_printed_again_without_the_model(
+    model: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    first = call_json("score", chats, "--model", model, "--out", out)
+    before = tree(out)
+    (out / "scores.parquet").unlink()
+    monkeypatch.setattr("sra_fast.loading.ModelSource.load", None)
+    assert call_json("score", chats, "--model", model, "--out", out) == first
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "setting"),
+    [
+        (["--template", "c1_hf"], "template.name"),
+        (["--turns", "last"], "turns"),
+        (["--definition", "mass"], "definition"),
+        (["--batch-tokens", "100"], "batch_tokens"),
+        (["--dtype", "bfloat16"], "dtype"),
+    ],
+)
+def test_another_runs_folder_is_refused_with_the_setting(
+    changed: list[str], setting: str, model: Path, chats: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    call("score", chats, "--model", model, "--out", out)
+    before = tree(out)
+    error = call_json("score", chats, "--model", model, "--out", out, *changed, status=1)["error"]
+    assert f"its setting '{setting}' is" in error
+    assert "another --out" in error
+    assert tree(out) == before
+
+
+def test_other_input_or_another_model_is_another_run(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    call("score", chats, "--model", model, "--out", out)
+    same_name = save_tiny_model(tmp_path / "other" / "tiny", seed=1)
+    error = call_json("score", chats, "--model", same_name, "--out", out, status=1)["error"]
+    assert "'model.weights'" in error
+    write_jsonl(chats, [talk("c1")])
+    error = call_json("score", chats, "--model", model, "--out", out, status=1)["error"]
+    assert "'input_sha256'" in error
+
+
+@pytest.mark.parametrize("command", ["score", "compare"])
+def test_a_folder_of_something_else_is_left_alone(
+    command: str, model: Path, chats: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    before = tree(tmp_path)
+    error = call_json(command, chats, "--model", model, "--out", out, status=1)["error"]
+    assert "is not empty" in error
+    assert tree(tmp_path) == before
+
+
+# --- Texts are data ---
+
+
+def test_texts_are_neither_markup_nor_paths_nor_code(model: Path, tmp_path: Path) -> None:
+    names = ["[bold]loud[/bold]", "../../up", "{situation}", "a|b `c` $d$", "\x1b[31mred\x07", "%s"]
+    records = [talk(name, situation=f"{name} {{strategy}} [/]") for name in names]
+    strategies = tmp_path / "s.json"
+    strategy = "[red]Hope[/red] ../up {description} $x$ \x1b[2J|"
+    strategies.write_text(json.dumps({strategy: "{strategy} [/nothing]"}))
+    file = write_jsonl(tmp_path / "odd.jsonl", [{**one, "strategy": strategy} for one in records])
+    common = [file, "--model", model, "--strategies", strategies]
+    stdout, stderr = call("score", *common, "--out", tmp_path / "work" / "a")
+    assert "[red]Hope[/red] ../up {description} $x$ \\x1b[2J|" in stdout
+    assert "\x1b[2J" not in stdout + stderr
+    rows = (tmp_path / "work" / "a" / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(row)["conversation"] for row in rows[::2]] == names
+
+    stdout, stderr = call(
+        "compare", *common, "--out", tmp_path / "work" / "b", "--templates", "standard"
+    )
+    assert "[red]Hope[/red]" in stdout
+    assert "\x1b" not in (tmp_path / "work" / "b" / "compare.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["odd.jsonl", "s.json", "work"]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["a", "b"]
+
+
+def test_an_error_shows_control_characters_instead_of_obeying_them(
+    model: Path, tmp_path: Path
+) -> None:
+    file = write_jsonl(tmp_path / "odd.jsonl", [talk("\x1b[2J[bold]", strategy="\x1b[31m")])
+    _, stderr = call("score", file, "--model", model, status=1)
+    assert "\\x1b[2J[bold]" in stderr
+    assert "\x1b" not in stderr
+
+
+# --- compare ---
+
+
+def test_compare_says_what_the_scores_say(model: Path, chats: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    names = ["standard", "c1_hf"]
+    compared = call_json(
+        "compare", chats, "--model", model, "--templates", ",".join(names), "--out", out
+    )
+    tables = {
+        name: pandas.read_json(out / "templates" / name / "scores.jsonl", lines=True)
+        for name in names
+    }
+    for entry in compared["by_template"]:
+        table = tables[entry["template"]]
+        assert entry["responses"] == len(table) == 7
+        assert entry["conversations"] == 3
+        assert entry["sra"] == pytest.approx(table.sra.mean())
+        assert entry["log_sra"] == pytest.approx(numpy.log(table.sra.mean()))
+        assert entry["low"] <= entry["sra"] <= entry["high"]
+    for entry in compared["by_turn"]:
+        table = tables[entry["template"]]
+        chosen = table[table.turn == entry["turn"]]
+        assert entry["sra"] == pytest.approx(chosen.sra.mean())
+    third = [entry for entry in compared["by_turn"] if entry["turn"] == 3]
+    assert [entry["conversations"] for entry in third] == [1, 1]
+    assert [entry["low"] for entry in third] == [None, None]
+    for entry in compared["by_strategy"]:
+        table = tables[entry["template"]]
+        chosen = table[table.strategy == entry["strategy"]]
+        assert entry["sra"] == pytest.approx(chosen.sra.mean())
+    assert len(compared["by_strategy"]) == 4
+
+    written = json.loads((out / "compare.json").read_text())
+    assert written["by_template"] == compared["by_template"]
+    report = (out / "compare.md").read_text()
+    for name in ("sra_by_template.png", "sra_by_turn.png", "sra_by_strategy.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+        assert f"]({name})" in report
+    assert "mean attention per strategy token" in report
+
+
+def test_compare_scores_only_the_templates_that_are_new(
+    model: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["compare", chats, "--model", model, "--turns", "last", "--out", tmp_path / "out"]
+    call(*common, "--templates", "standard")
+    used = note_templates(monkeypatch)
+    compared = call_json(*common, "--templates", "c1_hl,standard")
+    assert used == ["c1_hl"]
+    assert [entry["template"] for entry in compared["by_template"]] == ["c1_hl", "standard"]
+
+
+def note_templates(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Notes the template of every batch that is scored from now on."""
+    from sra_fast.file_scoring import FileScorer
+
+    used: list[str] = []
+    original = FileScorer._score
+
+    def noted(self: Any, job: Any, batch: Any) -> SRAResult:
+        used.append(job.template.name)
+        return original(self, job, batch)
+
+    monkeypatch.setattr(FileScorer, "_score", noted)
+    return used
+
+
+def test_compare_takes_all_seven_templates_by_default(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    compared = call_json(
+        "compare", chats, "--model", model, "--turns", "last", "--out", tmp_path / "out"
+    )
+    assert {entry["template"] for entry in compared["by_template"]} == set(TEMPLATES)
+
+
+# --- convert ---
+
+
+def test_convert_writes_conversations_that_score_takes(model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "ESConv.json"
+    source.write_text(json.dumps(ESCONV))
+    out = tmp_path / "new" / "chats.jsonl"
+    converted = call_json("convert", source, "--out", out)
+    assert converted["conversations"] == 1
+    assert converted["notes"]
+    assert read_conversations(out)[0].strategy == "Question"
+    assert call_json("score", out, "--model", model, "--out", tmp_path / "s")["responses"] == 1
+
+
+def test_convert_replaces_nothing_unless_forced(tmp_path: Path) -> None:
+    source = tmp_path / "ESConv.json"
+    source.write_text(json.dumps(ESCONV))
+    out = tmp_path / "chats.jsonl"
+    out.write_text("precious")
+    assert "--force" in call_json("convert", source, "--out", out, status=1)["error"]
+    assert out.read_text() == "precious"
+    call("convert", source, "--out", out, "--force")
+    assert read_conversations(out)
+    assert "already" in call_json("convert", source, "--out", source, "--force", status=1)["error"]
+    assert json.loads(source.read_text()) == ESCONV
+
+
+def test_convert_takes_a_strategy_for_whole_dialogues(tmp_path: Path) -> None:
+    source = tmp_path / "ESConv.json"
+    source.write_text(json.dumps(ESCONV))
+    call("convert", source, "--out", tmp_path / "a.jsonl", "--strategy", "Offer Hope")
+    assert read_conversations(tmp_path / "a.jsonl")[0].strategy == "Offer Hope"
+    _, stderr = call(
+        "convert", source, "--out", tmp_path / "b.jsonl", "--strategy", "Offer Hop", status=2
+    )
+    assert "did you mean 'Offer Hope'" in re.sub(r"[│\s]+", " ", stderr)
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+# --- demo ---
+
+
+def test_demo_replaces_its_own_results_and_no_others(
+    model: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [talk("short", response="Hope."), talk("long", 5)]
+    samples[0]["messages"].pop()
+    file = write_jsonl(tmp_path / "samples.jsonl", samples)
+    monkeypatch.setattr("sra_fast.cli.demo._CONVERSATIONS", file)
+    out = tmp_path / "demo"
+    first = call_json("demo", "--model", model, "--out", out)
+    assert [entry["responses"] for entry in first["by_template"]] == [1] * 7
+    assert [entry["turn"] for entry in first["by_turn"]] == [1, 2, 3, 4, 5]
+    assert {entry["template"] for entry in first["by_turn"]} == {"standard"}
+    (out / "notes.txt").write_text("mine")
+    (out / "compare.md").write_text("stale")
+    assert call_json("demo", "--model", model, "--out", out) == first
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "compare.md").read_text() != "stale"
+
+    scores = tmp_path / "scores"
+    call("score", chats, "--model", model, "--out", scores)
+    before = tree(scores)
+    assert "kind" in call_json("demo", "--model", model, "--out", scores, status=1)["error"]
+    assert tree(scores) == before
+
+
+@pytest.mark.real_model
+def test_demo_with_the_real_model_shows_the_drift(tmp_path: Path) -> None:
+    done = call_json("demo", "--out", tmp_path / "demo")
+    assert done["model"] == "SmolLM2-135M-Instruct"
+    by_turn = [entry["sra"] for entry in done["by_turn"]]
+    assert len(by_turn) == 64
+    assert [entry["responses"] for entry in done["by_template"]] == [6] * 7
+    assert numpy.mean(by_turn[:8]) > 5 * numpy.mean(by_turn[-8:])
+    assert all(os.path.getsize(tmp_path / "demo" / name) > 0 for name in done["files"])

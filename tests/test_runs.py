@@ -1,0 +1,208 @@
+"""Run folders: what they accept, what they keep, and how work is cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sra_fast import SRAResult
+from sra_fast.definitions import DEFINITIONS
+from sra_fast.encoding import EncodedPrompt
+from sra_fast.runs import MASSES, RUN, SHARDS, RunFolder, RunFolderError, batches
+
+SETTINGS: dict[str, Any] = {"kind": "score", "model": {"name": "tiny"}, "turns": "all"}
+
+
+def prompt(conversation: int, tokens: int, turns: tuple[int, ...] = (1,)) -> EncodedPrompt:
+    return EncodedPrompt(
+        input_ids=torch.zeros(tokens, dtype=torch.int64),
+        strategy_mask=torch.zeros(tokens, dtype=torch.bool),
+        response_mask=torch.zeros(tokens, dtype=torch.int32),
+        conversation=conversation,
+        turns=turns,
+    )
+
+
+def result(batch: Sequence[EncodedPrompt]) -> SRAResult:
+    """Scores that tell which response they are of."""
+    places = [(one.conversation, turn) for one in batch for turn in one.turns]
+    value = torch.tensor([10.0 * c + t for c, t in places])
+    return SRAResult(
+        definition="paper",
+        spans=("strategy",),
+        by_layer={name: value[:, None, None].clone() for name in DEFINITIONS},
+        mass=value[:, None, None, None],
+        names=("strategy",),
+        layers=(0,),
+        conversation=torch.tensor([c for c, _ in places]),
+        turn=torch.tensor([t for _, t in places]),
+        response_tokens=torch.ones(len(places), dtype=torch.int64),
+        span_tokens=torch.ones(len(places), 1, dtype=torch.int64),
+    )
+
+
+PROMPTS = [prompt(0, 4, (1, 2)), prompt(1, 4), prompt(2, 4), prompt(3, 4)]
+
+
+class Scorer:
+    """Scores batches, notes them, and breaks down where it is told to."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.seen: list[list[int]] = []
+        self.fail_at = fail_at
+
+    def __call__(self, batch: Sequence[EncodedPrompt]) -> SRAResult:
+        if len(self.seen) == self.fail_at:
+            raise MemoryError
+        self.seen.append([one.conversation for one in batch])
+        return result(batch)
+
+
+def complete(run: RunFolder, scorer: Scorer) -> SRAResult:
+    with run.opened():
+        return run.complete(PROMPTS, 8, scorer, lambda whole: None)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tokens", "expected"),
+    [
+        ([4, 4, 4], 8, [2, 1]),
+        ([9, 1, 9], 8, [1, 1, 1]),
+        ([1, 1, 1], 100, [3]),
+        ([3, 6, 2], 1, [1, 1, 1]),
+        ([], 8, []),
+    ],
+)
+def test_batches_keep_the_order_and_the_limit(
+    lengths: list[int], tokens: int, expected: list[int]
+) -> None:
+    prompts = [prompt(index, length) for index, length in enumerate(lengths)]
+    found = batches(prompts, tokens)
+    assert [len(batch) for batch in found] == expected
+    assert [one for batch in found for one in batch] == prompts
+
+
+def test_a_broken_off_run_continues_after_its_finished_batches(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "deep" / "out", SETTINGS)
+    with pytest.raises(MemoryError):
+        complete(run, Scorer(fail_at=1))
+    assert run.finished() is None
+    second = Scorer()
+    whole = complete(run, second)
+    assert second.seen == [[2, 3]]
+    assert whole.sra.tolist() == [1, 2, 11, 21, 31]
+    assert sorted(path.name for path in run.path.iterdir()) == [MASSES, RUN]
+    again = run.finished()
+    assert again is not None
+    assert torch.equal(again.mass, whole.mass)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty", "another batch's"])
+def test_a_shard_that_is_not_right_is_computed_again(damage: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out", SETTINGS)
+    with pytest.raises(MemoryError):
+        complete(run, Scorer(fail_at=1))
+    shard = run.path / SHARDS / "00000.safetensors"
+    if damage == "another batch's":
+        result(PROMPTS[2:]).save(shard)
+    else:
+        shard.write_bytes(b"garbage" if damage == "garbage" else b"")
+    second = Scorer()
+    assert complete(run, second).sra.tolist() == [1, 2, 11, 21, 31]
+    assert second.seen == [[0, 1], [2, 3]]
+
+
+def test_what_a_killed_run_leaves_behind_is_cleared_away(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, SETTINGS)
+    (tmp_path / f".{RUN}.123.tmp").write_text("{")
+    complete(run, Scorer())
+    (tmp_path / ".scores.jsonl.123.tmp").write_text("half")
+    (tmp_path / SHARDS).mkdir()
+    with run.opened():
+        assert sorted(path.name for path in tmp_path.iterdir()) == [MASSES, RUN]
+
+
+def test_lost_masses_of_a_finished_run_are_computed_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out", SETTINGS)
+    complete(run, Scorer())
+    (run.path / MASSES).write_bytes(b"garbage")
+    assert run.finished() is None
+    second = Scorer()
+    complete(run, second)
+    assert len(second.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({**SETTINGS, "turns": "last"}, "its setting 'turns' is 'all', and now it is 'last'"),
+        ({**SETTINGS, "model": {"name": "big"}}, "its setting 'model.name' is 'tiny'"),
+        ({**SETTINGS, "more": 1}, "its setting 'more' is None"),
+        ({"kind": "score", "model": {"name": "tiny"}}, "its setting 'turns' is 'all'"),
+    ],
+)
+def test_other_settings_are_named(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    complete(RunFolder(tmp_path, SETTINGS), Scorer())
+    with pytest.raises(RunFolderError, match="another --out") as caught:
+        RunFolder(tmp_path, settings).check()
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": "other", "settings": {}}'])
+def test_a_strange_run_json_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / RUN).write_text(content)
+    with pytest.raises(RunFolderError, match="not written by this version"):
+        RunFolder(tmp_path, SETTINGS).check()
+    assert (tmp_path / RUN).read_text() == content
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(RunFolderError, match="is a file"):
+        RunFolder(tmp_path / "out", SETTINGS).check()
+
+
+def test_checking_writes_nothing(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "out", SETTINGS).check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    assert fcntl
+    run = RunFolder(tmp_path / "out", SETTINGS)
+    with (
+        run.opened(),
+        pytest.raises(RunFolderError, match="another process"),
+        RunFolder(run.path, SETTINGS).opened(),
+    ):
+        pass
+    with run.opened():
+        pass
+
+
+def test_a_run_that_begins_anew_replaces_its_own_kind_only(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    RunFolder(out, SETTINGS).restart(["a"])
+    assert not out.exists()
+    complete(RunFolder(out, SETTINGS), Scorer())
+    (out / "mine.txt").write_text("x")
+    with pytest.raises(RunFolderError, match="of kind 'score'"):
+        RunFolder(out, {**SETTINGS, "kind": "demo"}).restart([MASSES])
+    assert (out / MASSES).exists()
+    other = RunFolder(out, {**SETTINGS, "turns": "last"})
+    other.restart([MASSES, "missing"])
+    assert sorted(path.name for path in out.iterdir()) == ["mine.txt", RUN]
+    other.check()
+
+
+def test_the_settings_can_be_read_by_people(tmp_path: Path) -> None:
+    complete(RunFolder(tmp_path, {**SETTINGS, "strategies": {"Hoffnung ü": "…"}}), Scorer())
+    text = (tmp_path / RUN).read_text(encoding="utf-8")
+    assert "Hoffnung ü" in text
+    assert json.loads(text)["finished"] is True

@@ -1,0 +1,51 @@
+"""A chat model that is scored in milliseconds, in a folder as save_pretrained writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from chat_tokenizers import byte_level_bpe
+
+CONTEXT = 4096
+
+
+def save_tiny_model(folder: Path, *, seed: int = 0, context: int = CONTEXT) -> Path:
+    """A Llama with random weights that attends unevenly, and a byte-level ChatML tokenizer."""
+    tokenizer = byte_level_bpe()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def talk(identity: str, turns: int = 2, **changes: Any) -> dict[str, Any]:
+    """A conversation with that many replies, all of them to be scored."""
+    messages = []
+    for turn in range(1, turns + 1):
+        messages += [
+            {"role": "user", "content": f"I feel low, day {turn}."},
+            {"role": "assistant", "content": f"Hope grows slowly, {identity} {turn}."},
+        ]
+    return {"id": identity, "messages": messages, "strategy": "Offer Hope", **changes}
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
