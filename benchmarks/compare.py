@@ -1,0 +1,170 @@
+"""One case: measure every alternative, check them against each other, and only then keep times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from benchmarks import agreement
+from benchmarks.agreement import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
+from benchmarks.alternatives import ALTERNATIVES, Answer
+from benchmarks.cases import Case
+from benchmarks.machine import available_bytes, bytes_needed
+from benchmarks.measure import OURS, Measured, ProcessFailedError, measure_fresh
+
+Status = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
+Measure = Callable[[Case, str, int], Measured]
+
+FLOOR = "c"
+EAGER = ("b", "a")  # the first that ran gives bfloat16 its tolerance
+LONG = 10.0  # seconds; a call over this is not repeated for its memory
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One alternative at one case.
+
+    Attributes:
+        status: nothing below is given unless "ok", but ``note``, and ``peak_bytes``, an estimate,
+            where it does not fit.
+        seconds: median of its calls in the pairs.
+        peak_bytes: median peak above the loaded model.
+        pairs: how many pairs with ``score`` were timed.
+        time_ratio: median over the pairs of ``score``'s time over this one's.
+        peak_ratio: ``score``'s peak over this one's.
+        note: how the check went, or why there is nothing.
+    """
+
+    status: Status
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    pairs: int = 0
+    time_ratio: float | None = None
+    peak_ratio: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case and what came of each alternative that was asked for."""
+
+    case: Case
+    cells: Mapping[str, Cell]
+
+
+@dataclass
+class Known:
+    """What bfloat16 is checked by: float32's truth, and eager's errors in bfloat16, by length."""
+
+    truths: dict[tuple[str, int], Truth] = field(default_factory=dict)
+    eager_errors: dict[str, dict[int, dict[Quantity, float]]] = field(default_factory=dict)
+
+
+def compare(
+    case: Case,
+    keys: Sequence[str],
+    pairs: Mapping[str, int],
+    known: Known,
+    repeats: int = 1,
+    measure: Measure = measure_fresh,
+) -> Row:
+    """Measures and checks one case.
+
+    Args:
+        case: what to run; in bfloat16, after the float32 case of the same model and length.
+        keys: of the alternatives.
+        pairs: for each but ``score``, how many pairs with it.
+        known: read and added to.
+        repeats: fresh processes for the memory of ``score`` and the floor, whose peaks are close;
+            one for the others, and for calls of over :data:`LONG` seconds.
+        measure: runs one alternative of the case.
+    """
+    cells: dict[str, Cell] = {}
+    found: dict[str, list[Measured]] = {}
+    for key in keys:
+        alternative, available = ALTERNATIVES[key], available_bytes()
+        needed = bytes_needed(case, alternative)
+        if needed > available:
+            note = f"needs {needed / 1e9:.0f} GB, {available / 1e9:.0f} GB are free"
+            cells[key] = Cell("does not fit", peak_bytes=alternative.map_bytes(case), note=note)
+            continue
+        try:
+            found[key] = _measure(case, key, 0 if key == OURS else pairs[key], repeats, measure)
+        except ProcessFailedError as error:
+            cells[key] = Cell("failed", note=str(error).strip().splitlines()[-1])
+    answers = {key: _answers(found, key) for key in found}
+    verdicts = _verdicts(case, answers, known)
+    for key in found:
+        cells[key] = _cell(key, found, verdicts)
+    return Row(case, {key: cells[key] for key in keys})
+
+
+def _measure(case: Case, key: str, pairs: int, repeats: int, measure: Measure) -> list[Measured]:
+    """The first goes on with the pairs, the others tell the memory only."""
+    done = [measure(case, key, pairs)]
+    if key in (FLOOR, OURS):
+        while len(done) < repeats and done[0].first.seconds < LONG:
+            done.append(measure(case, key, 0))
+    return done
+
+
+def _answers(found: Mapping[str, Sequence[Measured]], key: str) -> list[Answer]:
+    """Of this alternative in every process, its own or another's."""
+    processes = [measured for several in found.values() for measured in several]
+    return [answer for measured in processes for answer in measured.answers(key)]
+
+
+def _verdicts(
+    case: Case, answers: Mapping[str, Sequence[Answer]], known: Known
+) -> dict[str, Verdict | None]:
+    where = (case.shape.name, case.tokens)
+    tolerances: Mapping[Quantity, float]
+    if case.dtype == "float32":
+        known.truths[where] = agreement.agree_on([several[0] for several in answers.values()])
+        tolerances = FLOAT32_TOLERANCES
+    else:
+        errors = known.eager_errors.setdefault(case.shape.name, {})
+        eager = next((key for key in EAGER if key in answers), None)
+        if eager is not None and where in known.truths:
+            errors[case.tokens] = agreement.worst_errors(answers[eager], known.truths[where])
+        nearest = max((tokens for tokens in errors if tokens <= case.tokens), default=None)
+        tolerances = {} if nearest is None else agreement.bfloat16_tolerances(errors[nearest])
+    truth = known.truths.get(where, {})
+    return {key: agreement.check(several, truth, tolerances) for key, several in answers.items()}
+
+
+def _cell(
+    key: str, found: Mapping[str, Sequence[Measured]], verdicts: Mapping[str, Verdict | None]
+) -> Cell:
+    verdict = verdicts[key]
+    if verdict is None:
+        return Cell("unchecked", note="no other alternative ran that it could be checked against")
+    if not verdict.right:
+        return Cell("WRONG", note=str(verdict))
+    peak = _peak(found[key])
+    if key == OURS:
+        # timed beside the floor, or whatever else there is
+        other = FLOOR if FLOOR in found else next((k for k in found if k != OURS), None)
+        pairs = found[other][0].pairs if other else ()
+        times = [ours.seconds for _, ours in pairs] or [found[key][0].first.seconds]
+        return Cell("ok", median(times), peak, len(pairs), note=str(verdict))
+    pairs = found[key][0].pairs
+    seconds = median([run.seconds for run, _ in pairs] or [found[key][0].first.seconds])
+    ours = verdicts.get(OURS)
+    if ours is None or not ours.right:
+        return Cell("ok", seconds, peak, note=str(verdict))
+    return Cell(
+        "ok",
+        seconds,
+        peak,
+        len(pairs),
+        median(ours.seconds / run.seconds for run, ours in pairs) if pairs else None,
+        _peak(found[OURS]) / peak if peak else None,
+        str(verdict),
+    )
+
+
+def _peak(several: Sequence[Measured]) -> int:
+    return int(median(measured.peak_bytes for measured in several))

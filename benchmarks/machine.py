@@ -1,0 +1,85 @@
+"""What the numbers were measured on, and what fits there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks.alternatives import Alternative
+from benchmarks.cases import Case
+
+GIB = 2**30
+
+
+def facts() -> dict[str, Any]:
+    """CPU, cores, memory and versions; nothing that names the machine or a folder."""
+    return {
+        "cpu": _cpuinfo("model name") or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
+        "bfloat16": has_bfloat16(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "commit": _commit(),
+    }
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself."""
+    flags = (_cpuinfo("flags") or "").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def bytes_needed(case: Case, alternative: Alternative) -> int:
+    """An estimate for a process that runs the alternative: model, maps, and a GiB for the rest."""
+    shape = case.shape
+    attention = 2 * (shape.heads + shape.kv_heads) * shape.head_width * shape.hidden
+    layer = attention + 3 * shape.hidden * shape.intermediate
+    model = 4 * (shape.layers * layer + shape.vocabulary * shape.hidden)
+    return model + alternative.map_bytes(case) + GIB
+
+
+def available_bytes() -> int:
+    """Memory that can be taken without swapping, by the system's and the container's account."""
+    found = []
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit and used and limit[0].isdigit():
+        found.append(int(limit[0]) - int(used[0]))
+    return min(found, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+
+
+def _cpuinfo(field: str) -> str | None:
+    lines = (line.partition(":") for line in _lines("/proc/cpuinfo"))
+    return next((value.strip() for name, _, value in lines if name.strip() == field), None)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ":/", ":!/benchmarks/results")
+        return git("rev-parse", "--short", "HEAD") + (" with local changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

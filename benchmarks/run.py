@@ -1,0 +1,115 @@
+"""``python -m benchmarks.run``: measures on this CPU and redraws the recorded results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import machine, report
+from benchmarks.cases import SMALL, SMOLLM2, WIDE, Case
+from benchmarks.compare import Cell, Known, Row, compare
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A case, its alternatives, and how often each is measured.
+
+    Attributes:
+        case: what to run.
+        keys: of the alternatives.
+        pairs: of each with ``score``.
+        repeats: fresh processes for the memory of the two that are close.
+    """
+
+    case: Case
+    keys: Sequence[str]
+    pairs: Mapping[str, int]
+    repeats: int = 1
+
+
+def full_plan(bfloat16: bool) -> list[Planned]:
+    """About twelve minutes on two cores."""
+    plan = [Planned(Case(SMOLLM2, tokens), "abcd", _pairs(tokens), 3) for tokens in LENGTHS]
+    if bfloat16:
+        # eager runs for the tolerance; at the lengths beyond, its error at 2048 counts
+        plan += [
+            Planned(
+                Case(SMOLLM2, tokens, "bfloat16"),
+                "bcd" if tokens <= 2048 else "cd",
+                _pairs(tokens),
+                3,
+            )
+            for tokens in LENGTHS
+        ]
+    plan += [Planned(Case(SMALL, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:4]]
+    plan += [Planned(Case(WIDE, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:2]]
+    return plan
+
+
+def quick_plan(bfloat16: bool) -> list[Planned]:
+    """Under a minute."""
+    pairs = {"a": 1, "b": 1, "c": 3}
+    plan = [Planned(Case(SMOLLM2, tokens), "abcd", pairs) for tokens in LENGTHS[:2]]
+    if bfloat16:
+        plan.append(Planned(Case(SMOLLM2, LENGTHS[0], "bfloat16"), "bcd", pairs))
+    return plan
+
+
+def execute(plan: Sequence[Planned]) -> list[Row]:
+    """Runs the cases in order; says on standard error how it goes."""
+    known = Known()
+    rows = []
+    for planned in plan:
+        start = time.perf_counter()
+        row = compare(planned.case, planned.keys, planned.pairs, known, planned.repeats)
+        rows.append(row)
+        print(f"{planned.case} ({time.perf_counter() - start:.0f} s)", file=sys.stderr)
+        for key, cell in row.cells.items():
+            print(f"  ({key}) {_line(cell)}", file=sys.stderr, flush=True)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if an alternative is wrong, unchecked or failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two lengths, under a minute")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for cpu.json, cpu.md and cpu.png (benchmarks/results; with --quick, nowhere)",
+    )
+    options = parser.parse_args(arguments)
+    facts = machine.facts()
+    plan = (quick_plan if options.quick else full_plan)(facts["bfloat16"])
+    rows = execute(plan)
+    print(report.as_markdown(rows, facts))
+    folder = options.out if options.quick else options.out or RESULTS
+    if folder is not None:
+        report.write(rows, facts, folder)
+    accepted = ("ok", "does not fit")
+    return int(any(cell.status not in accepted for row in rows for cell in row.cells.values()))
+
+
+def _pairs(tokens: int) -> dict[str, int]:
+    """The ratio to the floor is near 1 and wants more pairs than the multiples do."""
+    several = 3 if tokens <= 512 else 1
+    return {"a": several, "b": several, "c": 5 if tokens <= 1024 else 3}
+
+
+def _line(cell: Cell) -> str:
+    if cell.seconds is None or cell.peak_bytes is None:
+        return f"{cell.status}: {cell.note}"
+    ratio = "" if cell.time_ratio is None else f", score takes {cell.time_ratio:.3f} of it"
+    return f"{cell.seconds:.2f} s, {report.memory(cell.peak_bytes)}{ratio}; {cell.note}"
+
+
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+
+if __name__ == "__main__":
+    sys.exit(main())

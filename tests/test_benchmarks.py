@@ -1,0 +1,230 @@
+"""The benchmarks check before they time: what is wrong gets no time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# the benchmarks are not installed
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import alternatives, compare, machine, measure, report
+from benchmarks.alternatives import ALTERNATIVES, Answer
+from benchmarks.cases import Case, Shape, build_batch, build_model
+from benchmarks.compare import Known, Row
+from benchmarks.run import full_plan, quick_plan
+
+TINY = Shape("tiny", 3, 48, 96, 4, 2, 12, 100)
+CASE = Case(TINY, 64, response=16)
+NARROW = replace(CASE, dtype="bfloat16")
+PAIRS = {"a": 1, "b": 1, "c": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only slow such a model down."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(case: Case = CASE, keys: Sequence[str] = "abcd", known: Known | None = None) -> Row:
+    return compare.compare(case, keys, PAIRS, known or Known(), measure=measure.measure_here)
+
+
+def replace_run(monkeypatch: pytest.MonkeyPatch, key: str, function: Any) -> None:
+    monkeypatch.setitem(ALTERNATIVES, key, replace(ALTERNATIVES[key], run=function))
+
+
+def off_by(part: float, key: str) -> Any:
+    def wrong(model: Any, batch: Any) -> Answer:
+        answer = ALTERNATIVES_AS_THEY_ARE[key].run(model, batch)
+        scale = 1.0 + part
+        return Answer(
+            None if answer.scores is None else answer.scores * scale,
+            None if answer.hidden is None else answer.hidden * scale,
+        )
+
+    return wrong
+
+
+ALTERNATIVES_AS_THEY_ARE = dict(ALTERNATIVES)
+
+
+def test_the_alternatives_agree_and_get_times_and_ratios() -> None:
+    cells = run().cells
+    assert [cell.status for cell in cells.values()] == ["ok"] * 4, cells
+    assert all(cell.seconds and cell.seconds > 0 for cell in cells.values())
+    assert all(cells[key].time_ratio for key in "abc")
+    assert [cells[key].pairs for key in "abcd"] == [1, 1, 2, 2]
+
+
+def test_the_maps_are_uneven_enough_to_tell_a_wrong_row_or_key() -> None:
+    model, batch = build_model(CASE), build_batch(CASE)
+    right = alternatives.hooked_maps(model, batch).scores
+    for mask in ("strategy_mask", "response_mask"):
+        moved = {**batch, mask: batch[mask].roll(-1, dims=1)}
+        wrong = alternatives.hooked_maps(model, moved).scores
+        assert right is not None
+        assert wrong is not None
+        assert float((wrong - right).norm() / right.norm()) > 1e-3
+
+
+def test_the_model_is_a_llama_as_transformers_builds_it() -> None:
+    model = build_model(CASE)
+    rebuilt = type(model)(model.config)
+    rebuilt.load_state_dict(model.state_dict())
+    ids = build_batch(CASE)["input_ids"]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, rebuilt.eval()(ids).logits)
+    assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+
+
+def test_a_model_attends_as_before_afterwards() -> None:
+    model, batch = build_model(CASE), build_batch(CASE)
+    before = model.config._attn_implementation
+    for alternative in ALTERNATIVES.values():
+        alternative.run(model, batch)
+        assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("key", "abcd")
+def test_a_wrong_alternative_stands_alone_and_gets_no_time(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    replace_run(monkeypatch, key, off_by(3e-4, key))
+    cells = run().cells
+    assert {k for k, cell in cells.items() if cell.status == "WRONG"} == {key}
+    wrong = cells[key]
+    assert (wrong.seconds, wrong.peak_bytes, wrong.time_ratio) == (None, None, None)
+    if key == "d":
+        assert all(cell.time_ratio is None for cell in cells.values())
+
+
+def test_an_alternative_that_is_wrong_once_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(1000))
+
+    def sometimes(model: Any, batch: Any) -> Answer:
+        return off_by(1e-3 if next(calls) == 3 else 0.0, "d")(model, batch)
+
+    replace_run(monkeypatch, "d", sometimes)
+    assert run().cells["d"].status == "WRONG"
+
+
+def test_nan_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_run(monkeypatch, "d", off_by(float("nan"), "d"))
+    assert run(keys="bcd").cells["d"].status == "WRONG"
+
+
+def test_two_that_differ_are_both_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_run(monkeypatch, "b", off_by(1e-3, "b"))
+    assert {cell.status for cell in run(keys="bcd").cells.values()} == {"WRONG"}
+
+
+def test_bfloat16_is_checked_by_float32_and_by_eagers_own_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = Known()
+    assert run(NARROW, "bcd", known).cells["d"].status == "unchecked"
+    run(CASE, "abcd", known)
+    assert {cell.status for cell in run(NARROW, "bcd", known).cells.values()} == {"ok"}
+    (errors,) = known.eager_errors[TINY.name].values()
+    assert 1e-5 < errors["scores"] < 0.1
+    # eager's error at a shorter length counts where it was not run
+    longer = replace(NARROW, tokens=96)
+    run(replace(CASE, tokens=96), "bcd", known)
+    assert run(longer, "cd", known).cells["d"].status == "ok"
+    replace_run(monkeypatch, "d", off_by(4 * errors["scores"] + 1e-3, "d"))
+    assert run(longer, "cd", known).cells["d"].status == "WRONG"
+
+
+def test_what_does_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "available_bytes", lambda: 20 * machine.GIB)
+
+    def never(case: Case, key: str, pairs: int) -> measure.Measured:
+        raise AssertionError(f"{key} was run")
+
+    case = next(p.case for p in full_plan(False) if p.case.tokens == 8192)
+    cell = compare.compare(case, "a", PAIRS, Known(), measure=never).cells["a"]
+    assert (cell.status, cell.seconds) == ("does not fit", None)
+    assert cell.peak_bytes is not None
+    assert cell.peak_bytes > 30 * 9 * 8192**2 * 4
+
+
+def test_a_fresh_process_measures_memory_and_brings_answers_back() -> None:
+    measured = measure.measure_fresh(CASE, "c", 2)
+    assert 0 < measured.peak_bytes < 200e6
+    assert len(measured.pairs) == 2
+    here = measure.measure_here(CASE, "d").first.answer.scores
+    fresh = measured.answers("d")[0].scores
+    assert here is not None
+    assert fresh is not None
+    torch.testing.assert_close(fresh, here, rtol=1e-6, atol=0)
+
+
+def test_the_memory_of_the_two_that_are_close_is_measured_several_times() -> None:
+    asked = []
+
+    def counting(case: Case, key: str, pairs: int) -> measure.Measured:
+        asked.append(key)
+        done = measure.measure_here(case, key, pairs)
+        return replace(done, peak_bytes=10 ** (6 + asked.count(key)))
+
+    row = compare.compare(CASE, "abcd", PAIRS, Known(), 3, counting)
+    assert "".join(asked) == "abcccddd"
+    assert [cell.peak_bytes for cell in row.cells.values()] == [10**7, 10**7, 10**8, 10**8]
+
+
+def test_a_process_that_fails_is_reported() -> None:
+    broken = replace(CASE, dtype="no such dtype")  # type: ignore[arg-type]
+    cells = compare.compare(broken, "d", PAIRS, Known()).cells
+    assert cells["d"].status == "failed"
+    assert "no such dtype" in cells["d"].note
+
+
+def test_results_are_written_as_json_table_and_picture(tmp_path: Path) -> None:
+    known = Known()
+    rows = [run(CASE, "abcd", known), run(replace(CASE, tokens=96), "bcd", known)]
+    misfit = compare.Cell("does not fit", peak_bytes=75 * 10**9, note="needs 75 GB")
+    wrong = compare.Cell("WRONG", note="scores off by 1.0e-01 (at most 1.0e-05)")
+    rows[1] = Row(rows[1].case, {**rows[1].cells, "a": misfit, "d": wrong})
+    paths = report.write(rows, machine.facts(), tmp_path / "results")
+    recorded = json.loads(paths[0].read_text())
+    assert recorded["rows"][0]["tokens"] == 64
+    assert recorded["rows"][1]["cells"]["d"]["seconds"] is None
+    table = paths[1].read_text()
+    assert "does not fit (75.0 GB)" in table
+    assert "**WRONG**" in table
+    assert "scores off by 1.0e-01" in table
+    assert torch.__version__ in table
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_facts_name_no_folder() -> None:
+    facts = json.dumps(machine.facts())
+    assert str(Path.home()) not in facts
+    assert str(Path(__file__).parents[1]) not in facts
+
+
+@pytest.mark.parametrize("plan", [full_plan, quick_plan], ids=["full", "quick"])
+def test_bfloat16_comes_after_its_float32_and_after_an_eager_run(plan: Any) -> None:
+    planned = plan(True)
+    seen: set[tuple[str, int]] = set()
+    eager_seen = set()
+    for each in planned:
+        if each.case.dtype == "float32":
+            seen.add((each.case.shape.name, each.case.tokens))
+            continue
+        assert (each.case.shape.name, each.case.tokens) in seen
+        eager_seen |= {each.case.shape.name} if "b" in each.keys else set()
+        assert each.case.shape.name in eager_seen
+    assert any(each.case.dtype == "bfloat16" for each in planned)
+    assert all(each.case.dtype == "float32" for each in plan(False))
