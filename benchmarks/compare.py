@@ -12,14 +12,24 @@ from benchmarks.agreement import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
 from benchmarks.alternatives import ALTERNATIVES, Answer
 from benchmarks.cases import Case
 from benchmarks.machine import available_bytes, bytes_needed
-from benchmarks.measure import OURS, Measured, ProcessFailedError, measure_fresh
+from benchmarks.measure import OURS, Measured, ProcessFailedError, Run, memory_fresh, pairs_fresh
 
 Status = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
-Measure = Callable[[Case, str, int], Measured]
 
 FLOOR = "c"
 EAGER = ("b", "a")  # the first that ran gives bfloat16 its tolerance
 LONG = 10.0  # seconds; a call over this is not repeated for its memory
+
+
+@dataclass(frozen=True)
+class Meter:
+    """How an alternative is measured: :mod:`benchmarks.measure`."""
+
+    memory: Callable[[Case, str], Measured]
+    pairs: Callable[[Case, str, int], Measured]
+
+
+FRESH = Meter(memory_fresh, pairs_fresh)
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ def compare(
     pairs: Mapping[str, int],
     known: Known,
     repeats: int = 1,
-    measure: Measure = measure_fresh,
+    meter: Meter = FRESH,
 ) -> Row:
     """Measures and checks one case.
 
@@ -79,7 +89,7 @@ def compare(
         known: read and added to.
         repeats: fresh processes for the memory of ``score`` and the floor, whose peaks are close;
             one for the others, and for calls of over :data:`LONG` seconds.
-        measure: runs one alternative of the case.
+        meter: measures one alternative of the case.
     """
     cells: dict[str, Cell] = {}
     found: dict[str, list[Measured]] = {}
@@ -91,7 +101,7 @@ def compare(
             cells[key] = Cell("does not fit", peak_bytes=alternative.map_bytes(case), note=note)
             continue
         try:
-            found[key] = _measure(case, key, 0 if key == OURS else pairs[key], repeats, measure)
+            found[key] = _measure(case, key, pairs.get(key, 0), repeats, meter)
         except ProcessFailedError as error:
             cells[key] = Cell("failed", note=str(error).strip().splitlines()[-1])
     answers = {key: _answers(found, key) for key in found}
@@ -101,12 +111,12 @@ def compare(
     return Row(case, {key: cells[key] for key in keys})
 
 
-def _measure(case: Case, key: str, pairs: int, repeats: int, measure: Measure) -> list[Measured]:
-    """The first goes on with the pairs, the others tell the memory only."""
-    done = [measure(case, key, pairs)]
-    if key in (FLOOR, OURS):
-        while len(done) < repeats and done[0].first.seconds < LONG:
-            done.append(measure(case, key, 0))
+def _measure(case: Case, key: str, pairs: int, repeats: int, meter: Meter) -> list[Measured]:
+    done = [meter.memory(case, key)]
+    while key in (FLOOR, OURS) and len(done) < repeats and done[0].runs[0].seconds < LONG:
+        done.append(meter.memory(case, key))
+    if pairs and not done[0].pairs:
+        done.append(meter.pairs(case, key, pairs))
     return done
 
 
@@ -146,25 +156,27 @@ def _cell(
     peak = _peak(found[key])
     if key == OURS:
         # timed beside the floor, or whatever else there is
-        other = FLOOR if FLOOR in found else next((k for k in found if k != OURS), None)
-        pairs = found[other][0].pairs if other else ()
-        times = [ours.seconds for _, ours in pairs] or [found[key][0].first.seconds]
-        return Cell("ok", median(times), peak, len(pairs), note=str(verdict))
-    pairs = found[key][0].pairs
-    seconds = median([run.seconds for run, _ in pairs] or [found[key][0].first.seconds])
+        other = next((k for k in (FLOOR, *found) if k in found and k != OURS), None)
+        times = [ours.seconds for _, ours in _pairs(found[other])] if other else []
+        return Cell("ok", _time(times, found[key]), peak, len(times), note=str(verdict))
+    pairs = _pairs(found[key])
+    seconds = _time([run.seconds for run, _ in pairs], found[key])
     ours = verdicts.get(OURS)
-    if ours is None or not ours.right:
-        return Cell("ok", seconds, peak, note=str(verdict))
-    return Cell(
-        "ok",
-        seconds,
-        peak,
-        len(pairs),
-        median(ours.seconds / run.seconds for run, ours in pairs) if pairs else None,
-        _peak(found[OURS]) / peak if peak else None,
-        str(verdict),
-    )
+    if ours is None or not ours.right or not pairs:
+        return Cell("ok", seconds, peak, len(pairs), note=str(verdict))
+    time_ratio = median(ours.seconds / run.seconds for run, ours in pairs)
+    peak_ratio = _peak(found[OURS]) / peak if peak else None
+    return Cell("ok", seconds, peak, len(pairs), time_ratio, peak_ratio, str(verdict))
+
+
+def _pairs(several: Sequence[Measured]) -> list[tuple[Run, Run]]:
+    return [pair for measured in several for pair in measured.pairs]
+
+
+def _time(paired: Sequence[float], several: Sequence[Measured]) -> float:
+    """Median over the pairs, or, without any, the first call's."""
+    return median(paired or [several[0].runs[0].seconds])
 
 
 def _peak(several: Sequence[Measured]) -> int:
-    return int(median(measured.peak_bytes for measured in several))
+    return int(median(m.peak_bytes for m in several if m.peak_bytes is not None))

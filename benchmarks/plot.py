@@ -27,7 +27,7 @@ STYLES: dict[str, dict[str, Any]] = {
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draws the rows of the first model and dtype among ``rows``."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     first = rows[0].case
     members = [
@@ -60,10 +60,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     time_axes.set_ylabel("time of one call (s)")
     memory_axes.set_ylabel("peak memory above the model (GB)")
     for axes in (time_axes, memory_axes):
+        if not any(len(line.get_xdata()) for line in axes.lines):
+            axes.set_ylim(0.1, 10)  # nothing is right: an empty panel still needs a range
+        axes.set_xlim(lengths[0] / 1.15, lengths[-1] * 1.15)
         axes.set(xscale="log", yscale="log", xlabel="tokens T")
         axes.set_xticks(lengths, [str(tokens) for tokens in lengths])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)

@@ -67,7 +67,8 @@ Random weights, batch 1, a span of {SPAN.stop - SPAN.start} tokens near the begi
 of {RESPONSE} at the end. All run the decoder alone, without logits and KV cache. Times are \
 medians; ratios are medians over alternating pairs in one process, so they are steadier than the \
 times and need not be the quotient of two of them. Memory is that of the first call in a fresh \
-process. A time is shown only if the alternative's numbers agree with the others' (in float32 \
+process, with malloc set to give freed tensors back at once. \
+A time is shown only if the alternative's numbers agree with the others' (in float32 \
 within 1e-5; in bfloat16 within twice the error of eager attention in bfloat16). The score leaves \
 out what comes after the last layer's attention weights, which shows where a model has few layers. \
 Redraw with `make bench`."""
@@ -104,9 +105,9 @@ def _shown(cell: Cell | None) -> str:
 
 
 def _ratio(cell: Cell | None) -> str:
-    if cell is None or cell.time_ratio is None or cell.peak_ratio is None:
+    if cell is None or cell.time_ratio is None:
         return "–"
-    return f"{_small(cell.time_ratio)} · {_small(cell.peak_ratio)}"
+    return f"{_small(cell.time_ratio)} · {_small(cell.peak_ratio) if cell.peak_ratio else '–'}"
 
 
 def memory(count: float) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import machine, report
 from benchmarks.cases import SMALL, SMOLLM2, WIDE, Case
 from benchmarks.compare import Cell, Known, Row, compare
+from benchmarks.measure import OURS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -53,12 +54,12 @@ def full_plan(bfloat16: bool) -> list[Planned]:
 
 
 def quick_plan(bfloat16: bool) -> list[Planned]:
-    """Under a minute."""
+    """Under a minute; without bfloat16, whether the CPU has it or not."""
     pairs = {"a": 1, "b": 1, "c": 3}
-    plan = [Planned(Case(SMOLLM2, tokens), "abcd", pairs) for tokens in LENGTHS[:2]]
-    if bfloat16:
-        plan.append(Planned(Case(SMOLLM2, LENGTHS[0], "bfloat16"), "bcd", pairs))
-    return plan
+    return [
+        Planned(Case(SMOLLM2, LENGTHS[0]), "abcd", pairs),
+        Planned(Case(SMOLLM2, LENGTHS[1]), "bcd", pairs),
+    ]
 
 
 def execute(plan: Sequence[Planned]) -> list[Row]:
@@ -76,7 +77,10 @@ def execute(plan: Sequence[Planned]) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if an alternative is wrong, unchecked or failed."""
+    """Exit status 1 if an alternative is wrong, unchecked or failed.
+
+    A run in which the score failed leaves what was recorded before as it is.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two lengths, under a minute")
     parser.add_argument(
@@ -89,11 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = (quick_plan if options.quick else full_plan)(facts["bfloat16"])
     rows = execute(plan)
     print(report.as_markdown(rows, facts))
+    statuses = {cell.status for row in rows for cell in row.cells.values()}
     folder = options.out if options.quick else options.out or RESULTS
-    if folder is not None:
+    if "failed" in {row.cells[OURS].status for row in rows}:
+        print("sra_fast.score failed: nothing was recorded", file=sys.stderr)
+    elif folder is not None:
         report.write(rows, facts, folder)
-    accepted = ("ok", "does not fit")
-    return int(any(cell.status not in accepted for row in rows for cell in row.cells.values()))
+    return int(not statuses <= {"ok", "does not fit"})
 
 
 def _pairs(tokens: int) -> dict[str, int]:

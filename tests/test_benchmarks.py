@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,20 +17,25 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import alternatives, compare, machine, measure, report
+from benchmarks import run as run_module
 from benchmarks.alternatives import ALTERNATIVES, Answer
 from benchmarks.cases import Case, Shape, build_batch, build_model
 from benchmarks.compare import Known, Row
-from benchmarks.run import full_plan, quick_plan
+from benchmarks.run import full_plan
 
 TINY = Shape("tiny", 3, 48, 96, 4, 2, 12, 100)
 CASE = Case(TINY, 64, response=16)
 NARROW = replace(CASE, dtype="bfloat16")
 PAIRS = {"a": 1, "b": 1, "c": 2}
+BUILT = functools.cache(build_model)
+HERE = compare.Meter(measure.memory_here, measure.pairs_here)
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads only slow such a model down."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Models are built once, malloc stays as it is, and threads, which only cost here, are off."""
+    monkeypatch.setattr(measure, "build_model", BUILT)
+    monkeypatch.setattr(measure, "_give_freed_tensors_back", lambda: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -37,7 +43,7 @@ def one_thread() -> Iterator[None]:
 
 
 def run(case: Case = CASE, keys: Sequence[str] = "abcd", known: Known | None = None) -> Row:
-    return compare.compare(case, keys, PAIRS, known or Known(), measure=measure.measure_here)
+    return compare.compare(case, keys, PAIRS, known or Known(), meter=HERE)
 
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, key: str, function: Any) -> None:
@@ -149,22 +155,24 @@ def test_bfloat16_is_checked_by_float32_and_by_eagers_own_error(
 def test_what_does_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "available_bytes", lambda: 20 * machine.GIB)
 
-    def never(case: Case, key: str, pairs: int) -> measure.Measured:
+    def never(case: Case, key: str, *count: int) -> measure.Measured:
         raise AssertionError(f"{key} was run")
 
     case = next(p.case for p in full_plan(False) if p.case.tokens == 8192)
-    cell = compare.compare(case, "a", PAIRS, Known(), measure=never).cells["a"]
+    cell = compare.compare(case, "a", PAIRS, Known(), meter=compare.Meter(never, never)).cells["a"]
     assert (cell.status, cell.seconds) == ("does not fit", None)
     assert cell.peak_bytes is not None
     assert cell.peak_bytes > 30 * 9 * 8192**2 * 4
 
 
 def test_a_fresh_process_measures_memory_and_brings_answers_back() -> None:
-    measured = measure.measure_fresh(CASE, "c", 2)
-    assert 0 < measured.peak_bytes < 200e6
-    assert len(measured.pairs) == 2
-    here = measure.measure_here(CASE, "d").first.answer.scores
-    fresh = measured.answers("d")[0].scores
+    memory = measure.memory_fresh(CASE, "d")
+    assert memory.peak_bytes is not None
+    assert 0 < memory.peak_bytes < 200e6
+    pairs = measure.pairs_fresh(CASE, "c", 2).pairs
+    assert [(x.key, ours.key) for x, ours in pairs] == [("c", "d")] * 2
+    here = measure.memory_here(CASE, "d").answers("d")[0].scores
+    fresh = memory.answers("d")[0].scores
     assert here is not None
     assert fresh is not None
     torch.testing.assert_close(fresh, here, rtol=1e-6, atol=0)
@@ -173,14 +181,28 @@ def test_a_fresh_process_measures_memory_and_brings_answers_back() -> None:
 def test_the_memory_of_the_two_that_are_close_is_measured_several_times() -> None:
     asked = []
 
-    def counting(case: Case, key: str, pairs: int) -> measure.Measured:
+    def counting(case: Case, key: str) -> measure.Measured:
         asked.append(key)
-        done = measure.measure_here(case, key, pairs)
+        done = measure.memory_here(case, key)
         return replace(done, peak_bytes=10 ** (6 + asked.count(key)))
 
-    row = compare.compare(CASE, "abcd", PAIRS, Known(), 3, counting)
+    row = compare.compare(CASE, "abcd", PAIRS, Known(), 3, replace(HERE, memory=counting))
     assert "".join(asked) == "abcccddd"
     assert [cell.peak_bytes for cell in row.cells.values()] == [10**7, 10**7, 10**8, 10**8]
+
+
+def test_a_slow_call_with_maps_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "SLOW", 0.0)
+    timed = []
+
+    def counting(case: Case, key: str, count: int) -> measure.Measured:
+        timed.append(key)
+        return measure.pairs_here(case, key, count)
+
+    cells = compare.compare(CASE, "abcd", PAIRS, Known(), 1, replace(HERE, pairs=counting)).cells
+    assert timed == ["c"]
+    assert [cell.pairs for cell in cells.values()] == [1, 1, 2, 2]
+    assert all(cells[key].time_ratio for key in "abc")
 
 
 def test_a_process_that_fails_is_reported() -> None:
@@ -208,23 +230,38 @@ def test_results_are_written_as_json_table_and_picture(tmp_path: Path) -> None:
     assert paths[2].read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_of_nothing_right_is_still_a_picture(tmp_path: Path) -> None:
+    wrong = {key: compare.Cell("WRONG", note="off") for key in "abcd"}
+    report.write([Row(CASE, wrong)], machine.facts(), tmp_path)
+    assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_facts_name_no_folder() -> None:
     facts = json.dumps(machine.facts())
     assert str(Path.home()) not in facts
     assert str(Path(__file__).parents[1]) not in facts
 
 
-@pytest.mark.parametrize("plan", [full_plan, quick_plan], ids=["full", "quick"])
-def test_bfloat16_comes_after_its_float32_and_after_an_eager_run(plan: Any) -> None:
-    planned = plan(True)
+def test_bfloat16_comes_after_its_float32_and_after_an_eager_run() -> None:
+    plan = full_plan(True)
     seen: set[tuple[str, int]] = set()
-    eager_seen = set()
-    for each in planned:
-        if each.case.dtype == "float32":
-            seen.add((each.case.shape.name, each.case.tokens))
+    eager_seen: set[str] = set()
+    for planned in plan:
+        name = planned.case.shape.name
+        if planned.case.dtype == "float32":
+            seen.add((name, planned.case.tokens))
             continue
-        assert (each.case.shape.name, each.case.tokens) in seen
-        eager_seen |= {each.case.shape.name} if "b" in each.keys else set()
-        assert each.case.shape.name in eager_seen
-    assert any(each.case.dtype == "bfloat16" for each in planned)
-    assert all(each.case.dtype == "float32" for each in plan(False))
+        assert (name, planned.case.tokens) in seen
+        eager_seen |= {name} if "b" in planned.keys else set()
+        assert name in eager_seen
+    assert any(planned.case.dtype == "bfloat16" for planned in plan)
+    assert all(planned.case.dtype == "float32" for planned in full_plan(False))
+
+
+def test_a_failed_run_leaves_the_recorded_results_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    failed = Row(CASE, {key: compare.Cell("failed", note="killed") for key in "abcd"})
+    monkeypatch.setattr(run_module, "execute", lambda plan: [failed])
+    assert run_module.main(["--out", str(tmp_path / "results")]) == 1
+    assert not (tmp_path / "results").exists()
