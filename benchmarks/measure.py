@@ -61,7 +61,7 @@ class Measured:
     """What one process found.
 
     Attributes:
-        peak_bytes: peak of the first call above the loaded model; None in a process for time.
+        peak_bytes: peak of a call above the loaded model; None in a process for time.
         runs: every call that counts.
         pairs: of the alternative and ``score``, in the order they ran.
     """
@@ -82,15 +82,23 @@ class ProcessFailedError(RuntimeError):
 def memory_here(case: Case, key: str) -> Measured:
     """Peak memory, in this process: it means nothing unless that is a fresh one."""
     model, batch = build_model(case), build_batch(case)
-    _give_freed_tensors_back()
-    _reset_peak()
-    loaded = _resident_bytes()
-    first = _timed(key, model, batch)
-    peak = max(_peak_bytes() - loaded, 0)
-    if ALTERNATIVES[key].map_bytes(case) == 0 or first.seconds < SLOW:
+    peak, first = _with_peak(key, model, batch)
+    if ALTERNATIVES[key].map_bytes(case) == 0:
+        # A process's first call also loads code and compiles kernels, some MB once and for all.
+        peak, second = _with_peak(key, model, batch)
+        return Measured(peak, (first, second))
+    if first.seconds < SLOW:
         return Measured(peak, (first,))
     pair = first, _timed(OURS, model, batch)
     return Measured(peak, pair, (pair,))
+
+
+def _with_peak(key: str, model: Any, batch: dict[str, Any]) -> tuple[int, Run]:
+    _give_freed_tensors_back()
+    _reset_peak()
+    loaded = _resident_bytes()
+    run = _timed(key, model, batch)
+    return max(_peak_bytes() - loaded, 0), run
 
 
 def pairs_here(case: Case, key: str, count: int) -> Measured:

@@ -66,8 +66,9 @@ transformers {machine["transformers"]}; commit {machine["commit"]}.
 Random weights, batch 1, a span of {SPAN.stop - SPAN.start} tokens near the beginning, a response \
 of {RESPONSE} at the end. All run the decoder alone, without logits and KV cache. Times are \
 medians; ratios are medians over alternating pairs in one process, so they are steadier than the \
-times and need not be the quotient of two of them. Memory is that of the first call in a fresh \
-process, with malloc set to give freed tensors back at once. \
+times and need not be the quotient of two of them. Memory is that of a call in a fresh \
+process, with malloc set to give freed tensors back at once; of the second call for (c) and (d), \
+since the first also loads code and compiles kernels, 10 to 20 MB once per process. \
 A time is shown only if the alternative's numbers agree with the others' (in float32 \
 within 1e-5; in bfloat16 within twice the error of eager attention in bfloat16). The score leaves \
 out what comes after the last layer's attention weights, which shows where a model has few layers. \

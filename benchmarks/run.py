@@ -1,4 +1,7 @@
-"""``python -m benchmarks.run``: measures on this CPU and redraws the recorded results."""
+"""``python -m benchmarks.run``: measures on this CPU and redraws the recorded results.
+
+The peer ``flash-colreduce`` runs on GPUs only and is not part of this.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +38,12 @@ class Planned:
 
 
 def full_plan(bfloat16: bool) -> list[Planned]:
-    """About twelve minutes on two cores."""
-    plan = [Planned(Case(SMOLLM2, tokens), "abcd", _pairs(tokens), 3) for tokens in LENGTHS]
-    if bfloat16:
-        # eager runs for the tolerance; at the lengths beyond, its error at 2048 counts
+    """About eighteen minutes on two cores."""
+    plan = [Planned(Case(SMOLLM2, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS]
+    if bfloat16:  # eager, whose own error is the tolerance, takes too long at the last length
         plan += [
-            Planned(
-                Case(SMOLLM2, tokens, "bfloat16"),
-                "bcd" if tokens <= 2048 else "cd",
-                _pairs(tokens),
-                3,
-            )
-            for tokens in LENGTHS
+            Planned(Case(SMOLLM2, tokens, "bfloat16"), "bcd", _pairs(tokens))
+            for tokens in LENGTHS[:4]
         ]
     plan += [Planned(Case(SMALL, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:4]]
     plan += [Planned(Case(WIDE, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:2]]

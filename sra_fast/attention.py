@@ -24,7 +24,17 @@ from sra_fast.sequences import numbered_runs
 NAME = "sra_fast"
 
 # What an attention layer may hand over that changes the result and is not served here.
-_UNSERVED = ("position_bias", "cache", "head_mask", "block_sequence_ids")
+_UNSERVED = (
+    "position_bias",
+    "attention_bias",
+    "cache",
+    "head_mask",
+    "block_sequence_ids",
+    "block_indices",
+    "indices",
+)
+_NOT_GIVEN = object()  # told from None: a layer without a window says None
+_Pieces = list[tuple[int, int, int]]
 
 
 @torch.compiler.disable  # lengths and segments are read as numbers
@@ -36,7 +46,7 @@ def attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sliding_window: int | None = None,
+    sliding_window: Any = _NOT_GIVEN,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     is_causal: bool | None = None,
@@ -53,20 +63,22 @@ def attention(
         ForwardStopped: after the layer that the request stops at.
     """
     _refuse_unserved(module, dropout, is_causal, kwargs)
-    spans = _spans(query, key, attention_mask, sra_request)
+    if torch.is_autocast_enabled(query.device.type):  # as it would do for transformers' own
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     rule: dict[str, Any] = {
         "scale": scaling,
-        "window": sliding_window or _window(module),
+        "window": _window(module) if sliding_window is _NOT_GIVEN else sliding_window,
         "softcap": softcap,
         "sinks": s_aux,
     }
     if sra_request is None:
-        result = span_attention(query, key, value, spans, **rule)
+        pieces = _pieces(query, key, attention_mask)
+        result = span_attention(query, key, value, _asking_nothing(query, key, pieces), **rule)
         return result.out.transpose(1, 2).contiguous(), None
 
-    chunk = _chunk_size(module)
-    spans = spans if chunk is None else spans.chunked(chunk)
-    spans = spans.last_keys(key.shape[2])
+    pieces = sra_request.once_per_mask(attention_mask, lambda: _pieces(query, key, attention_mask))
+    spans = _spans(module, query, key, pieces, sra_request)
     rule["backend"] = sra_request.backend
     layer = _layer_index(module)
     if layer == sra_request.stop_after:
@@ -131,30 +143,67 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, attention_mask)
 
 
-def _spans(
-    query: Tensor, key: Tensor, mask: Tensor | None, request: SpanRequest | None
-) -> SpanQuery:
-    """The request's query, or one that asks nothing and says which sequences there are."""
-    if mask is not None and mask.ndim != 2:
-        _refuse(f"a ready-made {mask.ndim}-D attention mask")
-    batch, keys, device = query.shape[0], key.shape[2], query.device
-    if request is not None:
-        if query.shape[2] < keys and request.query.packs():
-            _refuse("packed rows with a cache")
-        return request.query
+def _pieces(query: Tensor, key: Tensor, mask: Tensor | None) -> _Pieces:
+    """``(b, start, end)`` of what the model's own mask lets see each other, on the key axis."""
     if mask is None:
-        pieces = [(b, 0, keys) for b in range(batch)]
-    else:
-        pieces = numbered_runs(mask.to(torch.int32))
-        for (b, _, end), (next_b, start, _) in itertools.pairwise(pieces):
-            if b == next_b and end != start:
-                _refuse("an attention mask with a hole inside a row")
+        return [(b, 0, key.shape[2]) for b in range(query.shape[0])]
+    if mask.ndim != 2:
+        _refuse(f"a ready-made {mask.ndim}-D attention mask")
+    pieces = numbered_runs(mask.to(torch.int32))
+    for (b, _, end), (next_b, start, _) in itertools.pairwise(pieces):
+        if b == next_b and end != start:
+            _refuse("an attention mask with a hole inside a row")
+    return pieces
+
+
+def _asking_nothing(query: Tensor, key: Tensor, pieces: _Pieces) -> SpanQuery:
+    """A query that only says which sequences there are."""
+    shape, device = (query.shape[0], key.shape[2]), query.device
     return SpanQuery(
-        torch.zeros(batch, keys, dtype=torch.int32, device=device),
+        torch.zeros(shape, dtype=torch.int32, device=device),
         torch.zeros(0, dtype=torch.int64, device=device),
         segment_tensor(pieces, device),
         (),
     )
+
+
+def _spans(
+    module: nn.Module, query: Tensor, key: Tensor, pieces: _Pieces, request: SpanRequest
+) -> SpanQuery:
+    """The request's query as this layer needs it: its chunks, and the keys that it still holds.
+
+    Its segments may be finer than the mask's pieces, never reach beyond them: that would let
+    padding or another sequence be seen.
+    """
+    keys = key.shape[2]
+    if query.shape[2] < keys and request.query.packs():
+        _refuse("packed rows with a cache")
+    chunk = _chunk_size(module)
+    spans = request.query
+    if chunk is not None:
+        spans = spans.chunked(chunk)
+        # Of a sequence's start: some versions' masks count chunks from the row's, which is wrong.
+        pieces = _joined(pieces)
+    spans = spans.last_keys(keys)
+    if not spans.derived(("within", *pieces), lambda: _within(spans, pieces)):
+        _refuse("a request whose segments reach beyond the sequences of the attention mask")
+    return spans
+
+
+def _within(spans: SpanQuery, pieces: _Pieces) -> bool:
+    """Whether each segment lies inside one piece."""
+    return all(
+        any(b == row and first <= start and end <= last for row, first, last in pieces)
+        for b, start, end in spans.segments.tolist()
+    )
+
+
+def _joined(pieces: _Pieces) -> _Pieces:
+    """One piece per row, from the first one's start to the last one's end."""
+    rows: dict[int, tuple[int, int]] = {}
+    for b, start, end in pieces:
+        rows[b] = (min(start, rows.get(b, (start, end))[0]), end)
+    return [(b, start, end) for b, (start, end) in rows.items()]
 
 
 def _refuse_unserved(
@@ -199,10 +248,10 @@ def _chunk_size(module: nn.Module) -> int | None:
 
 
 def _window(module: nn.Module) -> int | None:
-    """The window of a sliding layer whose model does not hand it to the attention function."""
-    if _layer_type(module) != "sliding_attention":
+    """The window of a layer whose model does not hand one to the attention function."""
+    if _layer_type(module) not in (None, "sliding_attention"):
         return None
-    return getattr(module.config, "sliding_window", None)
+    return getattr(getattr(module, "config", None), "sliding_window", None)
 
 
 def _of_rows(lse: Tensor, spans: SpanQuery) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sra_fast import __version__
 from sra_fast.conversations import Conversation
+from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.definitions import DEFINITIONS, Definition
 from sra_fast.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.files import replaced_atomically
@@ -52,7 +53,7 @@ class ScoringOptions:
 
     definition: Definition = "paper"
     strategies: Mapping[str, str] = field(default_factory=lambda: DEFAULT_STRATEGIES)
-    batch_tokens: int = 16384
+    batch_tokens: int = FORWARD_TOKENS
     dtype: DType = "auto"
     device: Device = "auto"
     backend: Backend = "auto"
@@ -115,9 +116,6 @@ class FileScorer:
         Raises:
             ValueError: a conversation cannot be encoded, or the folder holds something else.
         """
-        settings = self.settings(kind, template=asdict(template), turns=turns)
-        run = RunFolder(folder, settings)
-        run.check()
         prompts = encode_prompts(
             self.tokenizer,
             conversations,
@@ -127,18 +125,32 @@ class FileScorer:
         )
         for prompt in prompts:
             self._check_definable(prompt, conversations)
+        settings = self.settings(kind, template=asdict(template), turns=turns)
+        settings["prompts_sha256"] = _digest(prompts)  # last: the other settings say more
+        run = RunFolder(folder, settings)
+        run.check()
         return Job(run, template, conversations, prompts)
 
-    def load(self, jobs: Sequence[Job]) -> None:
+    def load(self) -> PreTrainedModel:
+        """The model, loaded at the first call.
+
+        Raises:
+            ValueError: there is no such model, or it cannot be scored.
+        """
+        if self._model is None:
+            model = self.source.load(self.options.dtype, choose_device(self.options.device))
+            serve(model)
+            self._model = model
+        return self._model
+
+    def check(self, jobs: Sequence[Job]) -> None:
         """Loads the model if one of the jobs is not done yet, and checks that it can take them.
 
         Raises:
-            ValueError: a prompt is longer than the model's context, or a model that cannot be
-                scored.
+            ValueError: a prompt is longer than the model's context, or as :meth:`load`.
         """
-        if self._model is None and any(job.folder.finished() is None for job in jobs):
-            self._model = self.source.load(self.options.dtype, choose_device(self.options.device))
-            limit = serve(self._model).context_length
+        if any(job.folder.finished() is None for job in jobs):
+            limit = serve(self.load()).context_length
             for job in jobs:
                 self._check_lengths(job, limit)
 
@@ -154,9 +166,9 @@ class FileScorer:
             on_progress: called with a job and the number of its tokens that are done now.
 
         Raises:
-            ValueError: as :meth:`load`, before anything is written; or NaN in the hidden states.
+            ValueError: as :meth:`check`, before anything is written; or NaN in the hidden states.
         """
-        self.load(jobs)
+        self.check(jobs)
         return [self._run(job, on_progress) for job in jobs]
 
     def _run(self, job: Job, on_progress: Callable[[Job, int], None]) -> ScoredJob:
@@ -187,10 +199,9 @@ class FileScorer:
         return ScoredJob(job, done, self._rows(job, done))
 
     def _score(self, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
-        assert self._model is not None, "run() loads it if there is a job to do"
         try:
             return score(
-                self._model,
+                self.load(),
                 collate(batch, padding_token(self.tokenizer)),
                 definition=self.options.definition,
                 backend=self.options.backend,
@@ -261,6 +272,15 @@ class FileScorer:
                 "transformers": transformers.__version__,
             },
         }
+
+
+def _digest(prompts: Sequence[EncodedPrompt]) -> str:
+    """SHA-256 of the tokens and their marks: a tokenizer or chat template may change too."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        for tensor in (prompt.input_ids, prompt.strategy_mask, prompt.response_mask):
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _shortest(values: Sequence[float]) -> list[float | None]:

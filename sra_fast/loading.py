@@ -66,6 +66,7 @@ class ModelSource:
         return {
             "name": self.name,
             "base": base,
+            "base_weights": _weights(Path(base)) if base and Path(base).is_dir() else None,
             "config": hashlib.sha256(text.encode()).hexdigest(),
             "weights": _weights(folder) if folder.is_dir() else config._commit_hash,
         }

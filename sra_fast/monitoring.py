@@ -41,9 +41,13 @@ def monitor(
 
     Give the masks to the call itself, beside ``input_ids``: ``strategy_mask`` (or ``span_masks``)
     and ``response_mask``, as :func:`sra_fast.score` takes them, each of the shape of
-    ``input_ids``. They never reach the model. The call's outputs, loss and gradients are the
-    model's own: the masses are read off without a gradient. Packed rows (``position_ids`` that
+    ``input_ids``. They never reach the model. The call's outputs, loss and gradients are those of
+    exact attention: the masses are read off without a gradient. Packed rows (``position_ids`` that
     start anew, no ``attention_mask``) count each sequence as one.
+
+    Every call inside runs with the attention implementation "sra_fast" and its refusals (static
+    caches, attention dropout; no maps by ``output_attentions``). Call ``backward()`` inside too:
+    gradient checkpointing runs the attention again there.
 
     Args:
         model: as for :func:`sra_fast.score`.
@@ -69,9 +73,16 @@ def monitor(
         marks = {key: kwargs[key] for key in (*MASK_KEYS, *COLUMN_KEYS) if key in kwargs}
         passed = {key: value for key, value in kwargs.items() if key not in marks}
         inputs = dict(passed)
+        if len(args) > 1:
+            raise ValueError(
+                "a watched call takes everything but `input_ids` by keyword, so that its "
+                "attention_mask and position_ids are seen"
+            )
         if args:
             inputs["input_ids"] = args[0]
-        marked = read_batch({**inputs, **marks}, _segments(served, inputs))
+        marked = read_batch(
+            {**inputs, **marks}, _segments(served, inputs, len(marks["response_mask"]))
+        )
         places = [(sequence.row, sequence.start) for sequence in marked.sequences]
         shape = marks["response_mask"].shape
         query, placed = build_query(marked, range(len(places)), places, shape)
@@ -107,15 +118,14 @@ def monitor(
             hook.remove()
 
 
-def _segments(served: ServedModel, inputs: dict[str, Any]) -> list[tuple[int, int, int]] | None:
+def _segments(
+    served: ServedModel, inputs: dict[str, Any], rows: int
+) -> list[tuple[int, int, int]] | None:
     """The sequences of packed rows; None where ``attention_mask`` says what there is."""
     positions: Tensor | None = inputs.get("position_ids")
-    if positions is None or inputs.get("attention_mask") is not None:
+    if positions is None or positions.ndim != 2 or inputs.get("attention_mask") is not None:
         return None
-    ids = inputs.get("input_ids")
-    if positions.ndim != 2 or not isinstance(ids, Tensor):
-        return None
-    found = numbered_runs(numbered_by_position(positions.expand(ids.shape[0], -1)))
-    if served.stateful and len(found) > ids.shape[0]:
+    found = numbered_runs(numbered_by_position(positions.expand(rows, -1)))
+    if served.stateful and len(found) > rows:
         raise ValueError(f"{served.name} carries a state along the row, so rows cannot be packed")
     return found

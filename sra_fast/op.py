@@ -83,7 +83,8 @@ def span_attention(
     query = query.to(q.device)
     if q.numel() == 0 or q.shape[2] == 0:
         return _nothing(q, v, query)
-    return _backend(backend).attention(q, k, v, query, rule, mass_grad)
+    with torch.autocast(q.device.type, enabled=False):  # it would take the masses to half precision
+        return _backend(backend).attention(q, k, v, query, rule, mass_grad)
 
 
 def span_mass(
@@ -111,7 +112,8 @@ def span_mass(
     if q.numel() == 0 or len(query.rows) == 0:
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]))
-    return _backend(backend).mass_only(q, k, query, rule)
+    with torch.autocast(q.device.type, enabled=False):
+        return _backend(backend).mass_only(q, k, query, rule)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:

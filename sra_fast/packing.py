@@ -4,7 +4,8 @@ Sequences lie one after the other in a single row, each with positions from 0: t
 states as one by one, in every model whose layers look at positions only. Where that does not hold:
 
 - layers that carry a state (hybrids) take rows of like length, padded on the right;
-- ``dynamic`` RoPE fits its frequencies to the longest sequence: one sequence per forward;
+- ``dynamic`` RoPE fits its frequencies to the longest sequence: one sequence per forward, and so
+  for a decoder that takes no ``position_ids``;
 - ``longrope`` has two sets of factors and takes the longest's: both sides of the limit stay apart;
 - temperature tuning by place in the row (Llama 4) is 1 up to ``floor_scale``: longer ones go alone.
 """
@@ -19,7 +20,6 @@ from torch import nn
 
 from sra_fast.served import ServedModel, rope_types
 
-FORWARD_TOKENS = 16384  # of one forward, if the caller does not say
 _LIKE_LENGTH = 0.9  # rows of one padded forward differ by at most this ratio
 
 
@@ -37,21 +37,21 @@ class Forward:
 
 def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[Forward]:
     """Groups sequences of ``lengths`` into forwards of at most ``tokens`` tokens, or of one."""
-    if served.stateful:
-        return _padded(lengths, tokens)
     kinds = rope_types(served.config)
-    if "dynamic" in kinds:
-        return [Forward((index,), packed=True) for index in range(len(lengths))]
+    if "dynamic" in kinds or not (served.takes_positions or served.stateful):
+        tokens = 0
     if getattr(served.config, "attn_temperature_tuning", False):
         tokens = min(tokens, int(served.config.floor_scale) - 1)
-    classes = [range(len(lengths))]
+    everyone = range(len(lengths))
+    classes: list[Sequence[int]] = [everyone]
     if "longrope" in kinds:
         limit = _original_length(served)
         classes = [
-            [i for i in range(len(lengths)) if lengths[i] <= limit],  # type: ignore[list-item]
-            [i for i in range(len(lengths)) if lengths[i] > limit],  # type: ignore[list-item]
+            [i for i in everyone if lengths[i] <= limit],
+            [i for i in everyone if lengths[i] > limit],
         ]
-    return [group for members in classes for group in _filled(members, lengths, tokens)]
+    fill = _padded if served.stateful else _packed
+    return [group for members in classes for group in fill(members, lengths, tokens)]
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def _set_rope(module: nn.Module, prefix: str, frequencies: object, cached: objec
         setattr(module, f"{prefix}max_seq_len_cached", cached)
 
 
-def _filled(members: Sequence[int], lengths: Sequence[int], tokens: int) -> list[Forward]:
+def _packed(members: Sequence[int], lengths: Sequence[int], tokens: int) -> list[Forward]:
     groups: list[list[int]] = []
     room = 0
     for index in members:
@@ -97,9 +97,9 @@ def _filled(members: Sequence[int], lengths: Sequence[int], tokens: int) -> list
     return [Forward(tuple(group), packed=True) for group in groups]
 
 
-def _padded(lengths: Sequence[int], tokens: int) -> list[Forward]:
+def _padded(members: Sequence[int], lengths: Sequence[int], tokens: int) -> list[Forward]:
     groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for index in sorted(members, key=lambda i: (-lengths[i], i)):
         longest = lengths[groups[-1][0]] if groups else 0
         fits = groups and (len(groups[-1]) + 1) * longest <= tokens
         if fits and lengths[index] >= _LIKE_LENGTH * longest:

@@ -46,7 +46,8 @@ def reduce(
             f"no mass came back from layers {missing or 'at all'}: the model takes the attention "
             "interface but does not pass its keyword arguments on to every attention layer"
         )
-    masses = torch.stack([request.masses[layer].detach() for layer in answered]).float().cpu()
+    # Each layer's on its own: a model spread over devices leaves them there.
+    masses = torch.stack([request.masses[layer].detach().float().cpu() for layer in answered])
     sinks = torch.zeros(masses.shape[:2])  # [L, R], head means
     for index, layer in enumerate(answered):
         if layer in request.sink_masses:

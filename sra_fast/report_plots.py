@@ -15,7 +15,7 @@ import numpy
 
 from sra_fast.comparison import LEVEL, Comparison, Estimate
 from sra_fast.files import replaced_atomically
-from sra_fast.report_names import printable
+from sra_fast.printable import printable
 from sra_fast.report_text import MEANING, number
 
 BY_TEMPLATE = "sra_by_template.png"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from torch import Tensor
 
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.op import Backend
+
+_Read = TypeVar("_Read")
 
 REQUEST = "sra_request"  # the keyword argument of the model call
 
@@ -51,6 +56,17 @@ class SpanRequest:
         self.backend = backend
         self.masses: dict[int, Tensor] = {}
         self.sink_masses: dict[int, Tensor] = {}
+        self._by_mask: dict[int, tuple[Tensor | None, Any]] = {}
+
+    def once_per_mask(self, mask: Tensor | None, read: Callable[[], _Read]) -> _Read:
+        """What ``read`` found in a mask the first time: all layers of a kind are given the same."""
+        if mask is None:
+            return read()
+        key = id(mask)
+        if key not in self._by_mask:
+            self._by_mask[key] = (mask, read())  # the mask is held, so that its id stays its own
+        found: _Read = self._by_mask[key][1]
+        return found
 
     def record(self, layer: int, mass: Tensor, sink_mass: Tensor | None) -> None:
         """Keeps the masses of a layer; the first write wins (checkpointing recomputes layers)."""

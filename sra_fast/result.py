@@ -179,6 +179,9 @@ class SRAResult:
         names = json.loads(metadata.get("sra_fast", "{}"))
         if names.get("format") != _FORMAT:
             raise ValueError(f"{path}: not a result saved by SRAResult.save")
+        missing = {*_ALWAYS, *(f"by_layer/{name}" for name in DEFINITIONS)} - tensors.keys()
+        if missing:
+            raise ValueError(f"{path}: {', '.join(sorted(missing))} is missing")
         return cls(
             definition=names["definition"],
             spans=tuple(names["spans"]),
@@ -201,10 +204,13 @@ class SRAResult:
         for other in results[1:]:
             if (other.layers, other.names) != (first.layers, first.names):
                 raise ValueError("results of different models or spans cannot be joined")
-        kept = all(result.row_masses is not None for result in results)
+            if other.definition != first.definition:
+                raise ValueError("results under different definitions cannot be joined")
+            if (other.row_masses is None) != (first.row_masses is None):
+                raise ValueError("results with and without their rows cannot be joined")
 
         def joined(name: str) -> Tensor | None:
-            if name.startswith("row_") and not kept:
+            if getattr(first, name) is None:
                 return None
             return torch.cat([getattr(result, name) for result in results])
 
@@ -216,15 +222,8 @@ class SRAResult:
         return replace(first, **changed)
 
 
-_TENSORS = (
-    "mass",
-    "conversation",
-    "turn",
-    "response_tokens",
-    "span_tokens",
-    "row_masses",
-    "row_counts",
-)
+_ALWAYS = ("mass", "conversation", "turn", "response_tokens", "span_tokens")
+_TENSORS = (*_ALWAYS, "row_masses", "row_counts")
 
 
 def check_definition(name: str) -> Definition:

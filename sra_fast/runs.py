@@ -67,44 +67,25 @@ class RunFolder:
                 f"it is {_shown(now)}; give another --out, or delete that folder"
             )
 
-    def restart(self, contents: Sequence[str]) -> None:
-        """Makes room for this run where an earlier one of its kind was, whatever its settings.
+    @contextmanager
+    def opened(self, replacing: Sequence[str] | None = None) -> Iterator[None]:
+        """Makes the folder this run's, and keeps other processes out of it while inside.
 
         Args:
-            contents: names of the files and folders that a run of this kind writes beside
-                ``run.json``: they are removed. Anything else in the folder stays.
-
-        Raises:
-            RunFolderError: the folder holds something that is no run of this kind.
-        """
-        recorded = self._record()
-        if recorded is None:
-            return
-        before, now = recorded["settings"].get("kind"), self.settings["kind"]
-        if before != now:
-            raise RunFolderError(
-                f"{self.path} holds another run, of kind {before!r} and not {now!r}; give another "
-                "--out, or delete that folder"
-            )
-        for name in contents:
-            target = self.path / name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
-        self._write_record(finished=False)
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Makes the folder this run's, and keeps other processes out of it while inside.
+            replacing: if given, an earlier run of the same kind makes room, whatever its settings:
+                these are the files and folders that such a run writes beside ``run.json``, and
+                they are removed. Anything else in the folder stays.
 
         Raises:
             RunFolderError: the folder holds something else, or another process works in it.
         """
-        self.check()
+        check = self.check if replacing is None else self._check_kind
+        check()
         self.path.mkdir(parents=True, exist_ok=True)
         with _locked(self.path):
-            self.check()
+            check()
+            if replacing is not None and self._record() is not None:
+                self._clear(replacing)
             for leftover in self.path.glob(".*.tmp"):  # of a run that was killed
                 leftover.unlink(missing_ok=True)
             recorded = self._record()
@@ -160,6 +141,26 @@ class RunFolder:
         self._write_record(finished=True)
         shutil.rmtree(shards)
         return whole
+
+    def _check_kind(self) -> None:
+        recorded = self._record()
+        if recorded is None:
+            return
+        before, now = recorded["settings"].get("kind"), self.settings["kind"]
+        if before != now:
+            raise RunFolderError(
+                f"{self.path} holds another run, of kind {before!r} and not {now!r}; give another "
+                "--out, or delete that folder"
+            )
+
+    def _clear(self, contents: Sequence[str]) -> None:
+        for name in contents:
+            target = self.path / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+        self._write_record(finished=False)
 
     def _record(self) -> dict[str, Any] | None:
         """What ``run.json`` holds; None if the folder is not there or empty.

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.definitions import Definition
 from sra_fast.op import Backend
-from sra_fast.packing import FORWARD_TOKENS, Forward, forwards, fresh_rope
+from sra_fast.packing import Forward, forwards, fresh_rope
 from sra_fast.reduction import reduce
 from sra_fast.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.result import SRAResult, check_definition

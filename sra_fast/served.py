@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class ServedModel:
         attention_layers: ``layer_idx`` of its attention layers, ascending; empty if unknown.
         stateful: other layers carry a state along the sequence (Mamba, convolutions, linear
             attention), so that rows cannot be packed.
+        takes_positions: its forward has ``position_ids``, without which rows cannot be packed.
         can_stop: a forward may be ended by an exception after its last attention layer.
     """
 
@@ -37,6 +39,7 @@ class ServedModel:
     decoder: PreTrainedModel
     attention_layers: tuple[int, ...]
     stateful: bool
+    takes_positions: bool
     can_stop: bool
 
     @property
@@ -91,6 +94,7 @@ def serve(model: nn.Module) -> ServedModel:
         decoder=decoder,
         attention_layers=_attention_layers(decoder),
         stateful=bool(getattr(decoder, "_is_stateful", False) or types - _ATTENTION_LAYER_TYPES),
+        takes_positions="position_ids" in inspect.signature(decoder.forward).parameters,
         can_stop=decoder._compiled_call_impl is None and not _offloaded(decoder),
     )
 
@@ -139,15 +143,21 @@ def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
     recorded = getattr(decoder, "_can_record_outputs", None) or {}
     specs = recorded.get("attentions") or []
     specs = specs if isinstance(specs, (list, tuple)) else [specs]
-    found = set()
+    found: dict[int, nn.Module] = {}
     for spec in specs:
         target = getattr(spec, "target_class", spec)
         part = getattr(spec, "layer_name", None)
         for name, module in decoder.named_modules():
             matches = isinstance(target, type) and isinstance(module, target)
-            if matches and (part is None or f"{part.strip('.')}" in name.split(".")):
-                found.add(getattr(module, "layer_idx", None))
-    return tuple(sorted(index for index in found if index is not None))
+            index = getattr(module, "layer_idx", None)
+            if not matches or index is None or (part and part.strip(".") not in name.split(".")):
+                continue
+            if index < 0 or found.setdefault(index, module) is not module:
+                raise UnservedModelError(
+                    f"{type(decoder).__name__} has several attention modules under layer_idx "
+                    f"{index}, so their masses cannot be told apart"
+                )
+    return tuple(sorted(found))
 
 
 def _offloaded(decoder: nn.Module) -> bool:

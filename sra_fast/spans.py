@@ -221,8 +221,12 @@ def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
         ):
             raise ValueError(f"span_masks: {name!r} is taken by a span the library derives itself")
     responses = batch["response_mask"]
-    reference = batch.get("input_ids", responses)
-    shape = tuple(reference.shape)
+    for name in ("response_mask", "input_ids", "turns"):
+        value = batch.get(name, responses)
+        if not isinstance(value, Tensor) or value.ndim != 2:
+            given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name}: expected a tensor of two dimensions, got {given}")
+    shape = tuple(batch.get("input_ids", responses).shape)
     whole = "strategy_mask" in batch
     spans_named = [
         ("strategy_mask" if whole else f"span_masks[{name!r}]", mask)

@@ -9,12 +9,18 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor
-from transformers import AttentionInterface, DynamicCache, StaticCache
+from transformers import (
+    AttentionInterface,
+    DynamicCache,
+    PhimoeConfig,
+    PhimoeForCausalLM,
+    StaticCache,
+)
 from transformers.masking_utils import AttentionMaskInterface, create_causal_mask
 
 import sra_fast.attention as implementation
 from model_families import DENSE, FAMILIES, MULTIMODAL, VARIANTS, Family, random_tokens
-from sra_fast import SpanQuery, SpanRequest
+from sra_fast import SpanQuery, SpanRequest, span_attention, span_mass
 from sra_fast.request import ForwardStopped
 
 each_family = pytest.mark.parametrize("family", FAMILIES + VARIANTS, ids=str)
@@ -175,6 +181,58 @@ def test_a_compiled_model_gives_the_same_masses() -> None:
         torch.testing.assert_close(compiled.masses[layer], mass, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("requested", [False, True])
+def test_under_autocast_the_attention_is_that_of_sdpa_and_masses_stay_float32(
+    requested: bool,
+) -> None:
+    ids = random_tokens(1, 40)
+    request = SpanRequest(query_of(40)) if requested else None
+    given = {"sra_request": request} if requested else {}
+    states = []
+    for name in ("sdpa", "sra_fast"):
+        model = DENSE[0].build().model
+        model.set_attn_implementation(name)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            states.append(model(ids, use_cache=False, **(given if name == "sra_fast" else {}))[0])
+    torch.testing.assert_close(states[1], states[0], rtol=0.05, atol=0.1)
+    if request is not None:
+        assert request.masses[0].dtype == torch.float32
+
+
+def test_masses_of_the_op_are_exact_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 4, 40, 16, generator=generator) for _ in range(3))
+    wanted = span_attention(q, k, v, query_of(40))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = span_attention(q, k, v, query_of(40))
+        alone = span_mass(q, k, query_of(40))
+    assert torch.equal(found.mass, wanted.mass)
+    torch.testing.assert_close(alone.mass, wanted.mass, rtol=0, atol=1e-6)
+
+
+def test_a_window_that_only_the_config_tells_is_kept() -> None:
+    """PhiMoE slides by its mask alone: nothing is handed to the attention function."""
+    config = PhimoeConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        sliding_window=8,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = PhimoeForCausalLM(config).eval().model
+    states = []
+    for name in ("sdpa", "sra_fast"):
+        model.set_attn_implementation(name)
+        with torch.no_grad():
+            states.append(model(random_tokens(1, 40), use_cache=False)[0])
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=1e-5)
+
+
 def test_the_vision_tower_of_a_multimodal_model_is_left_alone() -> None:
     model = MULTIMODAL.build()
     model.set_attn_implementation({"text_config": "sra_fast"})
@@ -262,6 +320,20 @@ def test_packed_rows_with_a_cache_are_refused() -> None:
     request = SpanRequest(SpanQuery(query.key_labels, query.rows, pieces, query.names))
     with pytest.raises(ValueError, match="packed rows with a cache"):
         model(ids[:, 30:], past_key_values=cache, use_cache=True, sra_request=request)
+
+
+def test_a_request_that_lets_padding_be_seen_is_refused() -> None:
+    ids, mask = padded((40, 30), "left")
+    request = SpanRequest(query_of(40, batch=2))
+    with pytest.raises(ValueError, match="reach beyond the sequences of the attention mask"):
+        _llama()(ids, attention_mask=mask, sra_request=request)
+
+
+def test_a_request_that_joins_packed_sequences_is_refused() -> None:
+    positions = torch.cat([torch.arange(20), torch.arange(20)])[None]
+    request = SpanRequest(query_of(40))
+    with pytest.raises(ValueError, match="reach beyond"):
+        _llama()(random_tokens(1, 40), position_ids=positions, use_cache=False, sra_request=request)
 
 
 def test_labels_that_miss_the_cached_history_are_refused() -> None:

@@ -577,6 +577,6 @@ def test_demo_with_the_real_model_shows_the_drift(tmp_path: Path) -> None:
     assert done["model"] == "SmolLM2-135M-Instruct"
     by_turn = [entry["sra"] for entry in done["by_turn"]]
     assert len(by_turn) == 64
-    assert [entry["responses"] for entry in done["by_template"]] == [6] * 7
+    assert [entry["responses"] for entry in done["by_template"]] == [5] * 7
     assert numpy.mean(by_turn[:8]) > 5 * numpy.mean(by_turn[-8:])
     assert all(os.path.getsize(tmp_path / "demo" / name) > 0 for name in done["files"])

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from esconv_data import ESCONV as DATA
+from esconv_data import WHY_ABSENT
 from sra_fast.conversations import ConversationError, as_conversations
 from sra_fast.esconv import convert
 from sra_fast.strategies import ESCONV_STRATEGIES, StrategyError
-
-DATA = Path(__file__).resolve().parents[2] / "shared/data/esconv"
 
 # (speaker of the seeker, of the supporter, field of the text, strategy beside the text?)
 DIALECTS = {
@@ -177,7 +177,7 @@ def test_a_file_of_another_kind_is_refused_with_the_place(
     assert says in str(caught.value)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the ESConv files are not beside this checkout")
+@pytest.mark.skipif(not DATA.is_dir(), reason=WHY_ABSENT)
 @pytest.mark.parametrize("name", ["esconv_valid_130.json", "FailedESConv.json"])
 def test_the_real_files_convert_without_loss(name: str) -> None:
     source = json.loads((DATA / name).read_text(encoding="utf-8"))

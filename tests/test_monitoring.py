@@ -85,6 +85,48 @@ def test_positional_token_ids_and_several_calls() -> None:
     assert torch.equal(watch.results[0].sra, watch.results[1].sra)
 
 
+def test_a_positional_attention_mask_is_refused() -> None:
+    model, batch = LLAMA.build(), marked_batch((40, 29), "left")
+    ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
+    with sra_fast.monitor(model), pytest.raises(ValueError, match="by keyword"):
+        model(ids, mask, **batch)
+
+
+def test_packed_embeddings_are_told_apart_too() -> None:
+    model, rows = LLAMA.build(), [marked_batch((length,)) for length in (29, 40)]
+    marks = {
+        key: torch.cat([row[key] for row in rows], dim=1)
+        for key in ("strategy_mask", "response_mask")
+    }
+    ids = torch.cat([row["input_ids"] for row in rows], dim=1)
+    positions = torch.cat([torch.arange(29), torch.arange(40)])[None]
+    with sra_fast.monitor(model) as watch, torch.no_grad():
+        embeddings = model.get_input_embeddings()(ids)
+        model(inputs_embeds=embeddings, position_ids=positions, use_cache=False, **marks)
+    alone = torch.cat([sra_fast.score(model, row).sra for row in rows])
+    torch.testing.assert_close(watch.results[0].sra, alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_with_checkpointing_gradients_are_the_models_own(reentrant: bool) -> None:
+    batch = marked_batch((40, 29))
+    plain = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    labels = batch["input_ids"].masked_fill(batch["response_mask"] == 0, -100)
+    grads = []
+    for watched in (False, True):
+        model = LLAMA.build().train()
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+        if watched:
+            with sra_fast.monitor(model) as watch:
+                model(**batch, labels=labels, use_cache=False).loss.backward()
+        else:
+            model(**plain, labels=labels, use_cache=False).loss.backward()
+        grads.append(model.model.layers[0].self_attn.k_proj.weight.grad)
+    assert len(watch.results) == 1
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-6)
+
+
 def test_a_failed_call_leaves_nothing_for_the_next() -> None:
     model, batch = LLAMA.build(), marked_batch((40,))
     with sra_fast.monitor(model) as watch:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import sra_fast
+from esconv_data import ESCONV, WHY_ABSENT
 from sra_fast.encoding import encode_prompts
 from sra_fast.esconv import convert
 
 pytestmark = pytest.mark.real_model
 
-ESCONV = Path(__file__).resolve().parents[2] / "shared" / "data" / "esconv"
 NEW_TOKENS = 12
 
 
@@ -37,7 +37,7 @@ def smollm2() -> tuple[Any, Any]:
 def prompts(smollm2: tuple[Any, Any]) -> list[Any]:
     """Three conversations of ESConv, each in another template, up to the reply."""
     if not ESCONV.is_dir():
-        pytest.skip("the ESConv data, which the project may not ship, is not beside it")
+        pytest.skip(WHY_ABSENT)
     records = convert(ESCONV / "esconv_valid_130.json").records
     chosen = [records[0], records[len(records) // 2], records[-1]]
     found = []

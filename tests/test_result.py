@@ -72,6 +72,10 @@ def test_results_of_different_models_are_not_joined() -> None:
     other = sra_fast.score(DENSE[14].build(), marked_batch((40,)))
     with pytest.raises(ValueError, match="cannot be joined"):
         SRAResult.concatenate([result(), other])
+    with pytest.raises(ValueError, match="different definitions"):
+        SRAResult.concatenate([result(), result(definition="mass")])
+    with pytest.raises(ValueError, match="without their rows"):
+        SRAResult.concatenate([result(), result(keep_rows=True)])
     with pytest.raises(ValueError, match="no results"):
         SRAResult.concatenate([])
 

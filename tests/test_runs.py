@@ -188,15 +188,22 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_begins_anew_replaces_its_own_kind_only(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    RunFolder(out, SETTINGS).restart(["a"])
-    assert not out.exists()
     complete(RunFolder(out, SETTINGS), Scorer())
     (out / "mine.txt").write_text("x")
-    with pytest.raises(RunFolderError, match="of kind 'score'"):
-        RunFolder(out, {**SETTINGS, "kind": "demo"}).restart([MASSES])
+    demo = RunFolder(out, {**SETTINGS, "kind": "demo"})
+    with pytest.raises(RunFolderError, match="of kind 'score'"), demo.opened(replacing=[MASSES]):
+        pass
     assert (out / MASSES).exists()
     other = RunFolder(out, {**SETTINGS, "turns": "last"})
-    other.restart([MASSES, "missing"])
+    with (
+        RunFolder(out, SETTINGS).opened(),
+        pytest.raises(RunFolderError, match="another process"),
+        other.opened(replacing=[MASSES]),
+    ):
+        pass
+    assert (out / MASSES).exists()
+    with other.opened(replacing=[MASSES, "missing"]):
+        pass
     assert sorted(path.name for path in out.iterdir()) == ["mine.txt", RUN]
     other.check()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from model_families import (
     Family,
     random_tokens,
 )
-from sra_fast.packing import FORWARD_TOKENS
+from sra_fast.defaults import FORWARD_TOKENS
+from sra_fast.packing import forwards
 from sra_fast.reduction import UnansweredRequestError
-from sra_fast.served import UnservedModelError
+from sra_fast.served import UnservedModelError, serve
 
 LLAMA = DENSE[0]
 LENGTHS = (40, 29, 33)
@@ -294,6 +296,20 @@ def test_a_model_that_does_not_pass_the_request_on_is_refused() -> None:
         sra_fast.score(model, marked_batch((40,)))
 
 
+def test_attention_modules_that_share_an_index_are_refused() -> None:
+    model = LLAMA.build()
+    model.model.layers[2].self_attn.layer_idx = 1
+    with pytest.raises(UnservedModelError, match="several attention modules under layer_idx 1"):
+        sra_fast.score(model, marked_batch((40,)))
+
+
+def test_a_decoder_that_takes_no_positions_gets_one_sequence_at_a_time() -> None:
+    served = serve(LLAMA.build())
+    assert [forward.members for forward in forwards(served, [30, 20], 99)] == [(0, 1)]
+    without = replace(served, takes_positions=False)
+    assert [forward.members for forward in forwards(without, [30, 20], 99)] == [(0,), (1,)]
+
+
 def test_prompt_learning_is_refused() -> None:
     peft = pytest.importorskip("peft")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
@@ -344,6 +360,9 @@ def _fill(key: str, where: Any, value: Any) -> Any:
         ("strategy_mask: expected dtype", _set("strategy_mask", lambda b: b["response_mask"])),
         ("response_mask: expected dtype", _set("response_mask", lambda b: b["input_ids"] / 2)),
         ("strategy_mask: expected shape", _set("strategy_mask", lambda b: b["strategy_mask"].T)),
+        ("input_ids: expected a tensor", _set("input_ids", lambda b: b["input_ids"].tolist())),
+        ("input_ids: expected a tensor", _set("input_ids", lambda b: b["input_ids"][0])),
+        ("turns: expected a tensor", _set("turns", lambda b: [[1]])),
         ("response_mask: expected a tensor", _set("response_mask", lambda b: [[1]])),
         ("attention_mask: expected shape", _set("attention_mask", lambda b: b["input_ids"][:1])),
         ("input_ids: expected int64", _set("input_ids", lambda b: b["input_ids"].float())),

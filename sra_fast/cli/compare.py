@@ -12,6 +12,7 @@ import typer
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_templates, make_scorer
 from sra_fast.cli.session import session
+from sra_fast.defaults import FORWARD_TOKENS
 
 TEMPLATE_FOLDERS = "templates"
 _ALL_SEVEN = "standard,c5_hf,c3_hf,c1_hf,c5_hl,c3_hl,c1_hl"
@@ -32,7 +33,7 @@ def compare(
     turns: options.TurnsOption = options.Turns.ALL,
     definition: options.DefinitionOption = options.Definition.PAPER,
     out: options.OutFolder = None,
-    batch_tokens: options.BatchTokens = 16384,
+    batch_tokens: options.BatchTokens = FORWARD_TOKENS,
     dtype: options.DTypeOption = options.DType.AUTO,
     device: options.DeviceOption = options.Device.AUTO,
     backend: options.BackendOption = options.Backend.AUTO,
@@ -72,7 +73,7 @@ def compare(
             )
             for one in chosen
         ]
-        scorer.load(jobs)
+        scorer.check(jobs)
         with whole.opened():
             with token_progress(current, jobs) as on_progress:
                 scored = scorer.run(jobs, on_progress)

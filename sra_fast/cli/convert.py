@@ -57,6 +57,11 @@ def convert(
         if out.exists() and (not force or out.samefile(source)):
             way = "give another --out" if out.samefile(source) else "give another --out, or --force"
             raise FileExistsError(f"{out} is there already; {way}")
+        if strategies is not None and strategy is None:
+            raise typer.BadParameter(
+                "it names the strategies that --strategy may take; give --strategy too",
+                param_hint="'--strategies'",
+            )
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
         if strategy is not None:
             try:

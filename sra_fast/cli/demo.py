@@ -11,10 +11,10 @@ from sra_fast.cli import options
 from sra_fast.cli.compare import TEMPLATE_FOLDERS, template_folder
 from sra_fast.cli.inputs import make_scorer
 from sra_fast.cli.session import session
+from sra_fast.defaults import FORWARD_TOKENS
 
 _CONVERSATIONS = Path(__file__).parents[1] / "data" / "demo_conversations.jsonl"
 _DRIFT_FOLDER = "drift"
-_BATCH_TOKENS = 16384
 
 
 def demo(
@@ -62,20 +62,20 @@ def demo(
             model,
             None,
             definition,
-            _BATCH_TOKENS,
+            FORWARD_TOKENS,
             chosen,
             device,
             options.Backend.AUTO,
         )
+        scorer.load()
         whole = RunFolder(out, scorer.settings("demo"))
-        whole.restart([TEMPLATE_FOLDERS, _DRIFT_FOLDER, *REPORT_FILES])
-        jobs = [
-            scorer.prepare("demo", template_folder(out, template.name), short, template, "last")
-            for template in TEMPLATES.values()
-        ]
-        jobs.append(scorer.prepare("demo", out / _DRIFT_FOLDER, long, TEMPLATES["standard"], "all"))
-        scorer.load(jobs)
-        with whole.opened():
+        with whole.opened(replacing=[TEMPLATE_FOLDERS, _DRIFT_FOLDER, *REPORT_FILES]):
+            jobs = [
+                scorer.prepare("demo", template_folder(out, template.name), short, template, "last")
+                for template in TEMPLATES.values()
+            ]
+            folder = out / _DRIFT_FOLDER
+            jobs.append(scorer.prepare("demo", folder, long, TEMPLATES["standard"], "all"))
             with token_progress(current, jobs) as on_progress:
                 *scored, drift = scorer.run(jobs, on_progress)
             rows = [row for one in scored for row in one.rows]

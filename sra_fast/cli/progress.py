@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sra_fast.cli.session import Session
-from sra_fast.report_names import printable
+from sra_fast.printable import printable
 
 if TYPE_CHECKING:
     from sra_fast.file_scoring import Job

@@ -9,6 +9,7 @@ import typer
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_template, make_scorer
 from sra_fast.cli.session import session
+from sra_fast.defaults import FORWARD_TOKENS
 
 
 def score(
@@ -26,7 +27,7 @@ def score(
     turns: options.TurnsOption = options.Turns.ALL,
     definition: options.DefinitionOption = options.Definition.PAPER,
     out: options.OutFolder = None,
-    batch_tokens: options.BatchTokens = 16384,
+    batch_tokens: options.BatchTokens = FORWARD_TOKENS,
     dtype: options.DTypeOption = options.DType.AUTO,
     device: options.DeviceOption = options.Device.AUTO,
     backend: options.BackendOption = options.Backend.AUTO,
