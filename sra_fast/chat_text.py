@@ -105,8 +105,8 @@ def write_chat(
         if token in words:
             where = next((m.role for m in messages if token in m.content), "chat")
             raise EncodingError(
-                f"{label}: {token!r} stands in a {where} message, and this tokenizer reads it as a "
-                "control token, not as text; take it out"
+                f"{label}: {token!r} stands in the text of a message ({where}), and this tokenizer "
+                "reads it as a control token, not as text; take it out"
             )
     try:
         plain = _apply(tokenizer, [(m.role, m.content) for m in messages])

@@ -23,14 +23,14 @@ class Estimate:
     """The mean SRA of a group of responses.
 
     Attributes:
-        responses, conversations: how many.
+        responses, dialogues: how many.
         sra: mean over the responses.
-        low, high: 95% interval of the mean; None with a single conversation.
+        low, high: 95% interval of the mean; None with a single dialogue.
         log_sra: natural logarithm of the mean; None if that is not positive.
     """
 
     responses: int
-    conversations: int
+    dialogues: int
     sra: float
     low: float | None
     high: float | None
@@ -59,7 +59,7 @@ class Comparison:
             "definition": self.definition,
             "interval": {
                 "level": LEVEL,
-                "method": "percentile bootstrap over conversations",
+                "method": "percentile bootstrap over dialogues",
                 "resamples": RESAMPLES,
                 "seed": SEED,
             },
@@ -115,20 +115,19 @@ def groups(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row
 
 
 def estimate(rows: Sequence[Row]) -> Estimate:
-    """The mean of the rows' ``sra`` and its interval over conversations.
+    """The mean of the rows' ``sra`` and its interval over dialogues.
 
-    Replies of one conversation resemble each other, so whole conversations are drawn, with
-    replacement: mean = Σ_c sum_c / Σ_c count_c over the drawn ones (percentile bootstrap with a
-    fixed seed).
+    Replies of one dialogue resemble each other, so whole dialogues are drawn, with replacement:
+    mean = Σ_c sum_c / Σ_c count_c over the drawn ones (percentile bootstrap with a fixed seed).
     """
-    by_conversation = groups(rows, lambda row: row["conversation"])
-    sums = numpy.array([sum(row["sra"] for row in group) for group in by_conversation.values()])
-    counts = numpy.array([float(len(group)) for group in by_conversation.values()])
+    by_dialogue = groups(rows, lambda row: row["dialogue"])
+    sums = numpy.array([sum(row["sra"] for row in group) for group in by_dialogue.values()])
+    counts = numpy.array([float(len(group)) for group in by_dialogue.values()])
     mean = float(sums.sum() / counts.sum())
     low, high = _interval(sums, counts)
     return Estimate(
         responses=len(rows),
-        conversations=len(by_conversation),
+        dialogues=len(by_dialogue),
         sra=mean,
         low=low,
         high=high,

@@ -1,9 +1,9 @@
 """Conversations: the one form in which chats enter the library, read strictly and written whole.
 
 A conversation is an object ``{"id"?, "situation"?, "messages": [{"role", "content"}, ...],
-"strategy", "response"?}``; a file holds one such object a line (JSONL). Nothing is skipped or
-repaired: what does not fit is refused with its place and the way out. The texts themselves are
-data, never evaluated and never used as a path.
+"strategy", "response"?, "dialogue"?}``; a file holds one such object a line (JSONL). Nothing is
+skipped or repaired: what does not fit is refused with its place and the way out. The texts
+themselves are data, never evaluated and never used as a path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sra_fast.suggestions import did_you_mean
 
 Role = Literal["user", "assistant"]
 
-_RECORD_FIELDS = ("id", "situation", "messages", "strategy", "response")
+_RECORD_FIELDS = ("id", "dialogue", "situation", "messages", "strategy", "response")
 _MESSAGE_FIELDS = ("role", "content")
 
 
@@ -50,6 +50,8 @@ class Conversation:
         response: the one reply to score, following ``messages``; None if the assistant messages
             are themselves the replies.
         where: the place in the input, e.g. ``"chats.jsonl line 12"``, for error messages.
+        dialogue: what several conversations were cut from, if they were; such conversations
+            resemble each other, and intervals count them as one. None: it stands for itself.
 
     Raises:
         ConversationError: roles out of order, or no reply to score.
@@ -61,6 +63,7 @@ class Conversation:
     situation: str | None = None
     response: str | None = None
     where: str = ""
+    dialogue: str | None = None
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -126,6 +129,7 @@ def parse_conversation(record: object, *, index: int, where: str) -> Conversatio
         situation=_text(record, "situation", label),
         response=_text(record, "response", label),
         where=where,
+        dialogue=_text(record, "dialogue", label),
     )
 
 

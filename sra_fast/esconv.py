@@ -243,6 +243,7 @@ def _turn_records(
             counts["several"] += len(set(turn.strategies)) > 1
             yield {
                 "id": f"{stem}-{dialogue.number}-t{supporter_turns}",
+                "dialogue": f"{stem}-{dialogue.number}",
                 **_context(dialogue, dialogue.turns[:position]),
                 "strategy": turn.strategies[0],
                 "response": turn.content,

@@ -194,8 +194,7 @@ class FileScorer:
                 )
             else:
                 on_progress(job, job.tokens)
-                if not all((folder / name).is_file() for name in (SCORES_JSONL, SCORES_PARQUET)):
-                    write_tables(done)
+                write_tables(done)  # they follow from the masses, whatever became of them since
         return ScoredJob(job, done, self._rows(job, done))
 
     def _score(self, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
@@ -220,6 +219,7 @@ class FileScorer:
             chosen = scores[self.options.definition][index]
             row: Row = {
                 "conversation": conversation.id,
+                "dialogue": conversation.dialogue or conversation.id,
                 "turn": prompt.turns[k - 1],
                 "strategy": conversation.strategy,
                 "template": job.template.name,

@@ -16,6 +16,14 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~umask())  # some writers keep their files to their owner
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """The permissions that new files of this process go without."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

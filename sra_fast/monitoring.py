@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -113,6 +114,12 @@ def monitor(
     try:
         with switched(served):
             yield recorder
+        if not recorder.results:
+            warnings.warn(
+                "nothing was recorded: no forward call inside carried `strategy_mask` (or "
+                "`span_masks`) and `response_mask`; generate() does not pass them on",
+                stacklevel=3,
+            )
     finally:
         for hook in hooks:
             hook.remove()

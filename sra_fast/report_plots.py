@@ -129,13 +129,13 @@ def _by_turn(comparison: Comparison) -> Any:
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-    conversations = max(estimate.conversations for estimate in comparison.by_turn.values())
+    dialogues = max(estimate.dialogues for estimate in comparison.by_turn.values())
     parts = [f"template {next(iter(curves))}" if len(curves) == 1 else "one line per template"]
-    parts.append("1 conversation" if conversations == 1 else f"up to {conversations} conversations")
+    parts.append("1 dialogue" if dialogues == 1 else f"up to {dialogues} dialogues")
     if smooth:
         parts.append(f"dots: single turns, lines: mean of {_WINDOW} turns around")
-    elif len(curves) <= 3 and conversations > 1:
-        parts.append(f"shaded: {LEVEL:.0%} interval over conversations")
+    elif len(curves) <= 3 and dialogues > 1:
+        parts.append(f"shaded: {LEVEL:.0%} interval over dialogues")
     _title(figure, "SRA by turn", "; ".join(printable(part) for part in parts))
     return figure
 
@@ -231,14 +231,14 @@ def _quantity(comparison: Comparison) -> str:
 
 def _of(estimate: Estimate) -> str:
     replies = "1 response" if estimate.responses == 1 else f"{estimate.responses:,} responses"
-    if estimate.conversations == 1:
+    if estimate.dialogues == 1:
         return f"{replies} of 1 conversation"
-    return f"{replies} of {estimate.conversations:,} conversations"
+    return f"{replies} of {estimate.dialogues:,} dialogues"
 
 
 def _bars(estimates: Any) -> str:
     known = any(estimate.low is not None for estimate in estimates)
-    return f"\nbars: {LEVEL:.0%} interval over conversations" if known else ""
+    return f"\nbars: {LEVEL:.0%} interval over dialogues" if known else ""
 
 
 def _moving_average(values: Any) -> Any:

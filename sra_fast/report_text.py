@@ -17,7 +17,7 @@ MEANING: dict[Definition, str] = {
 }
 """What each definition of SRA says, in one phrase."""
 
-COLUMNS = ("responses", "conversations", "SRA", f"{LEVEL:.0%} interval", "log SRA")
+COLUMNS = ("responses", "dialogues", "SRA", f"{LEVEL:.0%} interval", "log SRA")
 # An underscore inside a word is only itself.
 _MARKDOWN = re.compile(r"([\\`*{}\[\]<>|$~#!]|(?<!\w)_|_(?!\w))")
 
@@ -30,7 +30,7 @@ def columns(estimate: Estimate) -> tuple[str, ...]:
     log = "–" if estimate.log_sra is None else f"{estimate.log_sra:.3f}"
     return (
         f"{estimate.responses:,}",
-        f"{estimate.conversations:,}",
+        f"{estimate.dialogues:,}",
         number(estimate.sra),
         interval,
         log,
@@ -63,7 +63,7 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
     lines += [
         f"SRA is the `{name}` definition: {meaning}. Means over responses; log is the natural "
         f"logarithm of the mean; intervals are {LEVEL:.0%} percentile bootstrap intervals over "
-        f"conversations ({RESAMPLES} resamples).",
+        f"dialogues ({RESAMPLES} resamples).",
         "",
         "## By template",
         "",

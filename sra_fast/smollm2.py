@@ -13,6 +13,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from sra_fast.files import umask
+
 NAME = "smollm2"
 """What the command line calls it."""
 
@@ -47,7 +49,7 @@ def smollm2_folder() -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _convert(gguf, temporary)
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         try:
             temporary.rename(folder)
         except OSError:
@@ -109,9 +111,3 @@ def _convert(gguf: Path, folder: Path) -> None:
             "the converted SmolLM2 gives other logits than the GGUF; this version of transformers "
             "cannot convert it"
         )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -204,7 +204,9 @@ def _labels(spans: Tensor) -> Tensor:
 
 def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
     """``spans [P, B, T]`` bool, their names, and ``responses [B, T]`` int64."""
-    if ("strategy_mask" in batch) == ("span_masks" in batch):
+    if "strategy_mask" in batch and "span_masks" in batch:
+        raise KeyError("the batch has both `strategy_mask` and `span_masks`; give one of them")
+    if "strategy_mask" not in batch and "span_masks" not in batch:
         raise KeyError("the batch needs `strategy_mask`, or `span_masks` instead of it")
     if "response_mask" not in batch:
         raise KeyError("the batch needs `response_mask`")

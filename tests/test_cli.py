@@ -443,7 +443,7 @@ def test_compare_says_what_the_scores_say(model: Path, chats: Path, tmp_path: Pa
     for entry in compared["by_template"]:
         table = tables[entry["template"]]
         assert entry["responses"] == len(table) == 7
-        assert entry["conversations"] == 3
+        assert entry["dialogues"] == 3
         assert entry["sra"] == pytest.approx(table.sra.mean())
         assert entry["log_sra"] == pytest.approx(numpy.log(table.sra.mean()))
         assert entry["low"] <= entry["sra"] <= entry["high"]
@@ -452,7 +452,7 @@ def test_compare_says_what_the_scores_say(model: Path, chats: Path, tmp_path: Pa
         chosen = table[table.turn == entry["turn"]]
         assert entry["sra"] == pytest.approx(chosen.sra.mean())
     third = [entry for entry in compared["by_turn"] if entry["turn"] == 3]
-    assert [entry["conversations"] for entry in third] == [1, 1]
+    assert [entry["dialogues"] for entry in third] == [1, 1]
     assert [entry["low"] for entry in third] == [None, None]
     for entry in compared["by_strategy"]:
         table = tables[entry["template"]]

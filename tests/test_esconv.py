@@ -198,3 +198,18 @@ def test_the_real_files_convert_without_loss(name: str) -> None:
     for conversation, entry in zip(whole, source, strict=True):
         words = " ".join(message["content"] for message in entry["dialog"]).split()
         assert " ".join(m.content for m in conversation.messages).split() == words
+
+
+def test_the_turns_of_one_dialogue_say_that_they_belong_together(tmp_path: Path) -> None:
+    messages = [
+        {"speaker": "seeker", "annotation": {}, "content": "I am tired."},
+        {"speaker": "supporter", "annotation": {"strategy": "Question"}, "content": "Since when?"},
+        {"speaker": "seeker", "annotation": {}, "content": "A month."},
+        {"speaker": "supporter", "annotation": {"strategy": "Others"}, "content": "I see."},
+    ]
+    file = tmp_path / "ESConv.json"
+    dialogue = {"situation": "s", "emotion_type": "e", "problem_type": "p", "dialog": messages}
+    file.write_text(json.dumps([dialogue, dialogue]))
+    records = convert(file).records
+    assert [record["dialogue"] for record in records] == ["ESConv-0"] * 2 + ["ESConv-1"] * 2
+    assert len({record["id"] for record in records}) == 4

@@ -69,10 +69,16 @@ def test_outputs_and_gradients_are_the_models_own() -> None:
 
 def test_calls_without_masks_are_left_alone_and_generation_works() -> None:
     model, batch = LLAMA.build(), marked_batch((40,))
-    with sra_fast.monitor(model) as watch:
-        model(batch["input_ids"])
-        model.generate(batch["input_ids"], max_new_tokens=3, do_sample=False)
-    assert watch.results == []
+
+    def calls() -> list[Any]:
+        with sra_fast.monitor(model) as watch:
+            model(batch["input_ids"])
+            model.generate(batch["input_ids"], max_new_tokens=3, do_sample=False)
+        return watch.results
+
+    with pytest.warns(UserWarning, match="nothing was recorded"):
+        found = calls()
+    assert found == []
 
 
 def test_positional_token_ids_and_several_calls() -> None:
@@ -142,7 +148,7 @@ def test_a_failed_call_leaves_nothing_for_the_next() -> None:
 
 def test_afterwards_the_model_is_as_it_was() -> None:
     model = LLAMA.build()
-    with sra_fast.monitor(model):
+    with pytest.warns(UserWarning, match="nothing was recorded"), sra_fast.monitor(model):
         assert model.config._attn_implementation == "sra_fast"
     assert model.config._attn_implementation == "sdpa"
     assert not model._forward_hooks

@@ -356,7 +356,7 @@ def _fill(key: str, where: Any, value: Any) -> Any:
         ("the batch is empty", lambda b: b.update({k: v[:0] for k, v in b.items()})),
         ("needs `strategy_mask`", _without("strategy_mask")),
         ("needs `response_mask`", _without("response_mask")),
-        ("needs `strategy_mask`, or", _set("span_masks", lambda b: {"a": b["strategy_mask"]})),
+        ("has both `strategy_mask` and", _set("span_masks", lambda b: {"a": b["strategy_mask"]})),
         ("strategy_mask: expected dtype", _set("strategy_mask", lambda b: b["response_mask"])),
         ("response_mask: expected dtype", _set("response_mask", lambda b: b["input_ids"] / 2)),
         ("strategy_mask: expected shape", _set("strategy_mask", lambda b: b["strategy_mask"].T)),

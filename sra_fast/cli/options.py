@@ -104,7 +104,7 @@ BatchTokens = Annotated[
         "--batch-tokens",
         metavar="N",
         min=1,
-        help="Most tokens of one forward pass; bounds the memory.",
+        help="Most tokens of one forward pass, or one prompt if it is longer; bounds memory.",
     ),
 ]
 DTypeOption = Annotated[
