@@ -19,11 +19,17 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["sra_fast", "sra_fast.cli", "sra_fast.kernels"],
+    packages=[
+        "sra_fast",
+        "sra_fast.cli",
+        "sra_fast.kernels",
+        "sra_fast.kernels.triton_kernels",
+    ],
     package_dir={
         "sra_fast": "sra_fast",
         "sra_fast.cli": "sra_fast/cli",
         "sra_fast.kernels": "kernels/span_attention",
+        "sra_fast.kernels.triton_kernels": "kernels/span_attention/triton_kernels",
     },
     package_data={"sra_fast": ["py.typed", "data/*"], "sra_fast.kernels": ["py.typed"]},
     install_requires=[

@@ -17,7 +17,7 @@ from sra_fast.kernels.contract import (
     accumulation_dtype,
 )
 
-Backend = Literal["auto", "reference", "lse"]
+Backend = Literal["auto", "reference", "lse", "triton"]
 
 
 class _Kernels(Protocol):
@@ -149,6 +149,10 @@ def _scale(q: Tensor, scale: float | None) -> float:
 def _backend(name: str) -> _Kernels:
     if name == "auto":
         name = "lse"
+    if name == "triton":
+        from sra_fast.kernels.triton_kernels import backend  # triton is imported on first use
+
+        return backend
     if name not in _BACKENDS:
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {name!r}")
     return _BACKENDS[name]

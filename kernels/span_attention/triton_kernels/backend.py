@@ -1,0 +1,110 @@
+"""Backend ``triton``: what the op asks for, put in the kernels' terms; what they cannot do refused."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from sra_fast.kernels.blocks import needs_grad
+from sra_fast.kernels.contract import LogitRule, SpanAttention, SpanMass, SpanQuery
+from sra_fast.kernels.triton_kernels.forward import forward_kernel
+from sra_fast.kernels.triton_kernels.launch import SMALLEST_SCALE
+from sra_fast.kernels.triton_kernels.layout import Layout, layout
+from sra_fast.kernels.triton_kernels.operators import (
+    fused_attention,
+    fused_mass,
+    span_mass_of_lse,
+)
+
+WIDEST = 256
+OLDEST_CAPABILITY = (8, 0)
+INTERPRETED = not isinstance(forward_kernel, triton.JITFunction)
+
+
+def unserved(q: Tensor, v: Tensor) -> str | None:
+    """Why the kernels cannot take these tensors, expected and given, or None if they can."""
+    if max(q.shape[3], v.shape[3]) > WIDEST or min(q.shape[3], v.shape[3]) < 1:
+        return f"head widths D and Dv of 1 to {WIDEST}, got {q.shape[3]} and {v.shape[3]}"
+    if INTERPRETED:
+        if q.dtype == torch.bfloat16:
+            return "float16, float32 or float64 under TRITON_INTERPRET=1, got torch.bfloat16"
+        return None
+    if q.dtype == torch.float64:
+        return "bfloat16, float16 or float32, got torch.float64"
+    if q.device.type != "cuda":
+        return f"a CUDA device (or TRITON_INTERPRET=1, for tests), got {q.device}"
+    capability = torch.cuda.get_device_capability(q.device)
+    if torch.version.hip is None and capability < OLDEST_CAPABILITY:
+        return f"compute capability 8.0 or newer, got {capability[0]}.{capability[1]}"
+    return None
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
+) -> SpanAttention:
+    """Attention and mass in one kernel; arguments as in :func:`sra_fast.span_attention`."""
+    _refuse(q, v)
+    q, k, v, scale = _ready(q, k, v, rule.scale)
+    fields = _fields(_layout(q, k, query, rule.window))
+    out, mass, lse = fused_attention(
+        q,
+        k,
+        v,
+        rule.sinks,
+        *fields,
+        len(query.names),
+        scale,
+        rule.softcap or 0.0,
+        mass_grad,
+    )
+    return SpanAttention(out, mass if mass_grad else mass.detach(), lse.detach())
+
+
+def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
+    """Mass without the output; arguments as in :func:`sra_fast.span_mass`."""
+    _refuse(q, k)
+    m = q.shape[2]
+    if needs_grad(q, k, rule.sinks):  # the backward pass starts from an output
+        full = attention(q, k, k.detach(), query, rule, mass_grad=True)
+        return SpanMass(full.mass, full.lse[query.rows // m, :, query.rows % m])
+    q, k, _, scale = _ready(q, k, k, rule.scale)
+    fields = _fields(_layout(q, k, query, rule.window))
+    mass, lse = fused_mass(q, k, rule.sinks, *fields, len(query.names), scale, rule.softcap or 0.0)
+    return SpanMass(mass, lse)
+
+
+def mass_of_lse(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
+    """``mass [R, Hq, G]`` from the ``lse [B, Hq, M]`` of another kernel. Carries no gradient."""
+    _refuse(q, k)
+    q, k, _, scale = _ready(q.detach(), k.detach(), k.detach(), rule.scale)
+    fields = _fields(_layout(q, k, query, rule.window))
+    return span_mass_of_lse(q, k, lse, *fields, len(query.names), scale, rule.softcap or 0.0)
+
+
+def _refuse(q: Tensor, v: Tensor) -> None:
+    reason = unserved(q, v)
+    if reason is not None:
+        raise ValueError(f'backend "triton" serves {reason}; use backend="auto" or "reference"')
+
+
+def _layout(q: Tensor, k: Tensor, query: SpanQuery, window: int | None) -> Layout:
+    return layout(query, q.shape[0], q.shape[2], k.shape[2], window)
+
+
+def _fields(made: Layout) -> tuple[Tensor, ...]:
+    return (
+        made.key_labels,
+        made.first_key,
+        made.last_query,
+        made.slots,
+        made.key_runs,
+        made.query_runs,
+        made.rows,
+    )
+
+
+def _ready(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Last strides of 1 and a positive scale, which is what the kernels take."""
+    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    return -q if scale < 0 else q, k, v, max(abs(scale), SMALLEST_SCALE)

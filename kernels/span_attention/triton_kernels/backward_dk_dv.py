@@ -1,0 +1,248 @@
+"""dk and dv: one program per tile of keys and key head (backward.py has the formulas)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from sra_fast.kernels.triton_kernels.tiles import (
+    GRANULE,
+    LOG2E,
+    load_rows,
+    next_run,
+    products,
+    span_grads,
+    store_rows,
+)
+
+
+@triton.jit
+def add_dk_dv(
+    dk,
+    dv,
+    k,
+    v,
+    keys,
+    last_query,
+    offset,
+    q_at,
+    stride_q,
+    grad_at,
+    stride_g,
+    lse_at,
+    delta_at,
+    m_queries,
+    inner,
+    unit,
+    start,
+    count,
+    before_gap,
+    gap,
+    MASKED: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Adds the part of ``count`` query tiles from ``start`` on; everything is ``[n, m]`` here."""
+    columns = tl.arange(0, BLOCK_M)
+    for step in range(count):
+        tile = start + step
+        if MASKED:
+            tile += tl.where(step >= before_gap, gap, 0)
+        rows = tile * BLOCK_M + columns
+        valid = rows < m_queries
+        at = (tile * BLOCK_M).to(tl.int64)
+        q = load_rows(q_at + at * stride_q, columns, stride_q, valid, WIDTH, BLOCK_D, MASKED)
+        grad = load_rows(
+            grad_at + at * stride_g, columns, stride_g, valid, VALUE_WIDTH, BLOCK_DV, MASKED
+        )
+        row_lse = tl.load(lse_at + rows, mask=valid, other=0.0) * LOG2E
+        row_delta = tl.load(delta_at + rows, mask=valid, other=0.0)
+        x = products(k, q, inner, SOFTCAP, dk.dtype)
+        weights = tl.exp2(x * unit - row_lse[None, :])
+        if MASKED:
+            weights = tl.where(seen_by(keys, last_query, rows + offset), weights, 0.0)
+        dv = tl.dot(weights.to(grad.dtype), grad, dv, input_precision="ieee", out_dtype=dv.dtype)
+        d_weights = tl.dot(v, tl.trans(grad), input_precision="ieee", out_dtype=dk.dtype)
+        d_x = weights * (d_weights - row_delta[None, :])
+        if SOFTCAP:
+            d_x = d_x * (1.0 - x * x)
+        dk = tl.dot(d_x.to(q.dtype), q, dk, input_precision="ieee", out_dtype=dk.dtype)
+    return dk, dv
+
+
+@triton.jit
+def add_dk_of_spans(
+    dk,
+    k,
+    labels,
+    keys,
+    last_query,
+    offset,
+    q_at,
+    stride_q,
+    lse_at,
+    slots_at,
+    d_mass_at,
+    stride_mass,
+    m_queries,
+    n_spans,
+    inner,
+    unit,
+    start,
+    stop,
+    SOFTCAP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Adds ``Σ_i P_ij (Σ_{g ∋ j} g_ig) q_i`` of the query tiles ``[start, stop)``."""
+    columns = tl.arange(0, BLOCK_M)
+    for step in range(stop - start):
+        tile = start + step
+        rows = tile * BLOCK_M + columns
+        valid = rows < m_queries
+        at = (tile * BLOCK_M).to(tl.int64)
+        q = load_rows(q_at + at * stride_q, columns, stride_q, valid, WIDTH, BLOCK_D, True)
+        row_lse = tl.load(lse_at + rows, mask=valid, other=0.0) * LOG2E
+        slot = tl.load(slots_at + rows, mask=valid, other=-1)
+        x = products(k, q, inner, SOFTCAP, dk.dtype)
+        weights = tl.exp2(x * unit - row_lse[None, :])
+        weights = tl.where(seen_by(keys, last_query, rows + offset), weights, 0.0)
+        row_at = d_mass_at + slot.to(tl.int64) * stride_mass
+        d_x = weights * span_grads(labels, row_at, slot, n_spans, BLOCK_N, BLOCK_M, dk.dtype)
+        if SOFTCAP:
+            d_x = d_x * (1.0 - x * x)
+        dk = tl.dot(d_x.to(q.dtype), q, dk, input_precision="ieee", out_dtype=dk.dtype)
+    return dk
+
+
+@triton.jit
+def seen_by(keys, last_query, positions):
+    """``[n, m]``: which keys are seen by which queries."""
+    return (positions[None, :] >= keys[:, None]) & (positions[None, :] <= last_query[:, None])
+
+
+@triton.jit
+def dk_dv_kernel(
+    q,
+    k,
+    v,
+    d_out,
+    lse,
+    delta,
+    d_mass,
+    key_labels,
+    last_query,
+    slots,
+    query_runs,
+    dk,
+    dv,
+    stride_qb,
+    stride_qh,
+    stride_qm,
+    stride_kb,
+    stride_kh,
+    stride_kn,
+    stride_vb,
+    stride_vh,
+    stride_vn,
+    stride_gb,
+    stride_gh,
+    stride_gm,
+    stride_dkb,
+    stride_dkh,
+    stride_dkn,
+    stride_dvb,
+    stride_dvh,
+    stride_dvn,
+    batch,
+    heads,
+    m_queries,
+    n_keys,
+    n_spans,
+    inner,
+    unit,
+    scale,
+    GROUP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+    SPANS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """dk and dv, one program per tile of keys and key head, summed over its query heads."""
+    tiles = tl.cdiv(n_keys, BLOCK_N)
+    tile = tl.program_id(0) % tiles  # the first keys are seen by most queries
+    kv_heads = heads // GROUP
+    b = (tl.program_id(0) // tiles // kv_heads).to(tl.int64)
+    kv_head = (tl.program_id(0) // tiles % kv_heads).to(tl.int64)
+
+    keys = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    far = keys.to(tl.int64)
+    inside = keys < n_keys
+    offset = n_keys - m_queries
+    last_at = last_query + b * n_keys
+    last = tl.load(last_at + keys, mask=inside, other=-1)
+    last_key = tl.minimum(tile * BLOCK_N + BLOCK_N, n_keys) - 1
+    k_at = k + b * stride_kb + kv_head * stride_kh
+    v_at = v + b * stride_vb + kv_head * stride_vh
+    k_tile = load_rows(k_at, far, stride_kn, inside, WIDTH, BLOCK_D, True)
+    v_tile = load_rows(v_at, far, stride_vn, inside, VALUE_WIDTH, BLOCK_DV, True)
+
+    from_row = tl.maximum(tile * BLOCK_N - offset, 0)
+    begin = from_row // BLOCK_M
+    end = tl.maximum(tl.cdiv(tl.load(last_at + last_key) - offset + 1, BLOCK_M), begin)
+    full = tl.cdiv(tl.maximum(last_key - offset, 0), BLOCK_M)
+    full = tl.minimum(tl.maximum(full, begin), end)
+    edge = tl.maximum(tl.load(last_at + tile * BLOCK_N) - offset + 1, 0) // BLOCK_M
+    edge = tl.minimum(tl.maximum(edge, full), end)
+    k_total = tl.zeros([BLOCK_N, BLOCK_D], ACC)
+    v_total = tl.zeros([BLOCK_N, BLOCK_DV], ACC)
+    for head_of_group in range(GROUP):
+        head = kv_head * GROUP + head_of_group
+        q_at = q + b * stride_qb + head * stride_qh
+        grad_at = d_out + b * stride_gb + head * stride_gh
+        of_head = (b * heads + head) * m_queries
+        k_total, v_total = add_dk_dv(
+            k_total, v_total, k_tile, v_tile, keys, last, offset,
+            q_at, stride_qm, grad_at, stride_gm, lse + of_head, delta + of_head,
+            m_queries, inner, unit, full, edge - full, 0, 0,
+            False, SOFTCAP, WIDTH, VALUE_WIDTH, BLOCK_D, BLOCK_DV, BLOCK_M,
+        )  # fmt: skip
+        k_total, v_total = add_dk_dv(
+            k_total, v_total, k_tile, v_tile, keys, last, offset,
+            q_at, stride_qm, grad_at, stride_gm, lse + of_head, delta + of_head,
+            m_queries, inner, unit, begin, full - begin + end - edge, full - begin, edge - full,
+            True, SOFTCAP, WIDTH, VALUE_WIDTH, BLOCK_D, BLOCK_DV, BLOCK_M,
+        )  # fmt: skip
+    dv_at = dv + b * stride_dvb + kv_head * stride_dvh
+    store_rows(dv_at, far, stride_dvn, v_total, inside, VALUE_WIDTH, BLOCK_DV)
+    if SPANS:
+        labels = tl.load(key_labels + b * n_keys + keys, mask=inside, other=0)
+        labelled = tl.max(labels) > 0
+        granules = tl.cdiv(m_queries, GRANULE)
+        marked = query_runs + b * granules
+        while begin < end:
+            run, stop = next_run(marked, marked + batch * granules, begin, end, labelled, BLOCK_M)
+            for head_of_group in range(GROUP):
+                head = kv_head * GROUP + head_of_group
+                k_total = add_dk_of_spans(
+                    k_total, k_tile, labels, keys, last, offset,
+                    q + b * stride_qb + head * stride_qh, stride_qm,
+                    lse + (b * heads + head) * m_queries, slots + b * m_queries,
+                    d_mass + head * n_spans, heads * n_spans,
+                    m_queries, n_spans, inner, unit, run, stop,
+                    SOFTCAP, WIDTH, BLOCK_D, BLOCK_M, BLOCK_N,
+                )  # fmt: skip
+            begin = stop
+    dk_at = dk + b * stride_dkb + kv_head * stride_dkh
+    store_rows(dk_at, far, stride_dkn, k_total * scale, inside, WIDTH, BLOCK_D)

@@ -1,0 +1,197 @@
+"""The kernels as ``torch.library`` operators: one node each in a compiled graph, autograd included.
+
+Their arguments are flat, as schemas want them: a :class:`Layout` by its fields in order, a softcap
+of 0 for none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sra_fast.kernels.contract import accumulation_dtype
+from sra_fast.kernels.triton_kernels.backward import backward
+from sra_fast.kernels.triton_kernels.decode import decode, serves
+from sra_fast.kernels.triton_kernels.epilogue import SPANS_AT_ONCE, add_span_mass
+from sra_fast.kernels.triton_kernels.forward import forward
+from sra_fast.kernels.triton_kernels.launch import Logits, like_heads
+from sra_fast.kernels.triton_kernels.layout import Layout
+
+_LAYOUT = slice(4, 11)  # where its fields stand among the arguments of fused_attention
+
+
+@torch.library.custom_op("sra_fast::fused_attention", mutates_args=())
+def fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    key_labels: Tensor,
+    first_key: Tensor,
+    last_query: Tensor,
+    slots: Tensor,
+    key_runs: Tensor,
+    query_runs: Tensor,
+    rows: Tensor,
+    spans: int,
+    scale: float,
+    softcap: float,
+    mass_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``out [B, Hq, M, Dv]``, ``mass [R, Hq, G]``, ``lse [B, Hq, M]``; ``scale > 0``.
+
+    Differentiable in q, k, v and the sinks through out, and through mass if ``mass_grad``.
+    """
+    layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
+    logits = Logits(scale, softcap or None, sinks)
+    asked = spans if len(rows) else 0
+    first = min(asked, SPANS_AT_ONCE)
+    kernel = decode if serves(q, k) else forward
+    out, mass, lse = kernel(q, k, v, layout, logits, rows=len(rows), spans=spans, first_spans=first)
+    add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
+    return out, mass, lse
+
+
+@fused_attention.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Any, *layout_rows_spans: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, rows, spans, _scale, _softcap, _mass_grad = layout_rows_spans
+    batch, heads, m, _ = q.shape
+    dtype = accumulation_dtype(q.dtype)
+    return (
+        v.new_empty(batch, m, heads, v.shape[3]).transpose(1, 2),
+        q.new_empty(rows.shape[0], heads, spans, dtype=dtype),
+        q.new_empty(batch, heads, m, dtype=dtype),
+    )
+
+
+@torch.library.custom_op("sra_fast::fused_attention_backward", mutates_args=())
+def fused_attention_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    key_labels: Tensor,
+    first_key: Tensor,
+    last_query: Tensor,
+    slots: Tensor,
+    key_runs: Tensor,
+    query_runs: Tensor,
+    rows: Tensor,
+    out: Tensor,
+    mass: Tensor,
+    lse: Tensor,
+    d_out: Tensor,
+    d_mass: Tensor | None,
+    scale: float,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """dq, dk, dv and the sinks' gradient, which is empty without sinks."""
+    layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
+    logits = Logits(scale, softcap or None, sinks)
+    dq, dk, dv, d_sinks = backward(q, k, v, out, mass, lse, d_out, d_mass, layout, logits)
+    return dq, dk, dv, q.new_empty(0) if d_sinks is None else d_sinks
+
+
+@fused_attention_backward.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_sinks = q.new_empty(0) if sinks is None else torch.empty_like(sinks)
+    return like_heads(q), like_heads(k), like_heads(v), d_sinks
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    q, k, v, sinks = inputs[:4]
+    ctx.scale, ctx.softcap, ctx.mass_grad = inputs[-3:]
+    ctx.save_for_backward(q, k, v, sinks, *inputs[_LAYOUT], *output)
+
+
+def _differentiate(ctx: Any, d_out: Tensor, d_mass: Tensor, d_lse: Tensor) -> tuple[Any, ...]:
+    *saved, out, mass, lse = ctx.saved_tensors
+    d_mass = d_mass if ctx.mass_grad else None
+    dq, dk, dv, d_sinks = fused_attention_backward(
+        *saved, out, mass, lse, d_out, d_mass, ctx.scale, ctx.softcap
+    )
+    sinks = saved[3]
+    return dq, dk, dv, None if sinks is None else d_sinks, *[None] * 11
+
+
+fused_attention.register_autograd(_differentiate, setup_context=_remember)
+
+
+@torch.library.custom_op("sra_fast::fused_mass", mutates_args=())
+def fused_mass(
+    q: Tensor,
+    k: Tensor,
+    sinks: Tensor | None,
+    key_labels: Tensor,
+    first_key: Tensor,
+    last_query: Tensor,
+    slots: Tensor,
+    key_runs: Tensor,
+    query_runs: Tensor,
+    rows: Tensor,
+    spans: int,
+    scale: float,
+    softcap: float,
+) -> tuple[Tensor, Tensor]:
+    """``mass [R, Hq, G]`` and ``lse [R, Hq]`` of the rows asked for, without values. No gradient."""
+    layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
+    logits = Logits(scale, softcap or None, sinks)
+    first = min(spans, SPANS_AT_ONCE)
+    _, mass, lse = forward(
+        q,
+        k,
+        k,
+        layout,
+        logits,
+        rows=len(rows),
+        spans=spans,
+        first_spans=first,
+        with_out=False,
+    )
+    add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
+    m = q.shape[2]
+    return mass, lse[rows // m, :, rows % m]
+
+
+@fused_mass.register_fake
+def _(q: Tensor, k: Tensor, sinks: Any, *layout_rows_spans: Any) -> tuple[Tensor, Tensor]:
+    *_, rows, spans, _scale, _softcap = layout_rows_spans
+    dtype = accumulation_dtype(q.dtype)
+    mass = q.new_empty(rows.shape[0], q.shape[1], spans, dtype=dtype)
+    return mass, q.new_empty(rows.shape[0], q.shape[1], dtype=dtype)
+
+
+@torch.library.custom_op("sra_fast::span_mass_of_lse", mutates_args=())
+def span_mass_of_lse(
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    key_labels: Tensor,
+    first_key: Tensor,
+    last_query: Tensor,
+    slots: Tensor,
+    key_runs: Tensor,
+    query_runs: Tensor,
+    rows: Tensor,
+    spans: int,
+    scale: float,
+    softcap: float,
+) -> Tensor:
+    """``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``. No gradient."""
+    layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
+    mass = q.new_empty(len(rows), q.shape[1], spans, dtype=accumulation_dtype(q.dtype))
+    add_span_mass(q, k, lse, mass, layout, Logits(scale, softcap or None, None))
+    return mass
+
+
+@span_mass_of_lse.register_fake
+def _(q: Tensor, k: Tensor, lse: Tensor, *layout_rows_spans: Any) -> Tensor:
+    *_, rows, spans, _scale, _softcap = layout_rows_spans
+    dtype = accumulation_dtype(q.dtype)
+    return q.new_empty(rows.shape[0], q.shape[1], spans, dtype=dtype)

@@ -1,0 +1,362 @@
+"""The door to PyTorch's flash attention on CUDA, with a plain stand-in behind it.
+
+The kernel needs a GPU. What it is handed, and what is made of its answer, does not: the stand-in
+has its signature and its meaning, and refuses what it refuses.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import varlen
+
+from op_cases import CASES, EMPTY_CASES, Case
+from sra_fast import span_attention
+from sra_fast.kernels import flash_cuda
+from sra_fast.kernels.contract import LogitRule
+from sra_fast.kernels.plan import plan
+
+REAL = varlen.varlen_attn
+SERVED = tuple(case for case in CASES if case.softcap is None)
+each_case = pytest.mark.parametrize("case", SERVED, ids=str)
+
+
+def varlen_2_11(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> Any:
+    """``out [T, Hq, D]`` and ``lse [Hq, T]``, NaN where the kernel would write nothing.
+
+    The signature of torch 2.11, which serves fewer key heads than query heads unasked.
+    """
+    (tokens, heads, width), (key_tokens, key_heads, _) = query.shape, key.shape
+    assert key.shape == value.shape == (key_tokens, key_heads, width)
+    assert query.dtype == key.dtype == value.dtype
+    assert heads % key_heads == 0
+    assert width % 8 == 0
+    assert width <= 256
+    for x in (query, key, value):
+        assert x.stride(2) == 1
+        assert all(step % 8 == 0 for step in (*x.stride()[:2], x.storage_offset()))
+    for bounds, total, longest in ((cu_seq_q, tokens, max_q), (cu_seq_k, key_tokens, max_k)):
+        assert bounds.dtype == torch.int32
+        assert bounds.is_contiguous()
+        assert len(bounds) == len(cu_seq_q) > 1
+        assert (bounds[0], bounds[-1]) == (0, total)
+        assert bounds.diff().max() == longest
+    assert isinstance(window_size, tuple)
+    assert scale is not None
+
+    out = torch.full_like(query, torch.nan)
+    lse = torch.full((heads, tokens), torch.nan)
+    left, right = window_size
+    bounds = torch.stack([cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:]], 1)
+    for q_start, q_end, k_start, k_end in bounds.tolist():
+        q = query[q_start:q_end].transpose(0, 1).float()
+        k, v = (
+            x[k_start:k_end].transpose(0, 1).float().repeat_interleave(heads // key_heads, 0)
+            for x in (key, value)
+        )
+        m, n = q.shape[1], k.shape[1]
+        at_query, at_key = torch.arange(n - m, n)[:, None], torch.arange(n)  # bottom-right
+        hidden = torch.zeros(m, n, dtype=torch.bool)
+        if right >= 0:
+            hidden |= at_key > at_query + right
+        if left >= 0:
+            hidden |= at_key < at_query - left
+        assert not hidden.all(1).any(), "a query without a key has lse +inf there"
+        scores = (q @ k.transpose(1, 2) * scale).masked_fill(hidden, -torch.inf)
+        rows = torch.arange(q_start, q_end)
+        values = (torch.softmax(scores, -1) @ v).transpose(0, 1)
+        out = out.index_copy(0, rows, values.to(out.dtype))
+        lse = lse.index_copy(1, rows, torch.logsumexp(scores, -1))
+    return (out, lse) if return_aux is not None and return_aux.lse else out
+
+
+def varlen_2_13(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+    seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
+    num_splits: int | None = None,
+) -> Any:
+    """The signature of torch 2.13, which wants to be told of fewer key heads."""
+    assert enable_gqa or query.shape[1] == key.shape[1]
+    assert seqused_k is block_table is num_splits is None
+    given = {"return_aux": return_aux, "scale": scale, "window_size": window_size}
+    return varlen_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **given)
+
+
+@pytest.fixture(autouse=True)
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[inspect.BoundArguments]:
+    """What the kernel was handed, call by call."""
+    return install(monkeypatch, varlen_2_13)
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch, stand_in: Callable[..., Any]
+) -> list[inspect.BoundArguments]:
+    seen: list[inspect.BoundArguments] = []
+    signature = inspect.signature(stand_in)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.append(signature.bind(*args, **kwargs))
+        return stand_in(*args, **kwargs)
+
+    watched.__signature__ = signature  # type: ignore[attr-defined]
+    monkeypatch.setattr(varlen, "varlen_attn", watched)
+    return seen
+
+
+def attend(case: Case, inputs: tuple[Tensor, ...], **change: Any) -> tuple[Tensor, Tensor]:
+    query = case.query()
+    rule = LogitRule(**(case.rule(inputs[0].dtype) | change))
+    sequences = plan(query, case.batch, case.queries, case.keys)
+    return flash_cuda.attend(*inputs, query, sequences, rule)
+
+
+def named(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
+@each_case
+def test_out_and_lse_are_those_of_the_definition(case: Case) -> None:
+    inputs = case.tensors(torch.float32)
+    wanted = span_attention(*inputs, case.query(), backend="reference", **case.rule(torch.float32))
+    out, lse = attend(case, inputs)
+    torch.testing.assert_close(out, wanted.out, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(lse, wanted.lse, rtol=1e-5, atol=1e-5)
+    assert not lse.requires_grad
+    assert out.transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize("case", [case for case in SERVED if not case.sinks], ids=str)
+def test_gradients_are_those_of_the_definition(case: Case) -> None:
+    def gradients(function: Callable[..., Tensor]) -> list[Tensor]:
+        leaves = [x.detach().requires_grad_() for x in case.tensors(torch.float32)]
+        out = function(*leaves)
+        if not out.requires_grad:  # nothing is visible
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+        return list(torch.autograd.grad((out * weights).sum(), leaves))
+
+    def reference(*x: Tensor) -> Tensor:
+        rule = case.rule(torch.float32)
+        return span_attention(*x, case.query(), backend="reference", **rule).out
+
+    found = gradients(lambda *x: attend(case, x)[0])
+    for mine, true in zip(found, gradients(reference), strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+def test_half_precision_keeps_its_dtype_and_a_float32_lse(dtype: torch.dtype) -> None:
+    case = named("left and right padding, sinks")
+    out, lse = attend(case, case.tensors(dtype))
+    assert (out.dtype, lse.dtype) == (dtype, torch.float32)
+    assert not out.isnan().any()
+    assert not lse.isnan().any()
+
+
+@each_case
+def test_one_call_serves_all_sequences_and_gets_no_padding(case: Case, calls: Any) -> None:
+    attend(case, case.tensors(torch.float32))
+    offset = case.keys - case.queries
+    segments = [(start, end) for _, start, end in case.query().segments.tolist() if end > offset]
+    assert len(calls) == (1 if segments else 0)
+    for call in calls:
+        lengths = [end - start for start, end in segments]
+        of_queries = [end - max(start, offset) for start, end in segments]
+        assert call.arguments["cu_seq_k"].diff().tolist() == lengths
+        assert call.arguments["cu_seq_q"].diff().tolist() == of_queries
+
+
+@pytest.mark.parametrize("case", EMPTY_CASES, ids=str)
+def test_nothing_in_gives_nothing_out(case: Case, calls: Any) -> None:
+    out, lse = attend(case, case.tensors(torch.float32))
+    assert out.shape == (case.batch, case.heads, case.queries, case.value_width)
+    assert lse.shape == (case.batch, case.heads, case.queries)
+    assert not calls
+
+
+@pytest.mark.parametrize("name", ["two whole rows", "packed", "fewer queries than keys"])
+def test_where_every_token_counts_the_kernel_reads_the_models_own_memory(
+    name: str, calls: Any
+) -> None:
+    inputs = named(name).tensors(torch.float32)
+    attend(named(name), inputs)
+    for argument, x in zip(("query", "key", "value"), inputs, strict=True):
+        assert calls[0].arguments[argument].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_tensors_that_do_not_lie_on_16_bytes_are_copied(offset: int) -> None:
+    """The kernel reads 16 bytes at a time without asking; the stand-in asks."""
+    case = replace(CASES[0], batch=2)
+    wide = torch.randn(3, 2, 37, 4, 20)
+    q, k, v = (x[..., offset : offset + 16].transpose(1, 2) for x in wide)
+    k, v = k[:, :2], v[:, :2]
+    wanted = span_attention(q, k, v, case.query(), backend="reference", scale=0.4)
+    torch.testing.assert_close(attend(case, (q, k, v))[0], wanted.out, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("window", "handed"), [(None, (-1, 0)), (7, (6, 0)), (1, (0, 0)), (36, (35, 0)), (37, (-1, 0))]
+)
+def test_a_window_counts_the_keys_before_the_query(
+    window: int | None, handed: tuple[int, int], calls: Any
+) -> None:
+    case = replace(CASES[0], window=window)
+    attend(case, case.tensors(torch.float32))
+    assert calls[0].arguments["window_size"] == handed
+
+
+def test_layers_share_what_is_worked_out_of_a_query() -> None:
+    case = named("packed with gaps")
+    query, inputs = case.query(), case.tensors(torch.float32)
+    sequences = plan(query, case.batch, case.queries, case.keys)
+    flash_cuda.attend(*inputs, query, sequences, LogitRule(0.4))
+    derived = dict(query._derived)
+    flash_cuda.attend(*inputs, query, sequences, LogitRule(0.4, window=3))
+    assert derived == query._derived
+
+
+@pytest.mark.parametrize("name", ["one key head", "as many key heads as query heads"])
+def test_grouped_heads_are_asked_for_only_where_the_signature_says_so(
+    name: str, monkeypatch: pytest.MonkeyPatch, calls: Any
+) -> None:
+    case = named(name)
+    new = attend(case, case.tensors(torch.float32))
+    old_calls = install(monkeypatch, varlen_2_11)
+    old = attend(case, case.tensors(torch.float32))
+    assert calls[0].arguments["enable_gqa"] is True
+    assert "enable_gqa" not in old_calls[0].arguments
+    assert torch.equal(new[0], old[0])
+
+
+def test_a_logsumexp_of_another_layout_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def turned(*args: Any, **kwargs: Any) -> Any:
+        out, lse = varlen_2_13(*args, **kwargs)
+        return out, lse.transpose(0, 1)
+
+    turned.__signature__ = inspect.signature(varlen_2_13)  # type: ignore[attr-defined]
+    monkeypatch.setattr(varlen, "varlen_attn", turned)
+    with pytest.raises(RuntimeError, match=r"shape \[37, 4\], expected \[4, 37\]"):
+        attend(CASES[0], CASES[0].tensors(torch.float32))
+
+
+def test_the_real_function_takes_what_the_stand_in_was_handed(calls: Any) -> None:
+    case = named("left and right padding, window")
+    attend(case, case.tensors(torch.float32))
+    real = inspect.signature(REAL)
+    handed = calls[0].arguments
+    bound = real.bind(*calls[0].args[:7], **{name: handed[name] for name in list(handed)[7:]})
+    assert list(bound.arguments) == list(handed)
+    assert real.parameters["window_size"].default == (-1, -1)
+    assert varlen.AuxRequest(lse=True) == handed["return_aux"]
+
+
+@pytest.mark.parametrize("name", ["two whole rows", "odd widths", "one key head"])
+def test_the_real_function_gives_these_shapes_and_gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(varlen, "varlen_attn", REAL)
+    case = named(name)
+    leaves = [x.to("meta").requires_grad_() for x in case.tensors(torch.bfloat16)]
+    out, lse = attend(case, tuple(leaves), window=5)
+    assert out.shape == (case.batch, case.heads, case.queries, case.value_width)
+    assert (out.dtype, out.device.type) == (torch.bfloat16, "meta")
+    assert (lse.shape, lse.dtype) == (out.shape[:3], torch.float32)
+    assert not lse.requires_grad
+    for leaf, grad in zip(leaves, torch.autograd.grad(out.sum(), leaves), strict=True):
+        assert grad.shape == leaf.shape
+
+
+@pytest.mark.parametrize(
+    ("reason", "change", "rule"),
+    [
+        ("no softcap", {}, {"softcap": 2.0}),
+        ("which sinks need", {"grad": True}, {"sinks": torch.zeros(4)}),
+        ("which sinks need", {}, {"sinks": torch.zeros(4, requires_grad=True)}),
+        ("positive scales only, not -1", {}, {"scale": -1.0}),
+        ("not torch.float32", {"dtype": torch.float32}, {}),
+        ("not torch.float64", {"dtype": torch.float64}, {}),
+        ("up to 256 wide, not 257", {"width": 257}, {}),
+        ("up to 256 wide, not 264", {"value_width": 264}, {}),
+        ("on CUDA, not on cpu", {}, {}),
+    ],
+)
+def test_what_the_kernel_cannot_do_is_said(reason: str, change: Any, rule: Any) -> None:
+    given = {"dtype": torch.bfloat16, "grad": False, "width": 16, "value_width": 16} | change
+    q = torch.zeros(1, 4, 3, given["width"], dtype=given["dtype"], requires_grad=given["grad"])
+    v = torch.zeros(1, 2, 3, given["value_width"], dtype=given["dtype"])
+    found = flash_cuda.unserved(q, q[:, :2], v, LogitRule(**({"scale": 1.0} | rule)))
+    assert found is not None
+    assert reason in found
+
+
+def test_sinks_are_served_where_no_gradient_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash_cuda, "_unfit_device", lambda device: None)
+    q = torch.zeros(1, 4, 3, 256, dtype=torch.float16, requires_grad=True)
+    with torch.no_grad():
+        assert flash_cuda.unserved(q, q, q, LogitRule(1.0, sinks=torch.zeros(4))) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "capability", "built", "hip"),
+    [
+        (None, (8, 0), True, None),
+        (None, (9, 0), True, None),
+        (None, (12, 0), True, None),
+        ("capability 8.0, not 7.5", (7, 5), True, None),
+        ("without flash attention", (9, 0), False, None),
+        ("ROCm", (9, 0), True, "6.4"),
+    ],
+)
+def test_devices_that_do_not_do_are_named(
+    reason: str | None,
+    capability: tuple[int, int],
+    built: bool,
+    hip: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    found = flash_cuda._unfit_device(torch.device("cuda", 0))
+    assert found is None if reason is None else reason in str(found)
+
+
+def test_a_torch_whose_function_lacks_an_argument_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def varlen_2_10(*args: Any, is_causal: bool = False, return_aux: Any = None) -> Any: ...
+
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_2_10)
+    monkeypatch.setattr(flash_cuda, "_unfit_device", lambda device: None)
+    q = torch.zeros(1, 4, 3, 16, dtype=torch.bfloat16)
+    found = flash_cuda.unserved(q, q, q, LogitRule(1.0))
+    assert found == f"varlen_attn of torch {torch.__version__} has no scale, window_size"
