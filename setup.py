@@ -31,7 +31,10 @@ setup(
         "sra_fast.kernels": "kernels/span_attention",
         "sra_fast.kernels.triton_kernels": "kernels/span_attention/triton_kernels",
     },
-    package_data={"sra_fast": ["py.typed", "data/*"], "sra_fast.kernels": ["py.typed"]},
+    package_data={
+        "sra_fast": ["py.typed", "data/*"],
+        "sra_fast.kernels": ["py.typed", "measured.json"],
+    },
     install_requires=[
         "torch>=2.11",
         "triton>=3.6; sys_platform == 'linux'",

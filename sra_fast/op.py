@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.kernels import lse, reference
+from sra_fast.kernels.blocks import needs_grad
 from sra_fast.kernels.contract import (
     LogitRule,
     SpanAttention,
@@ -16,6 +17,8 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
+from sra_fast.kernels.dispatch import fastest
+from sra_fast.kernels.plan import check
 
 Backend = Literal["auto", "reference", "lse", "triton"]
 
@@ -65,7 +68,8 @@ def span_attention(
         window: a query at position p sees keys ``p − window + 1 … p``.
         softcap: ``S ← softcap · tanh(S / softcap)``.
         sinks: ``[Hq]``, a logit per head that takes mass and gives no value.
-        backend: ``"reference"`` keeps the whole map, ``"lse"`` never does; ``"auto"`` takes the
+        backend: ``"reference"`` keeps the whole map; ``"lse"`` takes the platform's flash attention
+            and then the mass; ``"triton"`` does both in one kernel, on GPUs; ``"auto"`` takes the
             fastest for the device.
         mass_grad: whether the mass carries a gradient when q, k or the sinks ask for one. False
             spares whoever only watches the mass in training a second pass over the rows.
@@ -80,11 +84,13 @@ def span_attention(
     """
     rule = LogitRule(_scale(q, scale), window, softcap, sinks)
     _check(q, k, v, rule)
-    query = query.to(q.device)
+    query = _fitting(query, q, k)
     if q.numel() == 0 or q.shape[2] == 0:
         return _nothing(q, v, query)
     with torch.autocast(q.device.type, enabled=False):  # it would take the masses to half precision
-        return _backend(backend).attention(q, k, v, query, rule, mass_grad)
+        wants_grad = mass_grad and needs_grad(q, k, sinks)
+        kernels = _backend(backend, q, v, wants_grad)
+        return kernels.attention(q, k, v, query, rule, mass_grad)
 
 
 def span_mass(
@@ -108,12 +114,12 @@ def span_mass(
     """
     rule = LogitRule(_scale(q, scale), window, softcap, sinks)
     _check(q, k, k, rule)
-    query = query.to(q.device)
+    query = _fitting(query, q, k)
     if q.numel() == 0 or len(query.rows) == 0:
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]))
     with torch.autocast(q.device.type, enabled=False):
-        return _backend(backend).mass_only(q, k, query, rule)
+        return _backend(backend, q, k, needs_grad(q, k, sinks)).mass_only(q, k, query, rule)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
@@ -142,13 +148,20 @@ def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
         raise ValueError(f"sinks: expected [{q.shape[1]}], got {list(rule.sinks.shape)}")
 
 
+def _fitting(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
+    """The query on q's device. Its numbers are read where it lies, and not in a compiled graph."""
+    if not torch.compiler.is_compiling():
+        check(query, q.shape[0], q.shape[2], k.shape[2])
+    return query.to(q.device)
+
+
 def _scale(q: Tensor, scale: float | None) -> float:
     return 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale
 
 
-def _backend(name: str) -> _Kernels:
+def _backend(name: str, q: Tensor, v: Tensor, mass_grad: bool) -> _Kernels:
     if name == "auto":
-        name = "lse"
+        name = fastest(q, v, mass_grad=mass_grad)
     if name == "triton":
         from sra_fast.kernels.triton_kernels import backend  # triton is imported on first use
 

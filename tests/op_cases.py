@@ -35,10 +35,11 @@ class Case:
     def __str__(self) -> str:
         return self.name
 
-    def rule(self, dtype: torch.dtype) -> dict[str, Any]:
+    def rule(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
         """Keyword arguments of the op."""
         generator = torch.Generator().manual_seed(5)
-        sinks = torch.randn(self.heads, generator=generator, dtype=torch.float64).to(dtype)
+        sinks = torch.randn(self.heads, generator=generator, dtype=torch.float64)
+        sinks = sinks.to(device, dtype)
         return {
             "scale": 0.4,
             "window": self.window,
@@ -46,13 +47,14 @@ class Case:
             "sinks": sinks if self.sinks else None,
         }
 
-    def tensors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    def tensors(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v, rounded to ``dtype``; logits have a standard deviation of about 3."""
         generator = torch.Generator().manual_seed(3)
 
         def made(heads: int, length: int, width: int) -> Tensor:
             shape = (self.batch, length, heads, width)
             x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) * 1.5
+            x = x.to(device)
             x = x.transpose(1, 2)
             if self.strides == "contiguous":
                 return x.contiguous()

@@ -11,68 +11,18 @@ import torch
 from torch import Tensor
 
 from op_cases import CASES, EMPTY_CASES, Case
+from op_truth import gradients, plain_pytorch, truth, worst
 from sra_fast import SpanQuery, span_attention, span_mass
-from sra_fast.kernels import blocks, reference
+from sra_fast.kernels import blocks
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # In half precision PyTorch's flash kernel sums approximate exponentials: its float32 logsumexp is
 # good to 7e-5, which shows where plain PyTorch is exact by luck (a softmax over a single key).
 FLOOR = {torch.float32: 2e-6, torch.bfloat16: 1e-4, torch.float16: 1e-4}
+pytestmark = pytest.mark.usefixtures("unwritten_memory_is_nan")
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 each_backend = pytest.mark.parametrize("backend", ["reference", "lse"])
-
-
-@pytest.fixture(autouse=True)
-def _unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An output that no kernel wrote cannot pass for a zero."""
-    for name in ("empty", "empty_like"):
-        made = getattr(torch, name)
-
-        def poisoned(*args: Any, _made: Any = made, **kwargs: Any) -> Tensor:
-            tensor: Tensor = _made(*args, **kwargs)
-            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
-
-        monkeypatch.setattr(torch, name, poisoned)
-
-
-def truth(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) -> Any:
-    """The reference in float64, from the rounded inputs."""
-    exact = {
-        name: value.double() if isinstance(value, Tensor) else value for name, value in rule.items()
-    }
-    wide = [x.double() for x in inputs]
-    return span_attention(*wide, case.query(), backend="reference", **exact)
-
-
-def plain_pytorch(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) -> Any:
-    """Eager softmax in the inputs' own dtype: what the tolerance is taken from."""
-    q, k, v = inputs
-    query, dtype = case.query(), q.dtype
-    groups = case.heads // case.kv_heads
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    logits = (q @ k.transpose(2, 3)) * rule["scale"]
-    if rule["softcap"]:
-        logits = rule["softcap"] * torch.tanh(logits / rule["softcap"])
-    visible = reference.visibility(query, case.batch, case.queries, case.keys, case.window)
-    logits = logits.masked_fill(~visible[:, None], torch.finfo(dtype).min)
-    if case.sinks:
-        sinks = rule["sinks"].reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
-        logits = torch.cat([logits, sinks], dim=-1)
-    weights = torch.softmax(logits, dim=-1)[..., : case.keys] * visible[:, None]
-    bits = (query.key_labels[..., None] >> torch.arange(len(query.names))) & 1
-    mass = torch.einsum("bhmn,bng->bmhg", weights, bits.to(dtype)).flatten(0, 1)[query.rows]
-    lse = torch.logsumexp(logits, dim=-1).masked_fill(~visible.any(-1)[:, None], -torch.inf)
-    return weights @ v, mass, lse
-
-
-def worst(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference; infinities must agree."""
-    assert found.shape == wanted.shape
-    assert not found.isnan().any()
-    assert torch.equal(found.isinf(), wanted.isinf())
-    difference = (found.double() - wanted.double()).nan_to_num(0.0).abs()
-    return difference.max().item() if difference.numel() else 0.0
 
 
 @each_dtype
@@ -113,27 +63,10 @@ def test_mass_alone_equals_the_mass_beside_the_output(case: Case, backend: Any) 
 
 @each_case
 def test_gradients_are_those_of_float64_autograd(case: Case) -> None:
-    def gradients(dtype: torch.dtype, backend: Any) -> list[Tensor]:
-        leaves = [x.detach().requires_grad_() for x in case.tensors(dtype)]
-        rule = case.rule(dtype)
-        if case.sinks:
-            leaves.append(rule["sinks"].requires_grad_())
-        result = span_attention(*leaves[:3], case.query(), backend=backend, **rule)
-        generator = torch.Generator().manual_seed(1)
-        loss = sum(
-            (x * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(dtype)).sum()
-            for x in (result.out, result.mass)
-        )
-        if not loss.requires_grad:  # nothing is visible
-            return [torch.zeros_like(leaf) for leaf in leaves]
-        found = torch.autograd.grad(loss, leaves, allow_unused=True)
-        return [
-            torch.zeros_like(leaf) if grad is None else grad
-            for leaf, grad in zip(leaves, found, strict=True)
-        ]
-
     for mine, true in zip(
-        gradients(torch.float32, "lse"), gradients(torch.float64, "reference"), strict=True
+        gradients(case, torch.float32, "lse"),
+        gradients(case, torch.float64, "reference"),
+        strict=True,
     ):
         assert worst(mine, true) <= 2e-5 * max(1.0, true.abs().max().item())
 

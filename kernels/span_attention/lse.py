@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sra_fast.kernels import blocks, flash_cpu, mass
+from sra_fast.kernels import blocks, flash_cpu, flash_cuda, mass
 from sra_fast.kernels.contract import (
     LogitRule,
     SpanAttention,
@@ -18,7 +18,7 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
-from sra_fast.kernels.plan import plan
+from sra_fast.kernels.plan import Plan, plan
 
 
 def attention(
@@ -27,7 +27,9 @@ def attention(
     """Attention and mass; arguments as in :func:`sra_fast.span_attention`."""
     batch, heads, m, _ = q.shape
     sequences = plan(query, batch, m, k.shape[2])
-    if sequences.whole:
+    if flash_cuda.unserved(q, k, v, rule) is None:
+        out, lse = flash_cuda.attend(q, k, v, query, sequences, rule)
+    elif sequences.whole:
         out, lse = _attend(q, k, v, rule)
     else:
         # [B, M, Hq, Dv] underneath, as the models want it next.
@@ -45,7 +47,7 @@ def attention(
     if mass_grad and blocks.needs_grad(q, k, rule.sinks) and len(query.rows):
         masses = mass.from_scratch(q, k, query, sequences, rule).mass
     else:
-        masses = mass.from_lse(q, k, lse, query, sequences, rule)
+        masses = _mass_of_lse(q, k, lse, query, sequences, rule)
     return SpanAttention(out, masses, lse)
 
 
@@ -53,6 +55,17 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
     """Mass without the output; arguments as in :func:`sra_fast.span_mass`."""
     sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])
     return mass.from_scratch(q, k, query, sequences, rule)
+
+
+def _mass_of_lse(
+    q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
+) -> Tensor:
+    if q.device.type == "cuda":
+        from sra_fast.kernels.triton_kernels import backend  # triton is imported on first use
+
+        if backend.unserved(q, k) is None:
+            return backend.mass_of_lse(q, k, lse, query, rule)
+    return mass.from_lse(q, k, lse, query, sequences, rule)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Tensor]:

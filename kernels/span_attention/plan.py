@@ -50,22 +50,12 @@ class Plan:
 
 
 def plan(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
-    """The plan of ``query`` for ``B = batch``, ``M = m``, ``N = n``.
-
-    Raises:
-        ValueError: labels, segments or rows that do not fit these sizes or each other.
-    """
+    """The plan of ``query``, which fits (:func:`check`) ``B = batch``, ``M = m``, ``N = n``."""
     return query.derived(("plan", batch, m, n), lambda: _make(query, batch, m, n))
 
 
 def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
-    if query.key_labels.shape != (batch, n):
-        raise ValueError(
-            f"key_labels: expected shape [{batch}, {n}], got {list(query.key_labels.shape)}"
-        )
-    labels, rows = query.key_labels.cpu(), query.rows.cpu().contiguous()
-    segments = sorted((int(b), int(s), int(e)) for b, s, e in query.segments.cpu().tolist())
-    _check(segments, labels, rows, batch=batch, m=m, n=n, spans=len(query.names))
+    labels, rows, segments = _numbers(query)
 
     device, offset = query.key_labels.device, n - m
     shifts = torch.arange(len(query.names), dtype=torch.int32)
@@ -89,16 +79,30 @@ def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
     return Plan(tuple(sequences), whole)
 
 
-def _check(
-    segments: list[tuple[int, int, int]],
-    labels: Tensor,
-    rows: Tensor,
-    *,
-    batch: int,
-    m: int,
-    n: int,
-    spans: int,
-) -> None:
+def check(query: SpanQuery, batch: int, m: int, n: int) -> None:
+    """Whether ``query`` fits ``B = batch``, ``M = m``, ``N = n``; worked out once per query.
+
+    Raises:
+        ValueError: labels, segments or rows that do not fit these sizes or each other.
+    """
+    if query.key_labels.shape != (batch, n):
+        raise ValueError(
+            f"key_labels: expected shape [{batch}, {n}], got {list(query.key_labels.shape)}"
+        )
+    if m > n:
+        raise ValueError(f"{m} queries and {n} keys: queries are the last M key positions")
+    query.derived(("fits", batch, m, n), lambda: _check_numbers(query, batch, m, n))
+
+
+def _numbers(query: SpanQuery) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
+    """Labels, rows and sorted segments, on the CPU."""
+    segments = sorted((int(b), int(s), int(e)) for b, s, e in query.segments.cpu().tolist())
+    return query.key_labels.cpu(), query.rows.cpu().contiguous(), segments
+
+
+def _check_numbers(query: SpanQuery, batch: int, m: int, n: int) -> None:
+    labels, rows, segments = _numbers(query)
+    spans = len(query.names)
     end_before = {b: 0 for b in range(batch)}
     for b, start, end in segments:
         if not (0 <= b < batch and 0 <= start <= end <= n):
@@ -108,8 +112,6 @@ def _check(
         if start < end_before[b]:
             raise ValueError(f"segments: ({b}, {start}, {end}) overlaps another of its batch row")
         end_before[b] = end
-    if m > n:
-        raise ValueError(f"{m} queries and {n} keys: queries are the last M key positions")
     if len(rows) and not (
         int(rows[0]) >= 0 and int(rows[-1]) < batch * m and bool((rows.diff() > 0).all())
     ):

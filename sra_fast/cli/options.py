@@ -48,6 +48,7 @@ class Backend(str, Enum):
     AUTO = "auto"
     REFERENCE = "reference"
     LSE = "lse"
+    TRITON = "triton"
 
 
 ConversationFile = Annotated[

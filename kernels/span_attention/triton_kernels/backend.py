@@ -1,4 +1,4 @@
-"""Backend ``triton``: what the op asks for, put in the kernels' terms; what they cannot do refused."""
+"""Backend ``triton``: the op's call in the kernels' terms, or why they cannot serve it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def mass_of_lse(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: Logit
     _refuse(q, k)
     q, k, _, scale = _ready(q.detach(), k.detach(), k.detach(), rule.scale)
     fields = _fields(_layout(q, k, query, rule.window))
-    return span_mass_of_lse(q, k, lse, *fields, len(query.names), scale, rule.softcap or 0.0)
+    softcap = rule.softcap or 0.0
+    mass: Tensor = span_mass_of_lse(q, k, lse, *fields, len(query.names), scale, softcap)
+    return mass
 
 
 def _refuse(q: Tensor, v: Tensor) -> None:

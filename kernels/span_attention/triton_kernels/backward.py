@@ -6,9 +6,9 @@ With S the natural logits, P = exp(S − lse), dP_ij = dO_i·v_j and g = dL/dmas
     dS_ij = P_ij · (dP_ij + Σ_{g ∋ j} g_ig − D′_i)        × (1 − (S_ij/cap)²) under a softcap
     dq_i  = scale · Σ_j dS_ij k_j      dk_j = scale · Σ_i dS_ij q_i      dv_j = Σ_i P_ij dO_i
 
-Three kernels: D′; dk and dv by tiles of keys; dq by tiles of queries. The term ``P_ij · Σ g_ig`` adds
-to what plain flash attention has, so it comes after the plain loops, in one of its own over the
-tiles where a labelled key meets a row asked for.
+Three kernels: D′; dk and dv by tiles of keys; dq by tiles of queries. The term ``P_ij · Σ g_ig``
+adds to what plain flash attention has, so it comes after the plain loops, in one of its own over
+the tiles where a labelled key meets a row asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sra_fast.kernels.contract import accumulation_dtype
 from sra_fast.kernels.triton_kernels.backward_dk_dv import dk_dv_kernel
 from sra_fast.kernels.triton_kernels.backward_dq import dq_kernel
 from sra_fast.kernels.triton_kernels.configurations import Kernel, configuration

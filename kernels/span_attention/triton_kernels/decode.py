@@ -286,5 +286,5 @@ def _splits(programs: int, n: int, device: torch.device) -> int:
     processors = 2
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count
-    wanted = triton.cdiv(2 * processors, programs)
-    return max(1, min(wanted, MOST_SPLITS, triton.cdiv(n, SPLIT_KEYS)))
+    wanted = -(-2 * processors // programs)
+    return max(1, min(wanted, MOST_SPLITS, -(-n // SPLIT_KEYS)))

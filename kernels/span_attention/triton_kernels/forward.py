@@ -127,7 +127,7 @@ def forward_kernel(
 
     # A query that sees anything sees itself; of the others only a sink is left in the sum.
     sees_some = first <= positions
-    row_sum = tl.where(sees_some, row_sum, 1.0)
+    row_sum = tl.where(row_sum == 0.0, 1.0, row_sum)
     over = tl.where(sees_some, 1.0 / row_sum, 0.0)
     row_lse = tl.where(sees_some, (row_max + tl.log2(row_sum)) * LN2, float("-inf"))
     tl.store(lse + (b * heads + head) * m_queries + rows, row_lse, mask=valid)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -40,7 +39,7 @@ class Logits:
 
 def block(width: int) -> int:
     """The tile width that holds a head of ``width``: a power of two, at least 16."""
-    return max(16, triton.next_power_of_2(width))
+    return max(16, 1 << (width - 1).bit_length())
 
 
 def strides(*tensors: Tensor) -> list[int]:
@@ -54,6 +53,6 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
 
 
 def like_heads(x: Tensor) -> Tensor:
-    """Unwritten memory of x's shape ``[B, H, L, D]``, laid out ``[B, L, H, D]`` as models want it."""
+    """Unwritten memory of the shape of ``x [B, H, L, D]``, in memory ``[B, L, H, D]``."""
     batch, heads, length, width = x.shape
     return x.new_empty(batch, length, heads, width).transpose(1, 2)

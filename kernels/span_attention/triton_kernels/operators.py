@@ -107,17 +107,21 @@ def _(
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     q, k, v, sinks = inputs[:4]
     ctx.scale, ctx.softcap, ctx.mass_grad = inputs[-3:]
+    ctx.set_materialize_grads(False)  # a loss without the mass spares the kernels its part
     ctx.save_for_backward(q, k, v, sinks, *inputs[_LAYOUT], *output)
 
 
-def _differentiate(ctx: Any, d_out: Tensor, d_mass: Tensor, d_lse: Tensor) -> tuple[Any, ...]:
+def _differentiate(
+    ctx: Any, d_out: Tensor | None, d_mass: Tensor | None, d_lse: Tensor | None
+) -> tuple[Any, ...]:
     *saved, out, mass, lse = ctx.saved_tensors
+    d_out = torch.zeros_like(out) if d_out is None else d_out
     d_mass = d_mass if ctx.mass_grad else None
     dq, dk, dv, d_sinks = fused_attention_backward(
         *saved, out, mass, lse, d_out, d_mass, ctx.scale, ctx.softcap
     )
-    sinks = saved[3]
-    return dq, dk, dv, None if sinks is None else d_sinks, *[None] * 11
+    given = None if saved[3] is None else d_sinks
+    return dq, dk, dv, given, *[None] * 11
 
 
 fused_attention.register_autograd(_differentiate, setup_context=_remember)
@@ -139,7 +143,7 @@ def fused_mass(
     scale: float,
     softcap: float,
 ) -> tuple[Tensor, Tensor]:
-    """``mass [R, Hq, G]`` and ``lse [R, Hq]`` of the rows asked for, without values. No gradient."""
+    """``mass [R, Hq, G]`` and ``lse [R, Hq]`` of the rows asked for only. No gradient."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
     first = min(spans, SPANS_AT_ONCE)
