@@ -174,7 +174,7 @@ def test_a_loss_of_the_mass_alone_and_one_without_it() -> None:
             getattr(result, which).square().sum().backward()
             grads.append([torch.zeros_like(x) if x.grad is None else x.grad for x in (q, k, v)])
         for mine, true in zip(*grads, strict=True):
-            assert worst(mine, true) <= 2e-5
+            assert worst(mine, true) <= 2e-5 * max(1.0, true.abs().max().item())
 
 
 @pytest.mark.parametrize("case", [GRID[0], Case("packed", segments=((0, 0, 20), (0, 20, 37)))])

@@ -29,9 +29,8 @@ from sra_fast.kernels.triton_kernels.launch import (
     strides,
 )
 from sra_fast.kernels.triton_kernels.layout import Layout
-from sra_fast.kernels.triton_kernels.tiles import (
-    load_rows,
-)
+from sra_fast.kernels.triton_kernels.tiles import load_rows
+from sra_fast.kernels.triton_kernels.tuning import launch
 
 
 @triton.jit
@@ -130,8 +129,12 @@ def backward(
     }
     sizes = (batch, heads, m, n, mass.shape[2], logits.inner, logits.unit, logits.scale)
     dk, dv, dq = like_heads(k), like_heads(v), like_heads(q)
-    config = configuration(Kernel.DK_DV, q, max(width, value_width))
-    dk_dv_kernel[(triton.cdiv(n, config.block_n) * batch * k.shape[1],)](
+    launch(
+        Kernel.DK_DV,
+        dk_dv_kernel,
+        lambda tiles: triton.cdiv(n, tiles["BLOCK_N"]) * batch * k.shape[1],
+        q,
+        n,
         q,
         k,
         v,
@@ -147,12 +150,14 @@ def backward(
         dv,
         *strides(q, k, v, d_out, dk, dv),
         *sizes,
-        **config.blocks(),
-        **config.options(),
         **shared,
     )
-    config = configuration(Kernel.DQ, q, max(width, value_width))
-    dq_kernel[(triton.cdiv(m, config.block_m) * batch * heads,)](
+    launch(
+        Kernel.DQ,
+        dq_kernel,
+        lambda tiles: triton.cdiv(m, tiles["BLOCK_M"]) * batch * heads,
+        q,
+        n,
         q,
         k,
         v,
@@ -167,8 +172,6 @@ def backward(
         dq,
         *strides(q, k, v, d_out, dq),
         *sizes,
-        **config.blocks(),
-        **config.options(),
         **shared,
     )
     return dq, dk, dv, _sink_grad(lse, delta, logits.sinks)

@@ -127,7 +127,7 @@ def seen_by(keys, last_query, positions):
     return (positions[None, :] >= keys[:, None]) & (positions[None, :] <= last_query[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length_bucket"])
 def dk_dv_kernel(
     q,
     k,
@@ -168,6 +168,7 @@ def dk_dv_kernel(
     inner,
     unit,
     scale,
+    length_bucket,
     GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,

@@ -115,7 +115,7 @@ def add_dq_of_spans(
     return dq
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length_bucket"])
 def dq_kernel(
     q,
     k,
@@ -152,6 +152,7 @@ def dq_kernel(
     inner,
     unit,
     scale,
+    length_bucket,
     GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sra_fast.kernels.contract import accumulation_dtype
-from sra_fast.kernels.triton_kernels.configurations import Kernel, configuration
+from sra_fast.kernels.triton_kernels.configurations import Kernel
 from sra_fast.kernels.triton_kernels.launch import Logits, accumulator, block, strides
 from sra_fast.kernels.triton_kernels.layout import Layout
 from sra_fast.kernels.triton_kernels.tiles import (
@@ -29,9 +29,10 @@ from sra_fast.kernels.triton_kernels.tiles import (
     load_rows,
     store_rows,
 )
+from sra_fast.kernels.triton_kernels.tuning import launch
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length_bucket"])
 def forward_kernel(
     q,
     k,
@@ -63,6 +64,7 @@ def forward_kernel(
     n_spans,
     inner,
     unit,
+    length_bucket,
     GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
@@ -169,9 +171,12 @@ def forward(
     out = v.new_empty(batch, m if with_out else 0, heads, value_width).transpose(1, 2)
     mass = q.new_empty(rows, heads, spans, dtype=dtype)
     lse = q.new_empty(batch, heads, m, dtype=dtype)
-    config = configuration(Kernel.FORWARD, q, max(width, value_width))
-    grid = (triton.cdiv(m, config.block_m) * batch * heads,)
-    forward_kernel[grid](
+    launch(
+        Kernel.FORWARD,
+        forward_kernel,
+        lambda tiles: triton.cdiv(m, tiles["BLOCK_M"]) * batch * heads,
+        q,
+        k.shape[2],
         q,
         k,
         v,
@@ -201,7 +206,5 @@ def forward(
         SINKS=logits.sinks is not None,
         WITH_OUT=with_out,
         ACC=accumulator(q.dtype),
-        **config.blocks(),
-        **config.options(),
     )
     return out, mass, lse

@@ -49,8 +49,11 @@ def fused_attention(
     asked = spans if len(rows) else 0
     first = min(asked, SPANS_AT_ONCE)
     kernel = decode if serves(q, k) else forward
-    out, mass, lse = kernel(q, k, v, layout, logits, rows=len(rows), spans=spans, first_spans=first)
-    add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
+    with torch.cuda.device_of(q):  # where Triton launches; a model may lie on several
+        out, mass, lse = kernel(
+            q, k, v, layout, logits, rows=len(rows), spans=spans, first_spans=first
+        )
+        add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
     return out, mass, lse
 
 
@@ -92,7 +95,8 @@ def fused_attention_backward(
     """dq, dk, dv and the sinks' gradient, which is empty without sinks."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
-    dq, dk, dv, d_sinks = backward(q, k, v, out, mass, lse, d_out, d_mass, layout, logits)
+    with torch.cuda.device_of(q):
+        dq, dk, dv, d_sinks = backward(q, k, v, out, mass, lse, d_out, d_mass, layout, logits)
     return dq, dk, dv, q.new_empty(0) if d_sinks is None else d_sinks
 
 
@@ -147,18 +151,10 @@ def fused_mass(
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
     first = min(spans, SPANS_AT_ONCE)
-    _, mass, lse = forward(
-        q,
-        k,
-        k,
-        layout,
-        logits,
-        rows=len(rows),
-        spans=spans,
-        first_spans=first,
-        with_out=False,
-    )
-    add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
+    sizes = {"rows": len(rows), "spans": spans, "first_spans": first}
+    with torch.cuda.device_of(q):
+        _, mass, lse = forward(q, k, k, layout, logits, **sizes, with_out=False)
+        add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
     m = q.shape[2]
     return mass, lse[rows // m, :, rows % m]
 
@@ -190,7 +186,8 @@ def span_mass_of_lse(
     """``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``. No gradient."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     mass = q.new_empty(len(rows), q.shape[1], spans, dtype=accumulation_dtype(q.dtype))
-    add_span_mass(q, k, lse, mass, layout, Logits(scale, softcap or None, None))
+    with torch.cuda.device_of(q):
+        add_span_mass(q, k, lse, mass, layout, Logits(scale, softcap or None, None))
     return mass
 
 
