@@ -26,9 +26,11 @@ def add_dk_dv(
     last_query,
     offset,
     q_at,
-    stride_q,
+    stride_qh,
+    stride_qm,
     grad_at,
-    stride_g,
+    stride_gh,
+    stride_gm,
     lse_at,
     delta_at,
     m_queries,
@@ -40,27 +42,40 @@ def add_dk_dv(
     gap,
     MASKED: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Adds the part of ``count`` query tiles from ``start`` on; everything is ``[n, m]`` here."""
+    """Adds the part of ``count`` query tiles from ``start`` on, of each query head of the group.
+
+    Everything is ``[n, m]`` here. The pointers are those of the first head; one loop over heads and
+    tiles keeps the loads streaming, and took 20 to 70 registers fewer than a loop in a loop.
+    """
     columns = tl.arange(0, BLOCK_M)
-    for step in range(count):
-        tile = start + step
+    once = tl.maximum(count, 1)
+    for step in range(count * GROUP):
+        head = (step // once).to(tl.int64)
+        tile = step % once
         if MASKED:
-            tile += tl.where(step >= before_gap, gap, 0)
+            tile += tl.where(tile >= before_gap, gap, 0)
+        tile += start
         rows = tile * BLOCK_M + columns
         valid = rows < m_queries
         at = (tile * BLOCK_M).to(tl.int64)
-        q = load_rows(q_at + at * stride_q, columns, stride_q, valid, WIDTH, BLOCK_D, MASKED)
-        grad = load_rows(
-            grad_at + at * stride_g, columns, stride_g, valid, VALUE_WIDTH, BLOCK_DV, MASKED
-        )
-        row_lse = tl.load(lse_at + rows, mask=valid, other=0.0) * LOG2E
-        row_delta = tl.load(delta_at + rows, mask=valid, other=0.0)
+        q_tile = q_at + head * stride_qh + at * stride_qm
+        q = load_rows(q_tile, columns, stride_qm, valid, WIDTH, BLOCK_D, MASKED)
+        g_tile = grad_at + head * stride_gh + at * stride_gm
+        grad = load_rows(g_tile, columns, stride_gm, valid, VALUE_WIDTH, BLOCK_DV, MASKED)
+        of_head = head * m_queries
+        if MASKED:
+            row_lse = tl.load(lse_at + of_head + rows, mask=valid, other=0.0) * LOG2E
+            row_delta = tl.load(delta_at + of_head + rows, mask=valid, other=0.0)
+        else:
+            row_lse = tl.load(lse_at + of_head + rows) * LOG2E
+            row_delta = tl.load(delta_at + of_head + rows)
         x = products(k, q, inner, SOFTCAP, dk.dtype)
         weights = tl.exp2(x * unit - row_lse[None, :])
         if MASKED:
@@ -83,7 +98,8 @@ def add_dk_of_spans(
     last_query,
     offset,
     q_at,
-    stride_q,
+    stride_qh,
+    stride_qm,
     lse_at,
     slots_at,
     d_mass_at,
@@ -95,6 +111,7 @@ def add_dk_of_spans(
     start,
     stop,
     SOFTCAP: tl.constexpr,
+    GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -102,18 +119,21 @@ def add_dk_of_spans(
 ):
     """Adds ``Σ_i P_ij (Σ_{g ∋ j} g_ig) q_i`` of the query tiles ``[start, stop)``."""
     columns = tl.arange(0, BLOCK_M)
-    for step in range(stop - start):
-        tile = start + step
+    once = tl.maximum(stop - start, 1)
+    for step in range((stop - start) * GROUP):
+        head = (step // once).to(tl.int64)
+        tile = start + step % once
         rows = tile * BLOCK_M + columns
         valid = rows < m_queries
         at = (tile * BLOCK_M).to(tl.int64)
-        q = load_rows(q_at + at * stride_q, columns, stride_q, valid, WIDTH, BLOCK_D, True)
-        row_lse = tl.load(lse_at + rows, mask=valid, other=0.0) * LOG2E
+        q_tile = q_at + head * stride_qh + at * stride_qm
+        q = load_rows(q_tile, columns, stride_qm, valid, WIDTH, BLOCK_D, True)
+        row_lse = tl.load(lse_at + head * m_queries + rows, mask=valid, other=0.0) * LOG2E
         slot = tl.load(slots_at + rows, mask=valid, other=-1)
         x = products(k, q, inner, SOFTCAP, dk.dtype)
         weights = tl.exp2(x * unit - row_lse[None, :])
         weights = tl.where(seen_by(keys, last_query, rows + offset), weights, 0.0)
-        row_at = d_mass_at + slot.to(tl.int64) * stride_mass
+        row_at = d_mass_at + slot.to(tl.int64) * stride_mass + head * n_spans
         d_x = weights * span_grads(labels, row_at, slot, n_spans, BLOCK_N, BLOCK_M, dk.dtype)
         if SOFTCAP:
             d_x = d_x * (1.0 - x * x)
@@ -208,23 +228,22 @@ def dk_dv_kernel(
     edge = tl.minimum(tl.maximum(edge, full), end)
     k_total = tl.zeros([BLOCK_N, BLOCK_D], ACC)
     v_total = tl.zeros([BLOCK_N, BLOCK_DV], ACC)
-    for head_of_group in range(GROUP):
-        head = kv_head * GROUP + head_of_group
-        q_at = q + b * stride_qb + head * stride_qh
-        grad_at = d_out + b * stride_gb + head * stride_gh
-        of_head = (b * heads + head) * m_queries
-        k_total, v_total = add_dk_dv(
-            k_total, v_total, k_tile, v_tile, keys, last, offset,
-            q_at, stride_qm, grad_at, stride_gm, lse + of_head, delta + of_head,
-            m_queries, inner, unit, full, edge - full, 0, 0,
-            False, SOFTCAP, WIDTH, VALUE_WIDTH, BLOCK_D, BLOCK_DV, BLOCK_M,
-        )  # fmt: skip
-        k_total, v_total = add_dk_dv(
-            k_total, v_total, k_tile, v_tile, keys, last, offset,
-            q_at, stride_qm, grad_at, stride_gm, lse + of_head, delta + of_head,
-            m_queries, inner, unit, begin, full - begin + end - edge, full - begin, edge - full,
-            True, SOFTCAP, WIDTH, VALUE_WIDTH, BLOCK_D, BLOCK_DV, BLOCK_M,
-        )  # fmt: skip
+    first_head = kv_head * GROUP
+    q_at = q + b * stride_qb + first_head * stride_qh
+    grad_at = d_out + b * stride_gb + first_head * stride_gh
+    of_head = (b * heads + first_head) * m_queries
+    k_total, v_total = add_dk_dv(
+        k_total, v_total, k_tile, v_tile, keys, last, offset,
+        q_at, stride_qh, stride_qm, grad_at, stride_gh, stride_gm, lse + of_head, delta + of_head,
+        m_queries, inner, unit, full, edge - full, 0, 0,
+        False, SOFTCAP, GROUP, WIDTH, VALUE_WIDTH, BLOCK_D, BLOCK_DV, BLOCK_M,
+    )  # fmt: skip
+    k_total, v_total = add_dk_dv(
+        k_total, v_total, k_tile, v_tile, keys, last, offset,
+        q_at, stride_qh, stride_qm, grad_at, stride_gh, stride_gm, lse + of_head, delta + of_head,
+        m_queries, inner, unit, begin, full - begin + end - edge, full - begin, edge - full,
+        True, SOFTCAP, GROUP, WIDTH, VALUE_WIDTH, BLOCK_D, BLOCK_DV, BLOCK_M,
+    )  # fmt: skip
     dv_at = dv + b * stride_dvb + kv_head * stride_dvh
     store_rows(dv_at, far, stride_dvn, v_total, inside, VALUE_WIDTH, BLOCK_DV)
     if SPANS:
@@ -234,16 +253,13 @@ def dk_dv_kernel(
         marked = query_runs + b * granules
         while begin < end:
             run, stop = next_run(marked, marked + batch * granules, begin, end, labelled, BLOCK_M)
-            for head_of_group in range(GROUP):
-                head = kv_head * GROUP + head_of_group
-                k_total = add_dk_of_spans(
-                    k_total, k_tile, labels, keys, last, offset,
-                    q + b * stride_qb + head * stride_qh, stride_qm,
-                    lse + (b * heads + head) * m_queries, slots + b * m_queries,
-                    d_mass + head * n_spans, heads * n_spans,
-                    m_queries, n_spans, inner, unit, run, stop,
-                    SOFTCAP, WIDTH, BLOCK_D, BLOCK_M, BLOCK_N,
-                )  # fmt: skip
+            k_total = add_dk_of_spans(
+                k_total, k_tile, labels, keys, last, offset, q_at, stride_qh, stride_qm,
+                lse + of_head, slots + b * m_queries,
+                d_mass + first_head * n_spans, heads * n_spans,
+                m_queries, n_spans, inner, unit, run, stop,
+                SOFTCAP, GROUP, WIDTH, BLOCK_D, BLOCK_M, BLOCK_N,
+            )  # fmt: skip
             begin = stop
     dk_at = dk + b * stride_dkb + kv_head * stride_dkh
     store_rows(dk_at, far, stride_dkn, k_total * scale, inside, WIDTH, BLOCK_D)
