@@ -6,15 +6,17 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from benchmarks.alternatives import Alternative
-from benchmarks.cases import Case
+if TYPE_CHECKING:
+    from benchmarks.alternatives import Alternative
+    from benchmarks.cases import Case
 
 GIB = 2**30
+COMMIT = "SRA_FAST_COMMIT"  # in the environment
 
 
 def facts() -> dict[str, Any]:
@@ -28,7 +30,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -71,7 +73,11 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The checkout's, or ``SRA_FAST_COMMIT`` where its history is not at hand."""
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
+
     def git(*words: str) -> str:
         done = subprocess.run(
             ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True

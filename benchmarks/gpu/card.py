@@ -1,0 +1,80 @@
+"""What the report was made on: card, driver, versions. Nothing that names a machine or a folder."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from typing import Any
+
+import torch
+
+from benchmarks import machine
+
+PACKAGES = ("torch", "triton", "transformers", "numpy", "pytest", "pytest-xdist", "matplotlib")
+QUERIED = (
+    "driver_version",
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "power.draw",
+    "power.limit",
+    "temperature.gpu",
+)
+
+
+def facts(device: str) -> dict[str, Any]:
+    """Of this machine, as far as they can be had."""
+    found: dict[str, Any] = {
+        "device": device,
+        "card": name(device),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "commit": machine.commit(),
+        "autotuned": os.environ.get("SRA_FAST_AUTOTUNE") == "1",
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in PACKAGES},
+    }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_gb": properties.total_memory / 1e9,
+            "l2_mb": getattr(properties, "L2_cache_size", 0) / 1e6,
+            "cuda": torch.version.cuda or f"HIP {torch.version.hip}",
+            "cudnn": torch.backends.cudnn.version(),
+            "state": state(),
+        }
+    return found
+
+
+def name(device: str) -> str:
+    """The card's, as the driver calls it."""
+    return torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
+
+
+def slug(card: str) -> str:
+    """Of a card's name, for a folder: "NVIDIA H200" -> "h200"."""
+    words = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+    return words.removeprefix("nvidia-") or "gpu"
+
+
+def state() -> dict[str, str]:
+    """Driver, clocks, power and temperature by nvidia-smi, where that is there."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader", "--id=0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    values = [value.strip() for value in done.stdout.splitlines()[0].split(",")]
+    return dict(zip(QUERIED, values, strict=False))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

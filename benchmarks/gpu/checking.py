@@ -1,0 +1,151 @@
+"""Whether what is timed is right: against float64, by ‖x − exact‖ / ‖exact‖.
+
+    out    at most twice the error of PyTorch's own kernel in the same dtype, or ε
+    mass   at most 1e-3: its logits are to be kept in float32, a bf16 product is off by 6e-3
+    lse    at most 1e-4
+
+NaN is never right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.failures import WrongResultError
+from sra_fast import SpanAttention, SpanQuery
+
+MASS_TOLERANCE = 1e-3
+LSE_TOLERANCE = 1e-4
+FLOAT32_FLOOR = 1e-5
+BLOCK_NUMBERS = 1 << 26  # float64 logits alive at once: half a GB
+
+
+@dataclass(frozen=True)
+class ExactRows:
+    """The rows asked for in float64: out ``[R, Hq, D]``, mass ``[R, Hq, G]``, lse ``[R, Hq]``."""
+
+    out: Tensor
+    mass: Tensor
+    lse: Tensor
+
+
+def exact_rows(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery) -> ExactRows:
+    """By the definition, in blocks of rows; every batch row is one causal segment of all keys."""
+    (batch, heads, m, width), (groups, n) = q.shape, k.shape[1:3]
+    rows, per_group = query.rows, heads // groups
+    shifts = torch.arange(len(query.names), device=q.device, dtype=torch.int32)
+
+    def unwritten(*last: int) -> Tensor:
+        shape = (len(rows), heads, *last)
+        return torch.full(shape, math.nan, dtype=torch.float64, device=q.device)
+
+    out, mass, lse = unwritten(v.shape[3]), unwritten(len(shifts)), unwritten()
+    block = max(1, BLOCK_NUMBERS // (per_group * n))
+    at_key = torch.arange(n, device=q.device)
+    for b in range(batch):
+        bits = ((query.key_labels[b, :, None] >> shifts) & 1).double()
+        slots = (rows // m == b).nonzero().flatten()
+        for group in range(groups):
+            members = slice(group * per_group, (group + 1) * per_group)
+            keys, values = k[b, group].double(), v[b, group].double()
+            for slot in slots.split(block):
+                row = rows[slot] % m
+                logits = q[b, members][:, row].double() @ keys.T / math.sqrt(width)
+                hidden = at_key > (row + n - m)[:, None]
+                logits = logits.masked_fill_(hidden, -math.inf)  # [per_group, r, n]
+                norm = torch.logsumexp(logits, dim=-1)
+                weights = logits.sub_(norm[..., None]).exp_()
+                out[slot, members] = (weights @ values).transpose(0, 1)
+                mass[slot, members] = (weights @ bits).transpose(0, 1)
+                lse[slot, members] = norm.T
+    return ExactRows(out, mass, lse)
+
+
+def rows_of(x: Tensor, query: SpanQuery) -> Tensor:
+    """``[B, Hq, M, …]`` -> ``[R, Hq, …]``."""
+    m = x.shape[2]
+    return x[query.rows // m, :, query.rows % m]
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """``‖found − wanted‖ / ‖wanted‖`` in float64, slice by slice of the first dimension but one."""
+    if found.shape != wanted.shape:
+        raise WrongResultError(f"shape {list(found.shape)}, expected {list(wanted.shape)}")
+    dim = min(1, found.ndim - 1)
+    difference = total = 0.0
+    for mine, true in zip(found.unbind(dim), wanted.unbind(dim), strict=True):
+        exact = true.double()
+        difference += float((mine.double() - exact).square().sum())
+        total += float(exact.square().sum())
+    return math.sqrt(difference / total) if total else math.nan if difference else 0.0
+
+
+def tolerance(plain: float | None, dtype: torch.dtype) -> float:
+    """For outputs and gradients, from the error of PyTorch's own kernel, if that ran.
+
+    Two right kernels round at different places, so an ε is always allowed; a wrong term or row is
+    off by far more.
+    """
+    eps = torch.finfo(dtype).eps
+    return max(2 * (eps if plain is None else plain), eps) + FLOAT32_FLOOR
+
+
+def require(errors: Mapping[str, float], allowed: Mapping[str, float]) -> None:
+    """Raises :class:`WrongResultError` where an error is not within what is allowed."""
+    wrong = [
+        f"{name} off by {error:.1e}, at most {allowed[name]:.1e}"
+        for name, error in errors.items()
+        if not error <= allowed[name]
+    ]
+    if wrong:
+        raise WrongResultError(f"wrong: {'; '.join(wrong)}")
+
+
+def check(
+    result: SpanAttention,
+    query: SpanQuery,
+    exact: ExactRows,
+    plain: Tensor | None,
+    entry: dict[str, Any],
+) -> None:
+    """Enters the errors of a result, and raises if it is wrong.
+
+    Args:
+        result: what was computed.
+        query: the query it answers.
+        exact: the rows asked for.
+        plain: ``[B, Hq, M, D]``, the output of PyTorch's own kernel, or None.
+        entry: gets ``errors``.
+    """
+    dtype = result.out.dtype
+    of_plain = None if plain is None else relative(rows_of(plain, query), exact.out)
+    errors = {
+        "out": relative(rows_of(result.out, query), exact.out),
+        "mass": relative(result.mass, exact.mass),
+        "lse": relative(rows_of(result.lse, query), exact.lse),
+    }
+    allowed = {
+        "out": tolerance(of_plain, dtype),
+        "mass": MASS_TOLERANCE,
+        "lse": LSE_TOLERANCE,
+    }
+    if plain is not None:  # all rows, not only those asked for
+        errors["out against PyTorch's"] = relative(result.out, plain)
+        allowed["out against PyTorch's"] = 2 * allowed["out"]
+    entry["errors"] = {**errors, "PyTorch's out": of_plain}
+    require(errors, allowed)
+
+
+def fresh(call: Callable[[], SpanAttention]) -> SpanAttention:
+    """The second result of a call, whose memory is the first one's, full of NaN by then."""
+    first = call()
+    for x in (first.out, first.mass, first.lse):
+        x.fill_(math.nan)
+    del first, x
+    return call()

@@ -1,0 +1,110 @@
+"""Which backend ``auto`` should take on this card, by kind of work: what is right and fastest.
+
+Kinds as in ``sra_fast.kernels.dispatch``: attention over a prompt with mass, the same forward and
+backward with a gradient of the mass, and a decoding step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu import checking, inputs
+from benchmarks.gpu.backward import leaves
+from benchmarks.gpu.bench import Bench, Entry
+from benchmarks.gpu.decode import fitting_keys
+from benchmarks.gpu.failures import describe, recover
+from benchmarks.gpu.timing import Call
+from sra_fast import SpanAttention, span_attention
+from sra_fast.kernels.triton_kernels.configurations import architecture
+
+Backend = Literal["lse", "triton"]
+BACKENDS: tuple[Backend, ...] = ("lse", "triton")
+
+
+def run(bench: Bench) -> None:
+    """Both backends at every kind of work."""
+    sizes, name = bench.sizes, architecture(bench.device)
+    common = {"architecture": name}
+    bench.each(
+        [{"work": "prefill", "T": tokens, "B": 1} | common for tokens in sizes.choice_prefill]
+        + [
+            {"work": "decode", "T": fitting_keys(bench, batch), "B": batch} | common
+            for batch in sizes.decode_batches
+        ],
+        _measure_forward,
+    )
+    bench.each(
+        [{"work": "mass_grad", "T": tokens, "B": 1} | common for tokens in sizes.choice_training],
+        _measure_training,
+    )
+
+
+@torch.no_grad()
+def _measure_forward(bench: Bench, entry: Entry, seconds: float) -> None:
+    decode = entry["work"] == "decode"
+    given = inputs.attention(
+        bench.sizes,
+        bench.device,
+        bench.dtype,
+        entry["T"],
+        batch=entry["B"],
+        queries=1 if decode else None,
+        layout="cache" if decode else "model",
+    )
+
+    def attend(backend: Backend) -> SpanAttention:
+        return span_attention(given.q, given.k, given.v, given.asking, backend=backend)
+
+    exact = checking.exact_rows(given.q, given.k, given.v, given.asking)
+    calls: dict[str, Call] = {}
+    for backend in BACKENDS:
+        call = functools.partial(attend, backend)
+        try:
+            checking.check(checking.fresh(call), given.asking, exact, None, {})
+            calls[backend] = call
+        except Exception as error:  # the other one may do
+            entry.setdefault("unfit", {})[backend] = describe(error)
+        recover(bench.device)
+    _time(bench, entry, calls, seconds)
+
+
+def _measure_training(bench: Bench, entry: Entry, seconds: float) -> None:
+    given = leaves(bench, entry["T"])
+
+    def step(backend: Backend) -> Sequence[Tensor | None]:
+        gradients: Sequence[Tensor | None] = given.backward(backend, mass=True)()
+        return gradients
+
+    calls: dict[str, Call] = {}
+    found: dict[str, Sequence[Tensor | None]] = {}
+    for backend in BACKENDS:
+        try:
+            found[backend] = step(backend)
+            calls[backend] = functools.partial(step, backend)
+        except Exception as error:  # the other one may do
+            entry.setdefault("unfit", {})[backend] = describe(error)
+        recover(bench.device)
+    if len(found) == len(BACKENDS):
+        allowed = checking.tolerance(None, bench.dtype)
+        for mine, theirs in zip(found["triton"], found["lse"], strict=True):
+            if mine is not None and theirs is not None:
+                off = checking.relative(mine, theirs)
+                checking.require({"gradients of the two": off}, {"gradients of the two": allowed})
+    found.clear()
+    _time(bench, entry, calls, seconds)
+
+
+def _time(bench: Bench, entry: Entry, calls: dict[str, Call], seconds: float) -> None:
+    turns = bench.turns(calls, seconds)
+    turns.record(entry)
+    for name, reason in turns.failed.items():
+        entry.setdefault("unfit", {})[name] = reason
+    if not turns.samples:
+        raise RuntimeError("neither backend ran")
+    entry["triton/lse"] = turns.ratio("triton", "lse")
+    entry["fastest"] = min(turns.samples, key=lambda name: turns.seconds(name) or 0.0)

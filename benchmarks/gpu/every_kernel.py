@@ -1,0 +1,58 @@
+"""Every kernel once: ``python -m benchmarks.gpu.every_kernel``, for a memory checker to watch.
+
+With ``--full`` in the sizes that are timed, which leaves them compiled in Triton's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import torch
+
+from benchmarks.gpu import inputs
+from benchmarks.gpu.bench import FULL, QUICK, Sizes
+from sra_fast import span_attention, span_mass
+from sra_fast.kernels.contract import LogitRule
+from sra_fast.kernels.triton_kernels import backend
+
+ODD_LENGTH = 203  # no multiple of any tile
+
+
+def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Forward and backward with mass and without, mass alone, epilogue, decode."""
+    given = inputs.attention(sizes, device, dtype, tokens)
+    for mass in (True, False):
+        q, k, v = (x.detach().requires_grad_() for x in (given.q, given.k, given.v))
+        result = span_attention(q, k, v, given.asking, backend="triton", mass_grad=mass)
+        loss = result.out.float().square().sum()
+        if mass:
+            loss = loss + result.mass.square().sum()
+        loss.backward()
+    with torch.no_grad():
+        span_attention(given.q, given.k, given.v, given.silent, backend="triton")
+        span_mass(given.q, given.k, given.asking, backend="triton")
+        rule = LogitRule(sizes.width**-0.5)
+        backend.mass_of_lse(given.q, given.k, result.lse, given.asking, rule)
+        for batch in sizes.decode_batches:
+            step = inputs.attention(
+                sizes, device, dtype, sizes.decode_keys, batch=batch, queries=1, layout="cache"
+            )
+            for query in (step.asking, step.silent):
+                span_attention(step.q, step.k, step.v, query, backend="triton")
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    """On the GPU, in bfloat16."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true")
+    full = parser.parse_args().full
+    few = replace(QUICK, decode_keys=5 * ODD_LENGTH)
+    sizes, tokens = (FULL, FULL.prefill[0]) if full else (few, ODD_LENGTH)
+    run(sizes, tokens, torch.device("cuda", 0), torch.bfloat16)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What the sections measure with: random tensors, queries, and PyTorch's own attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.gpu.bench import Sizes
+from benchmarks.gpu.timing import Call
+from sra_fast import SpanQuery
+
+FIRST_KEY = 16  # of the span
+
+FLASH, CUDNN = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One call's inputs.
+
+    Attributes:
+        q, k, v: ``[B, Hq, M, D]``, ``[B, Hkv, N, D]``, ``[B, Hkv, N, D]``.
+        asking: the query with its rows and span.
+        silent: the same without rows.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    asking: SpanQuery
+    silent: SpanQuery
+
+
+def attention(
+    sizes: Sizes,
+    device: torch.device,
+    dtype: torch.dtype,
+    keys: int,
+    *,
+    batch: int = 1,
+    queries: int | None = None,
+    layout: Literal["model", "cache"] = "model",
+    seed: int = 0,
+) -> Attention:
+    """Standard normal q, k, v, of which the last ``sizes.rows`` queries per row are asked for.
+
+    Args:
+        sizes: heads, width, rows, span.
+        device, dtype: of the tensors.
+        keys: N; every batch row is one segment.
+        batch: B.
+        queries: M; N if None.
+        layout: ``[B, L, H, D]`` in memory, as models hand over, or k and v ``[B, H, L, D]``, as
+            caches keep them.
+        seed: of the numbers.
+    """
+    queries = keys if queries is None else queries
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(heads: int, length: int, cached: bool) -> Tensor:
+        shape = (batch, heads, length) if cached else (batch, length, heads)
+        x = torch.randn(*shape, sizes.width, generator=generator, device=device, dtype=dtype)
+        return x if cached else x.transpose(1, 2)
+
+    cached = layout == "cache"
+    q = normal(sizes.heads, queries, False)
+    k, v = normal(sizes.kv_heads, keys, cached), normal(sizes.kv_heads, keys, cached)
+    labels = torch.zeros(batch, keys, dtype=torch.int32)
+    labels[:, FIRST_KEY : FIRST_KEY + sizes.span] = 1
+    rows = torch.arange(batch * queries).view(batch, queries)[:, -sizes.rows :].flatten()
+    segments = torch.tensor([[b, 0, keys] for b in range(batch)], dtype=torch.int32)
+    asking = SpanQuery(labels, rows, segments, ("strategy",)).to(device)
+    return Attention(q, k, v, asking, replace(asking, rows=asking.rows[:0]))
+
+
+def pytorch_attention(
+    q: Tensor, k: Tensor, v: Tensor, backend: SDPBackend, *, is_causal: bool = True
+) -> Call:
+    """A call of PyTorch's own attention by one of its kernels, tried once.
+
+    Where the kernel takes no fewer key heads than query heads, keys and values are repeated
+    beforehand.
+
+    Raises:
+        RuntimeError: the kernel does not serve these tensors here.
+    """
+
+    def call(grouped: bool, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel([backend]):
+            out: Tensor = F.scaled_dot_product_attention(
+                q, k, v, is_causal=is_causal, enable_gqa=grouped
+            )
+        return out
+
+    try:
+        call(True, k, v)
+    except RuntimeError:
+        groups = q.shape[1] // k.shape[1]
+        many = [x.repeat_interleave(groups, dim=1) for x in (k, v)]
+        call(False, *many)
+        return lambda: call(False, *many)
+    return lambda: call(True, k, v)
+
+
+def flops(sizes: Sizes, tokens: int) -> float:
+    """Of causal attention forward: two products of ``T²/2`` pairs, 2·D each."""
+    return 4.0 * sizes.width * sizes.heads * tokens**2 / 2

@@ -1,0 +1,142 @@
+"""A section in a process of its own: whatever it does there, the others have their turn.
+
+An illegal access ends every later call of its process, and a kernel that hangs cannot be ended from
+inside. ``python -m benchmarks.gpu.process SECTION …`` is that process; it writes down what it has
+after every entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.failures import last_lines
+from benchmarks.gpu.sections import SECTIONS, Outcome, Section, Settings, run_here
+
+ROOT = Path(__file__).resolve().parents[2]
+GRACE = 15.0  # seconds beyond its time until a section is ended
+
+
+def run_apart(
+    section: Section,
+    settings: Settings,
+    ends: float,
+    ceilings: Mapping[str, float],
+    first_on_path: Path = ROOT,
+) -> Outcome:
+    """As :func:`sections.run_here`, in a new process, which is ended soon after its time.
+
+    ``first_on_path``: where ``sra_fast`` is imported from.
+    """
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
+        result = Path(folder, "result.json")
+        command = [sys.executable, "-m", "benchmarks.gpu.process", section.name]
+        command += ["--device", settings.device, "--ends", str(ends), "--result", str(result)]
+        command += ["--ceilings", json.dumps(dict(ceilings))]
+        command += ["--quick"] if settings.quick else []
+        process = subprocess.Popen(
+            command,
+            cwd=first_on_path,
+            env=_environment(settings, first_on_path),
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            in_time = _wait(process, ends + GRACE)
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it may have started, too
+            with contextlib.suppress(subprocess.TimeoutExpired):  # held up in the driver
+                process.wait(10.0)
+        printed.seek(0)
+        output = printed.read().decode(errors="replace")
+        found = _read(result, section)
+    took = time.monotonic() - start
+    if not in_time:
+        return replace(found, status="stopped", reason="it was ended: over its time", seconds=took)
+    if found.status == "running":
+        status = f"its process ended with status {process.returncode}"
+        reason = f"{status}: {last_lines(output)}"
+        return replace(found, status="failed", reason=reason, seconds=took)
+    return replace(found, seconds=took)
+
+
+def write(value: Any, path: Path) -> None:
+    """JSON, all or nothing; NaN and infinities as text, which JSON does not know."""
+    beside = path.with_suffix(".writing")
+    text = json.dumps(_sayable(value), indent=1, ensure_ascii=False, default=str)
+    beside.write_text(text + "\n", "utf-8")
+    os.replace(beside, path)
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _sayable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sayable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _environment(settings: Settings, first_on_path: Path) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (first_on_path, ROOT)))}
+    environment["HF_HUB_OFFLINE"] = "1"
+    environment.pop("TRITON_INTERPRET", None)
+    if settings.device == "cpu":
+        environment["TRITON_INTERPRET"] = "1"
+    return environment
+
+
+def _wait(process: subprocess.Popen[bytes], until: float) -> bool:
+    """Whether it ended by itself. It is left unreaped, so that its number stays its own."""
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while time.monotonic() < until:
+        if os.waitid(os.P_PID, process.pid, options) is not None:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _read(result: Path, section: Section) -> Outcome:
+    try:
+        return Outcome(**json.loads(result.read_text("utf-8")))
+    except FileNotFoundError:
+        return Outcome(section.name, "running")
+
+
+def main() -> None:
+    """The process of one section."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("section", choices=[section.name for section in SECTIONS])
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--ends", type=float, required=True)
+    parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--ceilings", type=json.loads, required=True)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    section = next(section for section in SECTIONS if section.name == options.section)
+
+    def save(outcome: Outcome) -> None:
+        write(asdict(outcome), options.result)
+
+    settings = Settings(options.device, options.quick)
+    save(run_here(section, settings, options.ends, options.ceilings, save))
+
+
+if __name__ == "__main__":
+    main()

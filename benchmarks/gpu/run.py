@@ -1,0 +1,180 @@
+"""``python -m benchmarks.gpu.run``: checks and measures on a GPU, in under nine minutes.
+
+Needs a checkout and what is installed of torch, triton, transformers, numpy and pytest; nothing of
+this project has to be installed. Writes ``results.json``, ``report.md``, ``dispatch.json`` and
+pictures, and prints a short table last. Exit status: 0 if everything ran and was right, 1 if not,
+2 without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import card, dispatch_table, tables, targets, tree
+from benchmarks.gpu.failures import describe
+from benchmarks.gpu.process import ROOT, run_apart, write
+from benchmarks.gpu.sections import SECTIONS, Outcome, Section, Settings, known_ceilings
+
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = ROOT / "kernels" / "span_attention" / "measured.json"
+SECONDS = 520.0
+LAST_SECONDS = 8.0  # of the time, for report and pictures
+LEAST_SECONDS = 8.0  # a section is not begun with less: its process needs as much to start
+
+Run = Callable[[Section, Settings, float, Mapping[str, float]], Outcome]
+
+
+def execute(
+    sections: Sequence[Section],
+    settings: Settings,
+    ends: float,
+    run: Run,
+    keep: Callable[[Sequence[Outcome]], None],
+) -> list[Outcome]:
+    """Runs sections in order, each with its share of the time that is left.
+
+    Args:
+        sections: which.
+        settings: of the run.
+        ends: when the time is over, by ``time.monotonic``.
+        run: runs one.
+        keep: called with all outcomes after each section.
+    """
+    outcomes: list[Outcome] = []
+    for number, section in enumerate(sections):
+        left = ends - time.monotonic()
+        share = section.share / sum(later.share for later in sections[number:])
+        if left < LEAST_SECONDS:
+            reason = f"out of time: {max(left, 0.0):.0f} s left"
+            outcomes.append(Outcome(section.name, "skipped", reason=reason))
+        else:
+            until = time.monotonic() + max(share * left, LEAST_SECONDS)
+            try:
+                outcome = run(section, settings, until, known_ceilings(outcomes))
+            except Exception as error:  # the other sections go on
+                outcome = Outcome(section.name, "failed", reason=describe(error))
+            outcomes.append(outcome)
+        done = outcomes[-1]
+        print(f"{done.name}: {done.status}, {done.seconds:.0f} s", file=sys.stderr, flush=True)
+        keep(outcomes)
+    return outcomes
+
+
+def report(
+    facts: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path, notes: Sequence[str]
+) -> str:
+    """Writes everything that is made of the outcomes; gives the short table."""
+    notes = list(notes)
+    verdicts = targets.judge(outcomes)
+    pictures: list[str] = []
+    try:
+        from benchmarks.gpu.pictures import draw
+
+        pictures = draw(facts["card"], outcomes, verdicts, folder)
+    except Exception as error:  # matplotlib may be missing, or not as it was
+        notes.append(f"no pictures: {describe(error)}")
+    write(_chosen(outcomes), folder / "dispatch.json")
+    text = tables.as_markdown(facts, outcomes, verdicts, pictures, notes)
+    (folder / "report.md").write_text(text, "utf-8")
+    return tables.short(facts, outcomes, verdicts, notes)
+
+
+def record(facts: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Writes ``results.json`` as far as things are."""
+    verdicts = [{**asdict(verdict), "worst": verdict.worst} for verdict in targets.judge(outcomes)]
+    sections = {outcome.name: asdict(outcome) for outcome in outcomes}
+    write({"facts": facts, "targets": verdicts, "sections": sections}, folder / "results.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    begun = time.monotonic()
+    options = _options(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print(
+            "gpu-report: no GPU: torch.cuda.is_available() is false here, so there is nothing to "
+            "measure; run it on a machine with an NVIDIA GPU of compute capability 8.0 or newer",
+            file=sys.stderr,
+        )
+        return 2
+    first_on_path = tree.importable(ROOT, ROOT / "build" / "checkout")
+    facts = card.facts(options.device)
+    folder: Path = options.out or RESULTS / _folder_name(facts, options.only)
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [s for s in SECTIONS if not options.only or s.name in options.only]
+    outcomes = execute(
+        sections,
+        Settings(options.device, options.quick),
+        begun + options.seconds - LAST_SECONDS,
+        functools.partial(run_apart, first_on_path=first_on_path),
+        lambda outcomes: record(facts, outcomes, folder),
+    )
+    if options.device == "cuda":
+        facts["state afterwards"] = card.state()
+    record(facts, outcomes, folder)
+    notes = ["tiny sizes (--quick): nothing here is a measurement"] if options.quick else []
+    if options.write_dispatch:
+        notes.append(_write_dispatch(options, outcomes))
+    print(report(facts, outcomes, folder, notes))
+    return int(not all(outcome.good for outcome in outcomes))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="for the results (benchmarks/results/CARD-DATE)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="SECTION",
+        choices=[section.name for section in SECTIONS],
+        help=f"of {', '.join(section.name for section in SECTIONS)}; what is measured against a "
+        "ceiling needs the section ceilings too",
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="in all (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; reaches no target")
+    parser.add_argument(
+        "--write-dispatch",
+        action="store_true",
+        help='also write what backend="auto" should take into kernels/span_attention/measured.json',
+    )
+    # A CPU tries out the report itself, with interpreted kernels.
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def _folder_name(facts: Mapping[str, Any], only: Sequence[str] | None) -> str:
+    return "-".join([card.slug(facts["card"]), facts["date"], *(only or [])])
+
+
+def _chosen(outcomes: Sequence[Outcome]) -> dispatch_table.Table:
+    entries = [
+        entry for outcome in outcomes if outcome.name == "choice" for entry in outcome.entries
+    ]
+    return dispatch_table.chosen(entries)
+
+
+def _write_dispatch(options: argparse.Namespace, outcomes: Sequence[Outcome]) -> str:
+    table = _chosen(outcomes)
+    if options.quick or options.device != "cuda" or not table:
+        return "measured.json was left as it is: there was nothing measured to write into it"
+    dispatch_table.merge(table, MEASURED)
+    return "what was measured is in kernels/span_attention/measured.json"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""The sections in their order, what share of the time each may take, and how one is run here."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from benchmarks.gpu.bench import FULL, QUICK, Bench, Entry
+from benchmarks.gpu.failures import describe
+
+Status = Literal["running", "done", "failed", "stopped", "skipped"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report.
+
+    Attributes:
+        name: on the command line and in the record.
+        title: in the report.
+        function: ``module:function`` in this folder; imported when it is run.
+        share: of the whole time, in seconds of 520. What a section leaves goes to the later ones.
+    """
+
+    name: str
+    title: str
+    function: str
+    share: float
+
+
+SECTIONS = (
+    Section(
+        "correctness",
+        "Correctness on this card",
+        "correctness:run",
+        170,
+    ),
+    Section(
+        "ceilings",
+        "Measured ceilings",
+        "ceilings:run",
+        10,
+    ),
+    Section(
+        "forward",
+        "Fused forward: rows asked for (on) and not (off), PyTorch's kernels",
+        "prefill:run_fused",
+        60,
+    ),
+    Section(
+        "lse",
+        "Flash attention of PyTorch with the epilogue, with mass and without",
+        "prefill:run_lse",
+        30,
+    ),
+    Section(
+        "backward",
+        "Fused backward: with a gradient of the mass and without",
+        "backward:run",
+        45,
+    ),
+    Section(
+        "decode",
+        "One decoding step with mass against a long cache",
+        "decode:run",
+        20,
+    ),
+    Section(
+        "choice",
+        'Backends against each other, for backend="auto"',
+        "choice:run",
+        40,
+    ),
+    Section(
+        "column_sums",
+        "flash-colreduce: all columns, and those of the rows asked for",
+        "column_sums:run",
+        10,
+    ),
+    Section(
+        "model",
+        "sra_fast.score on a model of Llama-3-8B's shape, random weights",
+        "model:run",
+        135,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for every section of a run.
+
+    Attributes:
+        device: ``"cuda"``, or ``"cpu"`` to try the report itself.
+        quick: tiny sizes.
+    """
+
+    device: str
+    quick: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a section.
+
+    Attributes:
+        name: its name.
+        status: ``"stopped"``: it was ended from outside; ``"skipped"``: never begun.
+        entries: what it found, as far as it came.
+        reason: why it is not done.
+        seconds: it took.
+    """
+
+    name: str
+    status: Status
+    entries: Sequence[Entry] = ()
+    reason: str = ""
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether all of it ran and was right."""
+        return self.status == "done" and not any(
+            {"error", "skipped"} & entry.keys() for entry in self.entries
+        )
+
+
+def run_here(
+    section: Section,
+    settings: Settings,
+    ends: float,
+    ceilings: Mapping[str, float],
+    save: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Runs a section in this process.
+
+    Args:
+        section: which.
+        settings: of the run.
+        ends: when its time is over, by ``time.monotonic``.
+        ceilings: measured before.
+        save: gets the outcome so far after each entry.
+    """
+    start = time.monotonic()
+
+    def so_far(status: Status, entries: Sequence[Entry], reason: str = "") -> Outcome:
+        return Outcome(section.name, status, list(entries), reason, time.monotonic() - start)
+
+    bench = Bench(
+        torch.device("cuda", 0) if settings.device == "cuda" else torch.device("cpu"),
+        QUICK if settings.quick else FULL,
+        ends,
+        ceilings,
+        lambda entries: save(so_far("running", entries)),
+    )
+    try:
+        module, function = section.function.split(":")
+        getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function)(bench)
+    except Exception as error:  # the other sections go on
+        return so_far("failed", bench.entries, describe(error))
+    return so_far("done", bench.entries)
+
+
+def known_ceilings(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """``gemm_tflops`` and ``copy_gbs``, as far as they were measured."""
+    return {
+        name: entry[name]
+        for outcome in outcomes
+        if outcome.name == "ceilings"
+        for entry in outcome.entries
+        for name in ("gemm_tflops", "copy_gbs")
+        if name in entry
+    }

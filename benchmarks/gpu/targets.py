@@ -1,0 +1,144 @@
+"""What is to be reached, as data, and whether it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.gpu.bench import FULL, Entry
+from benchmarks.gpu.sections import Outcome
+
+
+@dataclass(frozen=True)
+class Target:
+    """One figure of one section, at one or several places.
+
+    Attributes:
+        what, against: for the reader.
+        section, field: where the figure is found.
+        places: an entry counts for a place if it has all its values; every place must be measured.
+        sense, bound: what is to be reached; None: the figure is only shown.
+    """
+
+    what: str
+    against: str
+    section: str
+    field: str
+    places: tuple[Entry, ...]
+    sense: Literal["at most", "at least"] = "at most"
+    bound: float | None = None
+
+    @property
+    def to_reach(self) -> str:
+        """The bound, for the reader."""
+        if self.bound is None:
+            return "–"
+        bound = f"{self.bound:.2f}" if isinstance(self.bound, float) else str(self.bound)
+        return f"{'≤' if self.sense == 'at most' else '≥'} {bound}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target and what came of it.
+
+    Attributes:
+        target: which.
+        values: per place, None where it was not measured.
+        word: ``"–"`` for a figure that was measured and has nothing to reach.
+    """
+
+    target: Target
+    values: tuple[float | None, ...]
+    word: Literal["met", "not met", "not measured", "–"]
+
+    @property
+    def worst(self) -> float | None:
+        """Of the values there are."""
+        known = [value for value in self.values if value is not None]
+        if not known:
+            return None
+        return max(known) if self.target.sense == "at most" else min(known)
+
+
+def _at(key: str, values: Sequence[int], **more: object) -> tuple[Entry, ...]:
+    return tuple({key: value, **more} for value in values)
+
+
+_PREFILL = _at("T", FULL.prefill)
+_BACKWARD = _at("T", FULL.backward)
+_MODEL = _at("T", FULL.model_lengths, beside="SDPA")
+
+TARGETS = (
+    Target("tests that failed on the card", "–", "correctness", "failed_tests",
+           ({"what": "tests"}, {"what": "backend lse over the tests' grid"}), bound=0),
+    Target("dense bf16 product, TFLOP/s", "–", "ceilings", "gemm_tflops", ({},)),
+    Target("copy, GB/s", "–", "ceilings", "copy_gbs", ({},)),
+    Target("fused forward, spans on: time", "spans off", "forward", "on/off", _PREFILL, bound=1.02),
+    Target("fused forward at 16k: TFLOP/s", "dense product", "forward", "of_ceiling",
+           ({"T": 16384},), "at least", 0.60),
+    Target("fused forward at 16k: speed", "FlashAttention-2 of PyTorch", "forward", "speed/flash",
+           ({"T": 16384},), "at least", 0.80),
+    Target("backend lse with mass: time", "without", "lse", "with/without", _PREFILL, bound=1.02),
+    Target("fused backward with dmass: time", "without", "backward", "with/without", _BACKWARD,
+           bound=1.05),
+    Target("fused backward: TFLOP/s", "dense product", "backward", "of_ceiling", _BACKWARD,
+           "at least", 0.40),
+    Target("fused backward: the same bits twice", "–", "backward", "same_bits",
+           ({"check": "backend lse", "T": FULL.agreement},), "at least", 1),
+    Target("decode with mass at 128k keys: time", "bytes of K and V at copy speed", "decode",
+           "with/floor", _at("B", FULL.decode_batches, N=FULL.decode_keys),
+           bound=1.30),
+    Target("flash-colreduce, all columns: time", "our fused forward", "column_sums",
+           "columns/fused", _at("T", FULL.column_sums), "at least"),
+    Target("flash-colreduce, columns of the rows: time", "our epilogue", "column_sums",
+           "rows' columns/epilogue", _at("T", FULL.column_sums), "at least"),
+    Target("score, 8B shape: time", "SDPA base model", "model", "score/sdpa time", _MODEL,
+           bound=1.00),
+    Target("score, 8B shape: peak memory above the weights", "SDPA base model", "model",
+           "score/sdpa memory", _MODEL, bound=1.02),
+    Target("score, 8B shape: time", "eager, output_attentions", "model", "score/maps time",
+           ({"beside": "maps", "T": FULL.eager_lengths[0]},)),
+)  # fmt: skip
+
+
+def judge(outcomes: Sequence[Outcome], targets: Sequence[Target] = TARGETS) -> list[Verdict]:
+    """Met only if every place was measured and reaches the bound."""
+    return [_judge(target, outcomes) for target in targets]
+
+
+def maps_end(outcomes: Sequence[Outcome]) -> str:
+    """At which length attention maps no longer fit, for the reader."""
+    entries = [
+        entry
+        for outcome in outcomes
+        if outcome.name == "model"
+        for entry in outcome.entries
+        if entry.get("beside") == "maps"
+    ]
+    died = [entry for entry in entries if "absent" in entry]
+    if not died:
+        return "not reached" if entries else "not measured"
+    return f"at T = {died[0]['T']}: {died[0]['absent']}"
+
+
+def _judge(target: Target, outcomes: Sequence[Outcome]) -> Verdict:
+    entries = [
+        entry
+        for outcome in outcomes
+        if outcome.name == target.section
+        for entry in outcome.entries
+        if isinstance(entry.get(target.field), int | float)
+    ]
+    values = tuple(
+        next((entry[target.field] for entry in entries if place.items() <= entry.items()), None)
+        for place in target.places
+    )
+    known = [value for value in values if value is not None]
+    if target.bound is None:
+        return Verdict(target, values, "–" if known else "not measured")
+    limit = target.bound
+    missed = [v for v in known if not (v <= limit if target.sense == "at most" else v >= limit)]
+    if missed:
+        return Verdict(target, values, "not met")
+    return Verdict(target, values, "met" if len(known) == len(values) else "not measured")
