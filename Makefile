@@ -17,7 +17,7 @@ define install
 	touch $(1)/.installed-$(3)
 endef
 
-.PHONY: demo test test-oldest lint bench clean
+.PHONY: demo test test-oldest lint bench gpu-report clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sra-fast demo --out demo-results
@@ -25,16 +25,21 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(CORES) $(PYTEST)
 
-# mypy sees the packages where they are installed: the kernels inside sra_fast.
+# mypy sees the packages where they are installed: kernels and training inside sra_fast.
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/typed && mkdir -p build/typed
 	cp -r sra_fast build/typed/ && cp -r kernels/span_attention build/typed/sra_fast/kernels
+	cp -r training build/typed/sra_fast/training
 	cd build/typed && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.run
+
+# On a machine with a GPU, with the system's torch, triton and transformers; installs nothing.
+gpu-report:
+	$(PYTHON) -m benchmarks.gpu.run $(REPORT)
 
 # The oldest versions that are promised to work, with the same torch.
 test-oldest: .venv-oldest/.installed-test

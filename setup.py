@@ -1,7 +1,8 @@
 """Packaging: three folders of the repository become one importable tree.
 
-``kernels/span_attention`` installs as ``sra_fast.kernels``, so that nothing called ``kernels`` is
-ever installed at top level, where it would shadow the package of that name from Hugging Face.
+``kernels/span_attention`` installs as ``sra_fast.kernels`` and ``training`` as
+``sra_fast.training``, so that nothing called ``kernels`` or ``training`` is ever installed at top
+level, where the first would shadow the package of that name from Hugging Face.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from setuptools import setup
 
 CLI = ["typer>=0.12", "rich>=13", "pandas>=2", "pyarrow>=15", "matplotlib>=3.8"]
 PEFT = ["peft>=0.18", "accelerate>=1.10"]
+TRAIN = [*CLI, *PEFT, "datasets>=3", "PyYAML>=6"]
 
 setup(
     name="sra_fast",
@@ -24,12 +26,14 @@ setup(
         "sra_fast.cli",
         "sra_fast.kernels",
         "sra_fast.kernels.triton_kernels",
+        "sra_fast.training",
     ],
     package_dir={
         "sra_fast": "sra_fast",
         "sra_fast.cli": "sra_fast/cli",
         "sra_fast.kernels": "kernels/span_attention",
         "sra_fast.kernels.triton_kernels": "kernels/span_attention/triton_kernels",
+        "sra_fast.training": "training",
     },
     package_data={
         "sra_fast": ["py.typed", "data/*"],
@@ -45,10 +49,10 @@ setup(
     extras_require={
         "cli": CLI,
         "peft": PEFT,
+        "train": TRAIN,
         "demo": [*CLI, "gguf>=0.17", "accelerate>=1.10"],
         "test": [
-            *CLI,
-            *PEFT,
+            *TRAIN,
             "gguf>=0.17",
             "pytest>=8",
             "pytest-benchmark>=5",

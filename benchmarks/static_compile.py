@@ -7,12 +7,12 @@ of a real launch.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -23,11 +23,12 @@ from triton.backends.compiler import GPUTarget
 
 from sra_fast.kernels.triton_kernels import configurations
 from sra_fast.kernels.triton_kernels.backward import backward
-from sra_fast.kernels.triton_kernels.decode import decode
+from sra_fast.kernels.triton_kernels.decode import decode, serves
 from sra_fast.kernels.triton_kernels.epilogue import add_span_mass
 from sra_fast.kernels.triton_kernels.forward import forward
 from sra_fast.kernels.triton_kernels.launch import Logits, like_heads
 from sra_fast.kernels.triton_kernels.layout import GRANULE, Layout
+from sra_fast.kernels.triton_kernels.tuning import OPT_IN
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -35,8 +36,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-BATCH = 2
-TOKENS = 4095  # no multiple of anything, as lengths are
+TOKENS = 4095  # no multiple of 16, as most lengths
 ROWS = 257
 
 
@@ -49,7 +49,7 @@ class Case:
         width: D = Dv.
         dtype: of q, k, v.
         spans: G; 0 in ``backward``: no gradient of the mass.
-        queries: M; N is ``TOKENS``.
+        batch, queries, keys: B, M, N. Triton compiles anew for 1 and for multiples of 16.
         heads, kv_heads: Hq and Hkv.
         capped: with softcap and sinks.
     """
@@ -58,7 +58,9 @@ class Case:
     width: int
     dtype: torch.dtype
     spans: int
+    batch: int = 2
     queries: int = TOKENS
+    keys: int = TOKENS
     heads: int = 32
     kv_heads: int = 8
     capped: bool = False
@@ -71,46 +73,55 @@ class Binary:
     Attributes:
         kernel: its name.
         spans: compiled for so many (backward: for one or more).
-        tile: ``BLOCK_M × BLOCK_N``, as far as it has them.
+        block_m, block_n: the tile, as far as it has one.
         warps, stages: as it was launched.
         registers: per thread.
         stack: bytes per thread.
-        local: loads and stores of local memory: LDL and STL, on AMD spilled vector registers.
-        shared: bytes.
+        local: instructions that load or store local memory (LDL, STL; scratch on AMD).
+        shared: bytes per program.
+        tensor_columns: of tensor memory, per program.
         instructions: how many of each kind that multiplies matrices.
         error: what the compiler said, if it failed; then the numbers are 0.
     """
 
     kernel: str
     spans: int
-    tile: str
+    block_m: int | None
+    block_n: int | None
     warps: int
     stages: int
-    registers: int
-    stack: int
-    local: int
-    shared: int
-    instructions: dict[str, int]
+    registers: int = 0
+    stack: int = 0
+    local: int = 0
+    shared: int = 0
+    tensor_columns: int = 0
+    instructions: dict[str, int] = field(default_factory=dict)
     error: str | None = None
 
 
-def binaries(case: Case, architecture: str) -> list[Binary]:
+def binaries(architecture: str, case: Case) -> list[Binary]:
     """The kernels that ``case`` launches on ``architecture`` with the table's tiles, compiled."""
     made: list[Binary] = []
     run = triton.JITFunction.run
 
     def only_compile(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        launched = Binary(
+            kernel=self.fn.__name__,
+            spans=int(kwargs["SPANS"]),
+            block_m=kwargs.get("BLOCK_M"),
+            block_n=kwargs.get("BLOCK_N"),
+            warps=kwargs.get("num_warps", 4),
+            stages=kwargs.get("num_stages", 3),
+        )
         try:
-            compiled = run(self, *args, grid=grid, warmup=True, **kwargs)
-            measured = _of_amd(compiled) if architecture == "gfx942" else _of_nvidia(compiled)
-            error = None
+            found = _read(run(self, *args, grid=grid, warmup=True, **kwargs))
         except Exception as failure:  # whatever a compiler raises is a result here
-            measured = _Measured(0, 0, 0, 0, {})
-            error = f"{type(failure).__name__}: {failure}"
-        made.append(_binary(self, kwargs, measured, error))
+            found = {"error": f"{type(failure).__name__}: {failure}"}
+        made.append(replace(launched, **found))
 
     triton.runtime.driver.set_active(_Driver(architecture))
     with (
+        patch.dict(os.environ, {OPT_IN: "0"}),
         patch.object(triton.JITFunction, "run", only_compile),
         patch.object(configurations, "architecture", lambda device: architecture),
     ):
@@ -118,13 +129,10 @@ def binaries(case: Case, architecture: str) -> list[Binary]:
     return made
 
 
-@dataclass(frozen=True)
-class _Measured:
-    registers: int
-    stack: int
-    local: int
-    shared: int
-    instructions: dict[str, int]
+def decode_serves(case: Case) -> bool:
+    """Whether the decode kernel takes so many queries, or leaves them to the forward one."""
+    q, k, *_ = _inputs(case)
+    return serves(q, k)
 
 
 @dataclass(frozen=True)
@@ -143,64 +151,49 @@ class _Driver:
         return 0
 
 
-def _binary(kernel: Any, options: dict[str, Any], measured: _Measured, error: str | None) -> Binary:
-    blocks = [options.get(name) for name in ("BLOCK_M", "BLOCK_N", "BLOCK_S")]
-    return Binary(
-        kernel=kernel.fn.__name__,
-        spans=int(options["SPANS"]),
-        tile="×".join(str(size) for size in blocks if size is not None),
-        warps=options.get("num_warps", 4),
-        stages=options.get("num_stages", 3),
-        registers=measured.registers,
-        stack=measured.stack,
-        local=measured.local,
-        shared=measured.shared,
-        instructions=measured.instructions,
-        error=error,
-    )
+def _read(compiled: Any) -> dict[str, Any]:
+    """The fields of a :class:`Binary` that say what the compiler made of it."""
+    read = _read_amd if compiled.metadata.target.backend == "hip" else _read_nvidia
+    return {"shared": compiled.metadata.shared, **read(compiled)}
 
 
-def _of_nvidia(compiled: Any) -> _Measured:
+def _read_nvidia(compiled: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _cuobjdump("--dump-resource-usage", file.name)
         code = _cuobjdump("-sass", file.name)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    if found is None:
-        raise RuntimeError(f"cuobjdump reported no registers: {usage}")
-    return _Measured(
-        registers=int(found[1]),
-        stack=int(found[2]),
-        local=len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        shared=compiled.metadata.shared,
-        instructions=_count(
-            code, {"HGMMA": r"\bHGMMA", "UTCMMA": r"\bUTC\w*MMA", "HMMA": r"\bHMMA"}
-        ),
-    )
+    counted = {"HGMMA": r"\bHGMMA", "UTCMMA": r"\bUTC\w*MMA", "HMMA": r"\bHMMA"}
+    return {
+        "registers": _number(r"REG:(\d+)", usage),
+        "stack": _number(r"STACK:(\d+)", usage),
+        "local": len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        "tensor_columns": getattr(compiled.metadata, "tmem_size", None) or 0,
+        "instructions": _count(code, counted),
+    }
 
 
 def _cuobjdump(*arguments: str) -> str:
+    """From Triton's wheel."""
     command = [triton.knobs.nvidia.cuobjdump.path, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _of_amd(compiled: Any) -> _Measured:
+def _read_amd(compiled: Any) -> dict[str, Any]:
     code = compiled.asm["amdgcn"]
+    return {
+        "registers": _number(r"\.vgpr_count:\s*(\d+)", code),
+        "stack": _number(r"\.private_segment_fixed_size:\s*(\d+)", code),
+        "local": len(re.findall(r"\bscratch_(?:load|store)", code)),
+        "instructions": _count(code, {"v_mfma": r"\bv_mfma"}),
+    }
 
-    def field(name: str) -> int:
-        found = re.search(rf"\.{name}:\s*(\d+)", code)
-        if found is None:
-            raise RuntimeError(f"no .{name} in the kernel's metadata")
-        return int(found[1])
 
-    return _Measured(
-        registers=field("vgpr_count"),
-        stack=field("private_segment_fixed_size"),
-        local=field("vgpr_spill_count"),
-        shared=compiled.metadata.shared,
-        instructions=_count(code, {"v_mfma": r"\bv_mfma"}),
-    )
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"no {pattern} in what the compiler wrote")
+    return int(found[1])
 
 
 def _count(code: str, patterns: dict[str, str]) -> dict[str, int]:
@@ -214,25 +207,25 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
 
 def _heads(case: Case, heads: int, length: int) -> Tensor:
     """``[B, H, L, D]``, the transposed view that models hand over."""
-    return _empty(BATCH, length, heads, case.width, dtype=case.dtype).transpose(1, 2)
+    return _empty(case.batch, length, heads, case.width, dtype=case.dtype).transpose(1, 2)
 
 
 def _inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Layout, Logits]:
-    granules_m, granules_n = -(-case.queries // GRANULE), -(-TOKENS // GRANULE)
+    granules_m, granules_n = -(-case.queries // GRANULE), -(-case.keys // GRANULE)
     layout = Layout(
-        key_labels=_empty(BATCH, TOKENS, dtype=torch.int32),
-        first_key=_empty(BATCH, case.queries, dtype=torch.int32),
-        last_query=_empty(BATCH, TOKENS, dtype=torch.int32),
-        slots=_empty(BATCH, case.queries, dtype=torch.int32),
-        key_runs=_empty(2, BATCH, granules_n, dtype=torch.int32),
-        query_runs=_empty(2, BATCH, granules_m, dtype=torch.int32),
+        key_labels=_empty(case.batch, case.keys, dtype=torch.int32),
+        first_key=_empty(case.batch, case.queries, dtype=torch.int32),
+        last_query=_empty(case.batch, case.keys, dtype=torch.int32),
+        slots=_empty(case.batch, case.queries, dtype=torch.int32),
+        key_runs=_empty(2, case.batch, granules_n, dtype=torch.int32),
+        query_runs=_empty(2, case.batch, granules_m, dtype=torch.int32),
         rows=_empty(ROWS, dtype=torch.int64),
     )
     sinks = _empty(case.heads, dtype=case.dtype) if case.capped else None
     return (
         _heads(case, case.heads, case.queries),
-        _heads(case, case.kv_heads, TOKENS),
-        _heads(case, case.kv_heads, TOKENS),
+        _heads(case, case.kv_heads, case.keys),
+        _heads(case, case.kv_heads, case.keys),
         layout,
         Logits(case.width**-0.5, 30.0 if case.capped else None, sinks),
     )
@@ -241,7 +234,7 @@ def _inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Layout, Logits]:
 def _mass_and_lse(case: Case) -> tuple[Tensor, Tensor]:
     spans = max(case.spans, 1)
     mass = _empty(ROWS, case.heads, spans, dtype=torch.float32)
-    return mass, _empty(BATCH, case.heads, case.queries, dtype=torch.float32)
+    return mass, _empty(case.batch, case.heads, case.queries, dtype=torch.float32)
 
 
 def _forward(case: Case) -> None:

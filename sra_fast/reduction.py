@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -39,35 +39,17 @@ def reduce(
         UnansweredRequestError: a layer did not answer.
         BatchRowError: a mass is not finite.
     """
-    answered = tuple(sorted(request.masses))
-    missing = sorted(set(layers) - set(answered))
-    if missing or not answered:
-        raise UnansweredRequestError(
-            f"no mass came back from layers {missing or 'at all'}: the model takes the attention "
-            "interface but does not pass its keyword arguments on to every attention layer"
-        )
+    answered = answered_layers(request, layers)
     # Each layer's on its own: a model spread over devices leaves them there.
     masses = torch.stack([request.masses[layer].detach().float().cpu() for layer in answered])
-    sinks = torch.zeros(masses.shape[:2])  # [L, R], head means
-    for index, layer in enumerate(answered):
-        if layer in request.sink_masses:
-            sinks[index] = request.sink_masses[layer].detach().mean(dim=1).float().cpu()
     sequences = [batch.sequences[member] for member in members]
     owners = [sequence for sequence in sequences for _ in sequence.responses]
     responses = [response for sequence in sequences for response in sequence.responses]
     _check_finite(masses, answered, placed, [owner.row for owner in owners])
 
-    heads = masses.double().mean(dim=2)  # [L, R, G]
-    rest = 1.0 - heads[..., -1:] - sinks.double()[..., None]
     counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])  # [n, P]
     by_layer: dict[Definition, list[Tensor]] = {name: [] for name in DEFINITIONS}
-    for place, count in zip(placed, counts, strict=True):
-        rows = RowMasses(
-            tokens=heads[:, place.tokens, 0:-1:2],
-            head=heads[:, place.predicting, 1:-1:2],
-            rest=rest[:, place.predicting],
-            counts=count,
-        )
+    for rows in _row_masses(masses, _sinks(request, answered), placed, counts):
         for name, function in DEFINITIONS.items():
             by_layer[name].append(function(rows).transpose(0, 1).float())
     return SRAResult(
@@ -84,6 +66,100 @@ def reduce(
         row_masses=_every_row(masses, placed) if keep_rows else None,
         row_counts=torch.tensor([len(place.every) for place in placed]) if keep_rows else None,
     )
+
+
+def answered_layers(request: SpanRequest, layers: Sequence[int]) -> tuple[int, ...]:
+    """``layer_idx`` of the layers that answered, ascending.
+
+    Raises:
+        UnansweredRequestError: one of ``layers`` did not, or none at all.
+    """
+    answered = tuple(sorted(request.masses))
+    missing = sorted(set(layers) - set(answered))
+    if missing or not answered:
+        raise UnansweredRequestError(
+            f"no mass came back from layers {missing or 'at all'}: the model takes the attention "
+            "interface but does not pass its keyword arguments on to every attention layer"
+        )
+    return answered
+
+
+def response_scores(
+    request: SpanRequest,
+    placed: Sequence[Placed],
+    batch: MarkedBatch,
+    layers: Sequence[int],
+    definition: Definition,
+    heads: Sequence[int] | None = None,
+) -> Tensor:
+    """The score of each response of a forward, where the masses lie and differentiable in them.
+
+    Nothing waits for the device, so NaN is left to whoever reads the numbers.
+
+    Args:
+        request: holds ``{layer: [R, H, G]}``.
+        placed: each response's rows among the R.
+        batch: the batch that was read, all of whose sequences the forward held.
+        layers: those to average over.
+        definition: under ``reference`` and ``table1`` the sinks' share carries no gradient.
+        heads: those to average over; all if None.
+
+    Returns:
+        ``[n]`` float64, of the first span.
+    """
+    device = request.masses[layers[0]].device
+    masses = torch.stack([request.masses[layer].to(device) for layer in layers])
+    if heads is not None:
+        masses = masses[:, :, list(heads)]
+    owners = [sequence for sequence in batch.sequences for _ in sequence.responses]
+    counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])
+    rows = _row_masses(masses, _sinks(request, layers, heads), placed, counts)
+    function = DEFINITIONS[definition]
+    return torch.stack([function(response)[:, 0].mean() for response in rows])
+
+
+def response_masses(
+    request: SpanRequest, placed: Sequence[Placed], layers: Sequence[int]
+) -> Tensor:
+    """Mean mass on the first span over each response's own rows: ``[n, L, H]``, no gradient."""
+    device = request.masses[layers[0]].device
+    masses = torch.stack([request.masses[layer].detach()[..., 0].to(device) for layer in layers])
+    return torch.stack([masses[:, _on(place.tokens, device)].mean(dim=1) for place in placed])
+
+
+def _row_masses(
+    masses: Tensor, sinks: Tensor, placed: Sequence[Placed], counts: Tensor
+) -> Iterator[RowMasses]:
+    """Each response's part of ``masses [L, R, H, G]``, given the sinks' ``[L, R]``, ``[n, P]``."""
+    device = masses.device
+    heads = masses.double().mean(dim=2)  # [L, R, G]
+    rest = 1.0 - heads[..., -1:] - sinks.to(device)[..., None]
+    for place, count in zip(placed, counts, strict=True):
+        tokens, predicting = _on(place.tokens, device), _on(place.predicting, device)
+        yield RowMasses(
+            tokens=heads[:, tokens, 0:-1:2],
+            head=heads[:, predicting, 1:-1:2],
+            rest=rest[:, predicting],
+            counts=_on(count, device),
+        )
+
+
+def _sinks(
+    request: SpanRequest, layers: Sequence[int], heads: Sequence[int] | None = None
+) -> Tensor:
+    """What sinks take of each row, head means: ``[L, R]`` float64; 0 in layers without."""
+    first = request.masses[layers[0]]
+    sinks = torch.zeros(len(layers), len(first), dtype=torch.float64, device=first.device)
+    for index, layer in enumerate(layers):
+        if layer in request.sink_masses:
+            taken = request.sink_masses[layer].detach()
+            chosen = taken if heads is None else taken[:, list(heads)]
+            sinks[index] = chosen.double().mean(dim=1)
+    return sinks
+
+
+def _on(index: Tensor, device: torch.device) -> Tensor:
+    return index.to(device, non_blocking=True)
 
 
 def _every_row(masses: Tensor, placed: Sequence[Placed]) -> Tensor:

@@ -11,6 +11,7 @@ from sra_fast.cli.compare import compare
 from sra_fast.cli.convert import convert
 from sra_fast.cli.demo import demo
 from sra_fast.cli.score import score
+from sra_fast.cli.train import train
 
 app = typer.Typer(
     name="sra-fast",
@@ -21,7 +22,7 @@ app = typer.Typer(
     "(Strategy Relevant Attention, arXiv 2402.10453).",
     epilog="Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
 )
-for command in (score, compare, convert, demo):
+for command in (score, compare, convert, demo, train):
     app.command()(command)
 
 

@@ -59,57 +59,59 @@ Line = tuple[tuple[int, int, int, int], ...]  # BLOCK_M, BLOCK_N, warps, stages 
 HALF: tuple[Class, ...] = ((64, 2), (128, 2), (256, 2))  # bfloat16, float16
 SINGLE: tuple[Class, ...] = ((64, 4), (128, 4), (256, 4))  # float32
 
-# Each line is what fits 255 registers of a thread with everything switched on (four spans, the
-# gradient of the mass). Decode's first number is not used: its rows are as many as are packed; up
-# to 128 of them take 8 warps. Nor is delta's second one. Heads of 256 spill a little.
+# Each entry is the largest tile that fits a thread's registers with everything switched on: four
+# spans, the gradient of the mass. Products of the backward pass want 64 columns at least, loads
+# two stages; what reads memory more than it computes (decode, epilogue) three or four. Decode packs
+# as many rows as it needs, up to 128, which take 8 warps: its first number is not used, nor is
+# delta's second one. Heads of 256 spill a little.
 # fmt: off
 _HALF: dict[str, dict[Kernel, Line]] = {
-    "sm_80": {  # the accumulator stays in registers, so tiles are smaller than on sm_90
+    "sm_80": {  # operands of its products pass through registers, so tiles are smaller
         Kernel.FORWARD:  ((64, 64, 4, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
-        Kernel.DECODE:   ((16, 128, 8, 3), (16, 32, 8, 4),  (16, 16, 8, 2)),
+        Kernel.DECODE:   ((16, 128, 8, 3), (16, 32, 8, 4),  (16, 16, 8, 3)),
         Kernel.EPILOGUE: ((64, 64, 4, 3),  (64, 64, 4, 3),  (64, 64, 8, 2)),
         Kernel.DELTA:    ((64, 16, 4, 1),  (64, 16, 4, 1),  (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((32, 128, 8, 3), (64, 64, 8, 2),  (32, 32, 8, 2)),
+        Kernel.DK_DV:    ((32, 128, 8, 3), (64, 64, 8, 2),  (16, 64, 8, 2)),
         Kernel.DQ:       ((128, 64, 8, 3), (128, 32, 8, 3), (32, 32, 8, 2)),
     },
-    "sm_90": {  # wgmma takes 64 rows per four warps and its operands from shared memory
+    "sm_90": {  # wgmma: 64 rows per four warps, operands from shared memory
         Kernel.FORWARD:  ((128, 128, 8, 3), (128, 64, 8, 3), (128, 32, 8, 2)),
         Kernel.DECODE:   ((16, 128, 8, 3),  (16, 64, 8, 4),  (16, 32, 8, 3)),
         Kernel.EPILOGUE: ((64, 64, 4, 3),   (64, 64, 4, 3),  (64, 64, 8, 2)),
         Kernel.DELTA:    ((64, 16, 4, 1),   (64, 16, 4, 1),  (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((64, 128, 8, 3),  (16, 128, 8, 2), (32, 64, 8, 2)),
-        Kernel.DQ:       ((128, 128, 8, 2), (128, 64, 8, 3), (64, 32, 8, 2)),
+        Kernel.DK_DV:    ((64, 128, 8, 3),  (32, 128, 8, 3), (32, 64, 8, 2)),
+        Kernel.DQ:       ((128, 64, 8, 3),  (128, 64, 8, 2), (64, 32, 8, 2)),
     },
-    "sm_100": {  # sums move between tensor memory and registers; a pipeline of two MMAs costs dk_dv
+    "sm_100": {  # tcgen05: sums are in tensor memory, but forward scales them in registers
         Kernel.FORWARD:  ((128, 64, 8, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
         Kernel.DECODE:   ((16, 64, 8, 3),   (16, 32, 8, 4),  (16, 16, 8, 3)),
         Kernel.EPILOGUE: ((64, 64, 4, 3),   (64, 64, 8, 3),  (64, 64, 8, 2)),
         Kernel.DELTA:    ((64, 16, 4, 1),   (64, 16, 4, 1),  (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((32, 128, 8, 2),  (32, 128, 8, 1), (16, 64, 8, 1)),
-        Kernel.DQ:       ((128, 128, 8, 2), (128, 64, 8, 3), (64, 64, 8, 2)),
+        Kernel.DK_DV:    ((64, 128, 8, 3),  (64, 128, 8, 3), (32, 64, 8, 2)),
+        Kernel.DQ:       ((128, 64, 8, 3),  (128, 64, 8, 3), (64, 64, 8, 2)),
     },
     "gfx942": {  # 512 registers with four warps; 64 KB of shared memory
         Kernel.FORWARD:  ((128, 64, 4, 2), (128, 64, 4, 2), (64, 32, 4, 2)),
-        Kernel.DECODE:   ((16, 64, 4, 2),  (16, 64, 4, 2),  (16, 32, 8, 2)),
+        Kernel.DECODE:   ((16, 64, 4, 2),  (16, 64, 4, 2),  (16, 32, 4, 2)),
         Kernel.EPILOGUE: ((64, 64, 4, 2),  (64, 64, 4, 2),  (64, 64, 4, 2)),
         Kernel.DELTA:    ((64, 16, 4, 1),  (64, 16, 4, 1),  (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((32, 128, 4, 2), (32, 64, 4, 2),  (16, 64, 8, 1)),
+        Kernel.DK_DV:    ((32, 128, 4, 2), (32, 128, 4, 1), (16, 64, 4, 2)),
         Kernel.DQ:       ((128, 64, 4, 2), (64, 64, 4, 2),  (64, 32, 4, 2)),
     },
 }
 # IEEE float32 runs on plain FMAs, whose operands all pass through registers.
 _SINGLE_NVIDIA: dict[Kernel, Line] = {
     Kernel.FORWARD:  ((64, 32, 8, 2), (32, 32, 8, 2),  (16, 16, 8, 2)),
-    Kernel.DECODE:   ((16, 16, 8, 3), (16, 16, 16, 2), (16, 16, 16, 1)),
+    Kernel.DECODE:   ((16, 16, 8, 3), (16, 16, 16, 2), (16, 16, 16, 2)),
     Kernel.EPILOGUE: ((64, 32, 8, 2), (64, 32, 8, 2),  (32, 32, 8, 2)),
-    Kernel.DELTA:    ((64, 16, 4, 1), (64, 16, 4, 1),  (64, 16, 4, 1)),
+    Kernel.DELTA:    ((64, 16, 4, 1), (64, 16, 4, 1),  (64, 16, 8, 1)),
     Kernel.DK_DV:    ((32, 32, 8, 2), (16, 16, 8, 2),  (16, 16, 8, 1)),
     Kernel.DQ:       ((32, 32, 8, 2), (16, 16, 8, 2),  (16, 16, 8, 1)),
 }
 _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | {
     "gfx942": {  # has matrix instructions for float32
         Kernel.FORWARD:  ((64, 64, 4, 1), (64, 32, 4, 1), (32, 32, 4, 1)),
-        Kernel.DECODE:   ((16, 32, 4, 2), (16, 32, 4, 1), (16, 16, 4, 1)),
+        Kernel.DECODE:   ((16, 32, 4, 2), (16, 32, 4, 2), (16, 32, 4, 1)),
         Kernel.EPILOGUE: ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 4, 1)),
         Kernel.DELTA:    ((64, 16, 4, 1), (64, 16, 4, 1), (64, 16, 4, 1)),
         Kernel.DK_DV:    ((32, 64, 4, 1), (32, 32, 4, 1), (16, 32, 4, 1)),

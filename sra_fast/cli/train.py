@@ -1,0 +1,291 @@
+"""``sra-fast train``: LoRA on conversations with strategies, SRA watched or trained towards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sra_fast.cli import options
+from sra_fast.cli.session import Session, session
+from sra_fast.training import processes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_PACKAGES = ("accelerate", "datasets", "peft", "yaml")
+_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "sra": "SRA", "eval_sra": "held-out SRA"}
+_RUN, _SRA, _MEMORY = "The run", "SRA", "Memory and speed"
+
+
+class TooLong(str, Enum):
+    """What happens to a conversation that is longer than the limit."""
+
+    ERROR = "error"
+    DROP = "drop"
+    CUT_OLDEST_TURNS = "cut_oldest_turns"
+
+
+def _setting(
+    name: str, text: str, default: str | bool, panel: str | None = None, **more: Any
+) -> Any:
+    """An option for a setting that YAML may have set: None if it is not given."""
+    return typer.Option(name, help=text, show_default=default, rich_help_panel=panel, **more)
+
+
+def train(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Conversations, one JSON object a line; the last reply of each is learned.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            show_default=False,
+        ),
+    ],
+    model: options.ModelName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            file_okay=False,
+            help="The run's folder, new or of this very run, which then goes on.",
+            show_default=False,
+        ),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.yaml",
+            help="Settings by name (sra_fast.training.config has all); options override them.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier training run in DIR.")
+    ] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Also write the model with the adapter in it.")
+    ] = False,
+    template: Annotated[
+        str | None,
+        _setting(
+            "--template", "One of the seven, or your own.", "standard", metavar="NAME_OR_FILE"
+        ),
+    ] = None,
+    strategies: options.StrategyFile = None,
+    max_length: Annotated[
+        int | None, _setting("--max-length", "Most tokens of a conversation.", "4096", min=1)
+    ] = None,
+    too_long: Annotated[
+        TooLong | None, _setting("--too-long", "What happens to a longer one.", "error")
+    ] = None,
+    eval_data: Annotated[
+        Path | None,
+        _setting(
+            "--eval-data",
+            "Held-out conversations.",
+            False,
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ] = None,
+    eval_fraction: Annotated[
+        float | None,
+        _setting("--eval-fraction", "Share of the dialogues held out, or 0.", "0.1", min=0.0),
+    ] = None,
+    epochs: Annotated[float | None, _setting("--epochs", "Passes.", "5", _RUN)] = None,
+    max_steps: Annotated[
+        int | None, _setting("--max-steps", "Optimizer steps, instead.", False, _RUN, min=1)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, _setting("--learning-rate", "At its highest.", "1e-4", _RUN)
+    ] = None,
+    batch_size: Annotated[
+        int | None, _setting("--batch-size", "Conversations of a pass.", "2", _RUN, min=1)
+    ] = None,
+    accumulation: Annotated[
+        int | None, _setting("--accumulation", "Passes of a step.", "32", _RUN, min=1)
+    ] = None,
+    rank: Annotated[
+        int | None, _setting("--rank", "Of LoRA; alpha is twice that.", "128", _RUN, min=1)
+    ] = None,
+    eval_steps: Annotated[
+        int | None,
+        _setting("--eval-steps", "Between evaluations and checkpoints.", "20", _RUN, min=1),
+    ] = None,
+    seed: Annotated[int | None, _setting("--seed", "Of everything.", "42", _RUN, min=0)] = None,
+    report_to: Annotated[
+        list[str] | None,
+        _setting("--report-to", "tensorboard, wandb, …; may be repeated.", False, _RUN),
+    ] = None,
+    sra_weight: Annotated[
+        float | None,
+        _setting("--sra-weight", "Train towards SRA with this weight.", "0", _SRA, min=0.0),
+    ] = None,
+    sra_target: Annotated[
+        float | None, _setting("--sra-target", "No further than this SRA.", False, _SRA)
+    ] = None,
+    dtype: Annotated[
+        options.DType | None,
+        _setting("--dtype", "Of the base model; auto is as stored.", "auto", _MEMORY),
+    ] = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    load_4bit: Annotated[
+        bool | None,
+        _setting("--load-4bit/--no-load-4bit", "Base model in 4 bits.", False, _MEMORY),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        _setting(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            "Compute activations twice instead of keeping them.",
+            False,
+            _MEMORY,
+        ),
+    ] = None,
+    mlp_slices: Annotated[
+        int | None,
+        _setting("--mlp-slices", "MLPs over so many slices of the row.", "1", _MEMORY, min=1),
+    ] = None,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Fine-tune a model with LoRA on conversations, and watch SRA as it trains.
+
+    The defaults are the paper's. Writes adapter/, merged/ (--merge), curves.png, sra_history.jsonl
+    and result.json into DIR. Killed at any moment, the same command continues.
+    """
+    first = processes.is_first()
+    with session(as_json and first, debug) as current, _packages_named():
+        from sra_fast.loading import find_model
+        from sra_fast.training.config import read_config
+        from sra_fast.training.run import TrainingRun
+        from sra_fast.training.run import train as run
+
+        settings = read_config(
+            config,
+            {
+                "template": template,
+                "strategies": None if strategies is None else str(strategies),
+                "max_length": max_length,
+                "too_long": None if too_long is None else too_long.value,
+                "eval_data": None if eval_data is None else str(eval_data),
+                "eval_fraction": eval_fraction,
+                "epochs": epochs,
+                "max_steps": max_steps,
+                "learning_rate": learning_rate,
+                "batch_size": batch_size,
+                "accumulation": accumulation,
+                "rank": rank,
+                "eval_steps": eval_steps,
+                "seed": seed,
+                "report_to": tuple(report_to) if report_to else None,
+                "sra_weight": sra_weight,
+                "sra_target": sra_target,
+                "dtype": None if dtype is None else dtype.value,
+                "load_4bit": load_4bit,
+                "gradient_checkpointing": gradient_checkpointing,
+                "mlp_slices": mlp_slices,
+            },
+        )
+        source = find_model(model)
+        with _progress(current) as on_log:
+            result = run(
+                TrainingRun(
+                    data=file,
+                    source=source,
+                    out=out,
+                    config=settings,
+                    device=device.value,
+                    overwrite=overwrite,
+                    merge=merge,
+                    say=current.say if first else lambda text: None,
+                    on_log=on_log,
+                )
+            )
+        if not first:
+            return
+        if result["after"] is not None:
+            current.show(_before_and_after(result))
+        current.say(f"written to {out}")
+        current.result = result
+
+
+@contextmanager
+def _packages_named() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _PACKAGES:
+            raise
+        raise ValueError(
+            f"training needs the package {error.name!r}: pip install 'sra_fast[train]'"
+        ) from error
+
+
+@contextmanager
+def _progress(current: Session) -> Iterator[Callable[[int, int, Mapping[str, Any]], None]]:
+    """A bar over the steps on a terminal, and a line for each evaluation."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=current.progress_console(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("training", total=None, visible=False)
+
+        def on_log(step: int, last: int, logs: Mapping[str, Any]) -> None:
+            shown = ", ".join(
+                f"{text} {logs[name]:.5g}" for name, text in _SHOWN.items() if name in logs
+            )
+            if not shown:
+                return
+            bar.update(task, completed=step, total=last, description=shown, visible=True)
+            if "eval_loss" in logs:
+                current.say(f"step {step} of {last}: {shown}")
+
+        yield on_log
+
+
+def _before_and_after(result: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    title = f"held-out conversations: {result['examples']['eval']}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in ("loss", "SRA", "log SRA"):
+        table.add_column(column, justify="right")
+    named = {"base model": result["before"], f"step {result['chosen_step']}": result["after"]}
+    for name, measured in named.items():
+        values = [measured and measured[key] for key in ("loss", "sra", "log_sra")]
+        table.add_row(name, *("–" if value is None else f"{value:.5g}" for value in values))
+    return table
+
+
+if __name__ == "__main__":  # accelerate launch -m sra_fast.cli.train
+    typer.run(train)

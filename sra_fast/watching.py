@@ -1,0 +1,245 @@
+"""Watching a model: each forward call that carries masks is asked for its masses, once for all.
+
+Hooks on the top model take the masks out of the call's keyword arguments, put a request in their
+place, and hand the answer to whoever listens: :func:`sra_fast.monitor`, the training callback and
+the regularised trainer, also several of them at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sra_fast import attention
+from sra_fast.op import Backend
+from sra_fast.request import REQUEST, SpanRequest
+from sra_fast.sequences import numbered_by_position, numbered_runs
+from sra_fast.served import ServedModel, switched
+from sra_fast.spans import COLUMN_KEYS, MASK_KEYS, MarkedBatch, Placed, build_query, read_batch
+
+STRATEGIES = "strategies"
+IGNORED_LABEL = -100  # of tokens that the loss leaves out
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one watched call brought back.
+
+    Attributes:
+        request: holds the masses.
+        placed: each response's rows among the request's.
+        marked: the call's sequences and responses.
+        layers: those that had to answer; empty if that is not known.
+        strategies: the name of each response's strategy, if the call carried them.
+    """
+
+    request: SpanRequest
+    placed: list[Placed]
+    marked: MarkedBatch
+    layers: tuple[int, ...]
+    strategies: tuple[str, ...] | None
+
+
+Listener = Callable[[Answer], None]
+
+
+def carries_masks(inputs: Mapping[str, Any]) -> bool:
+    """Whether the arguments of a model call hold any of the masks."""
+    return any(inputs.get(key) is not None for key in MASK_KEYS)
+
+
+def without_marks(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that are the model's own."""
+    marks = (*MASK_KEYS, *COLUMN_KEYS, STRATEGIES)
+    return {key: value for key, value in inputs.items() if key not in marks}
+
+
+def read_marks(served: ServedModel, inputs: Mapping[str, Any]) -> MarkedBatch:
+    """The marked sequences of a model call's arguments.
+
+    Without ``response_mask``, the tokens whose ``labels`` are not -100 are a sequence's response.
+    Rows are packed if ``position_ids`` start anew and there is no ``attention_mask``.
+
+    Raises:
+        ValueError, KeyError: as :func:`sra_fast.spans.read_batch`.
+    """
+    responses = _response_mask(inputs)
+    given = {**inputs, "response_mask": responses}
+    return read_batch(given, _segments(served, given, len(responses)))
+
+
+def is_watched(model: nn.Module) -> bool:
+    """Whether somebody watches the model now."""
+    return _watch_on(unwrapped(model)) is not None
+
+
+@contextmanager
+def watching(
+    served: ServedModel,
+    listener: Listener,
+    *,
+    mass_grad: bool = False,
+    backend: Backend = "auto",
+) -> Iterator[Watch]:
+    """Inside, ``listener`` hears of each forward call of ``served.top`` that carries masks.
+
+    A second one who watches the same model joins the first: there is one request per call.
+
+    Args:
+        served: made from :func:`unwrapped`.
+        listener: called after the forward, within the caller's grad mode.
+        mass_grad: whether the masses carry gradients where the call itself does.
+        backend: of the op; the first one's counts.
+    """
+    watch = _watch_on(served.top) or Watch(served, backend)
+    key = watch.join(listener, mass_grad)
+    try:
+        yield watch
+    finally:
+        watch.leave(key)
+
+
+class Watch:
+    """The hooks on one model. Calls without masks run as they are.
+
+    A call with masks attends by ``"sra_fast"``. Where it makes a graph, that lasts until
+    :meth:`release`, the next call without masks, or the end of the watch: gradient checkpointing
+    runs the attention again in the backward pass.
+    """
+
+    def __init__(self, served: ServedModel, backend: Backend) -> None:
+        self._served = served
+        self._backend: Backend = backend
+        self._listeners: dict[object, tuple[Listener, bool]] = {}
+        self._pending: Answer | None = None
+        self._switch = ExitStack()
+        self._hooks = [
+            served.top.register_forward_pre_hook(self._before, with_kwargs=True),
+            served.top.register_forward_hook(self._after, always_call=True),
+        ]
+
+    def join(self, listener: Listener, mass_grad: bool) -> object:
+        """Returns what to :meth:`leave` with."""
+        key = object()
+        self._listeners[key] = (listener, mass_grad)
+        return key
+
+    def leave(self, key: object) -> None:
+        """The last one to leave takes the hooks away."""
+        self._listeners.pop(key, None)
+        if not self._listeners:
+            self.release()
+            for hook in self._hooks:
+                hook.remove()
+
+    def release(self) -> None:
+        """The model attends again as it was found."""
+        self._pending = None
+        self._switch.close()
+
+    @torch.compiler.disable
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._pending = None
+        if not carries_masks(kwargs):
+            self.release()
+            return args, {key: value for key, value in kwargs.items() if key != STRATEGIES}
+        if len(args) > 1:
+            raise ValueError(
+                "a watched call takes everything but `input_ids` by keyword, so that its "
+                "attention_mask and position_ids are seen"
+            )
+        inputs = {**kwargs, "input_ids": args[0]} if args else kwargs
+        marked = read_marks(self._served, inputs)
+        places = [(sequence.row, sequence.start) for sequence in marked.sequences]
+        shape = _response_mask(kwargs).shape
+        query, placed = build_query(marked, range(len(places)), places, shape)
+        wants_grad = any(mass_grad for _, mass_grad in self._listeners.values())
+        request = SpanRequest(
+            query,
+            mass_grad=wants_grad and torch.is_grad_enabled(),
+            in_outputs=False,
+            backend=self._backend,
+        )
+        strategies = _strategies(kwargs.get(STRATEGIES), marked)
+        self._pending = Answer(request, placed, marked, self._served.attention_layers, strategies)
+        if self._served.config._attn_implementation != attention.NAME:
+            self._switch.enter_context(switched(self._served))
+        return args, {**without_marks(kwargs), REQUEST: request}
+
+    @torch.compiler.disable
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        answer, self._pending = self._pending, None
+        finished = False
+        try:
+            if answer is not None and output is not None:  # None: the forward failed
+                for listener, _ in list(self._listeners.values()):
+                    listener(answer)
+                finished = True
+        finally:
+            if not (finished and torch.is_grad_enabled()):
+                self.release()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model out of DistributedDataParallel's, FSDP's and torch.compile's wrappers.
+
+    All of them call it, so its hooks run in each.
+    """
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        inner = getattr(model, "_fsdp_wrapped_module", None) if inner is None else inner
+        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def _watch_on(model: nn.Module) -> Watch | None:
+    for hook in model._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, Watch):
+            return owner
+    return None
+
+
+def _response_mask(inputs: Mapping[str, Any]) -> Tensor:
+    mask, labels = inputs.get("response_mask"), inputs.get("labels")
+    if mask is None and isinstance(labels, Tensor):
+        mask = labels != IGNORED_LABEL
+    if not isinstance(mask, Tensor):
+        raise KeyError("the batch needs `response_mask`, or `labels` that are -100 elsewhere")
+    return mask
+
+
+def _strategies(named: Any, marked: MarkedBatch) -> tuple[str, ...] | None:
+    if named is None:
+        return None
+    if not isinstance(named, (list, tuple)) or not all(isinstance(name, str) for name in named):
+        raise ValueError(f"strategies: expected a list of str, one per response, got {named!r}")
+    responses = sum(len(sequence.responses) for sequence in marked.sequences)
+    if len(named) != responses:
+        raise ValueError(
+            f"strategies: expected one per response ({responses} in this batch), got {len(named)}"
+        )
+    return tuple(named)
+
+
+def _segments(
+    served: ServedModel, inputs: Mapping[str, Any], rows: int
+) -> list[tuple[int, int, int]] | None:
+    """The sequences of packed rows; None where ``attention_mask`` says what there is."""
+    positions: Tensor | None = inputs.get("position_ids")
+    if positions is None or positions.ndim != 2 or inputs.get("attention_mask") is not None:
+        return None
+    found = numbered_runs(numbered_by_position(positions.expand(rows, -1)))
+    if served.stateful and len(found) > rows:
+        raise ValueError(f"{served.name} carries a state along the row, so rows cannot be packed")
+    return found

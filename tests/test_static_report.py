@@ -1,0 +1,129 @@
+"""The kernels as compiled: what the report demands holds, and it would say so if it did not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# the benchmarks are not installed
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.static_compile import TARGETS
+from benchmarks.static_report import BEST, NAMES
+from sra_fast.kernels.triton_kernels.configurations import (
+    TABLE,
+    Configuration,
+    Kernel,
+    configuration,
+)
+
+ROOT = Path(__file__).parents[1]
+CLASSES = {(width, size) for width in (64, 128, 256) for size in (2, 4)}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """In a process that compiles, whatever this one does."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.stdout, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+    return found
+
+
+@pytest.mark.parametrize("architecture", TARGETS)
+def test_every_configuration_compiles_without_spills(architecture: str) -> None:
+    done = run("-m", "benchmarks.static_report", "--json", "--arch", architecture)
+    found = rows(done)
+    failed = [row for row in found if row["problems"]]
+    assert done.returncode == 0, failed
+    assert not failed
+    assert {row["kernel"] for row in found} == set(NAMES.values())
+
+    halves = [row for row in found if row["dtype"] == "bfloat16"]
+    best, _ = BEST[architecture]
+    for kernel in ("forward", "epilogue", "dk_dv", "dq"):
+        assert {row["instruction"] for row in halves if row["kernel"] == kernel} == {best}
+    # A few packed rows are too few for wgmma and tcgen05.
+    decode = [row for row in halves if row["kernel"] == "decode"]
+    assert {row["instruction"] for row in decode if row["binary"]["block_m"] >= 64} == {best}
+    small = {row["instruction"] for row in decode if row["binary"]["block_m"] < 64}
+    assert small == {"v_mfma" if architecture == "gfx942" else "HMMA"}
+
+
+SPOILED = """
+import sys
+from dataclasses import replace
+from unittest.mock import patch
+from benchmarks import static_report
+from benchmarks.static_compile import Case
+from sra_fast.kernels.triton_kernels.configurations import TABLE, Configuration, Kernel
+import torch
+
+large = Configuration(128, 128, 4, 2)
+with (
+    patch.dict(TABLE["sm_90"][Kernel.DQ], {(128, 2): large}),
+    patch.object(static_report, "plan", lambda: [Case("backward", 128, torch.bfloat16, spans=2)]),
+):
+    sys.exit(static_report.main(["--json", "--arch", "sm_90"]))
+"""
+
+
+def test_a_configuration_that_spills_fails() -> None:
+    done = run("-c", SPOILED)
+    found = rows(done)
+    assert done.returncode == 1
+    assert {row["kernel"] for row in found if row["problems"]} == {"dq"}
+    (spilled,) = (row for row in found if row["kernel"] == "dq")
+    assert spilled["problems"] == ["spills"]
+    assert spilled["binary"]["stack"] > 0
+
+
+def test_the_interpreter_is_refused() -> None:
+    command = [sys.executable, "-m", "benchmarks.static_report"]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "TRITON_INTERPRET" in done.stderr
+    assert not done.stdout
+
+
+def test_the_table_is_complete() -> None:
+    assert set(TABLE) == set(TARGETS)
+    for kernels in TABLE.values():
+        assert set(kernels) == set(Kernel)
+        for lines in kernels.values():
+            assert set(lines) == CLASSES
+
+
+def test_tiles_are_powers_of_two_that_granules_divide() -> None:
+    """16 keys or queries share a mark (layout.py)."""
+    for kernels in TABLE.values():
+        for line in (entry for lines in kernels.values() for entry in lines.values()):
+            for size in (line.block_m, line.block_n):
+                assert size >= 16
+                assert size & (size - 1) == 0
+
+
+@pytest.mark.parametrize(("width", "served_as"), [(16, 64), (64, 64), (80, 128), (96, 128)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_widths_between_are_served(
+    monkeypatch: pytest.MonkeyPatch, width: int, served_as: int, dtype: torch.dtype
+) -> None:
+    module = "sra_fast.kernels.triton_kernels.configurations.architecture"
+    monkeypatch.setattr(module, lambda device: "sm_90")
+    q = torch.empty(1, 1, 1, width, dtype=dtype)
+    chosen = configuration(Kernel.FORWARD, q, width)
+    assert chosen == TABLE["sm_90"][Kernel.FORWARD][served_as, dtype.itemsize]
+    assert isinstance(chosen, Configuration)

@@ -1,0 +1,66 @@
+"""LoRA training on strategy-conditioned conversations, with SRA watched and trained towards.
+
+Names are loaded when they are first used: neither ``datasets`` nor ``peft`` is needed to import
+this package, nor for what does not use them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sra_fast.training.callback import SRACallback
+    from sra_fast.training.collator import PackingCollator, PaddingCollator
+    from sra_fast.training.data import TrainingExamples, split_by_conversation, training_examples
+    from sra_fast.training.history import read_history
+    from sra_fast.training.memory import keep_reply_logits, reply_loss, sliced_mlps
+    from sra_fast.training.packing import TokenBudgetSampler, why_not_packed
+    from sra_fast.training.regulariser import SRARegulariser
+    from sra_fast.training.trainer import SRATrainer
+
+_HOME = {
+    "PackingCollator": "collator",
+    "PaddingCollator": "collator",
+    "SRACallback": "callback",
+    "SRARegulariser": "regulariser",
+    "SRATrainer": "trainer",
+    "TokenBudgetSampler": "packing",
+    "TrainingExamples": "data",
+    "keep_reply_logits": "memory",
+    "read_history": "history",
+    "reply_loss": "memory",
+    "sliced_mlps": "memory",
+    "split_by_conversation": "data",
+    "training_examples": "data",
+    "why_not_packed": "packing",
+}
+
+__all__ = [
+    "PackingCollator",
+    "PaddingCollator",
+    "SRACallback",
+    "SRARegulariser",
+    "SRATrainer",
+    "TokenBudgetSampler",
+    "TrainingExamples",
+    "keep_reply_logits",
+    "read_history",
+    "reply_loss",
+    "sliced_mlps",
+    "split_by_conversation",
+    "training_examples",
+    "why_not_packed",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sra_fast.training' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"sra_fast.training.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

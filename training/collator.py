@@ -1,0 +1,123 @@
+"""From examples to a batch: packed into one row, or padded; both in the form that SRA is read from.
+
+A packed row needs no padding and no mask: ``position_ids`` that start anew tell where an example
+begins, and attention stays within it. Which models that is exact for, ``why_not_packed`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sra_fast.watching import IGNORED_LABEL
+
+_LISTS = ("input_ids", "labels", "strategy_mask", "response_mask")
+
+
+@dataclass(frozen=True)
+class PackingCollator:
+    """Examples one after the other in a single row.
+
+    Calls of the model with such a batch take ``use_cache=False`` (``Trainer`` sees to it).
+    """
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Packs examples, as :func:`~sra_fast.training.training_examples` makes them.
+
+        Args:
+            examples: with ``input_ids``, ``labels``, ``strategy_mask``, ``response_mask`` (lists,
+                arrays or tensors of one length) and ``strategy``; other columns are left out.
+
+        Returns:
+            ``[1, T]`` each: ``input_ids``, ``position_ids`` (from 0 in every example) and
+            ``labels`` (-100 at the first token of every example, so that no loss crosses a border)
+            int64, ``strategy_mask`` bool, ``response_mask`` int32 (k at the tokens of the row's
+            k-th response, else 0). And ``strategies``, a list of str, one for each response.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError: no example, or one with columns of several lengths or no response.
+        """
+        parts = _read(examples)
+        count = 0
+        for part in parts:
+            here = part["response_mask"]
+            part["response_mask"] = here + count * (here > 0).int()
+            count += int(here.max())
+        positions = torch.cat([torch.arange(len(part["input_ids"])) for part in parts])
+        batch: dict[str, Any] = {
+            name: torch.cat([part[name] for part in parts])[None] for name in _LISTS
+        }
+        return {**batch, "position_ids": positions[None], "strategies": _strategies(parts)}
+
+
+@dataclass(frozen=True)
+class PaddingCollator:
+    """One row per example, padded on the right: for models that packed rows are not exact for.
+
+    Attributes:
+        pad_token_id: what to pad with; it is masked.
+    """
+
+    pad_token_id: int = 0
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Pads examples; arguments and errors as :meth:`PackingCollator.__call__`.
+
+        Returns:
+            As that, ``[B, T]`` each, with ``attention_mask`` int64 in place of ``position_ids``,
+            and responses numbered from 1 in every row.
+        """
+        parts = _read(examples)
+        batch: dict[str, Any] = {
+            name: torch.nn.utils.rnn.pad_sequence(
+                [part[name] for part in parts], batch_first=True, padding_value=padding
+            )
+            for name, padding in zip(_LISTS, (self.pad_token_id, IGNORED_LABEL, 0, 0), strict=True)
+        }
+        lengths = torch.tensor([len(part["input_ids"]) for part in parts])
+        inside = torch.arange(int(lengths.max())) < lengths[:, None]
+        return {**batch, "attention_mask": inside.long(), "strategies": _strategies(parts)}
+
+
+def _read(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The columns as tensors ``[T]``; responses numbered 1, 2, … within their example."""
+    if not examples:
+        raise ValueError("there is no example to make a batch of")
+    return [_tensors(example, index) for index, example in enumerate(examples)]
+
+
+def _tensors(example: Mapping[str, Any], index: int) -> dict[str, Any]:
+    missing = [name for name in (*_LISTS, "strategy") if name not in example]
+    if missing:
+        raise KeyError(
+            f"example {index} has no {', '.join(missing)}; sra_fast.training.training_examples "
+            "makes these columns, and TrainingArguments(remove_unused_columns=False) keeps them"
+        )
+    ids, labels, span, responses = (torch.as_tensor(example[name]).long() for name in _LISTS)
+    lengths = [len(column) for column in (ids, labels, span, responses)]
+    if len(set(lengths)) > 1:
+        given = ", ".join(f"{n} {length}" for n, length in zip(_LISTS, lengths, strict=True))
+        raise ValueError(f"example {index}: the columns differ in length: {given}")
+    numbers = responses.unique()
+    numbers = numbers[numbers > 0]
+    if not len(numbers):
+        raise ValueError(f"example {index}: response_mask marks no token")
+    labels = labels.clone()
+    labels[0] = IGNORED_LABEL
+    # 1 + the place among the numbers above 0, at the tokens of a response
+    ranked = (torch.searchsorted(numbers, responses) + 1) * (responses > 0)
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "strategy_mask": span.bool(),
+        "response_mask": ranked.int(),
+        "strategies": [str(example["strategy"])] * len(numbers),
+    }
+
+
+def _strategies(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [name for part in parts for name in part["strategies"]]

@@ -1,0 +1,202 @@
+"""From a conversation to a training example: encoded, its last reply labelled, fitted to a length.
+
+Loss lies on the last reply alone: the conversation's ``response``, or else its last assistant
+message, behind which everything is left out. Encoding is ``sra_fast.encode``'s, so that prompts,
+marks and errors are those of scoring.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from sra_fast.conversations import Conversation
+from sra_fast.encoding import EncodedPrompt, encode_prompts
+from sra_fast.templates import PromptTemplate
+from sra_fast.watching import IGNORED_LABEL
+
+TooLong = Literal["error", "drop", "cut_oldest_turns"]
+
+_BLOCK = 64  # conversations that are tokenised at once
+_NAMED = 5  # messages name so many conversations and count the others
+
+
+class TrainingDataError(ValueError):
+    """Conversations cannot be trained on; the message names them and the way out."""
+
+
+@dataclass(frozen=True)
+class LengthReport:
+    """What the limit did.
+
+    Attributes:
+        max_length: the limit in tokens.
+        conversations: how many were read.
+        dropped, cut: the conversations that were left out, or lost their oldest turns.
+    """
+
+    max_length: int
+    conversations: int
+    dropped: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One sentence for each thing that was done; none if everything fitted."""
+        done = {"were left out": self.dropped, "lost their oldest turns": self.cut}
+        return tuple(
+            f"{len(names)} of {self.conversations} conversations are longer than "
+            f"{self.max_length} tokens and {what}: {_listed(names)}"
+            for what, names in done.items()
+            if names
+        )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of a conversation.
+
+    Attributes:
+        label: what messages call it.
+        tokens: how long it is now.
+        example: the columns of its example, masks and tokens as arrays; None if it is too long.
+        was_cut: whether its oldest turns were taken away.
+    """
+
+    label: str
+    tokens: int
+    example: dict[str, Any] | None
+    was_cut: bool
+
+
+@dataclass(frozen=True)
+class ExampleEncoder:
+    """Encodes conversations; the fields are the arguments of ``training_examples``.
+
+    It travels to the workers of a data loader, so its parts must be picklable.
+    """
+
+    tokenizer: Any
+    template: PromptTemplate
+    strategies: dict[str, str] | None
+    max_length: int
+    too_long: TooLong
+
+    def encoded(self, conversations: Iterable[Conversation]) -> Iterator[Encoded]:
+        """One by one, in order; reads ahead no further than a block.
+
+        Raises:
+            ConversationError: a strategy is unknown.
+            EncodingError: the chat template drops the strategy or alters a text.
+            TrainingDataError: the chat template puts nothing behind a reply.
+        """
+        added = self.tokenizer.added_tokens_decoder.items()
+        control = torch.tensor([i for i, token in added if token.special], dtype=torch.int64)
+        remaining = iter(conversations)
+        while block := [_up_to_the_last_reply(c) for c in itertools.islice(remaining, _BLOCK)]:
+            for whole, prompt in zip(block, self._prompts(block), strict=True):
+                kept = whole
+                if len(prompt.input_ids) > self.max_length and self.too_long == "cut_oldest_turns":
+                    kept, prompt = self._cut(whole, prompt)
+                tokens = len(prompt.input_ids)
+                fits = tokens <= self.max_length
+                example = _example(kept, prompt, control) if fits else None
+                yield Encoded(whole.label, tokens, example, kept is not whole)
+
+    def refusal(self, refused: Sequence[Encoded], among: int | None = None) -> TrainingDataError:
+        """The error for what is too long, ``among`` so many conversations if that is known."""
+        ways = {
+            "error": "raise max_length, or choose too_long='drop' or 'cut_oldest_turns'",
+            "drop": "raise max_length",
+            "cut_oldest_turns": "raise max_length, or choose too_long='drop'",
+        }[self.too_long]
+        cut = self.too_long == "cut_oldest_turns"
+        shortened = " even with all turns away but the last user message" if cut else ""
+        found = f"{len(refused)} of {among} conversations are"
+        if among is None:
+            found = "a conversation is"
+        return TrainingDataError(
+            f"{found} longer than {self.max_length} tokens{shortened}: "
+            f"{_listed([one.label for one in refused])} (the longest has "
+            f"{max(one.tokens for one in refused)}); {ways}"
+        )
+
+    def _prompts(self, conversations: Sequence[Conversation]) -> list[EncodedPrompt]:
+        return encode_prompts(
+            self.tokenizer,
+            conversations,
+            self.template,
+            strategies=self.strategies,
+            turns="last",
+        )
+
+    def _cut(
+        self, whole: Conversation, prompt: EncodedPrompt
+    ) -> tuple[Conversation, EncodedPrompt]:
+        """With the fewest turns away that do, or with all that may go if none do.
+
+        What remains begins with a user message, as most chat templates want it.
+        """
+        messages = whole.messages
+        starts = [i for i, message in enumerate(messages) if i > 0 and message.role == "user"]
+        best = whole, prompt
+        low, high = 0, len(starts)
+        while low < high:
+            middle = (low + high) // 2
+            kept = replace(whole, messages=messages[starts[middle] :])
+            (shorter,) = self._prompts([kept])
+            fits = len(shorter.input_ids) <= self.max_length
+            if fits or middle == len(starts) - 1:
+                best = kept, shorter
+            low, high = (low, middle) if fits else (middle + 1, high)
+        return best
+
+
+def _example(
+    conversation: Conversation, prompt: EncodedPrompt, control: torch.Tensor
+) -> dict[str, Any]:
+    ids, reply = prompt.input_ids, prompt.response_mask > 0
+    end = int(reply.nonzero()[-1]) + 1
+    if end == len(ids):
+        raise TrainingDataError(
+            f"{conversation.label}: the chat template puts nothing behind the last reply, so a "
+            "model would never learn to stop; set a tokenizer.chat_template that ends an "
+            "assistant's message, with the end-of-turn token for example"
+        )
+    # Generation stops at the end-of-turn token: what the template writes behind it, a line break
+    # for example, is never the model's to say. Some models end a reply and a turn with two tokens.
+    ends = torch.isin(ids[end:], control)
+    stop = len(ids)
+    if ends.any():
+        first = int(ends.int().argmax())
+        stop = end + first + int(ends[first:].int().cumprod(0).sum())
+    labelled = reply.clone()
+    labelled[end:stop] = True
+    return {
+        "input_ids": ids.int().numpy(),
+        "labels": torch.where(labelled, ids, IGNORED_LABEL).int().numpy(),
+        "strategy_mask": prompt.strategy_mask.numpy(),
+        "response_mask": reply.numpy(),
+        "length": len(ids),
+        "strategy": conversation.strategy,
+        "conversation": conversation.id,
+        "dialogue": conversation.dialogue or conversation.id,
+    }
+
+
+def _up_to_the_last_reply(conversation: Conversation) -> Conversation:
+    """The same with its last reply as ``response``, and nothing behind it."""
+    if conversation.response is not None:
+        return conversation
+    messages = conversation.messages
+    last = max(i for i, message in enumerate(messages) if i and message.role == "assistant")
+    return replace(conversation, messages=messages[:last], response=messages[last].content)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

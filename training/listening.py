@@ -1,0 +1,91 @@
+"""From the calls of a watched model to the running means of training and of evaluation."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import PartialState
+from accelerate.state import GradientState
+
+from sra_fast.definitions import Definition
+from sra_fast.reduction import answered_layers, response_masses, response_scores
+from sra_fast.spans import MarkedBatch
+from sra_fast.training.means import RunningMeans, Scored
+from sra_fast.watching import Answer
+
+
+class TrainingListener:
+    """Scores what it hears: calls that make a graph are training, the others evaluation.
+
+    Attributes:
+        training: since the last log; None outside of training.
+        evaluation: of the data loader that ran last.
+        training_calls: number of them since training began.
+    """
+
+    def __init__(self, definition: Definition) -> None:
+        self._definition = definition
+        self._loader: object = None
+        self.training: RunningMeans | None = None
+        self.evaluation = RunningMeans()
+        self.training_calls = 0
+
+    def begin(self) -> None:
+        """Training begins, anew or from a checkpoint."""
+        self.training, self.training_calls = RunningMeans(), 0
+        self.evaluation.clear()
+
+    def end(self) -> None:
+        """Training has ended."""
+        self.training = None
+
+    def hear(self, answer: Answer) -> None:
+        """Takes in one call.
+
+        Raises:
+            UnansweredRequestError: a layer did not answer.
+        """
+        training = torch.is_grad_enabled()
+        if training and self.training is None:
+            return
+        layers = answered_layers(answer.request, answer.layers)
+        with torch.no_grad():
+            call = Scored(
+                response_scores(
+                    answer.request, answer.placed, answer.marked, layers, self._definition
+                ),
+                response_masses(answer.request, answer.placed, layers),
+                layers,
+                answer.strategies,
+            )
+        if training and self.training is not None:
+            self.training_calls += 1
+            self.training.add(call)
+            return
+        loader = GradientState().active_dataloader
+        if loader is not self._loader:  # an evaluation that failed half-way left something behind
+            self.evaluation.clear()
+            self._loader = loader
+        self.evaluation.add(call.take(_not_repeated(answer.marked)))
+
+
+def _not_repeated(marked: MarkedBatch) -> list[int]:
+    """The responses whose items accelerate did not repeat to give each process a full last batch.
+
+    As ``Accelerator.gather_for_metrics`` does it: the batches of all processes one behind the
+    other, the first ``remainder`` items are the data set's. An item is a sequence, or a row of a
+    packed batch, whichever the loader's batch size counts; all are kept if that is not known.
+    """
+    owners = [sequence for sequence in marked.sequences for _ in sequence.responses]
+    everything = list(range(len(owners)))
+    state, processes = GradientState(), PartialState()
+    if processes.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return everything
+    loader = state.active_dataloader
+    size = getattr(loader, "total_batch_size", 0) // processes.num_processes
+    kept = state.remainder - processes.process_index * size
+    if size == len(marked.sequences):
+        items = {id(sequence): item for item, sequence in enumerate(marked.sequences)}
+        return [index for index in everything if items[id(owners[index])] < kept]
+    if size == 1 + max(sequence.row for sequence in marked.sequences):
+        return [index for index in everything if owners[index].row < kept]
+    return everything

@@ -1,0 +1,186 @@
+"""The base model, the adapter on it, and the two merged."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sra_fast.loading import DType, ModelSource
+from sra_fast.suggestions import did_you_mean
+from sra_fast.training.checkpoints import Checkpoint
+from sra_fast.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+ALL_LINEAR = "all-linear"
+
+
+class LoRAError(ValueError):
+    """A model cannot be loaded for training, or no adapter can be put on it."""
+
+
+def check_base(source: ModelSource) -> None:
+    """Whether a source can be trained on.
+
+    Raises:
+        LoRAError: it is an adapter itself.
+    """
+    folder = Path(source.place)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise LoRAError(
+            f"{folder} is itself an adapter; train on its base model, or on what "
+            "'sra-fast train … --merge' made of the two"
+        )
+
+
+def load_base(source: ModelSource, config: TrainingConfig) -> PreTrainedModel:
+    """The model to train on: on the CPU, or in 4 bits on this process's GPU.
+
+    Raises:
+        LoRAError: 4 bits without bitsandbytes or a GPU.
+    """
+    if not config.load_4bit:
+        return source.load(config.dtype, "cpu")
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise LoRAError(
+            "loading in 4 bits needs the package bitsandbytes: pip install bitsandbytes, or train "
+            "without --load-4bit"
+        )
+    if not torch.cuda.is_available():
+        raise LoRAError("loading in 4 bits needs a CUDA device; train without --load-4bit")
+    if source.gguf is not None:
+        raise LoRAError(f"{source.name} is a GGUF, which is not loaded in 4 bits anew")
+    kind = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        source.place,
+        dtype=kind,
+        device_map={"": torch.cuda.current_device()},
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=kind,
+        ),
+    )
+    return model
+
+
+def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
+    """A new LoRA adapter on ``model``, which alone is trained.
+
+    Raises:
+        LoRAError: ``config.targets`` match nothing, or one of several names does.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = config.targets if isinstance(config.targets, str) else list(config.targets)
+    if not targets:
+        raise LoRAError("targets is empty; name modules, or leave it at all-linear")
+    if isinstance(targets, list):
+        _check_names(model, targets)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted: PeftModel = get_peft_model(model, lora)
+    except ValueError as error:
+        if any(hasattr(module, "lora_A") for module in model.modules()):
+            raise
+        raise LoRAError(
+            f"LoRA targets {config.targets!r} match no module that LoRA can adapt in "
+            f"{type(model).__name__} ({error}); its linear layers are "
+            f"{', '.join(_linear_layers(model))}; {ALL_LINEAR!r} takes all of them"
+        ) from error
+    return adapted
+
+
+def save_adapter(checkpoint: Checkpoint, tokenizer: Any, folder: Path) -> int:
+    """Copies a checkpoint's adapter into a folder of its own, whole or not at all.
+
+    Returns:
+        How many numbers the adapter has.
+    """
+    from safetensors import safe_open
+
+    with _replaced_folder(folder) as temporary:
+        for file in checkpoint.adapter_files:
+            shutil.copyfile(file, temporary / file.name)
+        tokenizer.save_pretrained(temporary)
+    with safe_open(folder / checkpoint.adapter_files[0].name, "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def save_merged(
+    source: ModelSource, adapter: Path, dtype: DType, tokenizer: Any, folder: Path
+) -> None:
+    """The base model, loaded anew, with the adapter added to its weights, as safetensors.
+
+    Raises:
+        LoRAError: the sum is NaN or infinite somewhere.
+    """
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(source.load(dtype, "cpu"), adapter)
+    try:
+        merged = model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise LoRAError(f"{adapter} cannot be merged: {error}") from error
+    with _replaced_folder(folder) as temporary:
+        merged.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+@contextmanager
+def _replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of another if the block ends without an error."""
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_names(model: PreTrainedModel, targets: list[str]) -> None:
+    names = [name for name, _ in model.named_modules()]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            linear = _linear_layers(model)
+            near = did_you_mean(target, linear) or f"; its linear layers are {', '.join(linear)}"
+            raise LoRAError(
+                f"LoRA target {target!r} matches no module of {type(model).__name__}{near}"
+            )
+
+
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """The last parts of their names, each once, without the head."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return list(
+        dict.fromkeys(
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+        )
+    )

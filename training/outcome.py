@@ -1,0 +1,81 @@
+"""What a run leaves: the adapter of its best checkpoint, its curves, and numbers about it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sra_fast.loading import ModelSource
+from sra_fast.runs import write_text
+from sra_fast.training.checkpoints import Checkpoint, chosen_checkpoint
+from sra_fast.training.config import TrainingConfig
+from sra_fast.training.curves import CURVES, write_curves
+from sra_fast.training.history import NAME as HISTORY
+from sra_fast.training.lora import save_adapter, save_merged
+from sra_fast.training.run_data import RunData
+
+ADAPTER = "adapter"
+MERGED = "merged"
+RESULT = "result.json"
+RESULT_FILES = (ADAPTER, HISTORY, CURVES, RESULT, MERGED)
+"""Beside the checkpoints; the last if asked for."""
+
+_MEASURED = ("eval_loss", "eval_sra", "eval_log_sra")
+
+
+def write_outcome(
+    source: ModelSource,
+    config: TrainingConfig,
+    last: Checkpoint,
+    data: RunData,
+    tokenizer: Any,
+    *,
+    merge: bool,
+) -> dict[str, Any]:
+    """Writes the files of a run that is trained to its end, beside its last checkpoint.
+
+    Returns:
+        What ``result.json`` holds: ``before`` and ``after`` are ``loss``, ``sra`` and ``log_sra``
+        on the evaluation data, of the base model and of the adapter; None without an evaluation.
+    """
+    out = last.folder.parent
+    chosen = chosen_checkpoint(last)
+    parameters = save_adapter(chosen, tokenizer, out / ADAPTER)
+    if merge:
+        save_merged(source, out / ADAPTER, config.dtype, tokenizer, out / MERGED)
+    log: list[dict[str, Any]] = last.state["log_history"]
+    evaluated = data.evaluation is not None
+    write_curves(log, out, chosen_step=chosen.step if evaluated else None)
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    result = {
+        "command": "train",
+        "out": str(out),
+        "files": [*RESULT_FILES[:-1], *([MERGED] if merge else [])],
+        "model": source.name,
+        "template": data.template.name,
+        "definition": "paper",
+        "examples": {
+            "train": len(data.training),
+            "eval": len(data.evaluation) if evaluated else 0,
+        },
+        "notes": list(data.notes),
+        "adapter_parameters": parameters,
+        "steps": last.step,
+        "epochs": last.state["epoch"],
+        "stopped_early": last.stopped_early,
+        "chosen_step": chosen.step,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "before": _evaluation(log, 0),
+        "after": _evaluation(log, chosen.step),
+    }
+    write_text(out / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def _evaluation(log: list[dict[str, Any]], step: int) -> dict[str, float | None] | None:
+    """Of the evaluation at a step, if there was one."""
+    for entry in log:
+        if entry["step"] == step and "eval_loss" in entry:
+            return {name.removeprefix("eval_"): entry.get(name) for name in _MEASURED}
+    return None

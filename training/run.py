@@ -1,0 +1,295 @@
+"""A whole run: conversations and a base model to a LoRA adapter, its record and its curves.
+
+What lies in the folder of a run:
+
+    run.json               everything the run depends on; another run's is refused
+    checkpoint-N/          Trainer's, to go on from
+    sra_history.jsonl      SRA of every step and evaluation
+    adapter/               of the checkpoint with the lowest evaluation loss, with the tokenizer
+    merged/                the base model with the adapter in it, if asked for
+    curves.png, result.json
+
+A run that was killed goes on from its newest whole checkpoint when it is started again, and ends,
+on a CPU bit for bit, as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from sra_fast.loading import Device, ModelSource, choose_device
+from sra_fast.runs import RunFolder, RunFolderError
+from sra_fast.served import rope_types, serve
+from sra_fast.training.callback import SRACallback
+from sra_fast.training.checkpoints import checkpoints, newest_checkpoint, remove_incomplete
+from sra_fast.training.collator import PackingCollator, PaddingCollator
+from sra_fast.training.config import TrainingConfig
+from sra_fast.training.history import NAME as HISTORY
+from sra_fast.training.lora import check_base, load_base, with_adapter
+from sra_fast.training.memory import sliced_mlps
+from sra_fast.training.outcome import RESULT, RESULT_FILES, write_outcome
+from sra_fast.training.packing import why_not_packed
+from sra_fast.training.processes import is_first
+from sra_fast.training.reply_trainer import ReplyTrainer
+from sra_fast.training.run_data import RunData, read_data, settings_of_run
+
+OnLog = Callable[[int, int, Mapping[str, Any]], None]
+
+
+class TrainingRunError(ValueError):
+    """A run cannot begin or go on; the message says why and the way out."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What to train, on what, and where to.
+
+    Attributes:
+        data: JSONL file of conversations.
+        source: the base model.
+        out: the run's folder, new or of this very run.
+        config: how.
+        device: "auto" is CUDA where there is one.
+        overwrite: an earlier run in ``out`` makes room.
+        merge: write ``merged`` too.
+        say: called with sentences for people.
+        on_log: called with the step, the last step and what is logged then.
+    """
+
+    data: Path
+    source: ModelSource
+    out: Path
+    config: TrainingConfig
+    device: Device = "auto"
+    overwrite: bool = False
+    merge: bool = False
+    say: Callable[[str], None] = lambda text: None
+    on_log: OnLog = lambda step, last, logs: None
+
+
+def train(run: TrainingRun) -> dict[str, Any]:
+    """Trains, or goes on, or finds that there is nothing left to do.
+
+    Under ``accelerate launch`` every process calls it; the first one writes.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        ValueError: settings, conversations, model and folder do not go together; or a loss is NaN.
+        OSError: a file cannot be read or written.
+    """
+    device = choose_device(run.device)
+    check_base(run.source)
+    if Path(run.source.place).is_dir():  # the adapter names it, and is read from anywhere
+        absolute = replace(run.source, place=str(Path(run.source.place).resolve()))
+        run = replace(run, source=absolute)
+    tokenizer = run.source.tokenizer()
+    data = read_data(run.data, tokenizer, run.config)
+    for note in data.notes:
+        run.say(note)
+    folder = RunFolder(run.out.resolve(), settings_of_run(run.source, data, run.config, device))
+    with ExitStack() as stack:
+        if is_first():
+            stack.enter_context(_opened(folder, run.overwrite))
+            for note in remove_incomplete(folder.path):
+                run.say(note)
+        last = newest_checkpoint(folder.path)
+        if run.overwrite or last is None or not last.ends_the_run:
+            _train(run, folder.path, data, device)
+        result: dict[str, Any] = {}
+        if is_first():
+            result = _outcome(run, folder.path, data, tokenizer)
+    return result
+
+
+def _opened(folder: RunFolder, overwrite: bool) -> AbstractContextManager[None]:
+    """The folder, for this run; one that saved nothing yet makes room without being told to."""
+    saved = [*(one.name for one in checkpoints(folder.path)), *RESULT_FILES]
+    begun = any((folder.path / name).exists() for name in saved if name != HISTORY)
+    if overwrite or not begun:
+        return folder.opened(replacing=saved)
+    try:
+        folder.check()
+    except RunFolderError as error:
+        raise TrainingRunError(f"{error}; --overwrite replaces a training run") from error
+    return folder.opened()
+
+
+def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
+    config = run.config
+    set_seed(config.seed)
+    base = load_base(run.source, config)
+    served = serve(base)
+    limit = served.context_length
+    if limit is not None and data.longest > limit:
+        raise TrainingRunError(
+            f"the longest conversation has {data.longest} tokens, and {served.name} reaches to "
+            f"{limit}; set --max-length {limit} and choose --too-long drop or cut_oldest_turns"
+        )
+    collator = _collator(run, base, data.longest)
+    arguments = training_arguments(config, out, device, base, evaluated=data.evaluation is not None)
+    arguments.distributed_state.wait_for_everyone()  # until the first process has the folder
+    last = newest_checkpoint(out)
+    if last is not None:
+        run.say(f"going on from {last.name}")
+        arguments.eval_on_start = False
+    stops = data.evaluation is not None and config.patience is not None
+    model = with_adapter(base, config)
+    trainer = ReplyTrainer(
+        model,
+        arguments,
+        data_collator=collator,
+        train_dataset=data.training,
+        eval_dataset=data.evaluation,
+        callbacks=[
+            SRACallback(),
+            *([EarlyStoppingCallback(config.patience)] if stops else []),
+            _Progress(run.on_log),
+        ],
+        sra_weight=config.sra_weight,
+        sra_target=config.sra_target,
+        sra_log=config.sra_log,
+        sra_layers=config.sra_layers,
+        sra_heads=config.sra_heads,
+        sra_definition=config.sra_definition,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.why_full_logits is not None:
+        run.say(f"logits are computed for every position: {trainer.why_full_logits}")
+    if config.gradient_checkpointing and config.reentrant_checkpointing:
+        model.enable_input_require_grads()
+    with ExitStack() as stack:
+        if config.mlp_slices > 1:
+            stack.enter_context(sliced_mlps(model, config.mlp_slices))
+        try:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last.folder))
+        except FloatingPointError as error:
+            raise TrainingRunError(str(error)) from error
+
+
+def training_arguments(
+    config: TrainingConfig, out: Path, device: str, base: PreTrainedModel, *, evaluated: bool
+) -> TrainingArguments:
+    """The Trainer's, for a base model in 16 bits with autocast to its dtype.
+
+    Raises:
+        TrainingRunError: float16 on a CPU.
+    """
+    dtype = base.dtype
+    if dtype is torch.float16 and device == "cpu":
+        raise TrainingRunError("float16 trains on CUDA alone; take --dtype bfloat16 or float32")
+    interval = "steps" if evaluated else "no"
+    restarts = config.scheduler == "cosine_with_restarts"
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        use_cpu=device == "cpu",
+        bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=-1 if config.max_steps is None else config.max_steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type=config.scheduler,
+        lr_scheduler_kwargs={"num_cycles": config.cycles} if restarts else {},
+        warmup_steps=config.warmup_ratio,  # below 1 it is a share
+        logging_steps=config.logging_steps,
+        eval_strategy=interval,
+        eval_steps=config.eval_steps,
+        eval_on_start=evaluated,
+        prediction_loss_only=True,
+        save_strategy="steps",
+        save_steps=config.eval_steps,
+        save_total_limit=config.save_total_limit,
+        load_best_model_at_end=evaluated,
+        metric_for_best_model="loss" if evaluated else None,
+        greater_is_better=False if evaluated else None,
+        restore_callback_states_from_checkpoint=True,  # the patience that is left
+        **_checkpointing(config),
+        remove_unused_columns=False,
+        dataloader_pin_memory=device != "cpu",
+        disable_tqdm=True,
+        seed=config.seed,
+        report_to=list(config.report_to),
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one GPU; accelerate starts more
+    return arguments
+
+
+def _checkpointing(config: TrainingConfig) -> dict[str, Any]:
+    """The arguments for it, by the names that this version of transformers has."""
+    new = any(field.name == "activation_checkpointing" for field in fields(TrainingArguments))
+    name = f"{'activation' if new else 'gradient'}_checkpointing"
+    kind = {"use_reentrant": config.reentrant_checkpointing}
+    return {name: config.gradient_checkpointing, f"{name}_kwargs": kind}
+
+
+def _collator(
+    run: TrainingRun, base: PreTrainedModel, longest: int
+) -> PackingCollator | PaddingCollator:
+    batch = run.config.batch_size
+    if batch == 1:
+        return PaddingCollator()
+    reason = why_not_packed(base, max_length=longest, row_tokens=batch * longest)
+    if reason is None:
+        return PackingCollator()
+    if rope_types(serve(base).config) & {"dynamic", "longrope"}:
+        raise TrainingRunError(f"{reason}: --batch-size 1, and more --accumulation")
+    run.say(f"batches are padded, not packed: {reason}")
+    return PaddingCollator()
+
+
+def _outcome(run: TrainingRun, out: Path, data: RunData, tokenizer: Any) -> dict[str, Any]:
+    wanted = [*RESULT_FILES[:-1], *([RESULT_FILES[-1]] if run.merge else [])]
+    if all((out / name).exists() for name in wanted):
+        found: dict[str, Any] = json.loads((out / RESULT).read_text(encoding="utf-8"))
+        return found
+    last = newest_checkpoint(out)
+    if last is None:
+        raise TrainingRunError(f"{out} holds no whole checkpoint after training; is the disk full?")
+    return write_outcome(run.source, run.config, last, data, tokenizer, merge=run.merge)
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """Tells of every log, and sees to an evaluation at the last step."""
+
+    def __init__(self, on_log: OnLog) -> None:
+        self._on_log = on_log
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            self._on_log(state.global_step, state.max_steps, logs)

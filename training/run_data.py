@@ -1,0 +1,140 @@
+"""What a run reads: its examples, those held out, and everything that tells it from another run."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sra_fast import __version__
+from sra_fast.loading import ModelSource
+from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
+from sra_fast.templates import TEMPLATES, PromptTemplate, get_template, read_template
+from sra_fast.training import processes
+from sra_fast.training.config import TrainingConfig, settings_of
+from sra_fast.training.data import split_by_conversation, training_examples
+from sra_fast.training.examples import TrainingDataError
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Examples, as ``training_examples`` makes them.
+
+    Attributes:
+        training, evaluation: data sets; no evaluation where none was asked for.
+        template, strategies: what the prompts were made with.
+        notes: what the limit did, one sentence each.
+    """
+
+    training: Any
+    evaluation: Any
+    template: PromptTemplate
+    strategies: dict[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return max(int(max(part["length"])) for part in self._parts)
+
+    def digest(self) -> str:
+        """SHA-256 of tokens, labels and marks: a tokenizer or chat template may change too."""
+        digest = hashlib.sha256()
+        for part in self._parts:
+            digest.update(f"{len(part)}\n".encode())
+            for example in part:
+                for column in ("input_ids", "labels", "strategy_mask", "response_mask"):
+                    digest.update(example[column].tobytes())
+                digest.update(example["strategy"].encode())
+        return digest.hexdigest()
+
+    @property
+    def _parts(self) -> list[Any]:
+        return [self.training] if self.evaluation is None else [self.training, self.evaluation]
+
+
+def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
+    """Reads, encodes and splits.
+
+    Raises:
+        ValueError: a conversation cannot be trained on, or there are too few to split.
+        OSError: a file cannot be read.
+    """
+    own_template = config.template not in TEMPLATES and Path(config.template).is_file()
+    template = read_template(config.template) if own_template else get_template(config.template)
+    own_strategies = config.strategies is not None
+    strategies = dict(
+        read_strategies(str(config.strategies)) if own_strategies else DEFAULT_STRATEGIES
+    )
+    notes: list[str] = []
+
+    def examples(path: Path) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the notes say the same
+            found = training_examples(
+                path,
+                tokenizer,
+                template=template,
+                max_length=config.max_length,
+                too_long=config.too_long,
+                strategies=strategies,
+            )
+        assert found.report is not None
+        notes.extend(found.report.notes)
+        return found.dataset.with_format("numpy")
+
+    training, evaluation = examples(file), None
+    if config.eval_data is not None:
+        evaluation = examples(Path(config.eval_data))
+        _check_apart(training, evaluation)
+    elif config.eval_fraction:
+        try:
+            training, evaluation = split_by_conversation(
+                training, config.eval_fraction, config.seed
+            )
+        except TrainingDataError as error:
+            raise TrainingDataError(
+                f"{error}; give --eval-data FILE, or --eval-fraction 0 for no evaluation"
+            ) from error
+    return RunData(training, evaluation, template, strategies, tuple(notes))
+
+
+def settings_of_run(
+    source: ModelSource, data: RunData, config: TrainingConfig, device: str
+) -> dict[str, Any]:
+    """Everything that the adapter depends on, for ``run.json``."""
+    import peft
+    import torch
+    import transformers
+
+    settings = settings_of(config)
+    for name in ("report_to", "eval_data", "template", "strategies"):
+        del settings[name]
+    return {
+        "kind": "train",
+        "model": source.fingerprint(),
+        "template": asdict(data.template),
+        "strategies": data.strategies,
+        **settings,
+        "device": device,
+        "processes": processes.count(),
+        "versions": {
+            "sra_fast": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+        },
+        "examples_sha256": data.digest(),  # last: the other settings say more
+    }
+
+
+def _check_apart(training: Any, evaluation: Any) -> None:
+    known = set(training["dialogue"])
+    both = [name for name in dict.fromkeys(evaluation["dialogue"]) if name in known]
+    if both:
+        raise TrainingDataError(
+            f"{len(both)} dialogues are in the training and in the evaluation data, the first is "
+            f"{both[0]!r}; hold out whole dialogues, or give them ids (or `dialogue`) of their own"
+        )
