@@ -57,6 +57,7 @@ setup(
             "pytest>=8",
             "pytest-benchmark>=5",
             "pytest-xdist>=3.6",
+            "tensorboard>=2.16",
             "hypothesis>=6.100",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.18", "pandas-stubs"],

@@ -17,7 +17,7 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
-from sra_fast.kernels.dispatch import fastest
+from sra_fast.kernels.dispatch import fastest, triton_backend
 from sra_fast.kernels.plan import check
 
 Backend = Literal["auto", "reference", "lse", "triton"]
@@ -89,7 +89,7 @@ def span_attention(
         return _nothing(q, v, query)
     with torch.autocast(q.device.type, enabled=False):  # it would take the masses to half precision
         wants_grad = mass_grad and needs_grad(q, k, sinks)
-        kernels = _backend(backend, q, v, wants_grad)
+        kernels = _backend(backend, q, k, v, rule, wants_grad)
         return kernels.attention(q, k, v, query, rule, mass_grad)
 
 
@@ -119,7 +119,8 @@ def span_mass(
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]))
     with torch.autocast(q.device.type, enabled=False):
-        return _backend(backend, q, k, needs_grad(q, k, sinks)).mass_only(q, k, query, rule)
+        kernels = _backend(backend, q, k, k, rule, needs_grad(q, k, sinks))
+        return kernels.mass_only(q, k, query, rule)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
@@ -144,8 +145,17 @@ def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
         raise ValueError(f"window must be at least 1 (the key at the query itself): {rule.window}")
     if rule.softcap is not None and rule.softcap <= 0:
         raise ValueError(f"softcap must be positive, got {rule.softcap}")
-    if rule.sinks is not None and rule.sinks.shape != (q.shape[1],):
-        raise ValueError(f"sinks: expected [{q.shape[1]}], got {list(rule.sinks.shape)}")
+    if rule.sinks is not None:
+        _check_sinks(rule.sinks, q)
+
+
+def _check_sinks(sinks: Tensor, q: Tensor) -> None:
+    if sinks.shape != (q.shape[1],):
+        raise ValueError(f"sinks: expected [{q.shape[1]}], got {list(sinks.shape)}")
+    if not sinks.is_floating_point() or sinks.device != q.device:
+        raise ValueError(
+            f"sinks: expected floating point on {q.device}, got {sinks.dtype} on {sinks.device}"
+        )
 
 
 def _fitting(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
@@ -159,13 +169,16 @@ def _scale(q: Tensor, scale: float | None) -> float:
     return 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale
 
 
-def _backend(name: str, q: Tensor, v: Tensor, mass_grad: bool) -> _Kernels:
+def _backend(
+    name: str, q: Tensor, k: Tensor, v: Tensor, rule: LogitRule, mass_grad: bool
+) -> _Kernels:
     if name == "auto":
-        name = fastest(q, v, mass_grad=mass_grad)
+        name = fastest(q, k, v, rule, mass_grad=mass_grad)
     if name == "triton":
-        from sra_fast.kernels.triton_kernels import backend  # triton is imported on first use
-
-        return backend
+        kernels: _Kernels | None = triton_backend()
+        if kernels is None:
+            raise ValueError('backend "triton" needs the package triton, which is not installed')
+        return kernels
     if name not in _BACKENDS:
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {name!r}")
     return _BACKENDS[name]

@@ -27,7 +27,7 @@ from sra_fast.scoring import score
 from sra_fast.templates import TEMPLATES
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
-COMMANDS = ("score", "compare", "convert", "demo")
+COMMANDS = ("score", "compare", "convert", "demo", "train")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ESCONV = [
     {

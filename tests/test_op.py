@@ -195,6 +195,8 @@ def test_a_query_that_does_not_fit_is_refused(message: str, query: Any, backend:
         ("window", {}, {"window": 0}),
         ("softcap", {}, {"softcap": -1.0}),
         ("sinks: expected", {}, {"sinks": torch.zeros(3)}),
+        ("sinks: expected floating point", {}, {"sinks": torch.zeros(4, dtype=torch.int64)}),
+        ("torch.float32 on meta", {}, {"sinks": torch.zeros(4, device="meta")}),
         ("backend must be one of", {}, {"backend": "flash"}),
     ],
 )

@@ -16,7 +16,7 @@ from op_cases import CASES, EMPTY_CASES, Case
 from op_truth import gradients, plain_pytorch, truth, worst
 from sra_fast import SpanQuery, span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule
-from sra_fast.kernels.triton_kernels import backend, decode
+from sra_fast.kernels.triton_kernels import backend, configurations, decode
 from sra_fast.kernels.triton_kernels.layout import layout
 from sra_fast.kernels.triton_kernels.operators import (
     fused_attention,
@@ -197,6 +197,74 @@ def test_scales_need_not_be_positive(scale: float) -> None:
     wanted = span_attention(*inputs, GRID[0].query(), backend="reference", scale=scale)
     assert worst(found.out, wanted.out) <= 1e-5
     assert worst(found.mass, wanted.mass) <= 2e-6
+
+
+def test_sinks_may_lie_anywhere_in_memory() -> None:
+    case = Case("sinks", sinks=True)
+    inputs, rule = case.tensors(torch.float32, DEVICE), case.rule(torch.float32, DEVICE)
+    wide = torch.full((case.heads, 2), 50.0, device=DEVICE)
+    wide[:, 0] = rule["sinks"]
+    for sinks in (wide[:, 0], rule["sinks"][:1].expand(case.heads)):
+        rule["sinks"] = sinks
+        found = span_attention(*inputs, case.query(), backend="triton", **rule)
+        assert worst(found.out, truth(case, inputs, rule).out) <= 1e-5
+
+
+def test_a_large_softcap_hardly_changes_a_logit() -> None:
+    case = Case("large softcap", softcap=1e4)
+    inputs, rule = case.tensors(torch.float32, DEVICE), case.rule(torch.float32, DEVICE)
+    found = span_attention(*inputs, case.query(), backend="triton", **rule)
+    wanted = truth(case, inputs, rule)
+    assert worst(found.lse, wanted.lse) <= 2e-5
+    assert worst(found.mass, wanted.mass) <= 5e-6
+
+
+def test_a_window_beyond_every_length_is_none() -> None:
+    case = Case("endless window", window=2**63 - 1)
+    for mine, true in zip(
+        gradients(case, torch.float32, "triton", DEVICE),
+        gradients(replace(case, window=None), torch.float64, "reference", DEVICE),
+        strict=True,
+    ):
+        assert worst(mine, true) <= 2e-5 * max(1.0, true.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["triton", "lse"])
+def test_a_query_asked_without_gradients_serves_training_too(name: Any) -> None:
+    inputs, query = GRID[0].tensors(torch.float32, DEVICE), GRID[0].query()
+    with torch.inference_mode():
+        span_attention(*inputs, query, backend=name)
+    q, k, v = (x.detach().requires_grad_() for x in inputs)
+    span_attention(q, k, v, query, backend=name).mass.sum().backward()
+    assert q.grad is not None
+
+
+@pytest.mark.skipif(ON_GPU, reason="tiles of the interpreter")
+@pytest.mark.parametrize("tiles", [(16, 64), (64, 16)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("window", queries=70, keys=70, window=25),
+        Case("packed", queries=70, keys=70, segments=((0, 0, 20), (0, 33, 70)), sinks=True),
+    ],
+    ids=str,
+)
+def test_tiles_of_other_shapes_give_the_same(
+    case: Case, tiles: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = configurations.Configuration(*tiles, 4, 1)
+    monkeypatch.setattr(configurations, "INTERPRETED", dict.fromkeys(configurations.Kernel, shape))
+    inputs, rule = case.tensors(torch.float32, DEVICE), case.rule(torch.float32, DEVICE)
+    found = span_attention(*inputs, case.query(), backend="triton", **rule)
+    wanted = truth(case, inputs, rule)
+    assert worst(found.out, wanted.out) <= 1e-5
+    assert worst(found.mass, wanted.mass) <= 2e-6
+    for mine, true in zip(
+        gradients(case, torch.float32, "triton", DEVICE),
+        gradients(case, torch.float64, "reference", DEVICE),
+        strict=True,
+    ):
+        assert worst(mine, true) <= 2e-5 * max(1.0, true.abs().max().item())
 
 
 @pytest.mark.parametrize("case", EMPTY_CASES, ids=str)

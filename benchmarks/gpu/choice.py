@@ -20,7 +20,7 @@ from benchmarks.gpu.decode import fitting_keys
 from benchmarks.gpu.failures import describe, recover
 from benchmarks.gpu.timing import Call
 from sra_fast import SpanAttention, span_attention
-from sra_fast.kernels.triton_kernels.configurations import architecture
+from sra_fast.kernels.dispatch import card
 
 Backend = Literal["lse", "triton"]
 BACKENDS: tuple[Backend, ...] = ("lse", "triton")
@@ -28,7 +28,7 @@ BACKENDS: tuple[Backend, ...] = ("lse", "triton")
 
 def run(bench: Bench) -> None:
     """Both backends at every kind of work."""
-    sizes, name = bench.sizes, architecture(bench.device)
+    sizes, name = bench.sizes, card(bench.device)
     common = {"architecture": name}
     bench.each(
         [{"work": "prefill", "T": tokens, "B": 1} | common for tokens in sizes.choice_prefill]

@@ -113,7 +113,11 @@ class SpanQuery:
         Every layer of a model asks the same things of one query; each is worked out once.
         """
         if key not in self._derived:
-            self._derived[key] = make()
+            if torch.is_inference_mode_enabled():
+                with torch.inference_mode(False):  # a later call may train with the same query
+                    self._derived[key] = make()
+            else:
+                self._derived[key] = make()
         return self._derived[key]  # type: ignore[return-value]
 
 

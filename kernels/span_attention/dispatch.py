@@ -1,44 +1,74 @@
 """Which backend ``auto`` takes: what was measured fastest on the card, or what is reasoned to be.
 
-``measured.json`` is written by the GPU report, per architecture and kind of work. Where it has no
-entry, reasoning decides: on a CPU PyTorch's own flash kernel is the only fast one. On a GPU that
-the Triton kernels serve they are taken, because they alone serve windows, softcaps, sinks and the
-gradient of the mass in one pass each. Every other device gets the exact blocks of ``lse``.
+``measured.json`` is written by the GPU report, per card's compute capability and kind of work.
+Where it has no entry, reasoning decides: on a CPU PyTorch's own flash kernel is the only fast one;
+on an NVIDIA GPU the Triton kernels are taken, because they take packed rows, windows, softcaps,
+sinks and the gradient of the mass in one pass each. Everything else gets the exact blocks of
+``lse``: AMD's chips, for which the kernels are only compiled, never run, included.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-Work = Literal["prefill", "decode", "mass_grad"]
+from sra_fast.kernels import flash_cuda
+from sra_fast.kernels.blocks import needs_grad
+from sra_fast.kernels.contract import LogitRule
+
+Work = Literal["prefill", "decode", "training", "mass_grad"]
 DECODE_QUERIES = 16  # at most, to count as decoding
 
+# Card -> kind of work -> backend. Read when imported, so that a compiled graph finds a dictionary.
+MEASURED: dict[str, dict[str, str]] = json.loads(
+    resources.files("sra_fast.kernels").joinpath("measured.json").read_text("utf-8")
+)
 
-def fastest(q: Tensor, v: Tensor, *, mass_grad: bool) -> str:
-    """``"lse"`` or ``"triton"`` for tensors like these; ``mass_grad``: the mass gets a gradient."""
-    if q.device.type != "cuda" or torch.version.hip is not None:
-        return "lse"
-    from sra_fast.kernels.triton_kernels import backend, configurations  # imported on first use
 
-    if backend.unserved(q, v) is not None:
+def fastest(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule, *, mass_grad: bool) -> str:
+    """``"lse"`` or ``"triton"`` for a call; ``mass_grad``: the mass is to carry a gradient."""
+    if trusted_kernels(q, v) is None:
         return "lse"
     work: Work = "prefill"
     if mass_grad:
         work = "mass_grad"
+    elif needs_grad(q, k, v, rule.sinks):
+        work = "training"
     elif q.shape[2] <= DECODE_QUERIES:
         work = "decode"
-    return measured().get(configurations.architecture(q.device), {}).get(work, "triton")
+    backend = MEASURED.get(card(q.device), {}).get(work, "triton")
+    # The record is of plain causal attention: what its winner does slowly goes to the other.
+    if backend == "lse" and flash_cuda.unserved(q, k, v, rule) is not None:
+        return "triton"
+    return backend
 
 
-@functools.cache
-def measured() -> dict[str, dict[str, str]]:
-    """``measured.json``: architecture -> kind of work -> backend."""
-    text = resources.files("sra_fast.kernels").joinpath("measured.json").read_text("utf-8")
-    table: dict[str, dict[str, str]] = json.loads(text)
-    return table
+def trusted_kernels(q: Tensor, v: Tensor) -> Any | None:
+    """The Triton backend, if it may be chosen unasked for tensors like these; None if not."""
+    if q.device.type != "cuda" or torch.version.hip is not None:
+        return None
+    kernels = triton_backend()
+    return None if kernels is None or kernels.unserved(q, v) is not None else kernels
+
+
+def triton_backend() -> Any | None:
+    """The module of backend ``triton``, imported on first use; None where triton is missing."""
+    try:
+        from sra_fast.kernels.triton_kernels import backend
+    except ModuleNotFoundError as missing:
+        if missing.name != "triton":
+            raise
+        return None
+    return backend
+
+
+def card(device: torch.device) -> str:
+    """What ``measured.json`` calls a device: its compute capability, or its kind."""
+    if device.type != "cuda":
+        return device.type
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"

@@ -18,6 +18,7 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
+from sra_fast.kernels.dispatch import trusted_kernels
 from sra_fast.kernels.plan import Plan, plan
 
 
@@ -60,11 +61,10 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
 def _mass_of_lse(
     q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
 ) -> Tensor:
-    if q.device.type == "cuda":
-        from sra_fast.kernels.triton_kernels import backend  # triton is imported on first use
-
-        if backend.unserved(q, k) is None:
-            return backend.mass_of_lse(q, k, lse, query, rule)
+    kernels = trusted_kernels(q, k)
+    if kernels is not None:
+        masses: Tensor = kernels.mass_of_lse(q, k, lse, query, rule)
+        return masses
     return mass.from_lse(q, k, lse, query, sequences, rule)
 
 

@@ -96,8 +96,12 @@ def check(query: SpanQuery, batch: int, m: int, n: int) -> None:
 
 def _numbers(query: SpanQuery) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
     """Labels, rows and sorted segments, on the CPU."""
-    segments = sorted((int(b), int(s), int(e)) for b, s, e in query.segments.cpu().tolist())
-    return query.key_labels.cpu(), query.rows.cpu().contiguous(), segments
+
+    def read() -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
+        segments = sorted((int(b), int(s), int(e)) for b, s, e in query.segments.cpu().tolist())
+        return query.key_labels.cpu(), query.rows.cpu().contiguous(), segments
+
+    return query.derived(("numbers",), read)
 
 
 def _check_numbers(query: SpanQuery, batch: int, m: int, n: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sra_fast.kernels.blocks import needs_grad
 from sra_fast.kernels.contract import LogitRule, SpanAttention, SpanMass, SpanQuery
 from sra_fast.kernels.triton_kernels.forward import forward_kernel
-from sra_fast.kernels.triton_kernels.launch import SMALLEST_SCALE
+from sra_fast.kernels.triton_kernels.launch import LONGEST_STRIDE, SMALLEST_SCALE
 from sra_fast.kernels.triton_kernels.layout import Layout, layout
 from sra_fast.kernels.triton_kernels.operators import (
     fused_attention,
@@ -19,6 +19,7 @@ from sra_fast.kernels.triton_kernels.operators import (
 
 WIDEST = 256
 OLDEST_CAPABILITY = (8, 0)
+AMD = "gfx942"  # what the kernels are compiled for in the tests
 INTERPRETED = not isinstance(forward_kernel, triton.JITFunction)
 
 
@@ -37,6 +38,9 @@ def unserved(q: Tensor, v: Tensor) -> str | None:
     capability = torch.cuda.get_device_capability(q.device)
     if torch.version.hip is None and capability < OLDEST_CAPABILITY:
         return f"compute capability 8.0 or newer, got {capability[0]}.{capability[1]}"
+    if torch.version.hip is not None:
+        name = torch.cuda.get_device_properties(q.device).gcnArchName
+        return None if name.startswith(AMD) else f"{AMD} of AMD's chips, got {name}"
     return None
 
 
@@ -51,7 +55,7 @@ def attention(
         q,
         k,
         v,
-        rule.sinks,
+        None if rule.sinks is None else rule.sinks.contiguous(),
         *fields,
         len(query.names),
         scale,
@@ -70,7 +74,8 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
         return SpanMass(full.mass, full.lse[query.rows // m, :, query.rows % m])
     q, k, _, scale = _ready(q, k, k, rule.scale)
     fields = _fields(_layout(q, k, query, rule.window))
-    mass, lse = fused_mass(q, k, rule.sinks, *fields, len(query.names), scale, rule.softcap or 0.0)
+    sinks = None if rule.sinks is None else rule.sinks.contiguous()
+    mass, lse = fused_mass(q, k, sinks, *fields, len(query.names), scale, rule.softcap or 0.0)
     return SpanMass(mass, lse)
 
 
@@ -107,6 +112,9 @@ def _fields(made: Layout) -> tuple[Tensor, ...]:
 
 
 def _ready(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Last strides of 1 and a positive scale, which is what the kernels take."""
-    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    """Strides that the kernels take (1 at last, of tokens within bounds) and a positive scale."""
+    q, k, v = (
+        x if x.stride(3) == 1 and x.stride(2) < LONGEST_STRIDE else x.contiguous()
+        for x in (q, k, v)
+    )
     return -q if scale < 0 else q, k, v, max(abs(scale), SMALLEST_SCALE)

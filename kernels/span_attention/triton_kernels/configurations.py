@@ -8,7 +8,7 @@ benchmarks.static_report``): the largest tiles that spill nothing. The rows of `
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -145,7 +145,15 @@ def configuration(kernel: Kernel, q: Tensor, width: int) -> Configuration:
     name = architecture(q.device)
     if name == "interpreter":
         return INTERPRETED[kernel]
-    return TABLE[name][kernel][max(64, block(width)), q.element_size()]
+    chosen = TABLE[name][kernel][max(64, block(width)), q.element_size()]
+    return chosen if width in (block(width), *range(1, 64)) else narrower(kernel, chosen)
+
+
+def narrower(kernel: Kernel, chosen: Configuration) -> Configuration:
+    """Half the tile that is walked, for widths whose loads are masked: masks take registers."""
+    if kernel == Kernel.DK_DV:
+        return replace(chosen, block_m=max(16, chosen.block_m // 2))
+    return replace(chosen, block_n=max(16, chosen.block_n // 2))
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2E = 1.4426950408889634
+LONGEST_STRIDE = 2**31 // 256  # between tokens: a tile of 256 stays within an int32
 SMALLEST_SCALE = 1e-30  # stands for 0: the kernels take a maximum before they scale
 
 

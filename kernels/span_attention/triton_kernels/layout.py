@@ -49,6 +49,8 @@ class Layout:
 
 def layout(query: SpanQuery, batch: int, m: int, n: int, window: int | None) -> Layout:
     """The layout of ``query`` for ``B = batch``, ``M = m``, ``N = n``, made once per query."""
+    if window is not None and window >= n:
+        window = None
     return query.derived(("layout", batch, m, n, window), lambda: _make(query, batch, m, n, window))
 
 

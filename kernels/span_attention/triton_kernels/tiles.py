@@ -15,10 +15,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from sra_fast.kernels.triton_kernels import layout
+
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
-GRANULE = tl.constexpr(16)  # of layout.py
-NONE_LEFT = tl.constexpr(1 << 26)  # of layout.py
+GRANULE = tl.constexpr(layout.GRANULE)
+NONE_LEFT = tl.constexpr(layout.NONE_LEFT)
 # The running maximum starts finite: a row that has seen nothing yet makes no inf − inf.
 LOWEST = tl.constexpr(-1.0e30)
 
@@ -55,8 +57,13 @@ def store_rows(base, offsets, stride, value, valid, WIDTH: tl.constexpr, BLOCK: 
 
 @triton.jit
 def tanh(x):
-    """In ``(−1, 1)``; ``exp`` of a large argument is inf, and the quotient 0."""
-    return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x))
+    """In ``(−1, 1)``; ``exp`` of a large argument is inf, and the quotient 0.
+
+    Near 0 the difference loses its digits, which a large softcap would multiply: a series there.
+    """
+    y = x * x
+    series = x * (1.0 - y * (1.0 / 3.0 - y * (2.0 / 15.0 - y * (17.0 / 315.0))))
+    return tl.where(y < 0.04, series, 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x)))
 
 
 @triton.jit

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import triton
@@ -48,7 +49,12 @@ def launch(
 def autotuned(function: Any, chosen: Configuration) -> Any:
     """The kernel that measures ``chosen`` and its neighbours on the first call of each key."""
     configs = [
-        triton.Config(near.blocks(), num_warps=near.warps, num_stages=near.stages)
+        triton.Config(
+            near.blocks(),
+            num_warps=near.warps,
+            num_stages=near.stages,
+            maxnreg=near.registers,
+        )
         for near in neighbours(chosen)
     ]
     return triton.autotune(configs=configs, key=KEY)(function)
@@ -66,9 +72,10 @@ def neighbours(chosen: Configuration) -> list[Configuration]:
         )
         if m >= 16 and n >= 16
     }
-    return [
+    near = [
         Configuration(m, n, warps, stages)
         for m, n in sorted(tiles)
         for warps in (4, 8)
         for stages in sorted({max(1, chosen.stages - 1), chosen.stages, chosen.stages + 1})
     ]
+    return [chosen, *(one for one in near if replace(chosen, registers=None) != one)]
