@@ -110,7 +110,7 @@ def test_results_are_written_as_json_table_and_pictures(whole: Whole) -> None:
         assert name not in text or (whole.folder / name).read_bytes().startswith(b"\x89PNG")
     assert "](speed.png)" in text
     assert "](model.png)" in text
-    assert set(json.loads((whole.folder / "dispatch.json").read_text())) <= {"interpreter", "sm_90"}
+    assert set(json.loads((whole.folder / "dispatch.json").read_text())) <= {"cpu", "sm_90"}
 
 
 def test_results_name_no_folder(whole: Whole) -> None:
