@@ -131,8 +131,8 @@ def binaries(architecture: str, case: Case) -> list[Binary]:
 
 def decode_serves(case: Case) -> bool:
     """Whether the decode kernel takes so many queries, or leaves them to the forward one."""
-    q, k, *_ = _inputs(case)
-    return serves(q, k)
+    q, _, v, *_ = _inputs(case)
+    return serves(q, v)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.EPILOGUE: ((64, 64, 4, 3),   (64, 64, 4, 3),  (64, 64, 8, 2)),
         Kernel.DELTA:    ((64, 16, 4, 1),   (64, 16, 4, 1),  (64, 16, 4, 1)),
         Kernel.DK_DV:    ((64, 128, 8, 3),  (32, 128, 8, 3), (32, 64, 8, 2)),
-        Kernel.DQ:       ((128, 64, 8, 3),  (128, 64, 8, 2), (64, 32, 8, 2)),
+        Kernel.DQ:       ((128, 64, 8, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
     },
     "sm_100": {  # tcgen05: sums are in tensor memory, but forward scales them in registers
         Kernel.FORWARD:  ((128, 64, 8, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),

@@ -29,7 +29,8 @@ from sra_fast.kernels.triton_kernels.tiles import (
 )
 
 MOST_QUERIES = 16
-MOST_PACKED = 128  # rows of the one tile that all query heads of a key head share
+MOST_PACKED = 128  # rows of the one tile that all query heads of a key head share,
+MOST_BYTES = 128 * 128 * 2  # and what of it is q's: wider or in float32, fewer fit
 MOST_SPLITS = 64
 SPLIT_KEYS = 512  # of a split at least: below, joining costs more than it spreads
 
@@ -191,10 +192,12 @@ def join_kernel(
             tl.store(mass_at, tl.sum(weights * decay), mask=slot >= 0)
 
 
-def serves(q: Tensor, k: Tensor) -> bool:
+def serves(q: Tensor, v: Tensor) -> bool:
     """Whether the queries are few enough to be packed into one tile."""
     m = q.shape[2]
-    return m <= MOST_QUERIES and m * q.shape[1] // k.shape[1] <= MOST_PACKED
+    packed = block(m * q.shape[1] // v.shape[1])
+    size = packed * block(max(q.shape[3], v.shape[3])) * q.element_size()
+    return m <= MOST_QUERIES and packed <= MOST_PACKED and size <= MOST_BYTES
 
 
 def decode(

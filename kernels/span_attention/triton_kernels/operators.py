@@ -48,7 +48,7 @@ def fused_attention(
     logits = Logits(scale, softcap or None, sinks)
     asked = spans if len(rows) else 0
     first = min(asked, SPANS_AT_ONCE)
-    kernel = decode if serves(q, k) else forward
+    kernel = decode if serves(q, v) else forward
     with torch.cuda.device_of(q):  # where Triton launches; a model may lie on several
         out, mass, lse = kernel(
             q, k, v, layout, logits, rows=len(rows), spans=spans, first_spans=first
