@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from benchmarks.static_compile import TARGETS
 from benchmarks.static_report import BEST, NAMES
 from sra_fast.kernels.triton_kernels.configurations import (
     TABLE,
-    Configuration,
     Kernel,
     configuration,
 )
@@ -124,6 +124,9 @@ def test_widths_between_are_served(
     module = "sra_fast.kernels.triton_kernels.configurations.architecture"
     monkeypatch.setattr(module, lambda device: "sm_90")
     q = torch.empty(1, 1, 1, width, dtype=dtype)
-    chosen = configuration(Kernel.FORWARD, q, width)
-    assert chosen == TABLE["sm_90"][Kernel.FORWARD][served_as, dtype.itemsize]
-    assert isinstance(chosen, Configuration)
+    for kernel, walked in ((Kernel.FORWARD, "block_n"), (Kernel.DK_DV, "block_m")):
+        line = TABLE["sm_90"][kernel][served_as, dtype.itemsize]
+        chosen = configuration(kernel, q, width)
+        if width in (80, 96):  # masked loads take registers: half the tile that is walked
+            line = replace(line, **{walked: max(16, getattr(line, walked) // 2)})
+        assert chosen == line
