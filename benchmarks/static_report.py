@@ -92,16 +92,16 @@ def plan() -> list[Case]:
     for dtype in DTYPES:
         for width in WIDTHS:
             often = dtype == torch.bfloat16 and width <= WIDEST_CLEAN
-            usual = Case("forward", width, dtype, spans=4)
+            usual = Case("forward", width, dtype, spans=3)
             few = replace(usual, function="decode", heads=8, kv_heads=1)
             most = [replace(few, queries=queries) for queries in (16, 8, 4)]
-            cases += [replace(usual, spans=spans) for spans in ((0, 2, 4) if often else (0, 4))]
-            cases += [replace(few, queries=1, spans=spans) for spans in ((0, 4) if often else (4,))]
+            cases += [replace(usual, spans=spans) for spans in ((0, 2, 3) if often else (0, 3))]
+            cases += [replace(few, queries=1, spans=spans) for spans in ((0, 3) if often else (3,))]
             cases += [case for case in most if decode_serves(case)][:1]  # the largest tile
             cases += [replace(usual, function="epilogue")]
-            steps = (0, 4) if width <= WIDEST_CLEAN else (4,)
+            steps = (0, 3) if width <= WIDEST_CLEAN else (3,)
             cases += [replace(usual, function="backward", spans=spans) for spans in steps]
-    usual = Case("forward", 128, torch.bfloat16, spans=4)
+    usual = Case("forward", 128, torch.bfloat16, spans=3)
     for more in (
         replace(usual, width=96),  # no power of two: the tile is wider than the head
         replace(usual, capped=True),

@@ -559,7 +559,7 @@ def test_the_library_is_importable_where_it_was_not_installed(tmp_path: Path) ->
         "from benchmarks.gpu import tree\n"
         "first = tree.importable(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "import sra_fast.kernels.dispatch, sra_fast.kernels.triton_kernels\n"
-        "print(first, sra_fast.__file__, sra_fast.kernels.dispatch.measured() is not None)"
+        "print(first, sra_fast.__file__, sra_fast.kernels.dispatch.MEASURED is not None)"
     )
     done = subprocess.run(
         [sys.executable, "-S", "-c", code, str(ROOT), str(tmp_path)],

@@ -62,8 +62,7 @@ def tanh(x):
     Near 0 the difference loses its digits, which a large softcap would multiply: a series there.
     """
     y = x * x
-    series = x * (1.0 - y * (1.0 / 3.0 - y * (2.0 / 15.0 - y * (17.0 / 315.0))))
-    return tl.where(y < 0.04, series, 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x)))
+    return tl.where(y < 1e-3, x * (1.0 - y * (1.0 / 3.0)), 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x)))
 
 
 @triton.jit
