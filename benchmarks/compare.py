@@ -11,8 +11,9 @@ from benchmarks import agreement
 from benchmarks.agreement import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
 from benchmarks.alternatives import ALTERNATIVES, Answer
 from benchmarks.cases import Case
+from benchmarks.fresh_process import ProcessFailedError
 from benchmarks.machine import available_bytes, bytes_needed
-from benchmarks.measure import OURS, Measured, ProcessFailedError, Run, memory_fresh, pairs_fresh
+from benchmarks.measure import OURS, Measured, Run, memory_fresh, pairs_fresh
 
 Status = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
 

@@ -16,7 +16,7 @@ import torch
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import alternatives, compare, machine, measure, report
+from benchmarks import alternatives, compare, machine, measure, peak_memory, report
 from benchmarks import run as run_module
 from benchmarks.alternatives import ALTERNATIVES, Answer
 from benchmarks.cases import Case, Shape, build_batch, build_model
@@ -35,7 +35,7 @@ HERE = compare.Meter(measure.memory_here, measure.pairs_here)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models are built once, malloc stays as it is, and threads, which only cost here, are off."""
     monkeypatch.setattr(measure, "build_model", BUILT)
-    monkeypatch.setattr(measure, "_give_freed_tensors_back", lambda: None)
+    monkeypatch.setattr(peak_memory, "give_freed_tensors_back", lambda: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -469,7 +469,7 @@ def test_the_model_is_a_llama_as_transformers_builds_it() -> None:
     built = llama.build(llama.SHAPES["tiny"], DEVICE, torch.float32)
     rebuilt = type(built)(built.config).to(DEVICE)
     rebuilt.load_state_dict(built.state_dict())
-    ids = llama.batch(QUICK, 40)["input_ids"].to(DEVICE)
+    ids = llama.batch(llama.SHAPES["tiny"], QUICK, 40)["input_ids"].to(DEVICE)
     states = rebuilt.eval().model(ids, use_cache=False).last_hidden_state
     assert torch.equal(llama.plain_forward(built, ids)(), states)
     big = llama.SHAPES[bench.FULL.model]

@@ -39,6 +39,8 @@ class Sizes:
         model, model_lengths: the model that is scored (:data:`llama.SHAPES`).
         model_check: length at which its scores are compared.
         eager_lengths: lengths for maps, ascending.
+        training, training_lengths: the model that is trained, and conversations' lengths.
+        rank: of its LoRA.
     """
 
     rounds: int
@@ -62,6 +64,9 @@ class Sizes:
     model_lengths: tuple[int, ...]
     model_check: int
     eager_lengths: tuple[int, ...]
+    training: str
+    training_lengths: tuple[int, ...]
+    rank: int
 
 
 FULL = Sizes(
@@ -86,6 +91,9 @@ FULL = Sizes(
     model_lengths=(4096, 16384, 65536, 131072),
     model_check=1024,
     eager_lengths=(4096, 6144, 8192),
+    training="Llama-3-8B",
+    training_lengths=(8192, 32768),
+    rank=128,
 )
 
 QUICK = Sizes(
@@ -110,6 +118,9 @@ QUICK = Sizes(
     model_lengths=(64, 96),
     model_check=48,
     eager_lengths=(64, 96),
+    training="tiny",
+    training_lengths=(48, 64),
+    rank=4,
 )
 
 

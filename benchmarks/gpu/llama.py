@@ -16,8 +16,9 @@ from benchmarks.gpu.inputs import FIRST_KEY
 SHAPES = {
     shape.name: shape
     for shape in (
-        # The vocabulary is small because logits are never computed.
+        # A score computes no logits, so a small vocabulary does; training needs the whole one.
         Shape("Llama-3-8B shape", 32, 4096, 14336, 32, 8, 128, 8192),
+        Shape("Llama-3-8B", 32, 4096, 14336, 32, 8, 128, 128256),
         Shape("tiny", 2, 64, 128, 4, 2, 16, 100),
     )
 }
@@ -61,7 +62,7 @@ def flops(shape: Shape, tokens: int) -> float:
     return 2.0 * shape.layers * tokens * (weights + attention / 2)
 
 
-def batch(sizes: Sizes, tokens: int) -> dict[str, Tensor]:
+def batch(shape: Shape, sizes: Sizes, tokens: int) -> dict[str, Tensor]:
     """What :func:`sra_fast.score` takes, on the CPU: ``sizes.rows`` rows will be asked for.
 
     Those are the reply's tokens and the one before them.
@@ -71,7 +72,7 @@ def batch(sizes: Sizes, tokens: int) -> dict[str, Tensor]:
     strategy[:, FIRST_KEY : FIRST_KEY + sizes.span] = True
     response = torch.zeros(1, tokens, dtype=torch.bool)
     response[:, 1 - sizes.rows :] = True
-    ids = torch.randint(SHAPES[sizes.model].vocabulary, (1, tokens), generator=generator)
+    ids = torch.randint(shape.vocabulary, (1, tokens), generator=generator)
     return {"input_ids": ids, "strategy_mask": strategy, "response_mask": response}
 
 

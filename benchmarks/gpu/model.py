@@ -51,7 +51,7 @@ def run(bench: Bench) -> None:
 
 def _check(model: Any, bench: Bench, entry: Entry, seconds: float) -> None:
     """Twice the error that eager attention makes in the model's dtype is allowed."""
-    batch = llama.batch(bench.sizes, entry["T"])
+    batch = llama.batch(llama.SHAPES[bench.sizes.model], bench.sizes, entry["T"])
     truth: agreement.Truth = {"scores": _by_layer(score(model, batch, backend="reference"))}
     maps = alternatives.whole_maps(model, _on(bench, batch)).scores
     eager = alternatives.Answer(None if maps is None else maps.cpu())
@@ -75,7 +75,7 @@ def _beside_sdpa(model: Any, done: list[tuple[int, float]], bench: Bench, entry:
         if expected > bench.left:
             entry["skipped"] = f"out of time: wants {expected:.0f} s, {bench.left:.0f} s left"
             return
-    batch = llama.batch(bench.sizes, tokens)
+    batch = llama.batch(shape, bench.sizes, tokens)
     plain = llama.plain_forward(model, batch["input_ids"].to(bench.device))
     calls: dict[str, Call] = {"score": lambda: score(model, batch), "sdpa": plain}
     for name, call in calls.items():  # also the warm-up
@@ -98,7 +98,7 @@ def _beside_maps(model: Any, died: list[int], bench: Bench, entry: Entry, second
         entry["absent"] = f"does not fit: needs {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB free"
         died.append(tokens)
         return
-    batch = llama.batch(sizes, tokens)
+    batch = llama.batch(llama.SHAPES[sizes.model], sizes, tokens)
     on_device = _on(bench, batch)
     calls: dict[str, Call] = {
         "maps": lambda: alternatives.whole_maps(model, on_device),

@@ -38,7 +38,7 @@ SECTIONS = (
         "correctness",
         "Correctness on this card",
         "correctness:run",
-        170,
+        150,
     ),
     Section(
         "ceilings",
@@ -50,31 +50,31 @@ SECTIONS = (
         "forward",
         "Fused forward: rows asked for (on) and not (off), PyTorch's kernels",
         "prefill:run_fused",
-        60,
+        50,
     ),
     Section(
         "lse",
         "Flash attention of PyTorch with the epilogue, with mass and without",
         "prefill:run_lse",
-        30,
+        25,
     ),
     Section(
         "backward",
         "Fused backward: with a gradient of the mass and without",
         "backward:run",
-        45,
+        40,
     ),
     Section(
         "decode",
         "One decoding step with mass against a long cache",
         "decode:run",
-        20,
+        15,
     ),
     Section(
         "choice",
         'Backends against each other, for backend="auto"',
         "choice:run",
-        40,
+        30,
     ),
     Section(
         "column_sums",
@@ -86,7 +86,13 @@ SECTIONS = (
         "model",
         "sra_fast.score on a model of Llama-3-8B's shape, random weights",
         "model:run",
-        135,
+        80,
+    ),
+    Section(
+        "training",
+        "LoRA steps of Llama-3-8B's shape: SRA watched, and in the loss",
+        "training:run",
+        110,
     ),
 )
 

@@ -32,6 +32,9 @@ COLUMNS = {
     "model": "check, beside, T, score_ms, sdpa_ms, maps_ms, score/sdpa time, score/sdpa memory, "
     "score/sdpa memory in all, score_peak_gb, sdpa_peak_gb, maps_peak_gb, score/maps time, "
     "score/maps memory",
+    "training": "T, plain_s, callback_s, regulariser_s, callback/plain time, "
+    "regulariser/plain time, plain_peak_gb, callback/plain memory, regulariser/plain memory, "
+    "plain_total_gb, regulariser_total_gb, rounds",
 }
 
 # Of what is printed by length; an entry is shown if it has the second.

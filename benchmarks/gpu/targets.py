@@ -67,6 +67,7 @@ def _at(key: str, values: Sequence[int], **more: object) -> tuple[Entry, ...]:
 
 _PREFILL = _at("T", FULL.prefill)
 _BACKWARD = _at("T", FULL.backward)
+_TRAINING = _at("T", FULL.training_lengths)
 _MODEL = _at("T", FULL.model_lengths, beside="SDPA")
 
 TARGETS = (
@@ -99,6 +100,14 @@ TARGETS = (
            "score/sdpa memory", _MODEL, bound=1.02),
     Target("score, 8B shape: time", "eager, output_attentions", "model", "score/maps time",
            ({"beside": "maps", "T": FULL.eager_lengths[0]},)),
+    Target("LoRA step with SRACallback: time", "without", "training", "callback/plain time",
+           _TRAINING, bound=1.02),
+    Target("LoRA step with SRACallback: peak memory", "without", "training",
+           "callback/plain memory", _TRAINING, bound=1.02),
+    Target("LoRA step with SRA in the loss: time", "without", "training",
+           "regulariser/plain time", _TRAINING, bound=1.15),
+    Target("LoRA of rank 128 at 8k, SRA in the loss: GB in all", "an 80 GB card", "training",
+           "regulariser_total_gb", ({"T": FULL.training_lengths[0]},), bound=80.0),
 )  # fmt: skip
 
 

@@ -1,0 +1,147 @@
+"""``python -m benchmarks.training.cost``: what watching SRA costs a training step on this CPU.
+
+Writes ``training-cost.json`` and ``training-cost.md``. A ratio is given only if losses and SRA of
+all ways agree; it is the median over rounds in which the ways take turns. Memory is the peak of a
+second, short training in a fresh process, above what was held before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.cases import SMALL, SMOLLM2, Case, build_batch, build_model
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.peak_memory import with_peak
+from benchmarks.training.steps import WAYS, Stepped, Training, Way, alternate, ratios
+
+RESULTS = Path(__file__).parents[1] / "results"
+NAME = "training-cost"
+
+RANK = 16
+TOLERANCE = 1e-4  # relative, of losses and SRA
+STEPS = 3  # of a turn; the first is not timed
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case and what its ways took.
+
+    Attributes:
+        case: in words.
+        seconds: per step, the median over all steps of a way.
+        ratio: of each way's seconds to the plain one's, the median over rounds.
+        peak_bytes: above what was held before the training.
+        loss, sra: what each way computed.
+        right: whether these agree.
+    """
+
+    case: str
+    seconds: dict[Way, float]
+    ratio: dict[Way, float]
+    peak_bytes: dict[Way, int]
+    loss: dict[Way, float]
+    sra: dict[Way, float]
+    right: bool
+
+
+def measure(case: Case, rounds: int) -> Row:
+    """Time in this process, memory in fresh ones."""
+    training = _training(case)
+    for way in WAYS:
+        training.run(way, 2)  # loads code, compiles kernels
+    done = alternate(training, tuple(WAYS), rounds, STEPS, lambda: True)
+    return _row(case, done, {way: in_fresh_process(_peak, case, way) for way in WAYS})
+
+
+def agree(values: Sequence[float]) -> bool:
+    """Whether all lie within :data:`TOLERANCE` of the first."""
+    return all(abs(value - values[0]) <= TOLERANCE * abs(values[0]) for value in values)
+
+
+def as_markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
+    """The table."""
+    head = f"""# What watching SRA costs a training step
+
+{facts["cpu"]}, {facts["cores"]} cores ({facts["threads"]} threads), torch {facts["torch"]}, \
+transformers {facts["transformers"]}, commit {facts["commit"]}. LoRA of rank {RANK} on all linear \
+layers, float32, one conversation of T tokens per step, logged at every step. The ways take \
+turns; a ratio is the median over rounds. Memory is the peak of a training above what the process \
+held before it. Redraw with `python -m benchmarks.training.cost`.
+"""
+    lines = [head]
+    for row in rows:
+        lines += [f"## {row.case}", ""]
+        if not row.right:
+            lines += [f"**WRONG**: losses {row.loss}, SRA {row.sra}", ""]
+            continue
+        lines += ["| | s per step | time | peak, MB | memory |", "|---|---:|---:|---:|---:|"]
+        for way, label in WAYS.items():
+            peak = row.peak_bytes[way]
+            lines.append(
+                f"| {label} | {row.seconds[way]:.2f} | {row.ratio[way]:.3f} | {peak / 1e6:.0f} "
+                f"| {peak / row.peak_bytes['plain']:.3f} |"
+            )
+        lines += ["", f"SRA: {', '.join(f'{way} {sra:.9f}' for way, sra in row.sra.items())}.", ""]
+    return "\n".join(lines)
+
+
+def _training(case: Case) -> Training:
+    return Training(build_model(case), build_batch(case), RANK, checkpointing=False)
+
+
+def _peak(case: Case, way: Way) -> int:
+    training = _training(case)
+    training.run(way, 2)
+    return with_peak(lambda: training.run(way, 2))[0]
+
+
+def _row(case: Case, done: Mapping[Way, Sequence[Stepped]], peaks: Mapping[Way, int]) -> Row:
+    loss = {way: turns[-1].loss for way, turns in done.items()}
+    sra = {way: turns[-1].sra for way, turns in done.items() if turns[-1].sra is not None}
+    return Row(
+        case=str(case),
+        seconds={
+            way: median(second for turn in turns for second in turn.seconds)
+            for way, turns in done.items()
+        },
+        ratio=ratios(done),
+        peak_bytes=dict(peaks),
+        loss=loss,
+        sra={way: value for way, value in sra.items() if value is not None},
+        right=agree(list(loss.values()))
+        and len(sra) == len(WAYS) - 1
+        and agree(list(sra.values())),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if the ways do not agree."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training.cost")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=5, help="of all ways (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one small case, one round")
+    given = parser.parse_args(arguments)
+    cases = [Case(SMALL, 256)] if given.quick else [Case(SMOLLM2, T) for T in (1024, 2048)]
+    rows = []
+    for case in cases:
+        rows.append(measure(case, 1 if given.quick else given.rounds))
+        print(f"{case}: {rows[-1].ratio}", file=sys.stderr, flush=True)
+    facts = machine.facts()
+    given.out.mkdir(parents=True, exist_ok=True)
+    record = {"machine": facts, "ways": WAYS, "rows": [asdict(row) for row in rows]}
+    (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (given.out / f"{NAME}.md").write_text(as_markdown(rows, facts))
+    print(as_markdown(rows, facts))
+    return 0 if all(row.right for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""One fine-tuning per weight of SRA in the loss, and the held-out conversations scored after it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sra_fast
+from sra_fast.conversations import read_conversations
+from sra_fast.loading import ModelSource, find_model
+from sra_fast.training.config import TrainingConfig
+from sra_fast.training.run import TrainingRun, train
+
+CONFIG = TrainingConfig(
+    rank=16,
+    batch_size=4,
+    accumulation=2,
+    epochs=1.0,
+    learning_rate=5e-4,
+    cycles=1,
+    eval_steps=10,
+    max_length=1024,
+    dtype="float32",
+)
+"""The paper's settings but for what two cores cannot do in minutes."""
+
+OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run with one weight.
+
+    Attributes:
+        weight: of SRA in the loss.
+        seconds: of the run that was not interrupted; None for one that went on from a checkpoint.
+        result: what ``result.json`` holds.
+        log: what was logged, by step.
+        rescored: mean SRA of the held-out replies by ``sra_fast.score``, of the adapter that the
+            run kept, loaded anew.
+        scores: of each held-out reply, in the file's order.
+    """
+
+    weight: float
+    seconds: float | None
+    result: dict[str, Any]
+    log: list[dict[str, Any]]
+    rescored: float
+    scores: list[float]
+
+    @property
+    def difference(self) -> float:
+        """Relative, of the rescored mean from the one that the callback logged."""
+        logged: float = self.result["after"]["sra"]
+        return abs(self.rescored - logged) / logged
+
+
+def run_weight(
+    weight: float, config: TrainingConfig, model: str, training: Path, held_out: Path, folder: Path
+) -> Outcome:
+    """Trains, or reads what an earlier call left in ``folder``."""
+    recorded = folder / OUTCOME
+    source = find_model(model)
+    settings = TrainingConfig(
+        **{**asdict(config), "sra_weight": weight, "eval_data": str(held_out)}
+    )
+    begun = folder.exists()
+    start = time.perf_counter()
+    result = train(
+        TrainingRun(
+            data=training,
+            source=source,
+            out=folder,
+            config=settings,
+            device="cpu",
+            on_log=_progress,
+        )
+    )
+    seconds = None if begun else round(time.perf_counter() - start, 1)
+    if recorded.exists():
+        return Outcome(**json.loads(recorded.read_text(encoding="utf-8")))
+    del result["out"]
+    scores = _rescored(folder / "adapter", held_out, settings)
+    last = max(folder.glob("checkpoint-*"), key=lambda found: int(found.name.partition("-")[2]))
+    state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
+    outcome = Outcome(
+        weight=weight,
+        seconds=seconds,
+        result=result,
+        log=[_rounded(entry) for entry in state["log_history"]],
+        rescored=math.fsum(scores) / len(scores),
+        scores=scores,
+    )
+    recorded.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    return outcome
+
+
+def ratio_interval(
+    scores: Sequence[float], base: Sequence[float], dialogues: Sequence[str], draws: int = 10_000
+) -> tuple[float, float]:
+    """95% percentile bootstrap interval of mean(scores) / mean(base), over whole dialogues."""
+    names = list(dict.fromkeys(dialogues))
+    number = torch.tensor([names.index(name) for name in dialogues])
+    sums = torch.zeros(2, len(names), dtype=torch.float64)
+    for row, values in enumerate((scores, base)):
+        sums[row].index_add_(0, number, torch.tensor(values, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(names), (draws, len(names)), generator=generator)
+    above, below = (sums[row][drawn].sum(dim=1) for row in (0, 1))
+    levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = torch.quantile(above / below, levels).tolist()
+    return low, high
+
+
+def dialogues_of(held_out: Path) -> list[str]:
+    """Of each conversation of a file."""
+    return [str(conversation.dialogue) for conversation in read_conversations(held_out)]
+
+
+def _rescored(adapter: Path, held_out: Path, config: TrainingConfig) -> list[float]:
+    source = ModelSource(adapter.name, str(adapter))
+    batch = sra_fast.encode(
+        source.tokenizer(), read_conversations(held_out), config.template, turns="last"
+    )
+    scores: list[float] = sra_fast.score(source.load(config.dtype, "cpu"), batch).sra.tolist()
+    return scores
+
+
+def _progress(step: int, last: int, logs: Mapping[str, Any]) -> None:
+    if "eval_loss" in logs:
+        print(
+            f"  step {step} of {last}: held-out loss {logs['eval_loss']:.4f}, "
+            f"SRA {logs['eval_sra']:.3e}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A log entry without times, to six digits."""
+    return {
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in entry.items()
+        if not name.endswith(("runtime", "per_second"))
+    }

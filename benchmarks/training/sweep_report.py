@@ -1,0 +1,171 @@
+"""The fine-tuning runs to read: a table, the curves, and what each weight of SRA did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.training.conversations import Chosen
+from benchmarks.training.sweep import Outcome, ratio_interval
+from sra_fast.training.config import TrainingConfig, settings_of
+
+RAISED = 1.25  # times the SRA of the run without
+HARMED = 1.02  # times its held-out loss
+
+_BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
+
+
+def write(
+    outcomes: Sequence[Outcome],
+    chosen: Chosen,
+    dialogues: Sequence[str],
+    config: TrainingConfig,
+    facts: Mapping[str, Any],
+    folder: Path,
+) -> str:
+    """Writes ``results.json``, ``report.md`` and ``sweep.png``; returns the report.
+
+    Args:
+        outcomes: the first has weight 0.
+        chosen: the conversations.
+        dialogues: of each held-out conversation.
+        config: of all runs, but for the weight.
+        facts: of the machine.
+        folder: where they go.
+    """
+    compared = [_compared(outcome, outcomes[0], dialogues) for outcome in outcomes]
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "machine": dict(facts),
+        "conversations": {"rule": chosen.rule, **chosen.counts},
+        "config": {
+            name: value for name, value in settings_of(config).items() if name != "eval_data"
+        },
+        "runs": [
+            {**asdict(outcome), "against_weight_0": one}
+            for outcome, one in zip(outcomes, compared, strict=True)
+        ],
+        "dialogues": list(dialogues),
+    }
+    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    _draw(outcomes, compared, folder / "sweep.png")
+    text = _text(outcomes, compared, chosen, config, facts)
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def best(outcomes: Sequence[Outcome]) -> Outcome:
+    """Of those whose loss is unharmed, the one with the highest SRA."""
+    allowed = HARMED * outcomes[0].result["after"]["loss"]
+    unharmed = [outcome for outcome in outcomes if outcome.result["after"]["loss"] <= allowed]
+    return max(unharmed, key=lambda outcome: outcome.rescored)
+
+
+def _compared(outcome: Outcome, base: Outcome, dialogues: Sequence[str]) -> dict[str, Any]:
+    low, high = ratio_interval(outcome.scores, base.scores, dialogues)
+    return {
+        "sra_ratio": outcome.rescored / base.rescored,
+        "sra_ratio_interval": [low, high],
+        "loss_ratio": outcome.result["after"]["loss"] / base.result["after"]["loss"],
+    }
+
+
+def _text(
+    outcomes: Sequence[Outcome],
+    compared: Sequence[Mapping[str, Any]],
+    chosen: Chosen,
+    config: TrainingConfig,
+    facts: Mapping[str, Any],
+) -> str:
+    base = outcomes[0].result
+    counts = {
+        name: f"{part['conversations']} conversations of {part['dialogues']} dialogues"
+        for name, part in chosen.counts.items()
+    }
+    rows = [
+        "| weight | steps | minutes | held-out loss | SRA | log SRA | loss / weight 0 "
+        "| SRA / weight 0 (95%) |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| base model | – | – | {base['before']['loss']:.4f} | {base['before']['sra']:.3e} "
+        f"| {base['before']['log_sra']:.3f} | – | – |",
+    ]
+    for outcome, one in zip(outcomes, compared, strict=True):
+        after = outcome.result["after"]
+        minutes = "–" if outcome.seconds is None else f"{outcome.seconds / 60:.1f}"
+        low, high = one["sra_ratio_interval"]
+        rows.append(
+            f"| {outcome.weight:g} | {outcome.result['chosen_step']} of {outcome.result['steps']} "
+            f"| {minutes} | {after['loss']:.4f} | {after['sra']:.3e} | {after['log_sra']:.3f} "
+            f"| {one['loss_ratio']:.4f} | {one['sra_ratio']:.3f} ({low:.3f} … {high:.3f}) |"
+        )
+    top = best(outcomes)
+    ratio = top.rescored / outcomes[0].rescored
+    verdict = (
+        f"Within {HARMED - 1:.0%} of the loss without it, weight {top.weight:g} has the highest "
+        f"SRA, {ratio:.2f} times that of weight 0; "
+        f"{RAISED:g} times was to be reached: {'met' if ratio >= RAISED else 'not met'}."
+    )
+    worst = max(outcome.difference for outcome in outcomes)
+    return f"""# Fine-tuning {base["model"]} on ESConv, with SRA watched and in the loss
+
+{facts["cpu"]}, {facts["cores"]} cores ({facts["threads"]} threads), torch {facts["torch"]}, \
+transformers {facts["transformers"]}, commit {facts["commit"]}.
+
+Training: {counts["training"]}; held out: {counts["held-out"]}: {chosen.rule}. LoRA of rank \
+{config.rank}, learning rate {config.learning_rate:g}, {config.epochs:g} epoch, steps of \
+{config.batch_size * config.accumulation} conversations, `{config.template}` template, \
+{config.dtype}; ESConv's own eight strategies. SRA is the paper's definition; intervals are 95 % \
+bootstrap intervals over held-out dialogues. A row is of the step with the lowest held-out loss \
+(for a weight above 0, the language model's part alone).
+
+{chr(10).join(rows)}
+
+{verdict} After training, each adapter was loaded anew and the held-out replies scored by \
+`sra_fast.score`: the means differ from what `SRACallback` had logged by at most {worst:.1e} of \
+them.
+
+![What each weight does](sweep.png)
+
+![Weight 0](curves-0.png)
+
+![Weight {top.weight:g}](curves-{top.weight:g}.png)
+
+Redraw with `python -m benchmarks.training.esconv ESCONV.json`.
+"""
+
+
+def _draw(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    at = range(len(outcomes))
+    labels = [f"{outcome.weight:g}" for outcome in outcomes]
+    ratios = [one["sra_ratio"] for one in compared]
+    ends = [one["sra_ratio_interval"] for one in compared]
+    spread = [
+        [ratio - low for ratio, (low, _) in zip(ratios, ends, strict=True)],
+        [high - ratio for ratio, (_, high) in zip(ratios, ends, strict=True)],
+    ]
+    left.errorbar(at, ratios, spread, fmt="o-", color=_BLUE, capsize=3, linewidth=1.6)
+    left.axhline(RAISED, color=_GREY, linestyle=":", linewidth=1.2, label=f"{RAISED:g}")
+    left.set_ylabel("held-out SRA / that of weight 0")
+    if max(ratios) > 4 * min(ratios):
+        left.set_yscale("log")
+    losses = [outcome.result["after"]["loss"] for outcome in outcomes]
+    right.plot(at, losses, "o-", color=_RED, linewidth=1.6)
+    right.axhline(
+        HARMED * losses[0], color=_GREY, linestyle=":", linewidth=1.2,
+        label=f"{HARMED - 1:.0%} above weight 0",
+    )  # fmt: skip
+    right.set_ylabel("held-out loss per token (nats)")
+    for axes in (left, right):
+        axes.set_xticks(list(at), labels)
+        axes.set_xlabel("weight of SRA in the loss")
+        axes.grid(alpha=0.3, linewidth=0.6)
+        axes.legend(frameon=False)
+    figure.suptitle(f"{outcomes[0].result['model']}, ESConv; bars: 95% over held-out dialogues")
+    figure.savefig(path)
