@@ -12,6 +12,7 @@ from setuptools import setup
 CLI = ["typer>=0.12", "rich>=13", "pandas>=2", "pyarrow>=15", "matplotlib>=3.8"]
 PEFT = ["peft>=0.18", "accelerate>=1.10"]
 TRAIN = [*CLI, *PEFT, "datasets>=3", "PyYAML>=6"]
+PIPELINE = [*TRAIN, "scikit-learn>=1.5", "scipy>=1.12", "krippendorff>=0.7", "openai>=1.60"]
 
 setup(
     name="sra_fast",
@@ -27,6 +28,10 @@ setup(
         "sra_fast.kernels",
         "sra_fast.kernels.triton_kernels",
         "sra_fast.training",
+        "sra_fast.training.annotation",
+        "sra_fast.training.classifiers",
+        "sra_fast.training.generation",
+        "sra_fast.training.judging",
     ],
     package_dir={
         "sra_fast": "sra_fast",
@@ -50,9 +55,10 @@ setup(
         "cli": CLI,
         "peft": PEFT,
         "train": TRAIN,
+        "pipeline": PIPELINE,
         "demo": [*CLI, "gguf>=0.17", "accelerate>=1.10"],
         "test": [
-            *TRAIN,
+            *PIPELINE,
             "gguf>=0.17",
             "pytest>=8",
             "pytest-benchmark>=5",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sra_fast.training.collator import PackingCollator, PaddingCollator
     from sra_fast.training.data import TrainingExamples, split_by_conversation, training_examples
     from sra_fast.training.history import read_history
-    from sra_fast.training.memory import keep_reply_logits, reply_loss, sliced_mlps
+    from sra_fast.training.memory import keep_reply_logits, reply_loss, sliced_mlps, why_full_logits
     from sra_fast.training.packing import TokenBudgetSampler, why_not_packed
     from sra_fast.training.regulariser import SRARegulariser
     from sra_fast.training.trainer import SRATrainer
@@ -33,6 +33,7 @@ _HOME = {
     "sliced_mlps": "memory",
     "split_by_conversation": "data",
     "training_examples": "data",
+    "why_full_logits": "memory",
     "why_not_packed": "packing",
 }
 
@@ -50,6 +51,7 @@ __all__ = [
     "sliced_mlps",
     "split_by_conversation",
     "training_examples",
+    "why_full_logits",
     "why_not_packed",
 ]
 

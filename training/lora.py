@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +98,9 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     try:
-        adapted: PeftModel = get_peft_model(model, lora)
+        with warnings.catch_warnings():  # PEFT asks by a name that transformers gives up
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            adapted: PeftModel = get_peft_model(model, lora)
     except ValueError as error:
         if any(hasattr(module, "lora_A") for module in model.modules()):
             raise

@@ -92,7 +92,7 @@ def reply_loss(
     Raises:
         ValueError: no token is labelled.
     """
-    reason = _why_full_logits(model)
+    reason = why_full_logits(model)
     if reason is None:
         batch = keep_reply_logits(batch)
     else:
@@ -105,7 +105,8 @@ def reply_loss(
     return ReplyLoss(outputs.loss, outputs, reason is not None)
 
 
-def _why_full_logits(model: nn.Module) -> str | None:
+def why_full_logits(model: nn.Module) -> str | None:
+    """Why a model's loss cannot be had from :func:`keep_reply_logits`; None if it can."""
     inner = _unwrapped(model)
     if "logits_to_keep" not in inspect.signature(inner.forward).parameters:
         return f"{type(inner).__name__} takes no logits_to_keep"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sra_fast.training.memory import _why_full_logits, keep_reply_logits
+from sra_fast.training.memory import keep_reply_logits, why_full_logits
 from sra_fast.training.trainer import SRATrainer
 from sra_fast.watching import IGNORED_LABEL
 
@@ -27,7 +27,7 @@ class ReplyTrainer(SRATrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.why_full_logits = _why_full_logits(self.model)
+        self.why_full_logits = why_full_logits(self.model)
         self._loss_sum, self._tokens = 0.0, 0
 
     def compute_loss(
