@@ -30,6 +30,7 @@ setup(
         "sra_fast.training",
         "sra_fast.training.annotation",
         "sra_fast.training.classifiers",
+        "sra_fast.training.extension",
         "sra_fast.training.generation",
         "sra_fast.training.judging",
     ],
@@ -43,6 +44,7 @@ setup(
     package_data={
         "sra_fast": ["py.typed", "data/*"],
         "sra_fast.kernels": ["py.typed", "measured.json"],
+        "sra_fast.training.classifiers": ["data/*"],
     },
     install_requires=[
         "torch>=2.11",
@@ -64,6 +66,7 @@ setup(
             "pytest-benchmark>=5",
             "pytest-xdist>=3.6",
             "tensorboard>=2.16",
+            "trl>=1.0",
             "hypothesis>=6.100",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.18", "pandas-stubs"],

@@ -91,7 +91,7 @@ def encode_prompts(
     turns: Literal["all", "last"] = "all",
 ) -> list[EncodedPrompt]:
     """Like ``encode``, but one by one and without padding, in the order of the conversations."""
-    _check_tokenizer(tokenizer)
+    check_tokenizer(tokenizer)
     chosen = get_template(template)
     prompts = [
         (index, prompt)
@@ -99,7 +99,7 @@ def encode_prompts(
         for prompt in render_prompts(conversation, chosen, strategies, turns=turns)
     ]
     takes_system = takes_system_message(tokenizer)
-    control = _control_tokens(tokenizer)
+    control = control_tokens(tokenizer)
     encoded: list[EncodedPrompt] = []
     for begin in range(0, len(prompts), _PROMPTS_PER_CALL):
         block = prompts[begin : begin + _PROMPTS_PER_CALL]
@@ -161,7 +161,8 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
 # --- The tokenizer ---------------------------------------------------------------------------
 
 
-def _check_tokenizer(tokenizer: Any) -> None:
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raises ``EncodingError`` for a tokenizer that cannot mark the parts of a chat."""
     name = type(tokenizer).__name__
     if not callable(getattr(tokenizer, "apply_chat_template", None)):
         raise EncodingError(
@@ -183,7 +184,8 @@ def _check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def _control_tokens(tokenizer: Any) -> tuple[str, ...]:
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """What the tokenizer reads as a control token even inside a message."""
     added = tokenizer.added_tokens_decoder.values()
     return tuple(token.content for token in added if token.special and token.content)
 

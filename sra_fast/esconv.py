@@ -58,8 +58,8 @@ _DIALECTS = (
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """Consecutive messages of one speaker; ``strategies`` of its messages, in order."""
+class Turn:
+    """Consecutive messages of one speaker, joined; ``strategies`` of them, in order."""
 
     role: Role
     content: str
@@ -67,10 +67,24 @@ class _Turn:
 
 
 @dataclass(frozen=True)
-class _Dialogue:
-    number: int
+class Dialogue:
+    """A dialogue of a file.
+
+    Attributes:
+        id: the file's name and the dialogue's number in it, from 0.
+        situation: what the seeker came with, or None.
+        turns: seeker ("user") and supporter ("assistant") alternate.
+    """
+
+    id: str
     situation: str | None
-    turns: tuple[_Turn, ...]
+    turns: tuple[Turn, ...]
+
+    def context(self, turns: int) -> dict[str, object]:
+        """``situation`` and ``messages`` of a conversation record: the first so many turns."""
+        situation = {} if self.situation is None else {"situation": self.situation}
+        messages = [{"role": t.role, "content": t.content} for t in self.turns[:turns]]
+        return {**situation, "messages": messages}
 
 
 def convert(
@@ -106,15 +120,32 @@ def convert(
     counts: Counter[str] = Counter()
     records: list[dict[str, object]] = []
     for number, (where, entry) in enumerate(entries):
-        dialogue = _dialogue(number, entry, where, dialect, counts)
+        dialogue = _dialogue(f"{file.stem}-{number}", entry, where, dialect, counts)
         if strategy is None:
-            records.extend(_turn_records(dialogue, file.stem, counts))
+            records.extend(_turn_records(dialogue, counts))
         else:
-            records.extend(_whole_record(dialogue, file.stem, strategy, counts))
+            records.extend(_whole_record(dialogue, strategy, counts))
     notes = _notes(dialect, len(entries), len(records), counts)
     if not records:
         raise ConversationError(f"{file.name}: no conversation came out of it. " + " ".join(notes))
     return Converted(tuple(records), notes)
+
+
+def read_dialogues(path: str | os.PathLike[str]) -> tuple[list[Dialogue], tuple[str, ...]]:
+    """The dialogues of a file of one of the three dialects, and notes on what was changed.
+
+    Raises:
+        ConversationError, OSError: as :func:`convert`.
+    """
+    file = Path(path)
+    entries = _entries(file)
+    dialect = _dialect(entries, file.name)
+    counts: Counter[str] = Counter()
+    found = [
+        _dialogue(f"{file.stem}-{number}", entry, where, dialect, counts)
+        for number, (where, entry) in enumerate(entries)
+    ]
+    return found, (f"{dialect.name}: {len(found)} dialogues.", *_counted(counts))
 
 
 def _entries(file: Path) -> list[tuple[str, object]]:
@@ -172,8 +203,8 @@ def _unknown_format(where: str, why: str) -> NoReturn:
 
 
 def _dialogue(
-    number: int, entry: object, where: str, dialect: _Dialect, counts: Counter[str]
-) -> _Dialogue:
+    identity: str, entry: object, where: str, dialect: _Dialect, counts: Counter[str]
+) -> Dialogue:
     situation = entry.get("situation") if isinstance(entry, dict) else None
     if situation is not None and not isinstance(situation, str):
         raise ConversationError(
@@ -181,7 +212,7 @@ def _dialogue(
         )
     if situation is not None:
         situation = _text(situation, f"{where}: 'situation'")
-    turns: list[_Turn] = []
+    turns: list[Turn] = []
     for place, message in _raw_messages(entry, where):
         text = _text(message.get(dialect.text_field), f"{place}: {dialect.text_field!r}")
         if text is None:
@@ -195,8 +226,8 @@ def _dialogue(
             before = turns.pop()
             text = f"{before.content} {text}"
             strategies = before.strategies + strategies
-        turns.append(_Turn(role, text, strategies))
-    return _Dialogue(number, situation, tuple(turns))
+        turns.append(Turn(role, text, strategies))
+    return Dialogue(identity, situation, tuple(turns))
 
 
 def _text(value: object, what: str) -> str | None:
@@ -226,9 +257,7 @@ def _strategy(message: Mapping[str, object], place: str, counts: Counter[str]) -
     return name
 
 
-def _turn_records(
-    dialogue: _Dialogue, stem: str, counts: Counter[str]
-) -> Iterator[dict[str, object]]:
+def _turn_records(dialogue: Dialogue, counts: Counter[str]) -> Iterator[dict[str, object]]:
     """One record for each annotated supporter turn that answers the seeker."""
     supporter_turns = 0
     for position, turn in enumerate(dialogue.turns):
@@ -242,40 +271,37 @@ def _turn_records(
         else:
             counts["several"] += len(set(turn.strategies)) > 1
             yield {
-                "id": f"{stem}-{dialogue.number}-t{supporter_turns}",
-                "dialogue": f"{stem}-{dialogue.number}",
-                **_context(dialogue, dialogue.turns[:position]),
+                "id": f"{dialogue.id}-t{supporter_turns}",
+                "dialogue": dialogue.id,
+                **dialogue.context(position),
                 "strategy": turn.strategies[0],
                 "response": turn.content,
             }
 
 
 def _whole_record(
-    dialogue: _Dialogue, stem: str, strategy: str, counts: Counter[str]
+    dialogue: Dialogue, strategy: str, counts: Counter[str]
 ) -> Iterator[dict[str, object]]:
     """The dialogue as one record, if the supporter answers the seeker in it at all."""
     counts["opening"] += dialogue.turns[:1] != () and dialogue.turns[0].role == "assistant"
     if any(turn.role == "assistant" for turn in dialogue.turns[1:]):
         yield {
-            "id": f"{stem}-{dialogue.number}",
-            **_context(dialogue, dialogue.turns),
+            "id": dialogue.id,
+            **dialogue.context(len(dialogue.turns)),
             "strategy": strategy,
         }
     else:
         counts["unanswered"] += 1
 
 
-def _context(dialogue: _Dialogue, turns: tuple[_Turn, ...]) -> dict[str, object]:
-    situation = {} if dialogue.situation is None else {"situation": dialogue.situation}
-    return {
-        **situation,
-        "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
-    }
-
-
 def _notes(
     dialect: _Dialect, dialogues: int, records: int, counts: Counter[str]
 ) -> tuple[str, ...]:
+    heading = f"{dialect.name}: {dialogues} dialogues became {records} conversations."
+    return (heading, *_counted(counts))
+
+
+def _counted(counts: Counter[str]) -> tuple[str, ...]:
     sentences = {
         "joined": "messages were joined to the one before, of the same speaker.",
         "empty": "empty messages were dropped.",
@@ -285,6 +311,4 @@ def _notes(
         "several": "supporter turns carry several strategies: the first one counts.",
         "unanswered": "dialogues hold no supporter turn after a seeker's and were left out.",
     }
-    heading = f"{dialect.name}: {dialogues} dialogues became {records} conversations."
-    counted = (f"{counts[key]} {text}" for key, text in sentences.items() if counts[key])
-    return (heading, *counted)
+    return tuple(f"{counts[key]} {text}" for key, text in sentences.items() if counts[key])

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import sra_fast
+from chat_tokenizers import byte_level_bpe
 from marked_examples import COLLATORS, STRATEGIES, arguments, marked_examples, scores
 from model_families import FAMILIES, NOT_SERVED
 from sra_fast.served import UnservedModelError
@@ -508,3 +509,35 @@ def test_two_processes_log_the_mean_over_all_examples_and_take_the_same_step(
         weights = load_file(tmp_path / collator / "weights.safetensors")
         for name, weight in alone.model.named_parameters():
             torch.testing.assert_close(weights[name], weight.data, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("collator", COLLATORS)
+def test_trls_sft_trainer_logs_it(collator: str, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="needs the package trl")
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    rows = [
+        {name: value.tolist() if torch.is_tensor(value) else value for name, value in one.items()}
+        for one in TRAINING
+    ]
+    settings = arguments(tmp_path).to_dict()
+    names = ("output_dir", "report_to", "use_cpu", "disable_tqdm", "save_strategy")
+    names += ("train_sampling_strategy", "per_device_train_batch_size", "logging_steps")
+    trainer = trl.SFTTrainer(
+        LLAMA.build(),
+        trl.SFTConfig(
+            **{name: settings[name] for name in names},
+            learning_rate=0.0,
+            num_train_epochs=1,
+            bf16=False,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},  # it is tokens already
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        data_collator=COLLATORS[collator],
+        processing_class=byte_level_bpe(),
+        callbacks=[SRACallback()],
+    )
+    trainer.train()
+    wanted = scores(LLAMA.build(), TRAINING).split(2)
+    logged = [line["sra"] for line in training_logs(trainer)]
+    assert logged == pytest.approx([part.mean().item() for part in wanted], abs=1e-6)

@@ -7,9 +7,13 @@ from typing import Annotated
 import typer
 
 from sra_fast import __version__
+from sra_fast.cli.annotate import annotate
+from sra_fast.cli.classify import classify
 from sra_fast.cli.compare import compare
 from sra_fast.cli.convert import convert
 from sra_fast.cli.demo import demo
+from sra_fast.cli.extend import extend
+from sra_fast.cli.judge import judge
 from sra_fast.cli.score import score
 from sra_fast.cli.train import train
 
@@ -22,8 +26,10 @@ app = typer.Typer(
     "(Strategy Relevant Attention, arXiv 2402.10453).",
     epilog="Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
 )
-for command in (score, compare, convert, demo, train):
+for command in (score, compare, convert, demo, train, extend, judge):
     app.command()(command)
+app.add_typer(annotate, name="annotate")
+app.add_typer(classify, name="classify")
 
 
 def _print_version(wanted: bool) -> None:

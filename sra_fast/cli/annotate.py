@@ -1,0 +1,244 @@
+"""``sra-fast annotate``: sheets for human judges, and what filled ones say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sra_fast.cli import options
+from sra_fast.cli.session import session
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from sra_fast.training.annotation.agreement import Agreement
+    from sra_fast.training.statistics import Correlation, Estimate
+
+_SHOWN_GAPS = 5
+
+annotate = typer.Typer(
+    no_args_is_help=True,
+    help="Have people compare two systems: blinded sheets, and the analysis of filled-in ones.",
+)
+
+
+def _conversations(metavar: str, text: str) -> typer.models.ArgumentInfo:
+    info: typer.models.ArgumentInfo = typer.Argument(
+        metavar=metavar, help=text, exists=True, dir_okay=False, readable=True, show_default=False
+    )
+    return info
+
+
+def _scores(name: str, system: str) -> typer.models.OptionInfo:
+    info: typer.models.OptionInfo = typer.Option(
+        name,
+        metavar="DIR_OR_FILE",
+        help=f"SRA of {system}'s replies: the folder of sra-fast score, or its table.",
+        exists=True,
+        show_default=False,
+    )
+    return info
+
+
+@annotate.command()
+def export(
+    file_a: Annotated[Path, _conversations("A.jsonl", "Conversations with one system's replies.")],
+    file_b: Annotated[Path, _conversations("B.jsonl", "The same with the other system's.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            file_okay=False,
+            help="The folder for the sheets and their key.",
+            show_default=False,
+        ),
+    ],
+    items: Annotated[
+        int | None,
+        typer.Option("--items", metavar="N", min=1, help="So many, at random.", show_default="all"),
+    ] = None,
+    annotators: Annotated[
+        int, typer.Option("--annotators", metavar="K", min=1, help="Sheets to write.")
+    ] = 2,
+    seed: Annotated[int, typer.Option("--seed", help="Of items, sides and order.")] = 0,
+    name_a: Annotated[
+        str | None,
+        typer.Option("--name-a", help="Of the first system.", show_default="its file's name"),
+    ] = None,
+    name_b: Annotated[
+        str | None,
+        typer.Option("--name-b", help="Of the second.", show_default="its file's name"),
+    ] = None,
+    sra_a: Annotated[Path | None, _scores("--sra-a", "A")] = None,
+    sra_b: Annotated[Path | None, _scores("--sra-b", "B")] = None,
+    strategies: options.StrategyFile = None,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Write blinded sheets: CSV for spreadsheets, JSON and a labelling page for Label Studio.
+
+    Nothing in a sheet tells which system wrote which reply; key.json does, so keep it from the
+    annotators. Each system stands first in half of the items, also within each strategy. A file
+    that is there already, and perhaps filled in, is never replaced.
+    """
+    with session(as_json, debug) as current:
+        names = (name_a or file_a.stem, name_b or file_b.stem)
+        if names[0] == names[1]:
+            raise typer.BadParameter(
+                f"both systems would be called {names[0]!r}; give --name-a and --name-b",
+                param_hint="'--name-a'",
+            )
+        if (sra_a is None) != (sra_b is None):
+            raise typer.BadParameter(
+                "scores of one system alone give no difference; give --sra-a and --sra-b",
+                param_hint="'--sra-a'",
+            )
+
+        from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
+        from sra_fast.training.annotation.pairing import choose_pairs, read_pairs
+        from sra_fast.training.annotation.sheet_files import export_files, write_export
+        from sra_fast.training.annotation.sheets import Systems, make_sheets
+        from sra_fast.training.annotation.sra_scores import read_scores, same_definition
+
+        known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
+        pairs = choose_pairs(read_pairs(file_a, file_b, known), items, seed)
+        if sra_a is None or sra_b is None:
+            unknown = [None] * len(pairs)
+            systems = Systems(*names, unknown, unknown)
+        else:
+            scores_a, definition_a = read_scores(sra_a, pairs)
+            scores_b, definition_b = read_scores(sra_b, pairs)
+            definition = same_definition(definition_a, definition_b)
+            systems = Systems(*names, scores_a, scores_b, definition)
+        sheets, key = make_sheets(pairs, annotators, seed, systems)
+        files = export_files(sheets, key)
+        write_export(out, files)
+        current.say(f"written to {out}: {', '.join(files)}")
+        current.say("key.json tells which system wrote what; keep it from the annotators")
+        current.result = {
+            "command": "annotate export",
+            "out": str(out),
+            "files": list(files),
+            "export": key["export"],
+            "items": len(pairs),
+            "annotators": [sheet.annotator for sheet in sheets],
+            "seed": seed,
+            "definition": systems.definition,
+        }
+
+
+@annotate.command()
+def agree(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="CSV or JSONL with item, annotator, preference, sra_a, sra_b, system_a, system_b; "
+            "with --key the filled-in sheets, or Label Studio's JSON exports.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            show_default=False,
+        ),
+    ],
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            metavar="key.json",
+            help="Of the sheets.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Analyse judgements: preference against SRA, agreement of the annotators, win rates.
+
+    A positive preference (to +4) says that b is better, a negative one (to -4) a; the SRA
+    difference is b less a. Trimmed figures go without the values outside the 1st to 99th
+    percentile. Missing preferences are counted and named, and never taken for 0.
+    """
+    with session(as_json, debug) as current:
+        from sra_fast.training.annotation.agreement import analyse, to_json
+        from sra_fast.training.annotation.key import read_key
+        from sra_fast.training.annotation.ratings import read_judgements
+
+        judgements = read_judgements(files, None if key is None else read_key(key))
+        agreement = analyse(judgements)
+        for table in _tables(agreement):
+            current.show(table)
+        for note in _notes(agreement):
+            current.say(note)
+        current.result = {"command": "annotate agree", **to_json(agreement)}
+
+
+def _tables(agreement: Agreement) -> list[Table]:
+    correlations = _table("Preference against SRA difference (Pearson)", ("annotator",), "r")
+    for annotator in agreement.judgements.annotators:
+        for name, one in (
+            (annotator, agreement.pearson[annotator]),
+            (f"{annotator}, trimmed", agreement.pearson_trimmed[annotator]),
+        ):
+            correlations.add_row(_text(name), *_cells(one, one.r))
+    alphas = _table("Agreement of the annotators (Krippendorff, interval)", ("items",), "alpha")
+    for name, estimate in (("all", agreement.alpha), ("trimmed", agreement.alpha_trimmed)):
+        alphas.add_row(name, *_cells(estimate, estimate.value))
+    wins = _table("Win rates", ("system", "wins / ties / losses", "ties count"), "rate")
+    for system, won in agreement.win_rates.items():
+        counts = f"{won.wins} / {won.ties} / {won.losses}"
+        for how, rate in won.rates.items():
+            words = how.removeprefix("rate_ties_").replace("_", " ")
+            wins.add_row(_text(system), counts, words, *_cells(rate, rate.value))
+    return [correlations, alphas, wins]
+
+
+def _notes(agreement: Agreement) -> list[str]:
+    """What is missing, and why figures are."""
+    figures: list[tuple[str, Correlation | Estimate]] = [
+        *((f"r of {name}", one) for name, one in agreement.pearson.items()),
+        *((f"trimmed r of {name}", one) for name, one in agreement.pearson_trimmed.items()),
+        ("alpha", agreement.alpha),
+        ("trimmed alpha", agreement.alpha_trimmed),
+    ]
+    notes = [f"{what}: {one.why}" for what, one in figures if one.why]
+    gaps = [f"{item} by {annotator}" for item, annotator in agreement.judgements.gaps]
+    for title, places in (
+        ("missing preferences", gaps),
+        ("items without SRA", agreement.without_sra),
+    ):
+        if places:
+            more = "" if len(places) <= _SHOWN_GAPS else ", …; --json has all"
+            notes.append(f"{title}: {len(places)} ({', '.join(places[:_SHOWN_GAPS])}{more})")
+    return notes
+
+
+def _table(title: str, names: tuple[str, ...], figure: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=_text(title), title_justify="left")
+    for name in names:
+        table.add_column(name)
+    for column in ("n", figure, "95% interval"):
+        table.add_column(column, justify="right")
+    return table
+
+
+def _text(text: str) -> Text:
+    from rich.text import Text
+
+    from sra_fast.printable import printable
+
+    return Text(printable(text))
+
+
+def _cells(one: Correlation | Estimate, value: float | None) -> tuple[str, str, str]:
+    interval = "–" if one.low is None else f"{one.low:.3f} … {one.high:.3f}"
+    return f"{one.n:,}", "–" if value is None else f"{value:.3f}", interval

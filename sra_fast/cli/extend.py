@@ -1,0 +1,144 @@
+"""``sra-fast extend``: dialogues to replies under strategies they did not take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sra_fast.cli import generation, options
+from sra_fast.cli.inputs import choose_template
+from sra_fast.cli.session import session
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def extend(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIALOGUES",
+            help="ESConv.json, FailedESConv.json, or lines of JSON with usr/sys speakers.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            show_default=False,
+        ),
+    ],
+    model: options.ModelName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            file_okay=False,
+            help="The run's folder, new or of this very run, which then goes on.",
+            show_default=False,
+        ),
+    ],
+    template: Annotated[
+        str, typer.Option("--template", metavar="NAME_OR_FILE", help="Of the prompts.")
+    ] = "c1_hf",
+    strategies: options.StrategyFile = None,
+    dialogues: Annotated[
+        int | None,
+        typer.Option("--dialogues", min=1, help="Most dialogues.", show_default="all"),
+    ] = None,
+    cuts: Annotated[
+        int | None,
+        typer.Option("--cuts", min=1, help="Most cuts of a dialogue.", show_default="all"),
+    ] = None,
+    probability: Annotated[
+        float, typer.Option("--probability", max=1.0, help="Of each strategy at each cut.")
+    ] = 0.3,
+    test: Annotated[float, typer.Option("--test", min=0.0, help="Share of the dialogues.")] = 0.077,
+    validation: Annotated[
+        float, typer.Option("--validation", min=0.0, help="Share of the dialogues.")
+    ] = 0.039,
+    endpoint: generation.EndpointURL = None,
+    temperature: generation.Temperature = 0.7,
+    top_p: generation.TopP = 0.9,
+    max_new_tokens: generation.MaxNewTokens = 512,
+    batch_size: generation.BatchSize = 32,
+    seed: generation.Seed = 42,
+    dtype: options.DTypeOption = options.DType.AUTO,
+    device: options.DeviceOption = options.Device.AUTO,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Extend dialogues: cut them, draw strategies, and have a model write the next reply.
+
+    Writes train.jsonl, test.jsonl and validation.jsonl, split by dialogue, and statistics. The
+    defaults are the paper's. Killed at any moment, the same command continues.
+    """
+    with session(as_json, debug) as current:
+        chosen = choose_template(template, "--template")
+
+        from sra_fast.strategies import STRATEGIES, read_strategies
+        from sra_fast.training.extension.cuts import Cutting
+        from sra_fast.training.extension.run import PARTS, STATISTICS, Extension
+        from sra_fast.training.extension.run import extend as run
+        from sra_fast.training.generation.sampling import Sampling
+
+        sampling = Sampling(temperature, top_p, max_new_tokens, seed)
+        named, make = generation.replier(
+            model, endpoint, sampling, batch_size, dtype.value, device.value
+        )
+        extension = Extension(
+            file=file,
+            out=out,
+            template=chosen,
+            strategies=STRATEGIES if strategies is None else read_strategies(strategies),
+            cutting=Cutting(probability=probability, cuts=cuts, dialogues=dialogues, seed=seed),
+            sampling=sampling,
+            replier=named,
+            test=test,
+            validation=validation,
+            say=current.say,
+        )
+        with generation.reply_progress(current) as on_progress:
+            described = run(extension, make, on_progress)
+        for table in _tables(described):
+            current.show(table)
+        current.say(f"written to {out}")
+        current.result = {
+            "command": "extend",
+            "out": str(out),
+            "files": [*(f"{part}.jsonl" for part in PARTS), f"{STATISTICS}.json"],
+            "model": named["name"],
+            "template": chosen.name,
+            **described,
+        }
+
+
+def _tables(described: Mapping[str, Any]) -> list[Table]:
+    from rich.table import Table
+
+    from sra_fast.printable import printable
+
+    parts = Table(title="the data set", title_justify="left")
+    columns = ("dialogues", "replies", "turns", "turn_words", "reply_words")
+    heads = ("dialogues", "replies", "turns before", "words of a turn", "words of a reply")
+    parts.add_column("")
+    for head in heads:
+        parts.add_column(head, justify="right")
+    for name, part in described["parts"].items():
+        parts.add_row(name, *(_number(part[column]) for column in columns))
+    by_strategy = Table(title="replies by strategy", title_justify="left")
+    by_strategy.add_column("strategy")
+    names = list(described["parts"])
+    for head in (*names, "words of a reply"):
+        by_strategy.add_column(head, justify="right")
+    for name, row in described["strategies"].items():
+        cells = (_number(row[key]) for key in (*names, "words"))
+        by_strategy.add_row(printable(name), *cells)
+    return [parts, by_strategy]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.1f}"

@@ -1,0 +1,107 @@
+"""Options of the commands that generate replies, and whoever they make reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sra_fast.cli.session import Session
+
+if TYPE_CHECKING:
+    from sra_fast.loading import Device, DType
+    from sra_fast.training.generation.run import Replier
+    from sra_fast.training.generation.sampling import Sampling
+
+_GENERATION = "Generation"
+
+EndpointURL = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="An OpenAI-compatible server, such as http://localhost:8000/v1; --model is then the "
+        "name it knows, and OPENAI_API_KEY the key if it wants one.",
+        show_default=False,
+        rich_help_panel=_GENERATION,
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", min=0.0, help="0 is greedy.", rich_help_panel=_GENERATION),
+]
+TopP = Annotated[float, typer.Option("--top-p", max=1.0, rich_help_panel=_GENERATION)]
+MaxNewTokens = Annotated[
+    int,
+    typer.Option(
+        "--max-new-tokens", min=1, help="Where a reply is cut.", rich_help_panel=_GENERATION
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything that is drawn.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Prompts of a forward pass, or requests at a time.",
+        rich_help_panel=_GENERATION,
+    ),
+]
+
+
+def replier(
+    model: str,
+    endpoint: str | None,
+    sampling: Sampling,
+    batch: int,
+    dtype: DType,
+    device: Device,
+) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
+    """What tells the model from others, and how to make it reply; nothing is loaded yet."""
+    if endpoint is not None:
+        from sra_fast.training.endpoint import Endpoint
+
+        place = Endpoint(endpoint, model, concurrency=batch)
+
+        def ask() -> Replier:
+            from sra_fast.training.generation.run import EndpointReplier
+
+            return EndpointReplier(place, sampling, batch=batch)
+
+        return {"name": model, "endpoint": endpoint}, ask
+
+    from sra_fast.loading import choose_device, find_model
+
+    source, where = find_model(model), choose_device(device)
+
+    def load() -> Replier:
+        from sra_fast.training.generation.run import LocalReplier
+
+        return LocalReplier(source.load(dtype, where), source.tokenizer(), sampling, batch=batch)
+
+    return {**source.fingerprint(), "dtype": dtype, "device": where}, load
+
+
+@contextmanager
+def reply_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
+    """A bar over replies; gives what ``extend`` reports to."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("replies"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=session.progress_console(),
+    )
+    with bar:
+        task = bar.add_task("replies", total=None)
+        yield lambda done, total: bar.update(task, advance=done, total=total)

@@ -1,0 +1,146 @@
+"""A local server that answers like an OpenAI-compatible endpoint, faults included."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """What arrived."""
+
+    body: dict[str, Any]
+    path: str
+    key: str | None
+    at: float
+
+    @property
+    def text(self) -> str:
+        """Of the last message."""
+        return str(self.body["messages"][-1]["content"])
+
+
+@dataclass(frozen=True)
+class Response:
+    """What goes back; ``hang`` for nothing at all, until the server ends."""
+
+    body: str
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    hang: bool = False
+
+
+HANG = Response("", hang=True)
+
+
+def completion(text: str | None, finish_reason: str = "stop") -> Response:
+    """A whole answer; 7 tokens were asked with, 3 came back."""
+    return Response(
+        json.dumps(
+            {
+                "id": "chatcmpl-1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "judge",
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": text},
+                        "finish_reason": finish_reason,
+                    }
+                ],
+                "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+            }
+        )
+    )
+
+
+def failure(status: int, message: str = "no", retry_after: float = 0.001) -> Response:
+    """An error as OpenAI sends it, to be tried again after so many seconds."""
+    body = json.dumps({"error": {"message": message, "type": "error", "code": None}})
+    return Response(body, status, {"Retry-After-Ms": str(1000 * retry_after)})
+
+
+class FakeEndpoint:
+    """The server, running inside ``with``.
+
+    Args:
+        answer: called with each request and its number from 0, in threads; gives the response.
+    """
+
+    def __init__(self, answer: Callable[[Request, int], Response]) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                request = Request(body, self.path, self.headers["Authorization"], time.monotonic())
+                with outer._lock:
+                    number = len(outer.requests)
+                    outer.requests.append(request)
+                response = outer.answer(request, number)
+                if response.hang:
+                    outer._ending.wait()
+                    self.close_connection = True
+                    return
+                content = response.body.encode()
+                self.send_response(response.status)
+                headers = {"Content-Type": "application/json", **response.headers}
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that was killed is no news."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> FakeEndpoint:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ending.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def always(response: Response) -> FakeEndpoint:
+    """A server that knows one answer."""
+    return FakeEndpoint(lambda request, number: response)
+
+
+def in_turn(*responses: Response) -> FakeEndpoint:
+    """A server that gives these one after the other, and the last from then on."""
+    return FakeEndpoint(lambda request, number: responses[min(number, len(responses) - 1)])

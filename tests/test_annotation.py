@@ -1,0 +1,743 @@
+"""``sra-fast annotate``: sheets that tell nothing, and figures that are right or missing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import krippendorff
+import numpy
+import pandas
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from sra_fast.cli.app import app
+from sra_fast.training.annotation.agreement import SEED, alpha_of_sums, krippendorff_alpha
+from sra_fast.training.annotation.tables import plain_text, read_table, safe_cell, write_csv
+from sra_fast.training.statistics import DRAWS
+
+NAN = numpy.nan
+FIELDS = ("item", "annotator", "preference", "sra_a", "sra_b", "system_a", "system_b")
+STRATEGIES = ("Offer Hope", "Chit Chat", "Affirmation")
+
+
+def call(*arguments: object, status: int = 0) -> tuple[str, str]:
+    """Standard output and standard error of ``sra-fast annotate`` that ends with ``status``."""
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(
+        app, ["annotate", *(str(one) for one in arguments)]
+    )
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    return result.stdout, result.stderr
+
+
+def call_json(*arguments: object, status: int = 0) -> dict[str, Any]:
+    parsed = json.loads(call(*arguments, "--json", status=status)[0])
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def error_of(*arguments: object) -> str:
+    return str(call_json(*arguments, status=1)["error"])
+
+
+def lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
+    return path
+
+
+def chat(number: int, system: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"c{number}",
+        "messages": [
+            {"role": "user", "content": f"I feel low, day {number}."},
+            {"role": "assistant", "content": "Tell me more."},
+            {"role": "user", "content": "Nothing helps."},
+        ],
+        "strategy": STRATEGIES[number % 3],
+        "response": f"Reply {number} in the manner of {'one' if system == 'base' else 'two'}.",
+        **changes,
+    }
+
+
+@pytest.fixture
+def systems(tmp_path: Path) -> tuple[Path, Path]:
+    """Files base.jsonl and tuned.jsonl of 17 items, in different orders."""
+    base = lines(tmp_path / "base.jsonl", [chat(i, "base") for i in range(17)])
+    tuned = lines(tmp_path / "tuned.jsonl", [chat(i, "tuned") for i in reversed(range(17))])
+    return base, tuned
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+
+
+def fill(path: Path, preferences: Mapping[str, object]) -> Path:
+    """Writes preferences by item into a sheet, as a spreadsheet would."""
+    rows = rows_of(path)
+    for row in rows:
+        row["preference"] = str(preferences.get(row["item"], ""))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def flat(
+    path: Path, preferences: Mapping[str, list[Any]], differences: Iterable[float | None]
+) -> Path:
+    """A CSV table: annotator to the preferences of items 0, 1, …; "" where there is none."""
+    rows = [
+        (f"i{item}", annotator, given[item], "" if d is None else 0, "" if d is None else d)
+        for item, d in enumerate(differences)
+        for annotator, given in preferences.items()
+    ]
+    text = [",".join(FIELDS), *(",".join(map(str, (*row, "base", "tuned"))) for row in rows)]
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return path
+
+
+# --- export ---
+
+
+def test_sheets_tell_nothing_and_the_key_tells_all(
+    systems: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = call_json("export", *systems, "--out", out)
+    assert done["items"] == 17
+    key = json.loads((out / "key.json").read_text())
+    assert (key["system_a"], key["system_b"]) == ("base", "tuned")
+    for path in out.iterdir():
+        if path.name != "key.json":
+            text = path.read_text(encoding="utf-8")
+            assert "base" not in text
+            assert "tuned" not in text
+    replies = {"a": "one", "b": "two"}
+    for annotator in done["annotators"]:
+        rows = rows_of(out / f"sheet-{annotator}.csv")
+        assert {row["item"] for row in rows} == {f"c{i}" for i in range(17)}
+        for row in rows:
+            first = key["items"][row["item"]]["first"][annotator]
+            number = int(row["item"][1:])
+            assert row["response_one"] == f"Reply {number} in the manner of {replies[first]}."
+            assert row["response_two"] != row["response_one"]
+            assert row["response_two"].startswith(f"Reply {number} ")
+            assert row["preference"] == ""
+            assert row["conversation"].splitlines() == [
+                f"Seeker: I feel low, day {number}.",
+                "Supporter: Tell me more.",
+                "Seeker: Nothing helps.",
+            ]
+            assert row["strategy"] == STRATEGIES[number % 3]
+            assert row["description"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sides_are_balanced_over_all_and_in_each_strategy(
+    systems: tuple[Path, Path], tmp_path: Path, seed: int
+) -> None:
+    out = tmp_path / "out"
+    call("export", *systems, "--out", out, "--seed", seed, "--annotators", 3)
+    items = json.loads((out / "key.json").read_text())["items"]
+    for annotator in ("annotator-1", "annotator-2", "annotator-3"):
+        sides = Counter(one["first"][annotator] for one in items.values())
+        assert abs(sides["a"] - sides["b"]) == 1
+        for remainder in range(3):
+            sides = Counter(
+                one["first"][annotator]
+                for item, one in items.items()
+                if int(item[1:]) % 3 == remainder
+            )
+            assert abs(sides["a"] - sides["b"]) <= 1
+    assert all(
+        {one["first"]["annotator-1"], one["first"]["annotator-2"]} == {"a", "b"}
+        for one in items.values()
+    )
+    orders = {
+        tuple(row["item"] for row in rows_of(out / f"sheet-annotator-{k}.csv")) for k in (1, 2, 3)
+    }
+    assert len(orders) == 3
+
+
+def test_the_seed_alone_decides(systems: tuple[Path, Path], tmp_path: Path) -> None:
+    def contents(name: str, seed: int) -> dict[str, bytes]:
+        out = tmp_path / name
+        call("export", *systems, "--out", out, "--items", 9, "--seed", seed)
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    one = contents("one", 4)
+    assert one == contents("two", 4)
+    assert one != contents("three", 5)
+    assert len(json.loads(one["key.json"])["items"]) == 9
+
+
+def test_a_sheet_that_is_filled_in_is_never_replaced(
+    systems: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    call("export", *systems, "--out", out)
+    (out / "label-studio.xml").unlink()  # as after a crash: the same command goes on
+    call("export", *systems, "--out", out)
+    assert (out / "label-studio.xml").is_file()
+    sheet = fill(out / "sheet-annotator-1.csv", {"c1": 3})
+    kept = sheet.read_bytes()
+    assert "give another --out" in error_of("export", *systems, "--out", out)
+    assert "give another --out" in error_of("export", *systems, "--out", out, "--seed", 1)
+    assert sheet.read_bytes() == kept
+    assert not [path for path in out.iterdir() if path.suffix == ".tmp"]
+
+
+def test_spreadsheets_compute_nothing(tmp_path: Path) -> None:
+    dangerous = ["=1+1", "+1", "-1", "@SUM(A1)", "'=1", " =1"]
+    for system in ("base", "tuned"):
+        lines(
+            tmp_path / f"{system}.jsonl",
+            [chat(i, system, id=text, response=text + system) for i, text in enumerate(dangerous)],
+        )
+    out = tmp_path / "out"
+    call("export", tmp_path / "base.jsonl", tmp_path / "tuned.jsonl", "--out", out)
+    rows = rows_of(out / "sheet-annotator-1.csv")
+    assert not [cell for row in rows for cell in row.values() if cell[:1] in "=+-@" and cell]
+    assert pandas.read_csv(out / "sheet-annotator-1.csv").shape == (6, 9)
+    filled = fill(out / "sheet-annotator-1.csv", {row["item"]: "-2" for row in rows})
+    assert call_json("agree", filled, "--key", out / "key.json")["n"] == 6
+    # A spreadsheet that takes an apostrophe off when it saves does no harm.
+    _replaced(filled, ",'@SUM", ",@SUM")
+    assert call_json("agree", filled, "--key", out / "key.json")["n"] == 6
+
+
+@pytest.mark.parametrize("text", ["=1", "'=1", "''=1", "'tis", "-", "plain", "a=b", "＝1", "\t=1"])
+def test_cells_come_back_as_they_were(tmp_path: Path, text: str) -> None:
+    cell = safe_cell(text)
+    assert plain_text(cell) == text
+    assert not re.match(r"[=+\-@＝\t]", cell)
+    path = tmp_path / "t.csv"
+    path.write_bytes(write_csv(("text", "more"), [{"text": text, "more": "x\ny"}]).encode())
+    assert read_table(path, ("text",)) == [("t.csv line 2", {"text": text, "more": "x\ny"})]
+
+
+def test_label_studio_gets_tasks_and_a_page_for_them(
+    systems: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    call("export", *systems, "--out", out)
+    tasks = json.loads((out / "label-studio-annotator-2.json").read_text())
+    rows = rows_of(out / "sheet-annotator-2.csv")
+    assert [task["data"]["item"] for task in tasks] == [row["item"] for row in rows]
+    assert [task["data"]["response_one"] for task in tasks] == [row["response_one"] for row in rows]
+    assert [turn["author"] for turn in tasks[0]["data"]["conversation"]] == [
+        "Seeker",
+        "Supporter",
+        "Seeker",
+    ]
+    page = ElementTree.parse(out / "label-studio.xml").getroot()
+    shown = {one.get("value", "") for one in page.iter() if one.tag in ("Text", "Paragraphs")}
+    assert {value[1:] for value in shown} <= set(tasks[0]["data"])
+    choices = page.find(".//Choices")
+    assert choices is not None
+    assert [one.get("value") for one in choices] == [str(value) for value in range(-4, 5)]
+    assert choices.get("toName") in {one.get("name") for one in page.iter("Text")}
+
+
+def score_rows(number: int, sra: Any, **changes: Any) -> list[dict[str, Any]]:
+    """Of ``sra-fast score``: both replies of an item, the earlier with another SRA."""
+    row = {
+        "conversation": f"c{number}",
+        "strategy": STRATEGIES[number % 3],
+        "definition": "paper",
+        **changes,
+    }
+    return [{**row, "turn": 1, "sra": 9.0}, {**row, "turn": 2, "sra": sra}]
+
+
+def test_sra_of_the_last_reply_reaches_the_analysis(
+    systems: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "scored"
+    folder.mkdir()
+    lines(folder / "scores.jsonl", [row for i in range(17) for row in score_rows(i, 0.5)])
+    table = pandas.DataFrame([row for i in range(17) for row in score_rows(i, 0.5 + i / 64)])
+    table.to_csv(tmp_path / "tuned.csv", index=False)
+    out = tmp_path / "out"
+    scores = ["--sra-a", folder, "--sra-b", tmp_path / "tuned.csv"]
+    assert call_json("export", *systems, "--out", out, *scores)["definition"] == "paper"
+    key = json.loads((out / "key.json").read_text())["items"]
+    assert all(
+        (one["sra_a"], one["sra_b"]) == (0.5, 0.5 + int(item[1:]) / 64) for item, one in key.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"conversation": "c99"}, "no score of item 'c0', reply 2"),
+        ({"strategy": "Chit Chat"}, "was scored for strategy 'Chit Chat'"),
+        ({"definition": "mass"}, "definition 'paper', those of the other of 'mass'"),
+        ({"sra": "much"}, "line 2: column 'sra' must be a finite number"),
+    ],
+    ids=str,
+)
+def test_scores_of_something_else(
+    systems: tuple[Path, Path], tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    one = lines(tmp_path / "a", [row for i in range(17) for row in score_rows(i, 0.5)])
+    rows = [row for i in range(17) for row in score_rows(i, 0.5)]
+    changed = [{**row, **change} for row in (rows if "definition" in change else rows[:2])]
+    other = lines(tmp_path / "b", changed + rows[len(changed) :])
+    given = [*systems, "--out", tmp_path / "out", "--sra-a", one, "--sra-b", other]
+    assert named in error_of("export", *given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"id": "other"},
+            "conversation 'c1' (base.jsonl line 2) has no counterpart in tuned.jsonl",
+        ),
+        ({"strategy": "Question"}, "differ in their strategy"),
+        ({"situation": "Alone."}, "differ in their situation"),
+        ({"messages": [{"role": "user", "content": "Hi."}]}, "differ in their messages"),
+        ({"response": "Reply 1 in the manner of one."}, None),
+    ],
+    ids=str,
+)
+def test_files_must_differ_in_the_replies_alone(
+    tmp_path: Path, change: dict[str, Any], named: str | None
+) -> None:
+    base = lines(tmp_path / "base.jsonl", [chat(i, "base") for i in range(3)])
+    tuned = lines(
+        tmp_path / "tuned.jsonl",
+        [chat(i, "tuned", **(change if i == 1 else {})) for i in range(3)],
+    )
+    given = ["export", base, tuned, "--out", tmp_path / "out"]
+    if named is None:
+        assert call_json(*given)["items"] == 3  # one pair of equal replies is a pair
+    else:
+        assert named in error_of(*given)
+
+
+def test_wrong_exports(systems: tuple[Path, Path], tmp_path: Path) -> None:
+    base, tuned = systems
+    out = ["--out", tmp_path / "out"]
+    assert "same replies throughout" in error_of("export", base, base, *out, "--name-b", "other")
+    assert "18 items are asked for" in error_of("export", base, tuned, *out, "--items", 18)
+    own = tmp_path / "own.json"
+    own.write_text('{"Kindness": "Be kind."}')
+    assert "'Offer Hope' is not one of" in error_of(
+        "export", base, tuned, *out, "--strategies", own
+    )
+    call("export", base, base, *out, status=2)
+    call("export", base, tuned, *out, "--sra-a", base, status=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_last_assistant_message_is_the_reply(tmp_path: Path) -> None:
+    for system in ("base", "tuned"):
+        record = chat(0, system)
+        said = {"role": "assistant", "content": record.pop("response")}
+        record["messages"] += [said, {"role": "user", "content": "Thanks."}]
+        lines(tmp_path / f"{system}.jsonl", [record])
+    out = tmp_path / "out"
+    call("export", tmp_path / "base.jsonl", tmp_path / "tuned.jsonl", "--out", out)
+    (row,) = rows_of(out / "sheet-annotator-1.csv")
+    assert row["response_one"].startswith("Reply 0")
+    assert "Thanks" not in row["conversation"]
+
+
+# --- From filled sheets to figures ---
+
+
+def test_filled_sheets_are_unblinded(systems: tuple[Path, Path], tmp_path: Path) -> None:
+    scores = [
+        lines(tmp_path / name, [row for i in range(17) for row in score_rows(i, sra(i))])
+        for name, sra in (("sa", lambda i: 0.5), ("sb", lambda i: 0.5 + i / 64))
+    ]
+    out = tmp_path / "out"
+    call("export", *systems, "--out", out, "--sra-a", scores[0], "--sra-b", scores[1])
+    key = json.loads((out / "key.json").read_text())["items"]
+    truth = {f"c{i}": (i % 9) - 4 for i in range(17)}  # above 0: tuned is better
+    for annotator in ("annotator-1", "annotator-2"):
+        seen = {
+            item: value if key[item]["first"][annotator] == "a" else -value
+            for item, value in truth.items()
+        }
+        fill(out / f"sheet-{annotator}.csv", seen)
+    sheets = [out / "sheet-annotator-1.csv", out / "sheet-annotator-2.csv"]
+    found = call_json("agree", *sheets, "--key", out / "key.json")
+    expected = stats.pearsonr(list(truth.values()), list(range(17))).statistic
+    assert found["pearson"] == pytest.approx({"annotator-1": expected, "annotator-2": expected})
+    assert found["alpha"] == pytest.approx(1)
+    wins = Counter((value > 0) - (value < 0) for value in truth.values())
+    assert found["win_rate"]["tuned"]["wins"] == 2 * wins[1]
+    assert found["win_rate"]["base"]["wins"] == 2 * wins[-1]
+
+    # The same through Label Studio.
+    exports = []
+    for annotator in ("annotator-1", "annotator-2"):
+        tasks = json.loads((out / f"label-studio-{annotator}.json").read_text())
+        for task in tasks:
+            item = task["data"]["item"]
+            value = truth[item] if key[item]["first"][annotator] == "a" else -truth[item]
+            result = {"from_name": "preference", "value": {"choices": [str(value)]}}
+            task["annotations"] = [
+                {"result": [], "was_cancelled": True},
+                {"result": [result], "was_cancelled": False},
+            ]
+        exports.append(tmp_path / f"{annotator}.json")
+        exports[-1].write_text(json.dumps(tasks))
+    assert call_json("agree", *exports, "--key", out / "key.json") == found
+
+    # Part of a sheet is analysed, and what is missing is named.
+    fill(sheets[0], {"c0": 1, "c1": 2})
+    part = call_json("agree", sheets[0], "--key", out / "key.json")
+    assert part["n"] == 2
+    assert part["missing"]["preferences"] == 15
+    assert {"item": "c2", "annotator": "annotator-1"} in part["missing"]["places"]
+    assert part["pearson"] == {"annotator-1": None}
+    assert "2 points" in part["notes"]["pearson"]["annotator-1"]
+
+
+def test_another_key_is_refused(systems: tuple[Path, Path], tmp_path: Path) -> None:
+    for seed in (1, 2):
+        call("export", *systems, "--out", tmp_path / str(seed), "--seed", seed)
+    sheet = fill(tmp_path / "1" / "sheet-annotator-1.csv", {"c1": 1})
+    assert "give the key that" in error_of("agree", sheet, "--key", tmp_path / "2" / "key.json")
+    assert "give --key" in error_of("agree", sheet)
+    assert "not the key" in error_of("agree", sheet, "--key", lines(tmp_path / "k", [{}]))
+    key = tmp_path / "1" / "key.json"
+    assert "no item 'c99'" in error_of(
+        "agree",
+        _replaced(sheet, ",c1,", ",c99,"),
+        "--key",
+        key,
+    )
+    broken = json.loads(key.read_text())
+    del broken["items"]["c1"]["first"]
+    key.write_text(json.dumps(broken))
+    assert "the key was altered (KeyError: 'first')" in error_of("agree", sheet, "--key", key)
+
+
+def _replaced(path: Path, old: str, new: str) -> Path:
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    return path
+
+
+def test_label_studios_other_exports_are_refused(
+    systems: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    call("export", *systems, "--out", out)
+    small = tmp_path / "min.json"
+    small.write_text(json.dumps([{"item": "c1", "preference": "2"}]))
+    assert "min.json task 1: not a task" in error_of("agree", small, "--key", out / "key.json")
+    assert "give --key" in error_of("agree", small)
+
+
+# --- agree ---
+
+PEOPLE: dict[str, list[Any]] = {
+    "ann": [4, 3, 0, -2, -4, 1, 2, -1, 3, 0],
+    "bob": [3, 3, 1, -2, -3, 0, 2, -2, 4, 0],
+}
+DIFFERENCES = [0.9, 0.8, 0.1, -0.3, -0.9, 0.2, 0.5, -0.2, 0.6, 0.05]
+
+
+def test_the_figures_are_those_of_scipy_and_krippendorff(tmp_path: Path) -> None:
+    found = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES))
+    assert found["n"] == 10
+    assert found["annotators"] == ["ann", "bob"]
+    d = numpy.array(DIFFERENCES)
+    inside = (d > d.min()) & (d < d.max())  # of ten values the percentiles cut off both ends
+    for name, given in PEOPLE.items():
+        x = numpy.array(given, dtype=float)
+        assert found["pearson"][name] == pytest.approx(stats.pearsonr(x, d).statistic)
+        low, high = numpy.percentile(x, [1, 99])
+        both = inside & (x >= low) & (x <= high)
+        assert found["pearson_trimmed"][name] == pytest.approx(
+            stats.pearsonr(x[both], d[both]).statistic
+        )
+        interval = found["intervals"]["pearson"][name]
+        assert interval["low"] < found["pearson"][name] < interval["high"]
+    ratings = numpy.array(list(PEOPLE.values()), dtype=float)
+    alpha = krippendorff.alpha(reliability_data=ratings, level_of_measurement="interval")
+    assert found["alpha"] == pytest.approx(alpha)
+    alpha = krippendorff.alpha(reliability_data=ratings[:, inside], level_of_measurement="interval")
+    assert found["alpha_trimmed"] == pytest.approx(alpha)
+    assert found["notes"] == {}
+
+
+def test_win_rates_by_hand(tmp_path: Path) -> None:
+    # Of 20 judgements: b better 5 + 5 (ann 4 3 1 2 3, bob 3 3 1 2 4), a better 3 + 3, ties 2 + 2.
+    rates = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES))["win_rate"]
+    tuned, base = rates["tuned"], rates["base"]
+    assert (tuned["wins"], tuned["ties"], tuned["losses"]) == (10, 4, 6)
+    assert (base["wins"], base["ties"], base["losses"]) == (6, 4, 10)
+    assert tuned["rate_ties_half"] == pytest.approx(12 / 20)
+    assert tuned["rate_ties_lost"] == pytest.approx(10 / 20)
+    assert tuned["rate_ties_left_out"] == pytest.approx(10 / 16)
+    assert base["rate_ties_half"] == pytest.approx(8 / 20)
+    ours, theirs = (one["intervals"]["rate_ties_half"] for one in (tuned, base))
+    assert ours["low"] == pytest.approx(1 - theirs["high"])
+    assert ours["low"] < tuned["rate_ties_half"] < ours["high"]
+
+
+def test_swapping_the_systems_changes_nothing_but_their_names(tmp_path: Path) -> None:
+    one = call_json("agree", flat(tmp_path / "one.csv", PEOPLE, DIFFERENCES))
+    rows = [
+        {
+            "item": f"i{item}",
+            "annotator": name,
+            "preference": -given[item],
+            "sra_a": DIFFERENCES[item],
+            "sra_b": 0,
+            "system_a": "tuned",
+            "system_b": "base",
+        }
+        for item in range(10)
+        for name, given in PEOPLE.items()
+    ]
+    other = call_json("agree", lines(tmp_path / "other.jsonl", rows))
+    for name in ("pearson", "pearson_trimmed"):
+        assert other[name] == pytest.approx(one[name])
+    assert other["alpha"] == pytest.approx(one["alpha"])
+    assert other["win_rate"] == one["win_rate"]
+
+
+def test_missing_preferences_are_gaps_and_no_zeros(tmp_path: Path) -> None:
+    given = {"ann": [*PEOPLE["ann"][:9], ""], "bob": ["", *PEOPLE["bob"][1:]]}
+    found = call_json("agree", flat(tmp_path / "t.csv", given, DIFFERENCES))
+    assert found["missing"]["preferences"] == 2
+    assert found["missing"]["of"] == 20
+    assert found["missing"]["places"] == [
+        {"item": "i0", "annotator": "bob"},
+        {"item": "i9", "annotator": "ann"},
+    ]
+    assert found["pearson"]["ann"] == pytest.approx(
+        stats.pearsonr(PEOPLE["ann"][:9], DIFFERENCES[:9]).statistic
+    )
+    ratings = numpy.array([[*PEOPLE["ann"][:9], NAN], [NAN, *PEOPLE["bob"][1:]]])
+    assert found["alpha"] == pytest.approx(krippendorff.alpha(ratings))
+    assert found["intervals"]["alpha"]["n"] == 8
+    _, said = call("agree", tmp_path / "t.csv")
+    assert "missing preferences: 2 (i0 by bob, i9 by ann)" in said
+
+
+def test_a_single_annotator_has_no_alpha(tmp_path: Path) -> None:
+    found = call_json("agree", flat(tmp_path / "t.csv", {"ann": PEOPLE["ann"]}, DIFFERENCES))
+    assert found["alpha"] is found["alpha_trimmed"] is None
+    assert "single annotator" in found["notes"]["alpha"]
+    assert found["pearson"]["ann"] is not None
+    shown, said = call("agree", tmp_path / "t.csv")
+    assert "alpha: a single annotator" in said
+    assert "–" in shown
+
+
+def test_constant_columns_have_no_r(tmp_path: Path) -> None:
+    given = {"ann": [2] * 10, "bob": PEOPLE["bob"]}
+    found = call_json("agree", flat(tmp_path / "t.csv", given, DIFFERENCES))
+    assert found["pearson"]["ann"] is None
+    assert "preferences" in found["notes"]["pearson"]["ann"]
+    assert found["pearson"]["bob"] is not None
+    found = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, [0.5] * 10))
+    assert found["pearson"] == {"ann": None, "bob": None}
+    assert "SRA differences" in found["notes"]["pearson"]["bob"]
+    found = call_json("agree", flat(tmp_path / "t.csv", {"a": [0] * 9, "b": [0] * 9}, range(9)))
+    assert found["alpha"] is None
+    assert "0/0" in found["notes"]["alpha"]
+    assert found["win_rate"]["base"]["rate_ties_left_out"] is None
+    assert "rate_ties_left_out" in found["notes"]["win_rate"]["base"]
+    assert found["win_rate"]["base"]["rate_ties_half"] == 0.5
+
+
+def test_items_without_sra_count_for_everything_else(tmp_path: Path) -> None:
+    differences = [None, *DIFFERENCES[1:]]
+    found = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, differences))
+    assert found["missing"]["items_without_sra"] == ["i0"]
+    assert found["pearson"]["ann"] == pytest.approx(
+        stats.pearsonr(PEOPLE["ann"][1:], DIFFERENCES[1:]).statistic
+    )
+    assert found["win_rate"]["tuned"]["wins"] == 10
+    found = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, [None] * 10))
+    assert found["pearson"] == {"ann": None, "bob": None}
+    assert found["alpha"] is not None
+    assert found["alpha_trimmed"] is None
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("i1,ann,5,0,1,base,tuned", "t.csv line 3: preference must be a whole number"),
+        ("i1,ann,-5,0,1,base,tuned", "found '-5'"),
+        ("i1,ann,1.5,0,1,base,tuned", "found '1.5'"),
+        ("i1,ann,good,0,1,base,tuned", "found 'good'"),
+        ("i1,ann,nan,0,1,base,tuned", "found 'nan'"),
+        ("i1,ann,1,x,1,base,tuned", "line 3: column 'sra_a' must be a finite number"),
+        ("i1,ann,1,0,inf,base,tuned", "line 3: column 'sra_b' must be a finite number"),
+        ("i0,ann,1,0,1,base,tuned", "'i0' was judged by 'ann' in t.csv line 2 already"),
+        ("i0,bob,1,0,2,base,tuned", "another SRA than in t.csv line 2"),
+        ("i0,bob,1,0,,base,tuned", "another SRA than in t.csv line 2"),
+        ("i0,bob,1,0,1,base,other", "other systems"),
+        ("i1,ann,1,0,1,base,base", "both systems are called 'base'"),
+        (",ann,1,0,1,base,tuned", "column 'item' must be a text"),
+        ("i1,,1,0,1,base,tuned", "column 'annotator' must be a text"),
+        ("i1,ann,1,0,1,base", "line 3: 6 cells under 7 columns"),
+        ('i1,"ann,1,0,1,base,tuned', "t.csv line 3: not valid CSV"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, named: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{','.join(FIELDS)}\ni0,ann,1,0,1,base,tuned\n{line}\n")
+    assert named in error_of("agree", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "holds no row"),
+        (",".join(FIELDS) + "\n", "holds no row"),
+        ("item,annotator,preferenc\ni,a,1\n", "no column 'preference'; did you mean 'preferenc'"),
+        ("item,item,x\n1,2,3\n", "column 'item' stands there twice"),
+        (f"{','.join(FIELDS)}\ni0,ann,,0,1,base,tuned\n", "no preference is filled in"),
+        ('{"item": "i0", "annotator": "a"}\n', "no column 'preference'"),
+        ('{"item": "i0"\n', "t line 1, column"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "t"
+    path.write_text(text)
+    assert named in error_of("agree", path)
+
+
+def test_what_spreadsheets_make_of_a_table(tmp_path: Path) -> None:
+    path = flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES)
+    expected = call_json("agree", path)
+    text = path.read_text()
+    for changed in (
+        "\ufeff" + text,
+        text.replace("\n", "\r\n"),
+        text.replace(",", ";"),
+        text.replace(",", "\t"),
+        text + ",,,,,,\n",
+        text.replace("ann,4,", "ann, +4.0 ,"),
+    ):
+        path.write_bytes(changed.encode("utf-8"))
+        assert call_json("agree", path) == expected
+    path.write_bytes(text.replace("bob", "bób").encode("latin-1"))
+    assert "is not UTF-8" in error_of("agree", path)
+
+
+def test_a_judgement_lines_jsonl_null_is_a_gap(tmp_path: Path) -> None:
+    row = {
+        "item": 7,
+        "annotator": "ann",
+        "preference": None,
+        "sra_a": None,
+        "sra_b": 1,
+        "system_a": "a",
+        "system_b": "b",
+    }
+    path = lines(tmp_path / "t.jsonl", [row, {**row, "item": 8, "preference": 2.0}])
+    found = call_json("agree", path)
+    assert found["missing"]["places"] == [{"item": "7", "annotator": "ann"}]
+    assert found["win_rate"]["b"]["wins"] == 1
+    for bad in (True, [1], "2 or 3"):
+        path = lines(tmp_path / "t.jsonl", [{**row, "preference": bad}])
+        assert "preference must be" in error_of("agree", path)
+
+
+# --- alpha ---
+
+# Krippendorff, "Computing Krippendorff's alpha-reliability", example C: interval alpha 0.849.
+OBSERVERS = numpy.array(
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
+        [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
+    ]
+)
+
+
+def test_alpha_of_the_textbook_example() -> None:
+    found = krippendorff_alpha(OBSERVERS)
+    assert round(found.value or 0, 3) == 0.849
+    assert found.n == 11
+
+
+def test_alpha_by_hand() -> None:
+    # Two items: (1, 2) and (3, 3). n = 4, sum 9, sum of squares 23, S = 23 - 81/4 = 2.75.
+    # Within: m S_i / (m - 1) = 2 * 0.5 for the first item. alpha = 1 - 3 * 1 / (4 * 2.75).
+    found = krippendorff_alpha(numpy.array([[1.0, 3.0], [2.0, 3.0]]))
+    assert found.value == pytest.approx(1 - 3 / 11)
+
+
+def test_the_interval_of_alpha_is_that_of_resampling_items() -> None:
+    columns = OBSERVERS[:, :11]  # the last item has one observer
+    drawn = numpy.random.default_rng(SEED).integers(11, size=(DRAWS, 11))[:300]
+    each = [krippendorff.alpha(columns[:, rows], level_of_measurement="interval") for rows in drawn]
+    m = (~numpy.isnan(columns)).sum(axis=0)
+    v, vv = numpy.nansum(columns, axis=0), numpy.nansum(columns**2, axis=0)
+    within = (m * vv - v * v) / (m - 1)
+    sums = numpy.stack([m, v, vv, within], axis=1)[drawn].sum(axis=1)
+    numpy.testing.assert_allclose(alpha_of_sums(sums), each)
+
+    found = krippendorff_alpha(OBSERVERS)
+    assert found.low is not None
+    assert found.high is not None
+    inside = numpy.mean([found.low <= one <= found.high for one in each])
+    assert inside == pytest.approx(0.95, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "why"),
+    [
+        ([[1.0, 2.0]], "single annotator"),
+        ([[1.0, 2.0], [NAN, NAN]], "single annotator"),
+        ([[1.0, NAN], [NAN, 2.0]], "no item was judged by two"),
+        ([[1.0, 1.0, 4.0], [1.0, 1.0, NAN]], "0/0"),
+    ],
+)
+def test_undefined_alphas_are_none(ratings: Any, why: str) -> None:
+    found = krippendorff_alpha(numpy.array(ratings))
+    assert found.value is found.low is None
+    assert why in (found.why or "")
+
+
+# --- The command ---
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from sra_fast.cli.app import app\n"
+        "try: app(['annotate', 'agree', '--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'krippendorff', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "krippendorff", None)
+    path = flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES)
+    assert "pip install 'sra_fast[pipeline]'" in error_of("agree", path)
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    given = {"[red]ann\x1b[31m": PEOPLE["ann"], "bob": PEOPLE["bob"]}
+    shown, _ = call("agree", flat(tmp_path / "t.csv", given, DIFFERENCES))
+    assert "[red]ann\\x1b[31m" in shown

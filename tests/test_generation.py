@@ -1,0 +1,321 @@
+"""Generated replies are the model's own, whatever they are batched with and wherever one stops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+import sra_fast
+from chat_tokenizers import byte_level_bpe
+from fake_endpoint import always, completion, failure
+from model_families import FAMILIES, random_tokens
+from sra_fast.conversations import as_conversations
+from sra_fast.templates import TEMPLATES
+from sra_fast.training.endpoint import Endpoint, EndpointError
+from sra_fast.training.generation import local
+from sra_fast.training.generation.cleaning import clean_reply
+from sra_fast.training.generation.local import Generated, GenerationError, LocalModel
+from sra_fast.training.generation.prompts import encode_prompts, generation_prompts
+from sra_fast.training.generation.run import (
+    EndpointReplier,
+    LocalReplier,
+    Reply,
+    batches,
+    complete,
+)
+from sra_fast.training.generation.sampling import Sampling, draw, uniforms
+from tiny_chat_model import save_tiny_model, talk
+
+GREEDY = Sampling(temperature=0.0, max_new_tokens=12)
+DRAWN = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = save_tiny_model(tmp_path_factory.mktemp("tiny"))
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def grouped(vocabulary: int = 200) -> tuple[list[str], list[Tensor], list[str]]:
+    """Three groups of prompts with long common beginnings, and one alone."""
+    generator = torch.Generator().manual_seed(5)
+
+    def some(count: int) -> Tensor:
+        return torch.randint(3, vocabulary, (count,), generator=generator)
+
+    items, prompts, groups = [], [], []
+    for group, (beginning, members) in enumerate(((60, 3), (75, 2), (50, 1))):
+        common = some(beginning)
+        for member in range(members):
+            items.append(f"{group}-{member}")
+            prompts.append(torch.cat([common, some(5 + 4 * member)]))
+            groups.append(str(group))
+    return items, prompts, groups
+
+
+# --- Drawing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.9), (1.5, 0.999), (1.0, 1.0)])
+def test_tokens_are_drawn_from_the_nucleus_as_transformers_cuts_it(
+    temperature: float, top_p: float
+) -> None:
+    logits = 2.0 * torch.randn(1, 400, generator=torch.Generator().manual_seed(1))
+    warped = TemperatureLogitsWarper(temperature)(None, logits)
+    truth = TopPLogitsWarper(top_p)(None, warped).softmax(-1)[0].double()
+    numbers = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    tokens = torch.cat(
+        [
+            draw(logits.expand(len(part), -1), part, Sampling(temperature, top_p))
+            for part in numbers.split(20_000)
+        ]
+    )
+    found = torch.bincount(tokens, minlength=400).double() / len(numbers)
+    assert torch.equal(found > 0, truth > 1e-5 * 0.9) or (found - truth).abs().max() < 1e-5
+    assert (found - truth).abs().max() < 2e-5
+
+
+def test_an_items_random_numbers_are_its_own() -> None:
+    assert torch.equal(uniforms(DRAWN, "a"), uniforms(DRAWN, "a"))
+    assert not torch.equal(uniforms(DRAWN, "a"), uniforms(DRAWN, "b"))
+    assert not torch.equal(uniforms(DRAWN, "a"), uniforms(replace(DRAWN, seed=1), "a"))
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0}])
+def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sampling(**wrong)
+
+
+# --- Batches and shared beginnings -----------------------------------------------------------
+
+
+def generate_alone(model: Any, prompt: Tensor, ends: Sequence[int]) -> Generated:
+    """By transformers."""
+    new = model.generate(
+        prompt[None],
+        attention_mask=torch.ones_like(prompt)[None],
+        do_sample=False,
+        max_new_tokens=GREEDY.max_new_tokens,
+        pad_token_id=0,
+        eos_token_id=list(ends),
+    )[0, len(prompt) :].tolist()
+    finished = bool(new) and new[-1] in ends
+    return Generated(tuple(new[:-1] if finished else new), finished)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_greedy_replies_are_those_of_transformers(tiny: Any, share: bool) -> None:
+    tokenizer = byte_level_bpe()
+    items, prompts, groups = grouped()
+    replier = LocalModel(tiny, tokenizer, GREEDY, share=share)
+    ends = sorted(local._end_tokens(tiny, tokenizer))
+    alone = [generate_alone(tiny, prompt, ends) for prompt in prompts]
+    assert replier.reply(items, prompts, groups) == alone
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss", "lfm2"])
+def test_families_reply_in_batches_as_alone(name: str) -> None:
+    family = next(family for family in FAMILIES if family.name == name)
+    model = family.build().eval()
+    model.generation_config.eos_token_id = 2
+    tokenizer = byte_level_bpe()
+    items = [str(number) for number in range(4)]
+    beginning = random_tokens(1, 40)[0]
+    prompts = [torch.cat([beginning, random_tokens(1, 3 + n, seed=n)[0]]) for n in range(4)]
+    replier = LocalModel(model, tokenizer, GREEDY)
+    ends = sorted(local._end_tokens(model, tokenizer))
+    assert replier.reply(items, prompts, ["a", "a", "b", "b"]) == [
+        generate_alone(model, prompt, ends) for prompt in prompts
+    ]
+
+
+def test_drawn_replies_do_not_depend_on_the_batch(tiny: Any) -> None:
+    tokenizer = byte_level_bpe()
+    items, prompts, groups = grouped()
+    whole = LocalModel(tiny, tokenizer, DRAWN).reply(items, prompts, groups)
+    plain = LocalModel(tiny, tokenizer, DRAWN, share=False)
+    alone = [
+        plain.reply([item], [prompt], [group])[0]
+        for item, prompt, group in zip(items, prompts, groups, strict=True)
+    ]
+    assert whole == alone
+    assert len({one.tokens for one in whole}) == len(items)
+    reversed_ = LocalModel(tiny, tokenizer, DRAWN).reply(items[::-1], prompts[::-1], groups[::-1])
+    assert reversed_[::-1] == whole
+
+
+def test_rows_that_end_leave_the_batch_and_change_nothing(tiny: Any) -> None:
+    tokenizer = byte_level_bpe()
+    items, prompts, groups = grouped()
+    before = LocalModel(tiny, tokenizer, DRAWN).reply(items, prompts, groups)
+    ends = {before[0].tokens[2], before[3].tokens[5]}  # now they end replies
+    replier = LocalModel(tiny, tokenizer, DRAWN)
+    replier._ends = frozenset(ends)
+    expected = []
+    for one in before:
+        cut = next((i for i, token in enumerate(one.tokens) if token in ends), None)
+        expected.append(Generated(one.tokens[:cut], cut is not None))
+    sizes: list[int] = []
+    hook = tiny.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    assert replier.reply(items, prompts, groups) == expected
+    hook.remove()
+    assert sizes[0] == len(items)
+    assert sizes[-1] < len(items)
+
+
+def test_a_common_beginning_is_computed_once(tiny: Any) -> None:
+    tokenizer = byte_level_bpe()
+    items, prompts, groups = grouped()
+    one_token = replace(GREEDY, max_new_tokens=1)
+    computed: dict[bool, int] = {}
+    for share in (True, False):
+        seen: list[int] = []
+        hook = tiny.model.register_forward_pre_hook(
+            lambda module, args, kwargs, seen=seen: seen.append(kwargs["input_ids"].numel()),
+            with_kwargs=True,
+        )
+        LocalModel(tiny, tokenizer, one_token, share=share).reply(items, prompts, groups)
+        hook.remove()
+        computed[share] = sum(seen)
+    assert computed[False] == len(prompts) * max(len(prompt) for prompt in prompts)
+    beginnings = sum({group: 75 for group in groups}.values())
+    assert computed[True] <= beginnings + len(prompts) * 14
+
+
+def test_a_prompt_beyond_the_context_is_named(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path, context=64)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    replier = LocalModel(model, byte_level_bpe(), GREEDY)
+    with pytest.raises(GenerationError, match=r"item 'long'.*60 tokens and 12 .* context of 64"):
+        replier.reply(["short", "long"], [torch.ones(5).long(), torch.ones(60).long()], ["a", "b"])
+
+
+def test_batches_keep_groups_together() -> None:
+    groups = ["a", "b", "a", "c", "b", "a"]
+    assert batches(groups, [5, 9, 4, 7, 8, 5], 3) == [[1, 4, 3], [0, 2, 5]]
+    assert batches(groups, [5, 9, 4, 7, 8, 5], 2) == [[1, 4], [3, 0], [2, 5]]
+
+
+# --- Prompts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", ["standard", "c1_hf", "c3_hl"])
+def test_a_prompt_is_what_scoring_reads_before_the_reply(template: str) -> None:
+    tokenizer = byte_level_bpe()
+    conversations = as_conversations([talk("a", 3), talk("b", 2, situation="A hard week.")])
+    prompts = generation_prompts(conversations, TEMPLATES[template])
+    batch = sra_fast.encode(tokenizer, conversations, template, turns="last")
+    for row, ids in enumerate(encode_prompts(tokenizer, prompts)):
+        reply = int(batch["response_mask"][row].nonzero()[0])
+        assert ids.tolist() == batch["input_ids"][row, :reply].tolist()
+    assert prompts[0].messages[-1] == {"role": "user", "content": "I feel low, day 3."}
+
+
+def test_the_strategies_of_a_conversation_begin_alike_where_history_comes_first() -> None:
+    tokenizer = byte_level_bpe()
+    records = [
+        {**talk("a", 4, strategy=name, dialogue="a"), "id": name}
+        for name in ("Offer Hope", "Clarification")
+    ]
+    prompts = generation_prompts(as_conversations(records), TEMPLATES["c1_hf"])
+    assert prompts[0].group == prompts[1].group
+    one, other = encode_prompts(tokenizer, prompts)
+    common = tokenizer.decode(one[: local._common([one, other])])
+    assert "Hope grows slowly, a 3." in common
+    assert 'with the "' in common
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("assistant: I hear you.", "I hear you."),
+        ("Here is a response: I hear you.", "I hear you."),
+        ('Sure, here\'s a possible reply that offers hope:\n\n"I hear you."', "I hear you."),
+        ("**Supporter:** I hear you.", "I hear you."),
+        ("<think>hm</think>\nI hear you.", "I hear you."),
+        ("I hear you. My response: is that fine?", "I hear you. My response: is that fine?"),
+        ('"One" and "two"', '"One" and "two"'),
+        ("  assistant:  ", ""),
+        ("Here is what I think: you are brave.", "Here is what I think: you are brave."),
+    ],
+)
+def test_what_stands_around_a_reply_is_taken_off(raw: str, clean: str) -> None:
+    assert clean_reply(raw) == clean
+
+
+# --- Runs ------------------------------------------------------------------------------------
+
+
+class Counting:
+    """Replies with the item's name, and may fail."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.asked: list[str] = []
+        self._fails_at = fails_at
+
+    def plan(self, prompts: Sequence[Any]) -> list[list[int]]:
+        return [[index, index + 1] for index in range(0, len(prompts), 2)]
+
+    def reply(self, prompts: Sequence[Any]) -> list[Reply]:
+        if self._fails_at == len(self.asked):
+            raise RuntimeError("killed")
+        self.asked += [prompt.item for prompt in prompts]
+        return [Reply(p.item, p.item, p.item, 1, True) for p in prompts]
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    conversations = as_conversations([talk(str(number)) for number in range(6)])
+    prompts = generation_prompts(conversations, TEMPLATES["standard"])
+    with pytest.raises(RuntimeError, match="killed"):
+        complete(Counting(fails_at=4), prompts, tmp_path)
+    (tmp_path / "00001.jsonl").write_text('{"item": "2", "te', encoding="utf-8")  # torn by a crash
+    again = Counting()
+    replies = complete(again, prompts, tmp_path)
+    assert again.asked == ["2", "3", "4", "5"]
+    assert [replies[prompt.item].text for prompt in prompts] == list("012345")
+
+
+def test_a_model_replies_to_conversations(tiny: Any, tmp_path: Path) -> None:
+    conversations = as_conversations([talk(str(number), 1 + number % 3) for number in range(5)])
+    prompts = generation_prompts(conversations, TEMPLATES["c1_hf"])
+    few = LocalReplier(tiny, byte_level_bpe(), DRAWN, batch=2)
+    many = LocalReplier(tiny, byte_level_bpe(), DRAWN, batch=32)
+    assert complete(few, prompts, tmp_path / "2") == complete(many, prompts, tmp_path / "32")
+
+
+def test_an_endpoint_replies(tmp_path: Path) -> None:
+    conversations = as_conversations([talk("a"), talk("b")])
+    prompts = generation_prompts(conversations, TEMPLATES["standard"])
+    with always(completion("assistant: Take heart.", "length")) as server:
+        endpoint = Endpoint(server.url, "big", retries=0)
+        replies = complete(EndpointReplier(endpoint, DRAWN, batch=2), prompts, tmp_path)
+        asked = [request.body for request in server.requests]
+    assert [(r.text, r.tokens, r.finished) for r in replies.values()] == [
+        ("Take heart.", 3, False)
+    ] * 2
+    assert {body["messages"][-1]["content"] for body in asked} == {"I feel low, day 2."}
+    assert len({body["seed"] for body in asked}) == 2
+    assert all(body["max_tokens"] == 12 and body["top_p"] == 0.95 for body in asked)
+
+
+def test_an_endpoint_that_fails_stops_the_run(tmp_path: Path) -> None:
+    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
+    with always(failure(500)) as server:
+        replier = EndpointReplier(Endpoint(server.url, "big", retries=0), DRAWN)
+        with pytest.raises(EndpointError, match="500"):
+            complete(replier, prompts, tmp_path)
+    assert not list(tmp_path.glob("*.jsonl"))

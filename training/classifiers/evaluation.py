@@ -1,0 +1,228 @@
+"""Training with its report: held-out part, folds, then the classifier of all responses.
+
+Each finished split leaves its predictions in ``splits/`` until the end, so a run that was
+interrupted goes on after them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sra_fast.files import replaced_atomically
+from sra_fast.training.classifiers import train_classifier
+from sra_fast.training.classifiers.data import LabelledResponse
+from sra_fast.training.classifiers.figure import write_confusion
+from sra_fast.training.classifiers.interface import (
+    ClassifierError,
+    Kind,
+    StrategyClassifier,
+    most_probable,
+)
+from sra_fast.training.classifiers.lexical import LexicalClassifier
+from sra_fast.training.classifiers.report import Quality, by_class_table, quality, sentence
+from sra_fast.training.classifiers.splits import Indices, dialogue_of, folds, holdout
+from sra_fast.training.classifiers.stored import RECORD, write_json
+
+REPORT, REPORT_TEXT = "report.json", "report.md"
+CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"
+
+_SPLITS = "splits"
+_FORMAT = "sra_fast.classifier_report/1"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of a kind of classifier on one set of responses.
+
+    Attributes:
+        held_out: measured on the held-out part.
+        folds: on each fold; empty if none were asked for.
+        all_folds: on all folds together, each response predicted once.
+    """
+
+    held_out: Quality
+    folds: tuple[Quality, ...]
+    all_folds: Quality | None
+
+
+def train_with_report(
+    kind: Kind,
+    labelled: Sequence[LabelledResponse],
+    folder: Path,
+    *,
+    data: str,
+    test_fraction: float = 0.2,
+    fold_count: int = 4,
+    seed: int = 42,
+    settings: Mapping[str, Any],
+    replace: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Measures a kind of classifier, trains it on everything, and writes both into ``folder``.
+
+    Args:
+        data: what the report calls the responses.
+        fold_count: of the cross-validation; 0 for none.
+        seed: of the splits.
+        settings: of the kind.
+        replace: an earlier classifier in the folder makes room.
+        say: is told what is done.
+
+    Returns:
+        The measurements, and what ``report.json`` holds.
+
+    Raises:
+        ClassifierError: too few responses for the splits, or as ``train_classifier``.
+        FileExistsError: the folder holds a classifier.
+        OSError: the folder cannot be written.
+    """
+    if fold_count == 1 or fold_count < 0:
+        raise ClassifierError(f"folds must be 2 or more, or 0 for none, found {fold_count}")
+    if (folder / RECORD).exists() and not replace:
+        raise FileExistsError(f"{folder} holds a classifier; give another --out, or --force")
+    pairs = [holdout(labelled, test_fraction, seed)]
+    pairs += folds(labelled, fold_count, seed) if fold_count else []
+    folder.mkdir(parents=True, exist_ok=True)
+    key = _key(kind, labelled, test_fraction, fold_count, seed, settings)
+    predictions = []
+    for index, (train, test) in enumerate(pairs):
+        name = f"fold {index} of {fold_count}" if index else "held-out part"
+        kept = folder / _SPLITS / f"{index:02}.json"
+        predictions.append(
+            _kept(kept, key, len(test)) or _split(kind, labelled, train, test, settings)
+        )
+        write_json(kept, {"key": key, "predicted": predictions[-1]})
+        hits = sum(labelled[i].label == p for i, p in zip(test, predictions[-1], strict=True))
+        say(f"{name}: {hits / len(test):.1%} of {len(test)} right")
+    evaluation = _evaluation(labelled, [test for _, test in pairs], predictions)
+    classifier = train_classifier(
+        kind, [one.response for one in labelled], [one.label for one in labelled], **settings
+    )
+    report = {
+        "format": _FORMAT,
+        "kind": kind,
+        "data": data,
+        "responses": len(labelled),
+        "settings": classifier.settings,
+        "seed": seed,
+        "test_fraction": test_fraction,
+        "held_out": evaluation.held_out.to_json(),
+        "folds": [one.to_json() for one in evaluation.folds],
+        "all_folds": evaluation.all_folds and evaluation.all_folds.to_json(),
+    }
+    _write_report(folder, report, evaluation, classifier)
+    classifier.save(folder)  # last: from here on the folder is taken
+    shutil.rmtree(folder / _SPLITS)
+    return evaluation, report
+
+
+def _split(
+    kind: Kind,
+    labelled: Sequence[LabelledResponse],
+    train: Indices,
+    test: Indices,
+    settings: Mapping[str, Any],
+) -> list[str]:
+    classifier = train_classifier(
+        kind,
+        [labelled[index].response for index in train],
+        [labelled[index].label for index in train],
+        **settings,
+    )
+    found = classifier.probabilities([labelled[index].response for index in test])
+    return most_probable(classifier.classes, found)
+
+
+def _kept(path: Path, key: str, count: int) -> list[str] | None:
+    """The predictions of an interrupted run with the same key."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)
+        return None
+    if found["key"] != key or len(found["predicted"]) != count:
+        return None
+    predicted: list[str] = found["predicted"]
+    return predicted
+
+
+def _key(*everything: Any) -> str:
+    """SHA-256 of all that the predictions depend on, but for the content of a model's folder."""
+    return hashlib.sha256(repr(everything).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _evaluation(
+    labelled: Sequence[LabelledResponse],
+    tests: Sequence[Indices],
+    predictions: Sequence[Sequence[str]],
+) -> Evaluation:
+    classes = sorted({one.label for one in labelled})
+    dialogues = dialogue_of(labelled)
+
+    def measured(indices: Sequence[int], predicted: Sequence[str]) -> Quality:
+        known = [labelled[index].label for index in indices]
+        return quality(known, predicted, classes, [dialogues[index] for index in indices])
+
+    each = [measured(test.tolist(), one) for test, one in zip(tests, predictions, strict=True)]
+    if len(each) == 1:
+        return Evaluation(each[0], (), None)
+    together = measured(
+        [int(index) for test in tests[1:] for index in test],
+        [strategy for one in predictions[1:] for strategy in one],
+    )
+    return Evaluation(each[0], tuple(each[1:]), together)
+
+
+def _write_report(
+    folder: Path, report: dict[str, Any], evaluation: Evaluation, classifier: StrategyClassifier
+) -> None:
+    shown = evaluation.all_folds or evaluation.held_out
+    what = "all folds" if evaluation.all_folds else "held-out part"
+    write_confusion(shown, folder / CONFUSION, f"{report['kind']}, {what}")
+    with replaced_atomically(folder / REPORT_TEXT) as temporary:
+        temporary.write_text(_text(report, evaluation, what), encoding="utf-8")
+    (folder / NGRAMS).unlink(missing_ok=True)
+    if isinstance(classifier, LexicalClassifier):
+        with (
+            replaced_atomically(folder / NGRAMS) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(("strategy", "ngram", "coefficient"))
+            writer.writerows(classifier.telling_ngrams())
+    write_json(folder / REPORT, report)
+
+
+def _text(report: Mapping[str, Any], evaluation: Evaluation, what: str) -> str:
+    shown = evaluation.all_folds or evaluation.held_out
+    settings = ", ".join(f"{name} {value}" for name, value in report["settings"].items())
+    lines = [
+        f"# Strategy classifier: {report['kind']}",
+        "",
+        f"{report['responses']} responses of {report['data']}. Settings: {settings}.",
+        "",
+        f"- Held-out part ({report['test_fraction']:.0%}): {sentence(evaluation.held_out)}.",
+    ]
+    if evaluation.all_folds is not None:
+        each = ", ".join(f"{one.accuracy:.1%}" for one in evaluation.folds)
+        lines.append(
+            f"- {len(evaluation.folds)} folds ({each}), together: {sentence(evaluation.all_folds)}."
+        )
+    lines += [
+        "- The classifier in this folder was trained on all responses, after these measurements.",
+        "",
+        f"## By strategy ({what})",
+        "",
+        *by_class_table(shown),
+        "",
+        f"![confusion matrix]({CONFUSION})",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""Predicted strategies of a file's responses, and how they agree with those it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sra_fast.files import replaced_atomically
+from sra_fast.training.classifiers.data import LabelledResponse
+from sra_fast.training.classifiers.interface import StrategyClassifier, most_probable
+from sra_fast.training.classifiers.report import Quality, quality
+from sra_fast.training.classifiers.splits import dialogue_of
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of n responses, in order.
+
+    Attributes:
+        rows: what :func:`write_predictions` writes: id, strategy (if known), predicted,
+            probability, probabilities.
+        quality: over those whose strategy the classifier knows; None without any.
+        unlabelled: how many have no strategy.
+        outside: the strategies that the classifier cannot answer with, and how many responses
+            each has; they are not measured.
+    """
+
+    rows: list[dict[str, Any]]
+    quality: Quality | None
+    unlabelled: int
+    outside: dict[str, int]
+
+
+def predict(classifier: StrategyClassifier, responses: Sequence[LabelledResponse]) -> Predictions:
+    """Predicts the strategy of each response."""
+    found = classifier.probabilities([one.response for one in responses])
+    predicted = most_probable(classifier.classes, found)
+    rows = [
+        {
+            "id": one.id,
+            **({} if one.strategy is None else {"strategy": one.strategy}),
+            "predicted": strategy,
+            "probability": float(row.max()),
+            "probabilities": dict(zip(classifier.classes, row.tolist(), strict=True)),
+        }
+        for one, strategy, row in zip(responses, predicted, found, strict=True)
+    ]
+    outside: dict[str, int] = {}
+    measured = []
+    for index, one in enumerate(responses):
+        if one.strategy in classifier.classes:
+            measured.append(index)
+        elif one.strategy is not None:
+            outside[one.strategy] = outside.get(one.strategy, 0) + 1
+    dialogues = dialogue_of(responses)
+    return Predictions(
+        rows=rows,
+        quality=quality(
+            [responses[index].label for index in measured],
+            [predicted[index] for index in measured],
+            classifier.classes,
+            [dialogues[index] for index in measured],
+        )
+        if measured
+        else None,
+        unlabelled=sum(one.strategy is None for one in responses),
+        outside=outside,
+    )
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes the rows as JSONL, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replaced_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        for row in predictions.rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

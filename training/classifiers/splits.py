@@ -1,0 +1,108 @@
+"""Which responses a classifier is measured on: never those of a dialogue that it has seen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from sra_fast.training.classifiers.data import LabelledResponse
+from sra_fast.training.classifiers.interface import ClassifierError
+
+Indices = NDArray[numpy.int64]
+
+
+def holdout(
+    labelled: Sequence[LabelledResponse], fraction: float, seed: int
+) -> tuple[Indices, Indices]:
+    """Indices to train on and to test on, the strategies in the same shares on both sides.
+
+    With dialogues whole ones are held out, so that the fraction is only about met.
+
+    Raises:
+        ClassifierError: the fraction cannot be, or a strategy has too few responses for it.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
+
+    if not 0 < fraction <= 0.5:
+        raise ClassifierError(
+            f"the test fraction must be above 0 and at most 0.5, found {fraction}"
+        )
+    _need(labelled, 2, "a held-out part")
+    groups, strategies = _groups(labelled), [one.label for one in labelled]
+    if groups is not None:
+        parts = max(2, round(1 / fraction))
+        _need(labelled, parts, f"a held-out part of {fraction:.0%}, whole dialogues,")
+        splitter: Any = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    else:
+        classes = len(set(strategies))
+        if not classes <= fraction * len(labelled):
+            raise ClassifierError(
+                f"{fraction:.0%} of {len(labelled)} responses is less than one for each of the "
+                f"{classes} strategies; add responses, or hold out more (--test-fraction)"
+            )
+        splitter = StratifiedShuffleSplit(1, test_size=fraction, random_state=seed)
+    train, test = next(iter(splitter.split(strategies, strategies, groups)))
+    _complete(train, strategies)
+    return train, test
+
+
+def folds(
+    labelled: Sequence[LabelledResponse], count: int, seed: int
+) -> list[tuple[Indices, Indices]]:
+    """So many pairs of indices; each response is tested on once.
+
+    Raises:
+        ClassifierError: a strategy has too few responses, or dialogues.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    _need(labelled, count, f"{count} folds")
+    groups, strategies = _groups(labelled), [one.label for one in labelled]
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(count, shuffle=True, random_state=seed)
+    found = list(splitter.split(strategies, strategies, groups))
+    for train, _ in found:
+        _complete(train, strategies)
+    return found
+
+
+def dialogue_of(labelled: Sequence[LabelledResponse]) -> list[int]:
+    """The number of each response's dialogue; one of its own where that is not known."""
+    keys = [
+        ("response", str(index)) if one.dialogue is None else ("dialogue", one.dialogue)
+        for index, one in enumerate(labelled)
+    ]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [numbers[key] for key in keys]
+
+
+def _groups(labelled: Sequence[LabelledResponse]) -> list[int] | None:
+    """The dialogues, or None if each response is one by itself."""
+    numbers = dialogue_of(labelled)
+    return numbers if len(set(numbers)) < len(numbers) else None
+
+
+def _need(labelled: Sequence[LabelledResponse], least: int, what: str) -> None:
+    dialogues: defaultdict[str, set[int]] = defaultdict(set)
+    for one, number in zip(labelled, dialogue_of(labelled), strict=True):
+        dialogues[one.label].add(number)
+    unit = "responses" if _groups(labelled) is None else "dialogues"
+    for strategy, found in sorted(dialogues.items()):
+        if len(found) < least:
+            raise ClassifierError(
+                f"strategy {strategy!r} has {len(found)} {unit}, and {what} needs {least} of each; "
+                "add some, leave the strategy out, or ask for fewer --folds"
+            )
+
+
+def _complete(train: Indices, strategies: Sequence[str]) -> None:
+    missing = set(strategies) - {strategies[index] for index in train}
+    if missing:
+        raise ClassifierError(
+            f"strategy {min(missing)!r} has all its responses in the held-out dialogues; add "
+            "dialogues with it, or give another --seed"
+        )

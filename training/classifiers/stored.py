@@ -1,0 +1,120 @@
+"""A classifier's folder: ``classifier.json``, written last, beside its weights in safetensors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy
+from numpy.typing import NDArray
+
+from sra_fast.files import replaced_atomically
+from sra_fast.strict_json import decode_utf8, parse_json
+from sra_fast.training.classifiers.interface import ClassifierError, Kind
+
+RECORD = "classifier.json"
+WEIGHTS = "weights.safetensors"
+VOCABULARY = "vocabulary.json"
+MODEL = "encoder"
+"""The folder of a fine-tuned model and its tokenizer."""
+
+_FORMAT = "sra_fast.classifier/1"
+_FIELDS = {"format", "kind", "classes", "settings"}
+
+
+def begin(folder: Path) -> None:
+    """Makes the folder and removes a classifier that is there, whatever its kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (RECORD, WEIGHTS, VOCABULARY):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / MODEL, ignore_errors=True)
+
+
+def write_record(
+    folder: Path, kind: Kind, classes: tuple[str, ...], settings: Mapping[str, Any]
+) -> None:
+    """Writes ``classifier.json``, which makes the folder a classifier."""
+    record = {"format": _FORMAT, "kind": kind, "classes": classes, "settings": dict(settings)}
+    write_json(folder / RECORD, record)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Reads ``classifier.json``.
+
+    Raises:
+        ClassifierError: there is none, or it is something else.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise ClassifierError(
+            f"{folder} holds no classifier (no {RECORD}); train one with 'sra-fast classify "
+            "train --out', or name the library's own, 'plain'"
+        )
+    record = parse_json(
+        decode_utf8(path.read_bytes(), str(path), raises=ClassifierError),
+        str(path),
+        raises=ClassifierError,
+    )
+    if (
+        not isinstance(record, dict)
+        or set(record) != _FIELDS
+        or record["format"] != _FORMAT
+        or record["kind"] not in get_args(Kind)
+        or not isinstance(record["settings"], dict)
+        or not isinstance(record["classes"], list)
+        or len(set(map(str, record["classes"]))) < 2
+    ):
+        raise ClassifierError(f"{path} is not of the format {_FORMAT}; train the classifier anew")
+    return record
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a JSON file, whole or not at all."""
+    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_weights(folder: Path, tensors: Mapping[str, NDArray[numpy.float64]]) -> None:
+    """Writes ``weights.safetensors``, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    whole = {name: numpy.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    with replaced_atomically(folder / WEIGHTS) as temporary:
+        save_file(whole, temporary)
+
+
+def read_weights(
+    folder: Path, shapes: Mapping[str, tuple[int | None, ...]]
+) -> dict[str, NDArray[numpy.float64]]:
+    """Reads ``weights.safetensors``.
+
+    Args:
+        shapes: of each tensor; None where any length will do.
+
+    Raises:
+        ClassifierError: it is missing or damaged, or belongs to another classifier.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ClassifierError(f"{path} cannot be read ({error}); train it anew") from error
+    for name, shape in shapes.items():
+        found = tensors[name].shape if name in tensors else None
+        if (
+            found is None
+            or len(found) != len(shape)
+            or any(want not in (None, have) for want, have in zip(shape, found, strict=True))
+        ):
+            raise ClassifierError(
+                f"{path}: tensor {name!r} should have the shape {shape}, found {found}; the files "
+                "of this folder do not belong together, so train it anew"
+            )
+    return {name: tensors[name] for name in shapes}

@@ -1,0 +1,1 @@
+"""ESConv extended: replies generated under strategies that its dialogues did not take."""

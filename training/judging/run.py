@@ -1,0 +1,266 @@
+"""A whole judging run: two files of replies to wins, ties and losses, in a folder of its own.
+
+run.json           everything the verdicts depend on; another run's is refused
+transcript.jsonl   every answer of the judge, a line each, as it comes
+result.json        written at the end, also of a run that lacks answers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from sra_fast.runs import RunFolder, write_text
+from sra_fast.strategies import DEFAULT_STRATEGIES
+from sra_fast.training.endpoint import ChatMessage, Endpoint
+from sra_fast.training.judging.items import Item, read_items, sample
+from sra_fast.training.judging.prompt import DEFAULT_PROMPT, Order, asked_again, question
+from sra_fast.training.judging.tally import (
+    Judged,
+    Tally,
+    interval_settings,
+    tally,
+    tally_by_strategy,
+)
+from sra_fast.training.judging.transcript import (
+    TRANSCRIPT,
+    Answer,
+    MessagesOf,
+    Question,
+    Transcript,
+)
+
+RESULT = "result.json"
+TEMPERATURE = 0.0
+MAX_TOKENS = 2048
+"""Of an answer; room for a judge that thinks first."""
+
+FAILURES_IN_A_ROW = 10
+"""After so many the run gives the endpoint up for now."""
+
+_NAMED = 3  # reasons of failures in an error
+_ORDERS: tuple[Order, ...] = get_args(Order)
+
+
+class IncompleteError(ValueError):
+    """Requests failed for good; the message says how many, why, and how to go on."""
+
+
+@dataclass(frozen=True)
+class JudgingRun:
+    """What to judge, by whom, and where to.
+
+    Attributes:
+        file_a, file_b: conversations with the two systems' replies.
+        endpoint: the judge.
+        out: the run's folder, new or of this very run.
+        prompt: text with the placeholders of ``prompt.PLACEHOLDERS``.
+        strategies: name to description.
+        items: so many, drawn by ``seed``; all if None.
+        name_a, name_b: of the systems, for the result.
+        on_answer: called with the number of questions answered and that of all, so far known.
+    """
+
+    file_a: Path
+    file_b: Path
+    endpoint: Endpoint
+    out: Path
+    prompt: str = DEFAULT_PROMPT
+    strategies: Mapping[str, str] = field(default_factory=lambda: DEFAULT_STRATEGIES)
+    items: int | None = None
+    seed: int = 0
+    name_a: str = "A"
+    name_b: str = "B"
+    on_answer: Callable[[int, int], None] = lambda done, total: None
+
+
+@dataclass(frozen=True)
+class JudgingResult:
+    """What a run found, complete or not.
+
+    Attributes:
+        overall: over all items.
+        by_strategy: strategy to the same.
+        requests: how many were answered, in this call or before.
+        usage: their tokens, as far as the endpoint counted them.
+        failures: reason to number of requests that failed for it in this call.
+    """
+
+    overall: Tally
+    by_strategy: Mapping[str, Tally]
+    requests: int
+    usage: Mapping[str, int]
+    failures: Mapping[str, int]
+
+    def check_complete(self) -> None:
+        """Raises IncompleteError if some item lacks an answer."""
+        missing = len(self.overall.missing)
+        if not missing:
+            return
+        reasons = [f"{count} × {reason}" for reason, count in self.failures.items()]
+        more = f"; and {len(reasons) - _NAMED} more reasons" if len(reasons) > _NAMED else ""
+        raise IncompleteError(
+            f"{missing} of {self.overall.items} items lack an answer of the judge; what is done "
+            f"is kept, and the same command goes on. Requests failed: "
+            f"{'; '.join(reasons[:_NAMED])}{more}"
+        )
+
+
+def judge(run: JudgingRun) -> JudgingResult:
+    """Judges what is not judged yet, and writes the result.
+
+    Raises:
+        ValueError: files, prompt and folder do not go together.
+        OSError: a file cannot be read or written.
+    """
+    items = read_items(run.file_a, run.file_b, run.strategies)
+    if run.items is not None:
+        items = sample(items, run.items, run.seed)
+    folder = RunFolder(run.out, _settings(run, items))
+    of_id = {item.id: item for item in items}
+
+    def messages_of(one: Question, answers: Mapping[Question, Answer]) -> list[ChatMessage]:
+        messages = question(run.prompt, of_id[one.item], one.order)
+        if one.attempt == 1:
+            return messages
+        return asked_again(messages, answers[Question(one.item, one.order, 1)].text)
+
+    with folder.opened():
+        path = folder.path / TRANSCRIPT
+        with Transcript(path, _sha256(run.prompt.encode()), messages_of) as transcript:
+            failures = _ask_all(run, items, transcript, messages_of)
+        result = _result(items, transcript.answers, failures)
+        text = json.dumps(result_json(run, result), indent=2, ensure_ascii=False)
+        write_text(folder.path / RESULT, text + "\n")
+    return result
+
+
+def result_json(run: JudgingRun, result: JudgingResult) -> dict[str, Any]:
+    """Everything as JSON can say it."""
+    return {
+        "command": "judge",
+        "out": str(run.out),
+        "files": [RESULT, TRANSCRIPT],
+        "endpoint": run.endpoint.base_url,
+        "judge": run.endpoint.model,
+        "a": run.name_a,
+        "b": run.name_b,
+        "complete": not result.overall.missing,
+        "requests": result.requests,
+        "usage": dict(result.usage),
+        "failures": dict(result.failures),
+        "interval": interval_settings(),
+        "overall": asdict(result.overall),
+        "by_strategy": [
+            {"strategy": strategy, **asdict(one)} for strategy, one in result.by_strategy.items()
+        ],
+    }
+
+
+def _ask_all(
+    run: JudgingRun,
+    items: Sequence[Item],
+    transcript: Transcript,
+    messages_of: MessagesOf,
+) -> Counter[str]:
+    """Asks what lacks an answer: first everything once, then again where neither was named.
+
+    Returns:
+        Why requests failed, and how many.
+    """
+    answers = transcript.answers
+    firsts = [Question(item.id, order, 1) for item in items for order in _ORDERS]
+    failures: Counter[str] = Counter()
+    in_a_row = 0
+    for attempt in (1, 2):
+        wanted = [replace(one, attempt=attempt) for one in firsts]
+        if attempt == 2:
+            wanted = [one for one in wanted if _names_neither(answers.get(_first(one)))]
+        waiting = [(one, messages_of(one, answers)) for one in wanted if one not in answers]
+        answered = len(wanted) - len(waiting)
+        run.on_answer(answered, len(wanted))
+        done = run.endpoint.each(waiting, lambda task: _ask(run.endpoint, task[1]))
+        with closing(done):
+            for (one, _), outcome in done:
+                if isinstance(outcome, Answer):
+                    transcript.add(one, outcome)
+                    in_a_row = 0
+                    answered += 1
+                    run.on_answer(answered, len(wanted))
+                    continue
+                failures[str(outcome)] += 1
+                in_a_row += 1
+                if outcome.for_all or in_a_row == FAILURES_IN_A_ROW:
+                    return failures
+    return failures
+
+
+def _ask(endpoint: Endpoint, messages: Sequence[ChatMessage]) -> Answer:
+    reply = endpoint.chat(messages, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
+    return Answer(reply.text, reply.finish_reason, reply.usage)
+
+
+def _first(again: Question) -> Question:
+    return replace(again, attempt=1)
+
+
+def _names_neither(answer: Answer | None) -> bool:
+    return answer is not None and answer.verdict is None
+
+
+def _judged(item: Item, answers: Mapping[Question, Answer]) -> Judged:
+    last: dict[Order, Answer | None] = {}
+    for order in _ORDERS:
+        one = Question(item.id, order, 1)
+        answer = answers.get(one)
+        last[order] = answers.get(replace(one, attempt=2)) if _names_neither(answer) else answer
+    ab, ba = last["ab"], last["ba"]
+    return Judged(
+        item,
+        ab=None if ab is None else ab.verdict,
+        ba=None if ba is None else ba.verdict,
+        missing=ab is None or ba is None,
+    )
+
+
+def _result(
+    items: Sequence[Item], answers: Mapping[Question, Answer], failures: Counter[str]
+) -> JudgingResult:
+    judged = [_judged(item, answers) for item in items]
+    usage: Counter[str] = Counter()
+    for answer in answers.values():
+        usage.update(answer.usage)
+    return JudgingResult(
+        overall=tally(judged),
+        by_strategy=tally_by_strategy(judged),
+        requests=len(answers),
+        usage=usage,
+        failures=failures,
+    )
+
+
+def _settings(run: JudgingRun, items: Sequence[Item]) -> dict[str, Any]:
+    """Everything the verdicts depend on."""
+    return {
+        "kind": "judge",
+        "a_sha256": _sha256(run.file_a.read_bytes()),
+        "b_sha256": _sha256(run.file_b.read_bytes()),
+        "endpoint": run.endpoint.base_url,
+        "judge": run.endpoint.model,
+        "temperature": TEMPERATURE,
+        "max_tokens": MAX_TOKENS,
+        "prompt": run.prompt,
+        "strategies": {item.strategy: item.description for item in items},
+        "items": run.items,
+        "seed": run.seed,
+    }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,187 @@
+"""Wins, ties and losses over items, with intervals, and what the judge does with places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy
+from numpy.typing import NDArray
+
+from sra_fast.training.judging.items import Item
+from sra_fast.training.judging.prompt import Order, Verdict
+
+RESAMPLES = 2000
+LEVEL = 0.95
+SEED = 20240210
+_DRAWS_AT_ONCE = 4_000_000  # bounds the memory of a bootstrap
+
+Outcome = Literal["win", "tie", "loss"]
+"""Of system A."""
+
+_OUTCOMES: tuple[Outcome, ...] = ("win", "tie", "loss")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of an item.
+
+    Attributes:
+        item: the item.
+        ab, ba: the verdicts with A and with B in the first place; None if the judge named neither.
+        missing: whether a request failed for good, or was never made.
+    """
+
+    item: Item
+    ab: Verdict | None
+    ba: Verdict | None
+    missing: bool = False
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the judge answered, but named neither in one order at least."""
+        return not self.missing and (self.ab is None or self.ba is None)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """A system wins that is preferred in both orders; anything else is a tie.
+
+        None if it is missing or undecided.
+        """
+        if self.missing or self.ab is None or self.ba is None:
+            return None
+        one, other = _for_a(self.ab, "ab"), _for_a(self.ba, "ba")
+        return one if one == other else "tie"
+
+    @property
+    def orders_disagree(self) -> bool:
+        """Whether the orders name different outcomes; False if one is not there."""
+        if self.ab is None or self.ba is None:
+            return False
+        return _for_a(self.ab, "ab") != _for_a(self.ba, "ba")
+
+
+@dataclass(frozen=True)
+class Share:
+    """How often something happened.
+
+    Attributes:
+        count: of the decided items.
+        percent: of the decided items; None if there are none.
+        low, high: 95% interval of it; None with fewer than two dialogues.
+    """
+
+    count: int
+    percent: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The result over a group of items.
+
+    Attributes:
+        items: in the group.
+        decided: with an outcome.
+        undecided: ids of those whose judge named neither; they count for nobody.
+        missing: ids of those that lack an answer.
+        wins, ties, losses: of A, over the decided.
+        first_place, second_place: requests of the decided items whose verdict was for it.
+        first_percent: ``first_place`` out of both, 50 for a judge without a bias; None if no
+            verdict was for a place.
+        disagreements: decided items whose two orders named different outcomes.
+    """
+
+    items: int
+    decided: int
+    undecided: tuple[str, ...]
+    missing: tuple[str, ...]
+    wins: Share
+    ties: Share
+    losses: Share
+    first_place: int
+    second_place: int
+    first_percent: float | None
+    disagreements: int
+
+
+def interval_settings() -> dict[str, Any]:
+    """How the intervals come about, as JSON can say it."""
+    method = "percentile bootstrap over dialogues"
+    return {"level": LEVEL, "method": method, "resamples": RESAMPLES, "seed": SEED}
+
+
+def tally(judged: Sequence[Judged]) -> Tally:
+    """Counts a group. Percentages are of the decided items."""
+    decided = [one for one in judged if one.outcome is not None]
+    outcomes = [one.outcome for one in decided]
+    intervals = _intervals(decided)
+    shares = [
+        Share(
+            count=outcomes.count(outcome),
+            percent=100 * outcomes.count(outcome) / len(decided) if decided else None,
+            low=low,
+            high=high,
+        )
+        for outcome, (low, high) in zip(_OUTCOMES, intervals, strict=True)
+    ]
+    verdicts = [verdict for one in decided for verdict in (one.ab, one.ba)]
+    first, second = verdicts.count("first"), verdicts.count("second")
+    return Tally(
+        items=len(judged),
+        decided=len(decided),
+        undecided=tuple(one.item.id for one in judged if one.undecided),
+        missing=tuple(one.item.id for one in judged if one.missing),
+        wins=shares[0],
+        ties=shares[1],
+        losses=shares[2],
+        first_place=first,
+        second_place=second,
+        first_percent=100 * first / (first + second) if first + second else None,
+        disagreements=sum(one.orders_disagree for one in decided),
+    )
+
+
+def tally_by_strategy(judged: Sequence[Judged]) -> dict[str, Tally]:
+    """The same for each strategy, in the order of their names."""
+    groups: dict[str, list[Judged]] = {}
+    for one in judged:
+        groups.setdefault(one.item.strategy, []).append(one)
+    return {strategy: tally(groups[strategy]) for strategy in sorted(groups)}
+
+
+def _for_a(verdict: Verdict, order: Order) -> Outcome:
+    if verdict == "tie":
+        return "tie"
+    return "win" if (verdict == "first") == (order == "ab") else "loss"
+
+
+def _intervals(
+    decided: Sequence[Judged],
+) -> Sequence[tuple[float, float]] | Sequence[tuple[None, None]]:
+    """Of the three percentages.
+
+    Items of one dialogue resemble each other, so whole dialogues are drawn, with replacement:
+    share = Σ_c count_c / Σ_c items_c over the drawn ones.
+    """
+    of_dialogue: dict[str, list[int]] = {}
+    for one in decided:
+        counts = of_dialogue.setdefault(one.item.dialogue, [0, 0, 0])
+        counts[_OUTCOMES.index(one.outcome or "tie")] += 1
+    n = len(of_dialogue)
+    if n < 2:
+        return [(None, None)] * len(_OUTCOMES)
+    counted = numpy.array(list(of_dialogue.values()), dtype=numpy.float64)  # [dialogues, outcomes]
+    generator = numpy.random.default_rng(SEED)
+    at_once = max(1, _DRAWS_AT_ONCE // n)
+    shares: list[NDArray[numpy.float64]] = []
+    for begin in range(0, RESAMPLES, at_once):
+        rows = min(at_once, RESAMPLES - begin)
+        times_drawn = generator.multinomial(n, numpy.full(n, 1 / n), size=rows)
+        sums = times_drawn @ counted  # [resamples, outcomes]
+        shares.append(sums / sums.sum(axis=1, keepdims=True))
+    tail = (1 - LEVEL) / 2
+    low, high = 100 * numpy.quantile(numpy.concatenate(shares), [tail, 1 - tail], axis=0)
+    return [(float(one), float(other)) for one, other in zip(low, high, strict=True)]

@@ -1,0 +1,154 @@
+"""The transcript: every answer of the judge, a line each, written when it comes.
+
+A run that was killed leaves whole lines and at most one that was cut, which is dropped; what the
+whole lines say is never asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, get_args
+
+from sra_fast.strict_json import decode_utf8, parse_json
+from sra_fast.training.endpoint import ChatMessage
+from sra_fast.training.judging.prompt import Order, Verdict, read_verdict
+
+TRANSCRIPT = "transcript.jsonl"
+
+
+class TranscriptError(ValueError):
+    """A transcript is not what this run wrote; the message names the line and the way out."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request.
+
+    Attributes:
+        item: id of the item.
+        order: whose reply stands first.
+        attempt: 1, or 2 after an answer that named neither.
+    """
+
+    item: str
+    order: Order
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request."""
+
+    text: str
+    finish_reason: str | None
+    usage: Mapping[str, int]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """None if the answer names neither."""
+        return read_verdict(self.text)
+
+
+MessagesOf = Callable[[Question, Mapping[Question, Answer]], Sequence[ChatMessage]]
+
+
+class Transcript:
+    """The file, open for more lines while inside ``with``.
+
+    Args:
+        path: of the file; made if it is not there.
+        prompt_sha256: of the prompt, for the record.
+        messages_of: what a question is asked with, given the answers so far; KeyError if there is
+            no such question.
+
+    Raises:
+        TranscriptError: a whole line is not an answer to a question of this run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        prompt_sha256: str,
+        messages_of: MessagesOf,
+    ) -> None:
+        self.answers: dict[Question, Answer] = {}
+        self._prompt_sha256 = prompt_sha256
+        self._messages_of = messages_of
+        data = path.read_bytes() if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+            self._take(line, f"{path.name} line {number}")
+        self._file = path.open("ab")
+        if len(whole) < len(data):
+            os.truncate(path, len(whole))
+
+    def __enter__(self) -> Transcript:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, question: Question, answer: Answer) -> None:
+        """Writes one line, at once."""
+        record = {
+            **asdict(question),
+            "prompt_sha256": self._prompt_sha256,
+            "messages": self._messages_of(question, self.answers),
+            "answer": answer.text,
+            "finish_reason": answer.finish_reason,
+            "verdict": answer.verdict,
+            "usage": dict(answer.usage),
+        }
+        line = json.dumps(record, ensure_ascii=False) + "\n"
+        self._file.write(line.encode("utf-8"))
+        self._file.flush()
+        self.answers[question] = answer
+
+    def _take(self, line: bytes, where: str) -> None:
+        record = parse_json(
+            decode_utf8(line, where, raises=TranscriptError), where, raises=TranscriptError
+        )
+        read = _read(record)
+        if read is not None and read[0] not in self.answers:
+            question, answer, messages = read
+            try:
+                if messages == self._messages_of(question, self.answers):
+                    self.answers[question] = answer
+                    return
+            except KeyError:  # no such item, or a second question without a first
+                pass
+        raise TranscriptError(
+            f"{where} is not an answer to a question of this run; put the file back as it was "
+            "written, or give another --out"
+        )
+
+
+def _read(record: object) -> tuple[Question, Answer, object] | None:
+    """Question, answer and messages of a line; None if it is no such line."""
+    if not isinstance(record, dict):
+        return None
+    names = ("item", "order", "attempt", "answer", "finish_reason", "usage", "messages")
+    found: list[Any] = [record.get(name) for name in names]
+    item, order, attempt, text, reason, usage, messages = found
+    fits = (
+        isinstance(item, str)
+        and order in get_args(Order)
+        and attempt in (1, 2)
+        and isinstance(text, str)
+        and (reason is None or isinstance(reason, str))
+        and isinstance(usage, dict)
+        and all(type(count) is int for count in usage.values())
+    )
+    if not fits:
+        return None
+    return Question(item, order, attempt), Answer(text, reason, usage), messages

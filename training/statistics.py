@@ -1,0 +1,325 @@
+"""Correlations, means and rates with percentile bootstrap intervals.
+
+Whole groups are drawn, with replacement: replies to one item, or cut from one dialogue, resemble
+each other. Without groups every point stands for itself. The draws depend on the seed alone. A
+figure that is undefined is None, with the reason beside it; it is never a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy
+from numpy.typing import ArrayLike, NDArray
+
+Kind = Literal["pearson", "spearman"]
+Floats = NDArray[numpy.float64]
+
+DRAWS = 10_000
+LEVEL = 0.95
+
+_WEIGHTS_AT_ONCE = 1_000_000  # bounds the memory of a bootstrap
+_ROUNDING = 1e-13  # spread of a column, relative to its values, that is nothing but rounding
+_FEWEST = 3  # two points always lie on a line
+
+
+class StatisticsError(ValueError):
+    """Numbers that no statistic can be taken of; names the index."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Of n points.
+
+    Attributes:
+        r: the coefficient, in [-1, 1]; None where it is undefined.
+        low, high: its 95% interval, or None.
+        n: number of points.
+        why: the reason why ``r`` or its interval is None.
+        left_out: resamples in which a column was constant; the interval does without them.
+    """
+
+    r: float | None
+    low: float | None
+    high: float | None
+    n: int
+    why: str | None = None
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean or rate; fields as in :class:`Correlation`, ``left_out`` for resamples of nothing."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    why: str | None = None
+    left_out: int = 0
+
+
+def correlation(
+    x: ArrayLike,
+    y: ArrayLike,
+    kind: Kind = "pearson",
+    *,
+    groups: Sequence[object] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Correlation:
+    """Pearson's r, or Spearman's (Pearson's of the midranks, ranked anew in every resample).
+
+    Args:
+        x, y: ``[n]`` finite.
+        kind: which of the two.
+        groups: ``[n]`` hashable; points of one group are drawn together.
+        draws: resamples of the interval.
+        seed: of the draws.
+
+    Raises:
+        StatisticsError: NaN or infinity, or the lengths differ.
+    """
+    if kind not in ("pearson", "spearman"):
+        raise ValueError(f"kind must be 'pearson' or 'spearman', found {kind!r}")
+    xs, ys = _same_length(_column(x, "x"), _column(y, "y"))
+    index, number = _group_index(groups, len(xs))
+    if kind == "spearman":
+        xs, ys = _order(xs), _order(ys)
+    why = _why_undefined(xs, ys)
+    if why:
+        return Correlation(None, None, None, len(xs), why)
+    xs, ys = _scaled(xs), _scaled(ys)
+    coefficients: Callable[[Floats, Floats, Floats], Floats] = (
+        _weighted_pearson if kind == "pearson" else _weighted_spearman
+    )
+    r = float(coefficients(numpy.ones((1, len(xs))), xs, ys)[0])
+    if number < 2:
+        return Correlation(r, None, None, len(xs), "a single group, so there is no interval")
+    drawn = numpy.concatenate(
+        [
+            coefficients(counts[:, index], xs, ys)
+            for counts in _draw_groups(number, len(xs), draws, seed)
+        ]
+    )
+    low, high, left_out = _percentiles(drawn)
+    return Correlation(r, low, high, len(xs), _why_no_interval(low), left_out)
+
+
+def trimmed(
+    x: ArrayLike, y: ArrayLike, low: float = 0.01, high: float = 0.99
+) -> NDArray[numpy.bool_]:
+    """Which points stay when the extremes of both columns go.
+
+    Args:
+        x, y: ``[n]`` finite.
+        low, high: quantiles (linear interpolation); a value that equals one stays.
+
+    Returns:
+        ``[n]`` bool: x and y both lie within those quantiles of their column.
+
+    Raises:
+        StatisticsError: NaN or infinity, or the lengths differ.
+    """
+    xs, ys = _same_length(_column(x, "x"), _column(y, "y"))
+    kept = numpy.ones(len(xs), dtype=bool)
+    for column in (xs, ys) if len(xs) else ():
+        least, most = numpy.quantile(column, [low, high])
+        kept &= (column >= least) & (column <= most)
+    return kept
+
+
+def mean_interval(
+    values: ArrayLike,
+    groups: Sequence[object] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of ``values [n]``; arguments and errors as for :func:`correlation`."""
+    column = _column(values, "values")
+    return rate_interval(column, numpy.ones(len(column)), groups, draws=draws, seed=seed)
+
+
+def rate_interval(
+    hits: ArrayLike,
+    chances: ArrayLike,
+    groups: Sequence[object] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """The rate Σ hits / Σ chances, e.g. of wins among the comparisons that are no ties.
+
+    Args:
+        hits: ``[n]`` finite.
+        chances: ``[n]`` from 0 on; ``n`` of the result is their sum.
+        groups, draws, seed: as for :func:`correlation`.
+
+    Raises:
+        StatisticsError: NaN or infinity, a negative chance, or the lengths differ.
+    """
+    columns = numpy.stack(_same_length(_column(hits, "hits"), _column(chances, "chances")), axis=1)
+    if (columns[:, 1] < 0).any():
+        at = int((columns[:, 1] < 0).nonzero()[0][0])
+        raise StatisticsError(f"chances[{at}] is negative ({columns[at, 1]})")
+    total = float(columns[:, 1].sum())
+    if not total:
+        return Estimate(None, None, None, 0, "there is nothing to count")
+    value = float(columns[:, 0].sum()) / total
+
+    def rates(sums: Floats) -> Floats:
+        empty = sums[:, 1] == 0
+        return numpy.where(empty, numpy.nan, sums[:, 0] / numpy.where(empty, 1.0, sums[:, 1]))
+
+    low, high, left_out, why = interval_of_sums(columns, rates, groups, draws=draws, seed=seed)
+    return Estimate(value, low, high, round(total), why, left_out)
+
+
+def interval_of_sums(
+    columns: Floats,
+    statistic: Callable[[Floats], Floats],
+    groups: Sequence[object] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[float | None, float | None, int, str | None]:
+    """The 95% interval of a statistic that depends on column sums alone.
+
+    Args:
+        columns: ``[n, C]`` finite.
+        statistic: sums ``[draws, C]`` to values ``[draws]``, NaN where it is undefined.
+        groups, draws, seed: as for :func:`correlation`.
+
+    Returns:
+        ``low, high, left_out, why`` as in :class:`Correlation`.
+    """
+    index, number = _group_index(groups, len(columns))
+    if number < 2:
+        return None, None, 0, "a single group, so there is no interval"
+    by_group = numpy.zeros((number, columns.shape[1]))
+    numpy.add.at(by_group, index, columns)
+    sums = [counts @ by_group for counts in _draw_groups(number, number, draws, seed)]
+    low, high, left_out = _percentiles(statistic(numpy.concatenate(sums)))
+    return low, high, left_out, _why_no_interval(low)
+
+
+def _column(values: ArrayLike, name: str) -> Floats:
+    column = numpy.asarray(values, dtype=numpy.float64)
+    if column.ndim != 1:
+        raise StatisticsError(f"{name} must have one axis, found shape {column.shape}")
+    wrong = (~numpy.isfinite(column)).nonzero()[0]
+    if len(wrong):
+        raise StatisticsError(
+            f"{name}[{wrong[0]}] is {column[wrong[0]]}; leave out what is unknown"
+        )
+    return column
+
+
+def _same_length(one: Floats, other: Floats) -> tuple[Floats, Floats]:
+    if len(one) != len(other):
+        raise StatisticsError(f"the two columns have {len(one)} and {len(other)} values")
+    return one, other
+
+
+def _group_index(groups: Sequence[object] | None, n: int) -> tuple[NDArray[numpy.int64], int]:
+    """The number of each point's group, and how many groups there are."""
+    if groups is None:
+        return numpy.arange(n), n
+    if len(groups) != n:
+        raise StatisticsError(f"groups has {len(groups)} values for {n} points")
+    numbers: dict[Any, int] = {}
+    index = [numbers.setdefault(group, len(numbers)) for group in groups]
+    return numpy.array(index, dtype=numpy.int64), len(numbers)
+
+
+def _why_undefined(xs: Floats, ys: Floats) -> str | None:
+    if len(xs) < _FEWEST:
+        return f"{len(xs)} points; a correlation takes {_FEWEST} or more"
+    constant = [
+        name
+        for name, column in (("x", xs), ("y", ys))
+        if numpy.ptp(column) <= _ROUNDING * numpy.abs(column).max()
+    ]
+    return f"{' and '.join(constant)} constant, so r is undefined" if constant else None
+
+
+def _why_no_interval(low: float | None) -> str | None:
+    return "undefined in every resample, so there is no interval" if low is None else None
+
+
+def _order(column: Floats) -> Floats:
+    """0, 1, 2, … in place of the distinct values: ranks need no more, and rounding spares it."""
+    ordered: Floats = numpy.unique(column, return_inverse=True)[1].astype(numpy.float64)
+    return ordered
+
+
+def _scaled(column: Floats) -> Floats:
+    """About 0 and within ±1, so that squares neither overflow nor vanish."""
+    within_one = column / numpy.abs(column).max()
+    centred = within_one - within_one.mean()
+    scaled: Floats = centred / numpy.abs(centred).max()
+    return scaled
+
+
+def _draw_groups(number: int, width: int, draws: int, seed: int) -> Iterator[Floats]:
+    """How often each group was drawn, ``[block, number]``; ``width`` numbers a draw are held."""
+    generator = numpy.random.default_rng(seed)
+    at_once = max(1, _WEIGHTS_AT_ONCE // max(width, number))
+    for begin in range(0, draws, at_once):
+        rows = min(at_once, draws - begin)
+        drawn = generator.integers(number, size=(rows, number))
+        drawn += number * numpy.arange(rows)[:, None]
+        counts = numpy.bincount(drawn.ravel(), minlength=rows * number)
+        yield counts.reshape(rows, number).astype(numpy.float64)
+
+
+def _weighted_pearson(weights: Floats, xs: Floats, ys: Floats) -> Floats:
+    """r of each row of weights ``[D, n]``, NaN where a column is constant.
+
+    r = Σ w·dx·dy / √(Σ w·dx² · Σ w·dy²),   dx = x − Σ w·x / Σ w. x, y: ``[n]`` or ``[D, n]``.
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    dx = xs - (weights * xs).sum(axis=1, keepdims=True) / total
+    dy = ys - (weights * ys).sum(axis=1, keepdims=True) / total
+    product = (weights * dx * dy).sum(axis=1)
+    squares = (weights * dx * dx).sum(axis=1) * (weights * dy * dy).sum(axis=1)
+    undefined = _constant(weights, xs) | _constant(weights, ys) | (squares <= 0)
+    r = product / numpy.sqrt(numpy.where(undefined, 1.0, squares))
+    return numpy.where(undefined, numpy.nan, numpy.clip(r, -1.0, 1.0))
+
+
+def _weighted_spearman(weights: Floats, xs: Floats, ys: Floats) -> Floats:
+    return _weighted_pearson(weights, _midranks(weights, xs), _midranks(weights, ys))
+
+
+def _midranks(weights: Floats, values: Floats) -> Floats:
+    """Ranks ``[D, n]`` of values that stand there ``weights`` times; ties share their mean rank."""
+    _, first, code = numpy.unique(numpy.sort(values), return_index=True, return_inverse=True)
+    order = numpy.argsort(values, kind="stable")
+    counts = numpy.add.reduceat(weights[:, order], first, axis=1)
+    ranks = numpy.cumsum(counts, axis=1) - (counts - 1) / 2
+    midranks = numpy.empty_like(weights)
+    midranks[:, order] = ranks[:, code]
+    return midranks
+
+
+def _constant(weights: Floats, values: Floats) -> NDArray[numpy.bool_]:
+    """Whether all values with a weight are the same, per row: exact, unlike a variance."""
+    drawn = weights > 0
+    least = numpy.where(drawn, values, numpy.inf).min(axis=1)
+    most = numpy.where(drawn, values, -numpy.inf).max(axis=1)
+    return numpy.asarray(least == most)
+
+
+def _percentiles(drawn: Floats) -> tuple[float | None, float | None, int]:
+    """The interval of what was drawn, and how many NaN it does without."""
+    defined = drawn[~numpy.isnan(drawn)]
+    left_out = len(drawn) - len(defined)
+    if not len(defined):
+        return None, None, left_out
+    tail = (1 - LEVEL) / 2
+    low, high = numpy.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high), left_out
