@@ -30,6 +30,7 @@ setup(
         "sra_fast.training",
         "sra_fast.training.annotation",
         "sra_fast.training.classifiers",
+        "sra_fast.training.evaluation",
         "sra_fast.training.extension",
         "sra_fast.training.generation",
         "sra_fast.training.judging",

@@ -1,9 +1,9 @@
 """Conversations: the one form in which chats enter the library, read strictly and written whole.
 
 A conversation is an object ``{"id"?, "situation"?, "messages": [{"role", "content"}, ...],
-"strategy", "response"?, "dialogue"?}``; a file holds one such object a line (JSONL). Nothing is
-skipped or repaired: what does not fit is refused with its place and the way out. The texts
-themselves are data, never evaluated and never used as a path.
+"strategy", "response"?, "dialogue"?, "language"?}``; a file holds one such object a line (JSONL).
+Nothing is skipped or repaired: what does not fit is refused with its place and the way out. The
+texts themselves are data, never evaluated and never used as a path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sra_fast.suggestions import did_you_mean
 
 Role = Literal["user", "assistant"]
 
-_RECORD_FIELDS = ("id", "dialogue", "situation", "messages", "strategy", "response")
+_RECORD_FIELDS = ("id", "dialogue", "language", "situation", "messages", "strategy", "response")
 _MESSAGE_FIELDS = ("role", "content")
 
 
@@ -52,6 +52,7 @@ class Conversation:
         where: the place in the input, e.g. ``"chats.jsonl line 12"``, for error messages.
         dialogue: what several conversations were cut from, if they were; such conversations
             resemble each other, and intervals count them as one. None: it stands for itself.
+        language: of the texts, or None; results are told apart by it.
 
     Raises:
         ConversationError: roles out of order, or no reply to score.
@@ -64,6 +65,7 @@ class Conversation:
     response: str | None = None
     where: str = ""
     dialogue: str | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -130,6 +132,7 @@ def parse_conversation(record: object, *, index: int, where: str) -> Conversatio
         response=_text(record, "response", label),
         where=where,
         dialogue=_text(record, "dialogue", label),
+        language=_text(record, "language", label),
     )
 
 

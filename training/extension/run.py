@@ -158,9 +158,9 @@ def _split(whole: Sequence[Conversation], extension: Extension) -> dict[str, lis
 def _record(conversation: Conversation) -> dict[str, Any]:
     """As a conversation file has it."""
     record: dict[str, Any] = {"id": conversation.id}
-    if conversation.dialogue is not None:
-        record["dialogue"] = conversation.dialogue
-    if conversation.situation is not None:
-        record["situation"] = conversation.situation
+    for name in ("dialogue", "language", "situation"):
+        value = getattr(conversation, name)
+        if value is not None:
+            record[name] = value
     record["messages"] = [{"role": m.role, "content": m.content} for m in conversation.messages]
     return {**record, "strategy": conversation.strategy, "response": conversation.response}

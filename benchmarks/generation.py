@@ -1,0 +1,221 @@
+"""``python -m benchmarks.generation DIALOGUES``: replies per minute, batched and one at a time.
+
+The same prompts (template ``c1_hf``, the strategies of one cut share its history) are replied to by
+``sra-fast extend``'s generator in batches and by ``model.generate`` one by one, both drawing with
+the paper's temperature and top_p. First it is checked that greedy replies of both are the same,
+token for token, in float32. Writes ``generation.json`` and ``generation.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import machine
+from sra_fast.esconv import read_dialogues
+from sra_fast.loading import DType, find_model
+from sra_fast.strategies import STRATEGIES
+from sra_fast.templates import TEMPLATES
+from sra_fast.training.extension.cuts import Cutting, cut
+from sra_fast.training.generation.local import LocalModel
+from sra_fast.training.generation.prompts import (
+    GenerationPrompt,
+    encode_prompts,
+    generation_prompts,
+)
+from sra_fast.training.generation.run import BATCH, LocalReplier
+from sra_fast.training.generation.sampling import Sampling
+
+RESULTS = Path(__file__).parent / "results"
+NAME = "generation"
+GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
+COMPARED = 8  # replies
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to reply, measured once.
+
+    Attributes:
+        replies, tokens: how many, and of how many new tokens in all.
+        seconds: they took.
+    """
+
+    replies: int
+    tokens: int
+    seconds: float
+
+    @property
+    def per_minute(self) -> float:
+        """Replies."""
+        return 60.0 * self.replies / self.seconds
+
+
+def one_by_one(model: Any, tokenizer: Any, prompts: Sequence[Tensor], sampling: Sampling) -> Way:
+    """As a user of transformers does it."""
+    drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    begun, tokens = time.perf_counter(), 0
+    for prompt in prompts:
+        output = model.generate(
+            prompt[None],
+            attention_mask=torch.ones_like(prompt)[None],
+            max_new_tokens=sampling.max_new_tokens,
+            pad_token_id=tokenizer.eos_token_id,
+            **drawing,
+        )
+        tokens += output.shape[1] - len(prompt)
+    return Way(len(prompts), tokens, time.perf_counter() - begun)
+
+
+def batched(
+    model: Any, tokenizer: Any, prompts: Sequence[GenerationPrompt], sampling: Sampling, share: bool
+) -> Way:
+    """As ``sra-fast extend`` does it."""
+    begun = time.perf_counter()
+    replier = LocalReplier(model, tokenizer, sampling, share=share)
+    replies = [
+        reply
+        for batch in replier.plan(prompts)
+        for reply in replier.reply([prompts[index] for index in batch])
+    ]
+    tokens = sum(reply.tokens for reply in replies)
+    return Way(len(prompts), tokens, time.perf_counter() - begun)
+
+
+def same_greedy_replies(model: Any, tokenizer: Any, prompts: Sequence[GenerationPrompt]) -> bool:
+    """Whether a shared, batched reply is the one that ``model.generate`` gives alone."""
+    encoded = encode_prompts(tokenizer, prompts)
+    ours = LocalModel(model, tokenizer, GREEDY).reply(
+        [p.item for p in prompts], encoded, [p.group for p in prompts]
+    )
+    for prompt, reply in zip(encoded, ours, strict=True):
+        output = model.generate(
+            prompt[None],
+            attention_mask=torch.ones_like(prompt)[None],
+            do_sample=False,
+            max_new_tokens=GREEDY.max_new_tokens,
+            pad_token_id=tokenizer.eos_token_id,
+        )[0, len(prompt) :].tolist()
+        if tuple(output[: len(reply.tokens)]) != reply.tokens:
+            return False
+    return True
+
+
+def measure(
+    model_name: str, dtype: DType, prompts: Sequence[GenerationPrompt], alone: int, rounds: int
+) -> dict[str, Any]:
+    """One dtype; the ways take turns, on other one-by-one prompts in each round."""
+    source = find_model(model_name)
+    model, tokenizer = source.load(dtype, "cpu"), source.tokenizer()
+    right = same_greedy_replies(model, tokenizer, prompts[:COMPARED])
+    encoded = encode_prompts(tokenizer, prompts)
+    sampling = Sampling()
+    done: dict[str, list[Way]] = {"one by one": [], "batched": [], "batched and shared": []}
+    spread = len(prompts) // alone
+    for number in range(rounds):
+        torch.manual_seed(number)
+        some = encoded[number % spread :: spread][:alone]
+        done["one by one"].append(one_by_one(model, tokenizer, some, sampling))
+        done["batched"].append(batched(model, tokenizer, prompts, sampling, False))
+        done["batched and shared"].append(batched(model, tokenizer, prompts, sampling, True))
+    ratio = {
+        name: median(
+            way.per_minute / base.per_minute
+            for way, base in zip(ways, done["one by one"], strict=True)
+        )
+        for name, ways in done.items()
+    }
+    return {
+        "dtype": dtype,
+        "same_greedy_replies": right,
+        "ways": {
+            name: {
+                "replies_per_minute": median(way.per_minute for way in ways),
+                "tokens_per_reply": sum(w.tokens for w in ways) / sum(w.replies for w in ways),
+                "ratio": ratio[name],
+            }
+            for name, ways in done.items()
+        },
+    }
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    """The table."""
+    facts = record["machine"]
+    lines = [
+        f"""# Replies per minute: batched, and one at a time
+
+{facts["cpu"]}, {facts["cores"]} cores ({facts["threads"]} threads), torch {facts["torch"]}, \
+transformers {facts["transformers"]}, commit {facts["commit"]}. {record["model"]}, \
+{record["prompts"]} prompts of {record["prompt_tokens"]:.0f} tokens on average (`c1_hf`), batches of {BATCH}, \
+temperature 0.7, top_p 0.9, at most 512 new tokens. The ways take turns; a ratio is the \
+median over {record["rounds"]} rounds. Redraw with `python -m benchmarks.generation DIALOGUES`.
+"""
+    ]
+    for part in record["dtypes"]:
+        lines += [f"## {part['dtype']}", ""]
+        if part["dtype"] == "float32" and not part["same_greedy_replies"]:
+            lines += ["**WRONG**: greedy replies differ from transformers'.", ""]
+            continue
+        lines += ["| | replies per minute | tokens per reply | ratio |", "|---|---:|---:|---:|"]
+        lines += [
+            f"| {name} | {way['replies_per_minute']:.1f} | {way['tokens_per_reply']:.0f} "
+            f"| {way['ratio']:.2f} |"
+            for name, way in part["ways"].items()
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if greedy replies differ in float32."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation")
+    parser.add_argument("dialogues", type=Path, metavar="DIALOGUES")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--cuts", type=int, default=14, help="of as many dialogues")
+    parser.add_argument("--alone", type=int, default=12, help="prompts one by one, of a round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    given = parser.parse_args(arguments)
+    dialogues, _ = read_dialogues(given.dialogues)
+    long = [one for one in dialogues if len(one.turns) >= 6]
+    conversations = cut(long, STRATEGIES, Cutting(cuts=1, dialogues=given.cuts))
+    prompts = generation_prompts(conversations, TEMPLATES["c1_hf"])
+    tokenizer = find_model(given.model).tokenizer()
+    lengths = [len(ids) for ids in encode_prompts(tokenizer, prompts)]
+    record: dict[str, Any] = {
+        "machine": machine.facts(),
+        "model": find_model(given.model).name,
+        "prompts": len(prompts),
+        "prompt_tokens": sum(lengths) / len(lengths),
+        "rounds": given.rounds,
+        "dtypes": [],
+    }
+    for dtype in given.dtypes:
+        record["dtypes"].append(
+            measure(given.model, dtype, prompts, min(given.alone, len(prompts)), given.rounds)
+        )
+        print(record["dtypes"][-1], file=sys.stderr, flush=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (given.out / f"{NAME}.md").write_text(as_markdown(record))
+    print(as_markdown(record))
+    wrong = [
+        p for p in record["dtypes"] if p["dtype"] == "float32" and not p["same_greedy_replies"]
+    ]
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""``evaluate``: models under templates, from conversations to the paper's tables and figures.
+
+What lies in the folder of a run:
+
+    run.json                          everything the results depend on; another run's is refused
+    rows/NAME/replies/00007.jsonl     what each row's model said, batch by batch
+    rows/NAME/scores/                 a run folder with its masses
+    rows/NAME/perplexities.json
+    replies.jsonl                     every reply with its figures (the only table with texts)
+    report.md, results.json, *.png    numbers alone
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sra_fast import __version__
+from sra_fast.conversations import Conversation, read_conversations
+from sra_fast.loading import Device, DType, ModelSource, choose_device
+from sra_fast.runs import RunFolder
+from sra_fast.templates import TEMPLATES, PromptTemplate
+from sra_fast.training.classifiers import StrategyClassifier
+from sra_fast.training.evaluation.records import Record, write_records
+from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records, row_perplexities
+from sra_fast.training.generation.sampling import Sampling
+
+ROWS, ALL_REPLIES = "rows", "replies.jsonl"
+TUNED = "fine-tuned"
+LANGUAGE_TEMPLATE = "standard"  # under which every reply's perplexity is measured
+
+
+class EvaluationError(ValueError):
+    """An evaluation cannot begin; the message says why and the way out."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate.
+
+    Attributes:
+        file: conversations; the last reply of each is written anew under its strategy.
+        out: the run's folder.
+        base: the model of every row but the last, and the judge of everybody's language.
+        tuned: a fine-tuned model for one more row under the standard template, or None.
+        templates: of the base model's rows.
+        strategies: name to description.
+        classifier: says which strategy a reply follows.
+        classifier_name: for ``run.json`` and the report.
+        sampling: how replies are drawn.
+        items: most conversations, drawn by the seed; None for all.
+        dtype, device: of the models.
+        batch: prompts of a forward pass.
+        perplexity: whether to measure it.
+    """
+
+    file: Path
+    out: Path
+    base: ModelSource
+    tuned: ModelSource | None
+    templates: Sequence[PromptTemplate]
+    strategies: Mapping[str, str]
+    classifier: StrategyClassifier
+    classifier_name: str
+    sampling: Sampling
+    items: int | None = None
+    dtype: DType = "auto"
+    device: Device = "auto"
+    batch: int = 32
+    perplexity: bool = True
+    say: Callable[[str], None] = field(default=lambda text: None)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything the results depend on."""
+        import transformers
+
+        return {
+            "kind": "evaluate",
+            "model": self.base.fingerprint(),
+            "tuned": None if self.tuned is None else self.tuned.fingerprint(),
+            "templates": [asdict(template) for template in self.templates],
+            "strategies": dict(self.strategies),
+            "sampling": asdict(self.sampling),
+            "items": self.items,
+            "dtype": self.dtype,
+            "device": choose_device(self.device),
+            "versions": {
+                "sra_fast": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "file_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+        }
+
+    def plans(self) -> list[RowPlan]:
+        """The rows, in the order of the table."""
+        rows = [RowPlan(template.name, self.base, template) for template in self.templates]
+        if self.tuned is not None:
+            rows.append(RowPlan(TUNED, self.tuned, TEMPLATES["standard"]))
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What an evaluation found.
+
+    Attributes:
+        rows: in the order of the table.
+        records: of all replies, row by row.
+    """
+
+    rows: list[Row]
+    records: list[Record]
+
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with a row's name, the replies that a batch brought, and the number of a row's."""
+
+
+def collect(
+    evaluation: Evaluation, on_progress: OnProgress = lambda row, done, total: None
+) -> Evaluated:
+    """Generates, scores and classifies whatever is missing. Call it inside :func:`opened`.
+
+    Raises:
+        ValueError: conversations, models, classifier and folder do not go together.
+        OSError: a file cannot be read or written.
+    """
+    conversations = chosen(evaluation)
+    loaded = _Models(evaluation)
+    rows: dict[str, Row] = {}
+    perplexity: dict[str, list[float | None]] = {}
+    plans = evaluation.plans()
+    for plan in sorted(plans, key=lambda plan: plan.source is evaluation.base):  # base last, and
+        model, tokenizer = loaded.get(plan.source)  # stays for the perplexities
+        rows[plan.name] = fill_row(
+            plan,
+            model,
+            tokenizer,
+            conversations,
+            evaluation.strategies,
+            evaluation.sampling,
+            evaluation.batch,
+            evaluation.out / ROWS / plan.name,
+            lambda done, name=plan.name: on_progress(name, done, len(conversations)),
+        )
+    for name, row in rows.items():
+        perplexity[name] = [None] * len(row.conversations)
+        if evaluation.perplexity:
+            perplexity[name] = list(
+                row_perplexities(
+                    row,
+                    lambda: loaded.get(evaluation.base),
+                    TEMPLATES[LANGUAGE_TEMPLATE],
+                    evaluation.strategies,
+                    evaluation.out / ROWS / name,
+                )
+            )
+    in_order = [rows[plan.name] for plan in plans]
+    found = [
+        record
+        for row in in_order
+        for record in records(row, evaluation.classifier, perplexity[row.plan.name])
+    ]
+    write_records(evaluation.out / ALL_REPLIES, found, with_text=True)
+    return Evaluated(in_order, found)
+
+
+@contextmanager
+def opened(evaluation: Evaluation) -> Iterator[None]:
+    """The folder is this run's, and nobody else works in it."""
+    with RunFolder(evaluation.out, evaluation.settings()).opened():
+        yield
+
+
+def chosen(evaluation: Evaluation) -> list[Conversation]:
+    """The conversations whose last reply is written anew, in the file's order.
+
+    Raises:
+        EvaluationError: the classifier does not know a strategy.
+    """
+    conversations = read_conversations(evaluation.file)
+    if evaluation.items is not None and evaluation.items < len(conversations):
+        kept = random.Random(evaluation.sampling.seed).sample(
+            range(len(conversations)), evaluation.items
+        )
+        conversations = [conversations[index] for index in sorted(kept)]
+    known = set(evaluation.classifier.classes)
+    unknown = sorted({one.strategy for one in conversations} - known)
+    if unknown:
+        raise EvaluationError(
+            f"{evaluation.file.name}: the classifier {evaluation.classifier_name} does not know "
+            f"the strategies {', '.join(unknown)}; train one that does (sra-fast classify train)"
+        )
+    return conversations
+
+
+class _Models:
+    """Loads a model when it is first wanted, and holds one at a time."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        self._source: ModelSource | None = None
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+
+    def get(self, source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        if self._loaded is None or self._source is not source:
+            self._loaded = None
+            device = choose_device(self._evaluation.device)
+            self._loaded = source.load(self._evaluation.dtype, device), source.tokenizer()
+            self._source = source
+        return self._loaded
