@@ -157,9 +157,9 @@ def as_markdown(record: dict[str, Any]) -> str:
 
 {facts["cpu"]}, {facts["cores"]} cores ({facts["threads"]} threads), torch {facts["torch"]}, \
 transformers {facts["transformers"]}, commit {facts["commit"]}. {record["model"]}, \
-{record["prompts"]} prompts of {record["prompt_tokens"]:.0f} tokens on average (`c1_hf`), batches of {BATCH}, \
-temperature 0.7, top_p 0.9, at most 512 new tokens. The ways take turns; a ratio is the \
-median over {record["rounds"]} rounds. Redraw with `python -m benchmarks.generation DIALOGUES`.
+{record["prompts"]} prompts of {record["prompt_tokens"]:.0f} tokens on average (`c1_hf`), batches \
+of {BATCH}, temperature 0.7, top_p 0.9, at most 512 new tokens. The ways take turns; a ratio is \
+the median over {record["rounds"]} rounds. Redraw with `python -m benchmarks.generation DIALOGUES`.
 """
     ]
     for part in record["dtypes"]:

@@ -1,0 +1,208 @@
+"""``evaluate``: rows hold what the models say, with the scores that `score` gives."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pipeline')")
+
+import sra_fast
+from chat_tokenizers import byte_level_bpe
+from model_families import FAMILIES, eager_attentions, random_tokens
+from sra_fast.conversations import as_conversations, write_conversations
+from sra_fast.loading import find_model
+from sra_fast.strategies import STRATEGIES
+from sra_fast.templates import TEMPLATES
+from sra_fast.training.classifiers import load_classifier
+from sra_fast.training.evaluation.ablation import AblationError, ablated
+from sra_fast.training.evaluation.perplexity import perplexities
+from sra_fast.training.evaluation.run import (
+    TUNED,
+    Evaluation,
+    EvaluationError,
+    collect,
+    opened,
+)
+from sra_fast.training.evaluation.scoring import REPLY, head_masses, lookback, score_replies
+from sra_fast.training.generation.sampling import Sampling
+from tiny_chat_model import save_tiny_model, talk
+
+LLAMA = FAMILIES[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def conversations() -> list[dict[str, Any]]:
+    names = ("Offer Hope", "Clarification", "Affirmation", "Share Information")
+    return [
+        {
+            **talk(f"d{n // 2}", 1 + n % 3, strategy=names[n % 4], dialogue=f"d{n // 2}"),
+            "id": str(n),
+        }
+        for n in range(8)
+    ]
+
+
+# --- Ablation --------------------------------------------------------------------------------
+
+
+def test_an_ablated_head_leaves_nothing_in_the_layers_output() -> None:
+    model, ids = LLAMA.build(), random_tokens(1, 12)
+    attention = model.model.layers[1].self_attn
+    outputs: list[torch.Tensor] = []
+    hook = attention.register_forward_hook(lambda module, args, out: outputs.append(out[0]))
+    with torch.no_grad():
+        whole = model(ids).logits
+        with ablated(model, [(1, 2)]):
+            without = model(ids).logits
+        again = model(ids).logits
+        hook.remove()
+        weight = attention.o_proj.weight
+        width = weight.shape[1] // 4
+        kept = weight.clone()
+        kept[:, 2 * width : 3 * width] = 0.0
+        attention.o_proj.weight.copy_(kept)
+        truth = model(ids).logits
+    assert torch.equal(whole, again)
+    assert (whole - without).abs().max() > 1e-3
+    torch.testing.assert_close(without, truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [[(7, 0)], [(0, 4)], [(0, -1)]])
+def test_heads_that_there_are_not(heads: list[tuple[int, int]]) -> None:
+    with pytest.raises(AblationError), ablated(LLAMA.build(), heads):
+        pass
+
+
+# --- Scores and perplexities -----------------------------------------------------------------
+
+
+def test_scores_masses_and_lookback_are_those_of_the_maps(tmp_path: Path, folder: Path) -> None:
+    source = find_model(str(folder))
+    model, tokenizer = source.load("float32", "cpu"), source.tokenizer()
+    whole = as_conversations(conversations())
+    result = score_replies(
+        model, tokenizer, whole, TEMPLATES["c1_hf"], STRATEGIES, tmp_path / "s", {"a": 1}
+    )
+    plain = sra_fast.score(
+        model, sra_fast.encode(tokenizer, whole, "c1_hf", turns="last"), definition="table1"
+    )
+    for name, values in result.scores.items():
+        torch.testing.assert_close(values, plain.scores[name], rtol=1e-5, atol=1e-8)
+    batch = sra_fast.encode(tokenizer, whole[:1], "c1_hf", turns="last")
+    maps = torch.stack(list(eager_attentions(model, batch["input_ids"]).values()))[
+        :, 0
+    ].double()  # [L, H, T, T]
+    rows = batch["response_mask"][0] > 0
+    on_strategy = maps[:, :, rows][..., batch["strategy_mask"][0]].sum(-1).mean(-1)
+    on_reply = maps[:, :, rows][..., rows].sum(-1).mean(-1)
+    torch.testing.assert_close(head_masses(result)[0].double(), on_strategy, rtol=1e-4, atol=1e-6)
+    expected = (on_strategy / (on_strategy + on_reply)).mean()
+    assert float(lookback(result)[0]) == pytest.approx(float(expected), rel=1e-4)
+    assert REPLY in result.names
+
+
+def test_perplexity_is_exp_of_the_mean_loss_of_the_reply(folder: Path) -> None:
+    source = find_model(str(folder))
+    model, tokenizer = source.load("float32", "cpu"), source.tokenizer()
+    whole = as_conversations(conversations())[:3]
+    found = perplexities(model, tokenizer, whole, TEMPLATES["standard"], STRATEGIES)
+    batch = sra_fast.encode(tokenizer, whole, "standard", turns="last")
+    for row, value in enumerate(found):
+        ids = batch["input_ids"][row][batch["attention_mask"][row] > 0]
+        reply = (batch["response_mask"][row] > 0)[batch["attention_mask"][row] > 0]
+        with torch.no_grad():
+            losses = -model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+        assert math.log(value) == pytest.approx(float(losses[reply[1:]].mean()), rel=1e-5)
+
+
+# --- Whole evaluations -----------------------------------------------------------------------
+
+
+def evaluation(tmp_path: Path, folder: Path, **changes: Any) -> Evaluation:
+    file = tmp_path / "test.jsonl"
+    write_conversations(file, conversations())
+    source = find_model(str(folder))
+    settings: dict[str, Any] = dict(
+        file=file,
+        out=tmp_path / "out",
+        base=source,
+        tuned=find_model(str(folder)),
+        templates=[TEMPLATES["standard"], TEMPLATES["c1_hf"]],
+        strategies=STRATEGIES,
+        classifier=load_classifier("plain"),
+        classifier_name="plain",
+        sampling=Sampling(max_new_tokens=8),
+        dtype="float32",
+        device="cpu",
+    )
+    return Evaluation(**settings | changes)
+
+
+def test_rows_are_the_models_under_their_templates(tmp_path: Path, folder: Path) -> None:
+    whole = evaluation(tmp_path, folder)
+    with opened(whole):
+        found = collect(whole)
+    assert [row.plan.name for row in found.rows] == ["standard", "c1_hf", TUNED]
+    by_row = {
+        row.plan.name: [record for record in found.records if record.row == row.plan.name]
+        for row in found.rows
+    }
+    for row in found.rows:
+        records = by_row[row.plan.name]
+        assert len(records) + row.empty == 8
+        assert [record.item for record in records] == [c.id for c in row.conversations]
+        assert row.mass.shape == (len(records), 2, 4)
+        batch = sra_fast.encode(
+            byte_level_bpe(), row.conversations, row.plan.template, turns="last"
+        )
+        scores = sra_fast.score(row.plan.source.load("float32", "cpu"), batch).sra
+        assert [record.sra["paper"] for record in records] == pytest.approx(
+            scores.tolist(), rel=1e-5
+        )
+        assert {record.turn for record in records} <= {1, 2, 3}
+    # the same model under the same template says the same
+    same = [(r.item, r.text, r.perplexity) for r in by_row["standard"]]
+    assert [(r.item, r.text, r.perplexity) for r in by_row[TUNED]] == same
+    classifier = load_classifier("plain")
+    first = found.records[0]
+    probabilities = classifier.probabilities([first.text])[0]
+    assert first.predicted == classifier.classes[int(probabilities.argmax())]
+    assert first.probability == pytest.approx(
+        probabilities[classifier.classes.index(first.strategy)]
+    )
+
+
+def test_a_second_call_computes_nothing(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluation(tmp_path, folder, items=3)
+    with opened(whole):
+        first = collect(whole)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("sra_fast.training.evaluation.scoring.score", fail)
+    monkeypatch.setattr("sra_fast.training.evaluation.rows.perplexities", fail)
+    monkeypatch.setattr("sra_fast.training.generation.run.LocalReplier.reply", fail)
+    with opened(whole):
+        second = collect(whole)
+    assert second.records == first.records
+    assert len({record.item for record in first.records}) == 3
+
+
+def test_strategies_that_the_classifier_lacks_are_named(tmp_path: Path, folder: Path) -> None:
+    whole = evaluation(tmp_path, folder)
+    records = [{**talk("a"), "strategy": "Question"}]
+    write_conversations(whole.file, records)
+    with pytest.raises(EvaluationError, match="does not know the strategies Question"):
+        collect(whole)

@@ -1,0 +1,81 @@
+"""How well a score tells the responses that adhere from those that do not.
+
+With the responses of stratum s that adhere, P_s, and those that do not, N_s:
+
+    AUC = Σ_s Σ_{i∈P_s} Σ_{j∈N_s} ([x_i > x_j] + [x_i = x_j]/2)  /  Σ_s |P_s|·|N_s|
+
+Only pairs of one stratum are compared (a row of Table 1, say), so differences between strata do
+not pose as prediction. With a single stratum this is the area under the ROC curve.
+"""
+
+from __future__ import annotations
+
+import numpy
+from numpy.typing import NDArray
+
+from sra_fast.training.evaluation.resampling import Floats, Integers, Resampling, estimate
+from sra_fast.training.statistics import Estimate
+
+Booleans = NDArray[numpy.bool_]
+
+
+def auc(
+    scores: Floats, positive: Booleans, strata: Integers, draws: Resampling, chosen: Booleans
+) -> Estimate:
+    """The AUC with its interval over dialogues; ``n`` counts the responses.
+
+    Args:
+        scores: ``[n]``; NaN leaves a response out.
+        positive: ``[n]`` whether it adheres.
+        strata: ``[n]``.
+        draws: of the same n responses.
+        chosen: ``[n]`` those that count.
+    """
+    at = (chosen & ~numpy.isnan(scores)).nonzero()[0]
+    labels = positive[at]
+    if not len(at):
+        return Estimate(None, None, None, 0, "no response with a value")
+    if labels.all() or not labels.any():
+        which = "every" if labels.all() else "no"
+        return Estimate(None, None, None, len(at), f"{which} response adheres, so AUC is undefined")
+    value = float(weighted_auc(scores[at], labels, strata[at], numpy.ones((1, len(at))))[0])
+    if numpy.isnan(value):
+        why = "no row has both responses that adhere and others, so AUC is undefined"
+        return Estimate(None, None, None, len(at), why)
+    drawn = [
+        weighted_auc(scores[at], labels, strata[at], weights) for weights in draws.weights(at)
+    ]
+    dialogues = len(numpy.unique(draws.dialogue[at]))
+    return estimate(value, numpy.concatenate(drawn), len(at), dialogues)
+
+
+def weighted_auc(scores: Floats, positive: Booleans, strata: Integers, weights: Floats) -> Floats:
+    """The AUC ``[draws]`` of responses that stand there ``weights [draws, n]`` times; NaN if 0/0.
+
+    Args:
+        scores, positive, strata: ``[n]``, n ≥ 1, scores without NaN.
+    """
+    order = numpy.lexsort((scores, strata))
+    x, s, y = scores[order], strata[order], positive[order]
+    begins = numpy.concatenate([[True], s[1:] != s[:-1]])  # a stratum
+    ties = (begins | numpy.concatenate([[True], x[1:] != x[:-1]])).nonzero()[0]
+    ordered = weights[:, order]
+    every = numpy.add.reduceat(ordered, ties, axis=1)
+    hits = numpy.add.reduceat(ordered * y, ties, axis=1)  # [draws, ties], like all below
+    misses = every - hits
+    below = numpy.cumsum(misses, axis=1) - misses  # in all strata up to here
+    firsts = begins[ties].nonzero()[0]
+    sizes = numpy.diff(numpy.append(firsts, len(ties)))
+    below -= numpy.repeat(below[:, firsts], sizes, axis=1)
+    wins = (hits * (below + misses / 2)).sum(axis=1)
+    positives = numpy.add.reduceat(hits, firsts, axis=1)
+    negatives = numpy.add.reduceat(misses, firsts, axis=1)
+    pairs = (positives * negatives).sum(axis=1)
+    return numpy.where(pairs > 0, wins / numpy.maximum(pairs, 1.0), numpy.nan)
+
+
+def midranks(values: NDArray[numpy.floating]) -> Floats:
+    """Ranks from 1 of ``values [n]``; ties share their mean rank."""
+    _, code, counts = numpy.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (numpy.cumsum(counts) - (counts - 1) / 2)[code]
+    return ranks

@@ -1,0 +1,145 @@
+"""Means of groups of responses under one bootstrap over dialogues.
+
+Every figure of an evaluation comes from the same draws of whole dialogues, so that rows, and
+differences between them, are paired: a hard dialogue that is drawn twice is drawn twice for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy
+from numpy.typing import NDArray
+
+from sra_fast.training.statistics import LEVEL, Estimate
+
+Floats = NDArray[numpy.float64]
+Integers = NDArray[numpy.int64]
+
+DRAWS = 2_000
+SEED = 20240210
+
+_AT_ONCE = 2_000_000  # numbers of a block of draws; bounds the memory
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """Draws of whole dialogues, with replacement.
+
+    Attributes:
+        dialogue: ``[n]`` number of each response's dialogue.
+        counts: ``[draws, dialogues]`` how often each was drawn.
+    """
+
+    dialogue: Integers
+    counts: NDArray[numpy.uint16]
+
+    def weights(self, chosen: Integers) -> Iterator[Floats]:
+        """How often each of the ``chosen [c]`` responses was drawn, ``[block, c]``, in blocks."""
+        at_once = max(1, _AT_ONCE // max(1, len(chosen)))
+        columns = self.dialogue[chosen]
+        for begin in range(0, len(self.counts), at_once):
+            yield self.counts[begin : begin + at_once, columns].astype(numpy.float64)
+
+
+def resampling(dialogues: Sequence[object], draws: int = DRAWS, seed: int = SEED) -> Resampling:
+    """Draws for responses of these dialogues ``[n]``; they depend on the seed alone."""
+    dialogue, names = numbered(dialogues)
+    generator = numpy.random.default_rng(seed)
+    counts = numpy.zeros((draws, len(names)), dtype=numpy.uint16)
+    for one in counts:
+        drawn = generator.integers(len(names), size=len(names)) if names else []
+        one += numpy.bincount(drawn, minlength=len(names)).astype(numpy.uint16)
+    return Resampling(dialogue, counts)
+
+
+def numbered(values: Sequence[object]) -> tuple[Integers, list[object]]:
+    """Each value's number ``[n]``, and the distinct values in order of appearance."""
+    numbers: dict[object, int] = {}
+    index = [numbers.setdefault(value, len(numbers)) for value in values]
+    return numpy.array(index, dtype=numpy.int64), list(numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """Means of C columns in G groups; NaN where a group has no value.
+
+    Attributes:
+        values: ``[G, C]``.
+        drawn: ``[draws, G, C]`` of the resamples.
+        counts: ``[G, C]`` responses with a value.
+        dialogues: ``[G, C]`` dialogues with a value.
+    """
+
+    values: Floats
+    drawn: Floats
+    counts: Integers
+    dialogues: Integers
+
+    def estimate(self, group: int, column: int) -> Estimate:
+        """One mean with its interval."""
+        return estimate(
+            self.values[group, column],
+            self.drawn[:, group, column],
+            int(self.counts[group, column]),
+            int(self.dialogues[group, column]),
+        )
+
+    def difference(self, group: int, base: int, column: int) -> Estimate:
+        """The mean of ``group`` minus that of ``base``, over the same draws."""
+        return estimate(
+            self.values[group, column] - self.values[base, column],
+            self.drawn[:, group, column] - self.drawn[:, base, column],
+            int(self.counts[group, column]),
+            int(min(self.dialogues[group, column], self.dialogues[base, column])),
+        )
+
+
+def group_means(columns: Floats, groups: Integers, number: int, draws: Resampling) -> Means:
+    """Means of ``columns [n, C]``, NaN where unknown, in groups ``[n]`` from 0 to number − 1."""
+    known = ~numpy.isnan(columns)
+    dialogues, width = draws.counts.shape[1], columns.shape[1]
+    sums = numpy.zeros((dialogues, number, width))
+    counts = numpy.zeros((dialogues, number, width))
+    numpy.add.at(sums, (draws.dialogue, groups), numpy.where(known, columns, 0.0))
+    numpy.add.at(counts, (draws.dialogue, groups), known)
+    both = numpy.concatenate([sums, counts], axis=2).reshape(dialogues, -1)
+    blocks = [
+        block.astype(numpy.float64) @ both
+        for block in numpy.array_split(draws.counts, 1 + draws.counts.size // _AT_ONCE)
+    ]
+    drawn = numpy.concatenate(blocks).reshape(-1, number, 2 * width)
+    return Means(
+        values=_ratio(sums.sum(axis=0), counts.sum(axis=0)),
+        drawn=_ratio(drawn[..., :width], drawn[..., width:]),
+        counts=counts.sum(axis=0).astype(numpy.int64),
+        dialogues=(counts > 0).sum(axis=0),
+    )
+
+
+def estimate(value: float, drawn: Floats, n: int, dialogues: int) -> Estimate:
+    """A figure with the percentile interval of its resamples ``drawn``; NaN is undefined."""
+    if numpy.isnan(value):
+        return Estimate(None, None, None, n, "no response with a value" if not n else "undefined")
+    if dialogues < 2:
+        return Estimate(float(value), None, None, n, "a single dialogue, so there is no interval")
+    low, high, left_out = interval(drawn)
+    if low is None or low == high:
+        why = "the same in every resample, so the bootstrap gives no interval"
+        return Estimate(float(value), None, None, n, why, left_out)
+    return Estimate(float(value), low, high, n, None, left_out)
+
+
+def interval(drawn: Floats) -> tuple[float | None, float | None, int]:
+    """The percentile interval of ``drawn [draws]``, and how many NaN it does without."""
+    defined = drawn[~numpy.isnan(drawn)]
+    if not len(defined):
+        return None, None, len(drawn)
+    tail = (1 - LEVEL) / 2
+    low, high = numpy.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high), len(drawn) - len(defined)
+
+
+def _ratio(sums: Floats, counts: Floats) -> Floats:
+    return numpy.where(counts > 0, sums / numpy.maximum(counts, 1), numpy.nan)
