@@ -27,7 +27,13 @@ from sra_fast.scoring import score
 from sra_fast.templates import TEMPLATES
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
-COMMANDS = ("score", "compare", "convert", "demo", "train")
+COMMANDS = ("score", "compare", "convert", "demo", "train", "extend", "judge")
+GROUPS = (
+    ("annotate", "export"),
+    ("annotate", "agree"),
+    ("classify", "train"),
+    ("classify", "predict"),
+)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ESCONV = [
     {
@@ -107,9 +113,9 @@ def test_missing_packages_are_named_with_the_way_to_get_them(package: str) -> No
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_json(command: str) -> None:
-    assert "--json" in call(command, "--help")[0]
+@pytest.mark.parametrize("command", [*((name,) for name in COMMANDS), *GROUPS])
+def test_every_command_has_help_and_json(command: tuple[str, ...]) -> None:
+    assert "--json" in call(*command, "--help")[0]
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,7 @@ def auc(
     if numpy.isnan(value):
         why = "no row has both responses that adhere and others, so AUC is undefined"
         return Estimate(None, None, None, len(at), why)
-    drawn = [
-        weighted_auc(scores[at], labels, strata[at], weights) for weights in draws.weights(at)
-    ]
+    drawn = [weighted_auc(scores[at], labels, strata[at], weights) for weights in draws.weights(at)]
     dialogues = len(numpy.unique(draws.dialogue[at]))
     return estimate(value, numpy.concatenate(drawn), len(at), dialogues)
 

@@ -69,8 +69,7 @@ class Record:
             ("lookback", math.isnan(self.lookback) or 0 <= self.lookback <= 1, "NaN or in [0, 1]"),
             (
                 "perplexity",
-                self.perplexity is None
-                or (self.perplexity > 0 and math.isfinite(self.perplexity)),
+                self.perplexity is None or (self.perplexity > 0 and math.isfinite(self.perplexity)),
                 "None or a finite number above 0",
             ),
         )
@@ -148,7 +147,9 @@ def record_from_json(value: object, where: str) -> Record:
         _check(isinstance(fields[name], str), where, name, "a text", fields[name])
     for name in ("turn", "tokens"):
         _check(type(fields[name]) is int, where, name, "a whole number", fields[name])
-    _check(isinstance(fields["finished"], bool), where, "finished", "true or false", fields["finished"])
+    _check(
+        isinstance(fields["finished"], bool), where, "finished", "true or false", fields["finished"]
+    )
     language = fields["language"]
     _check(language is None or isinstance(language, str), where, "language", "a text", language)
     perplexity = fields["perplexity"]

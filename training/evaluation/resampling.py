@@ -21,6 +21,7 @@ DRAWS = 2_000
 SEED = 20240210
 
 _AT_ONCE = 2_000_000  # numbers of a block of draws; bounds the memory
+_IN_CACHE = 100_000  # of weights, which are read several times
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Resampling:
 
     def weights(self, chosen: Integers) -> Iterator[Floats]:
         """How often each of the ``chosen [c]`` responses was drawn, ``[block, c]``, in blocks."""
-        at_once = max(1, _AT_ONCE // max(1, len(chosen)))
+        at_once = max(1, _IN_CACHE // max(1, len(chosen)))
         columns = self.dialogue[chosen]
         for begin in range(0, len(self.counts), at_once):
             yield self.counts[begin : begin + at_once, columns].astype(numpy.float64)

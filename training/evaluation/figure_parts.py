@@ -1,0 +1,148 @@
+"""What the figures of an evaluation share: colours, markers, labels that keep apart, the file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sra_fast.files import replaced_atomically
+from sra_fast.printable import printable
+from sra_fast.training.statistics import Correlation, Estimate
+
+# Okabe and Ito's colours, which people with any kind of colour vision can tell apart; what is told
+# by colour is told by the marker or the line as well.
+BLACK, BLUE, ORANGE, GREEN, PURPLE = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+GREY, GRID = "#888888", "#dddddd"
+_OTHERS = (PURPLE, "#56B4E9", "#E69F00")
+# Colour: where the history stands. Marker and line: how many messages stay chat turns.
+_STYLES: dict[str, tuple[str, str, str]] = {
+    "standard": (BLACK, "s", "-"),
+    "c1_hf": (BLUE, "o", "-"),
+    "c3_hf": (BLUE, "^", "--"),
+    "c5_hf": (BLUE, "D", ":"),
+    "c1_hl": (ORANGE, "o", "-"),
+    "c3_hl": (ORANGE, "^", "--"),
+    "c5_hl": (ORANGE, "D", ":"),
+    "fine-tuned": (GREEN, "*", "-"),
+}
+_DPI = 150
+# Where a label may stand, in points from its mark, the nearest first.
+_PLACES = [
+    (dx * step, dy * step)
+    for step in (8, 16, 26, 38, 52)
+    for dx, dy in (
+        (0.7, 1),
+        (-0.7, 1),
+        (0.7, -1),
+        (-0.7, -1),
+        (1, 0.3),
+        (-1, 0.3),
+        (0.2, 1),
+        (0.2, -1),
+    )
+]
+
+
+def style(row: str, rows: Sequence[str]) -> tuple[str, str, str]:
+    """Colour, marker and line of a row; the same in every figure."""
+    if row in _STYLES:
+        return _STYLES[row]
+    index = [name for name in rows if name not in _STYLES].index(row)
+    return _OTHERS[index % len(_OTHERS)], "vPX*"[index // len(_OTHERS) % 4], "-."
+
+
+def new_figure(width: float, height: float, columns: int = 1, *, share_y: bool = False) -> Any:
+    """An empty figure with ``columns`` panels side by side, in inches."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(wspace=0.04)
+    for axes in figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.set_axisbelow(True)
+    return figure
+
+
+def title(figure: Any, text: str, subtitle: str) -> None:
+    """A bold title and a plain line below it."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    figure.axes[0].set_title(
+        subtitle, loc="left", fontsize=9.5, color="#555555", pad=8, parse_math=False
+    )
+
+
+def bounds(one: Estimate) -> tuple[float, float]:
+    """The interval of a defined estimate, or its value twice where there is none."""
+    if one.low is None or one.high is None:
+        assert one.value is not None
+        return one.value, one.value
+    return one.low, one.high
+
+
+def coefficient(name: str, one: Correlation) -> str:
+    """Such as "r = 0.91 [0.80, 0.95]"."""
+    if one.r is None:
+        return f"{name} undefined"
+    interval = "" if one.low is None else f" [{one.low:.2f}, {one.high:.2f}]"
+    return f"{name} = {one.r:.2f}{interval}"
+
+
+def place_labels(figure: Any, axes: Any, marks: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes each mark's label ``(x, y, text, colour)`` near it, clear of marks and other labels.
+
+    Fixes the figure's layout, so it comes last.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    renderer = figure.canvas.get_renderer()
+    scale = figure.dpi / 72
+    points = axes.transData.transform([(x, y) for x, y, _, _ in marks]) if marks else []
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
+    for (x, y, text, colour), (at_x, at_y) in zip(marks, points, strict=True):
+        label = axes.annotate(
+            short(text, 24),
+            (x, y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=colour,
+            va="center",
+            parse_math=False,
+        )
+        for dx, dy in _PLACES:
+            label.set_position((dx, dy))
+            label.set_ha("left" if dx > 0 else "right")
+            box = label.get_window_extent(renderer).padded(1.5)
+            clear = not any(box.overlaps(other) for other in taken)
+            if clear and axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 > 0:
+                break
+        taken.append(box)
+        if max(abs(dx), abs(dy)) > 16:
+            ends = [(at_x, at_y), (at_x + dx * scale, at_y + dy * scale)]
+            (x0, y0), (x1, y1) = axes.transData.inverted().transform(ends)
+            axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.6, alpha=0.6, zorder=1)
+
+
+def short(text: str, width: int) -> str:
+    """One line of at most ``width`` characters."""
+    shown = printable(text)
+    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a PNG file."""
+    with warnings.catch_warnings():
+        # A script that the font lacks shows as boxes; the tables have it right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        with replaced_atomically(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=_DPI)
