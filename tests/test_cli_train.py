@@ -227,6 +227,18 @@ def test_nan_leaves_what_was_saved(tmp_path: Path, model: Path, chats: Path) -> 
     assert saved.step >= 1
 
 
+def test_weights_that_are_nan_are_never_handed_out(
+    tmp_path: Path, model: Path, chats: Path
+) -> None:
+    out = tmp_path / "out"
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("learning_rate: 1e38\nscheduler: constant\nwarmup_ratio: 0\n")
+    given = [chats, "--model", model, "--out", out, "--config", settings, "--eval-fraction", 0]
+    _, said = call(*given, "--max-steps", 1, "--rank", 4, "--accumulation", 1, status=1)
+    assert "its adapter is NaN or infinite" in " ".join(said.split())
+    assert not (out / "adapter").exists()
+
+
 def test_four_bits_need_bitsandbytes(tmp_path: Path, model: Path, chats: Path) -> None:
     message = error_of(chats, "--model", model, "--out", tmp_path / "out", "--load-4bit")
     assert "pip install bitsandbytes" in message or "needs a CUDA device" in message

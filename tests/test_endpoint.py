@@ -204,6 +204,13 @@ def test_a_key_that_no_header_holds_is_refused_unseen(key: str) -> None:
     assert KEY not in str(caught.value)
 
 
+def test_a_short_key_is_a_word_like_others() -> None:
+    with always(completion("Explore the box, next: EMPTY it.")) as server:
+        for key in ("x", "EMPTY"):
+            answer = Endpoint(server.url, "judge", key).chat(HELLO)
+            assert answer.text == "Explore the box, next: EMPTY it."
+
+
 @pytest.mark.parametrize("url", [f"http://me:{KEY}@host/v1", f"https://host/v1?key={KEY}"])
 def test_a_key_in_the_url_is_refused_unseen(url: str) -> None:
     with pytest.raises(EndpointError, match="give the key as OPENAI_API_KEY") as caught:

@@ -22,7 +22,7 @@ from benchmarks.cases import Case, Shape, build_batch, build_model
 from benchmarks.gpu import training as gpu_training
 from benchmarks.gpu.bench import QUICK, Bench
 from benchmarks.gpu.failures import WrongResultError
-from benchmarks.training import cost, esconv
+from benchmarks.training import cost, esconv, steps
 from benchmarks.training.steps import WAYS, Stepped, Training, ratios
 from benchmarks.training.sweep import ratio_interval
 
@@ -104,6 +104,20 @@ def test_all_ways_compute_the_same_losses_and_sra() -> None:
     measured = [done[way].sra for way in ("callback", "regulariser", "maps")]
     assert measured == pytest.approx([measured[0]] * 3, rel=1e-5)
     training.unload()
+
+
+def test_the_first_step_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lengths = [0.0], iter([5.0, 2.0, 3.0])
+    whole = steps.ReplyTrainer.training_step
+
+    def lasting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        now[0] += next(lengths)
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(steps.ReplyTrainer, "training_step", lasting)
+    monkeypatch.setattr(steps.time, "perf_counter", lambda: now[0])
+    training = Training(build_model(CASE), build_batch(CASE), 4, checkpointing=False)
+    assert training.run("callback", 3).seconds == (2.0, 3.0)
 
 
 def test_a_way_that_is_wrong_gets_no_ratio() -> None:

@@ -351,6 +351,18 @@ def test_a_resumed_run_logs_what_the_whole_one_did_and_nothing_twice(tmp_path: P
     assert (tmp_path / NAME).read_text() == history
 
 
+def test_calls_that_are_no_evaluation_are_not_logged(tmp_path: Path) -> None:
+    class Probing(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with torch.no_grad():
+                kwargs["model"](**COLLATORS["padded"](EVALUATION))
+
+    trainer = trainer_of(tmp_path, callbacks=[SRACallback(), Probing()])
+    trainer.train()
+    lines = [(line["split"], line["step"]) for line in read_history(tmp_path)]
+    assert lines == [("train", step) for step in (1, 2, 3, 4)]
+
+
 def test_a_new_run_begins_a_new_history(tmp_path: Path) -> None:
     trainer_of(tmp_path).train()
     trainer_of(tmp_path, logging_steps=4).train()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -23,7 +27,7 @@ pytest.importorskip("datasets", reason="needs the package datasets (extra 'train
 pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 
 import sra_fast.training.run as run_module
-from sra_fast.training import training_examples
+from sra_fast.training import outcome, training_examples
 from sra_fast.training.checkpoints import (
     Checkpoint,
     newest_checkpoint,
@@ -281,6 +285,32 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, model: Path) -> None:
     again = trained(tmp_path, model, max_steps=2, overwrite=True)
     assert again["steps"] == 2
     assert not (tmp_path / "out" / "merged").exists()
+
+
+def test_a_finished_run_needs_its_checkpoints_no_more(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trained(tmp_path / "run", model)
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    monkeypatch.setattr(run_module, "_train", None)
+    assert trained(tmp_path / "run", model) == first
+
+
+def test_an_sra_of_0_is_no_number_that_json_lacks() -> None:
+    log = [{"step": 3, "eval_loss": 1.0, "eval_sra": 0.0, "eval_log_sra": -math.inf}]
+    assert outcome._evaluation(log, 3) == {"loss": 1.0, "sra": 0.0, "log_sra": None}
+
+
+def test_fsdp_that_saves_in_shards_is_refused_before_training() -> None:
+    def trainer(kind: str) -> Any:
+        plugin = accelerate.FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type=kind)
+        state = SimpleNamespace(fsdp_plugin=plugin)
+        return SimpleNamespace(accelerator=SimpleNamespace(state=state))
+
+    run_module._check_saving(trainer("FULL_STATE_DICT"))
+    with pytest.raises(run_module.TrainingRunError, match="fsdp_state_dict_type: FULL_STATE_DICT"):
+        run_module._check_saving(trainer("SHARDED_STATE_DICT"))
 
 
 def test_reporters_get_sra(tmp_path: Path, model: Path) -> None:

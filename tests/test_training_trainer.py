@@ -355,9 +355,21 @@ def test_a_loss_that_is_nan_stops_before_the_step_is_taken(tmp_path: Path) -> No
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight, before)
 
 
+def test_a_gradient_that_is_nan_stops_before_the_step_is_taken(tmp_path: Path) -> None:
+    model = LLAMA.build()
+    weight = model.model.layers[0].mlp.up_proj.weight
+    before = weight.detach().clone()
+    weight.register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(FloatingPointError, match=r"gradient is nan in step 1.*is valid"):
+        trainer_of(tmp_path, model, learning_rate=1.0).train()
+    assert torch.equal(weight, before)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"sra_target": 0.1}, "sra_target says nothing without a weight"),
+        ({"sra_layers": [99]}, "sra_layers says nothing without a weight"),
         ({"sra_weight": -1.0}, "sra_weight must be a number from 0 on"),
         ({"sra_weight": 1.0, "sra_target": -6.0}, "not its logarithm"),
         ({"sra_weight": 1.0, "sra_layers": [1, 7]}, "has no attention layer 7"),

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from sra_fast.training.collator import PackingCollator, PaddingCollator
     from sra_fast.training.data import TrainingExamples, split_by_conversation, training_examples
     from sra_fast.training.history import read_history
-    from sra_fast.training.memory import keep_reply_logits, reply_loss, sliced_mlps, why_full_logits
+    from sra_fast.training.mlp_slices import sliced_mlps
     from sra_fast.training.packing import TokenBudgetSampler, why_not_packed
     from sra_fast.training.regulariser import SRARegulariser
+    from sra_fast.training.reply_logits import keep_reply_logits, reply_loss, why_full_logits
     from sra_fast.training.trainer import SRATrainer
 
 _HOME = {
@@ -27,13 +28,13 @@ _HOME = {
     "SRATrainer": "trainer",
     "TokenBudgetSampler": "packing",
     "TrainingExamples": "data",
-    "keep_reply_logits": "memory",
+    "keep_reply_logits": "reply_logits",
     "read_history": "history",
-    "reply_loss": "memory",
-    "sliced_mlps": "memory",
+    "reply_loss": "reply_logits",
+    "sliced_mlps": "mlp_slices",
     "split_by_conversation": "data",
     "training_examples": "data",
-    "why_full_logits": "memory",
+    "why_full_logits": "reply_logits",
     "why_not_packed": "packing",
 }
 

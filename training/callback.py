@@ -161,6 +161,9 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         training, evaluated = self._listener.training, _evaluation_prefix(logs)
+        if evaluated == "train":  # the end of training: calls that were no evaluation
+            self._listener.evaluation.clear()
+            return
         if training is not None and "loss" in logs:
             split, prefix, means = "train", "", training.collect()
         elif evaluated is not None:

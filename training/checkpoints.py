@@ -78,7 +78,10 @@ class Checkpoint:
             if not file.is_file():
                 return f"it has no {file.name}"
         try:
-            with safe_open(self.adapter_files[0], "pt"):
+            with safe_open(self.adapter_files[0], "pt") as adapter:
+                for name in adapter.keys():  # noqa: SIM118
+                    if not bool(adapter.get_tensor(name).isfinite().all()):
+                        return f"its adapter is NaN or infinite in {name}"
                 json.loads(self.adapter_files[1].read_text(encoding="utf-8"))
         except (OSError, ValueError, SafetensorError):
             return "its adapter cannot be read"

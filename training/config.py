@@ -119,6 +119,9 @@ class TrainingConfig:
                 "sra_weight needs gradient checkpointing that is not reentrant, because that kind "
                 "gives the attention mass no gradient; set reentrant_checkpointing: false"
             )
+        for name in ("sra_target", "sra_layers", "sra_heads"):
+            if getattr(self, name) is not None and not self.sra_weight:
+                raise TrainingConfigError(f"{name} says nothing without a weight; give sra_weight")
         if self.scheduler not in SCHEDULERS:
             near = did_you_mean(self.scheduler, SCHEDULERS)
             raise TrainingConfigError(
@@ -135,20 +138,22 @@ SCHEDULERS = ("cosine_with_restarts", "cosine", "linear", "constant", "constant_
 
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
-        ("max_length", "rank", "alpha", "batch_size", "accumulation", "max_steps", "cycles"),
+        (
+            *("max_length", "rank", "alpha", "batch_size", "accumulation", "max_steps", "cycles"),
+            *("eval_steps", "patience", "logging_steps", "save_total_limit", "mlp_slices"),
+        ),
         "a whole number from 1 on",
         lambda value: value >= 1,
     ),
     (
-        ("eval_steps", "patience", "logging_steps", "save_total_limit", "mlp_slices"),
-        "a whole number from 1 on",
-        lambda value: value >= 1,
+        ("epochs", "learning_rate", "sra_target"),
+        "a finite number above 0",
+        lambda value: 0 < value < math.inf,
     ),
-    (("epochs", "learning_rate", "sra_target"), "a number above 0", lambda value: value > 0),
     (
         ("sra_weight", "weight_decay", "max_grad_norm", "seed"),
-        "a number from 0 on",
-        lambda value: value >= 0,
+        "a finite number from 0 on",
+        lambda value: 0 <= value < math.inf,
     ),
     (
         ("dropout", "warmup_ratio", "eval_fraction"),

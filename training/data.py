@@ -80,7 +80,8 @@ def training_examples(
         strategies: strategy name to description; the library's 23 if None.
         streaming: read the files as they are iterated over, for those larger than memory. Errors
             then come when their line is reached; ids are not compared throughout the file. Several
-            workers share the files, not the lines.
+            workers share the files, not the lines. With several processes, Trainer wants
+            ``accelerator_config={"dispatch_batches": False}``.
 
     Raises:
         ConversationError: a file or conversation is malformed, without a strategy or without a

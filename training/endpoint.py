@@ -32,6 +32,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 _NO_KEY = "none"  # local servers ask for no key, and the openai package for any
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
+_SECRET = 12  # characters from which on a key is kept out of everything
 _SHOWN = 200  # characters of what a server said in an error
 
 
@@ -228,7 +229,9 @@ class Endpoint:
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self.api_key, "(key)") if self.api_key else text
+        """Short keys, such as local servers take, are no secrets and may be words."""
+        key = self.api_key or ""
+        return text.replace(key, "(key)") if len(key) >= _SECRET else text
 
     def _refusal(self, error: openai.APIStatusError) -> EndpointError:
         status = error.status_code
@@ -255,7 +258,7 @@ class Endpoint:
     def _read(self, body: str) -> Reply:
         """The answer in a response's body, of which nothing is guessed."""
         try:
-            answer = json.loads(self._without_key(body))
+            answer = json.loads(body)
         except (ValueError, RecursionError):
             raise self._malformed("is not JSON", body) from None
         choices = answer.get("choices") if isinstance(answer, dict) else None
@@ -269,7 +272,7 @@ class Endpoint:
         counts: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
         return Reply(
             # Half of a surrogate pair is JSON, and cannot be written to a file.
-            text=text.encode("utf-8", "replace").decode("utf-8"),
+            text=self._without_key(text).encode("utf-8", "replace").decode("utf-8"),
             finish_reason=reason if isinstance(reason, str) else None,
             usage={name: counts[name] for name in _USAGE if type(counts.get(name)) is int},
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from accelerate import PartialState
 from accelerate.state import GradientState
 
 from sra_fast.definitions import Definition
 from sra_fast.reduction import answered_layers, response_masses, response_scores
 from sra_fast.spans import MarkedBatch
 from sra_fast.training.means import RunningMeans, Scored
+from sra_fast.training.repeated import last_batch
 from sra_fast.watching import Answer
 
 
@@ -71,21 +71,17 @@ class TrainingListener:
 def _not_repeated(marked: MarkedBatch) -> list[int]:
     """The responses whose items accelerate did not repeat to give each process a full last batch.
 
-    As ``Accelerator.gather_for_metrics`` does it: the batches of all processes one behind the
-    other, the first ``remainder`` items are the data set's. An item is a sequence, or a row of a
-    packed batch, whichever the loader's batch size counts; all are kept if that is not known.
+    An item is a sequence, or a row of a packed batch, whichever the loader's batch size counts; all
+    are kept if that is not known.
     """
     owners = [sequence for sequence in marked.sequences for _ in sequence.responses]
     everything = list(range(len(owners)))
-    state, processes = GradientState(), PartialState()
-    if processes.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+    last = last_batch()
+    if last is None:
         return everything
-    loader = state.active_dataloader
-    size = getattr(loader, "total_batch_size", 0) // processes.num_processes
-    kept = state.remainder - processes.process_index * size
-    if size == len(marked.sequences):
+    if last.size == len(marked.sequences):
         items = {id(sequence): item for item, sequence in enumerate(marked.sequences)}
-        return [index for index in everything if items[id(owners[index])] < kept]
-    if size == 1 + max(sequence.row for sequence in marked.sequences):
-        return [index for index in everything if owners[index].row < kept]
+        return [index for index in everything if items[id(owners[index])] < last.kept]
+    if last.size == 1 + max(sequence.row for sequence in marked.sequences):
+        return [index for index in everything if owners[index].row < last.kept]
     return everything

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -42,15 +43,16 @@ def check_base(source: ModelSource) -> None:
         )
 
 
-def load_base(source: ModelSource, config: TrainingConfig) -> PreTrainedModel:
+def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTrainedModel:
     """The model to train on: on the CPU, or in 4 bits on this process's GPU.
 
     Raises:
-        LoRAError: 4 bits without bitsandbytes or a GPU.
+        LoRAError: 4 bits without bitsandbytes or a GPU, or on a CPU.
     """
     if not config.load_4bit:
         return source.load(config.dtype, "cpu")
     import torch
+    from accelerate import PartialState
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -58,7 +60,7 @@ def load_base(source: ModelSource, config: TrainingConfig) -> PreTrainedModel:
             "loading in 4 bits needs the package bitsandbytes: pip install bitsandbytes, or train "
             "without --load-4bit"
         )
-    if not torch.cuda.is_available():
+    if device == "cpu" or not torch.cuda.is_available():
         raise LoRAError("loading in 4 bits needs a CUDA device; train without --load-4bit")
     if source.gguf is not None:
         raise LoRAError(f"{source.name} is a GGUF, which is not loaded in 4 bits anew")
@@ -66,7 +68,7 @@ def load_base(source: ModelSource, config: TrainingConfig) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         source.place,
         dtype=kind,
-        device_map={"": torch.cuda.current_device()},
+        device_map={"": PartialState().device},
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -97,6 +99,8 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
+    if isinstance(targets, str):
+        _check_pattern(targets)
     try:
         with warnings.catch_warnings():  # PEFT asks by a name that transformers gives up
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -161,6 +165,13 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_pattern(targets: str) -> None:
+    try:
+        re.compile(targets)
+    except re.error as error:
+        raise LoRAError(f"LoRA targets {targets!r} are no regular expression: {error}") from error
 
 
 def _check_names(model: PreTrainedModel, targets: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from sra_fast.loading import ModelSource
@@ -46,7 +47,7 @@ def write_outcome(
     log: list[dict[str, Any]] = last.state["log_history"]
     evaluated = data.evaluation is not None
     write_curves(log, out, chosen_step=chosen.step if evaluated else None)
-    losses = [entry["loss"] for entry in log if "loss" in entry]
+    losses = [entry.get("lm_loss", entry["loss"]) for entry in log if "loss" in entry]
     result = {
         "command": "train",
         "out": str(out),
@@ -73,9 +74,14 @@ def write_outcome(
     return result
 
 
+def _finite(value: float | None) -> float | None:
+    """None for the logarithm of an SRA of 0, which JSON cannot say."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _evaluation(log: list[dict[str, Any]], step: int) -> dict[str, float | None] | None:
     """Of the evaluation at a step, if there was one."""
     for entry in log:
         if entry["step"] == step and "eval_loss" in entry:
-            return {name.removeprefix("eval_"): entry.get(name) for name in _MEASURED}
+            return {name.removeprefix("eval_"): _finite(entry.get(name)) for name in _MEASURED}
     return None

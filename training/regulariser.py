@@ -99,6 +99,7 @@ class SRARegulariser:
             NoGradientError: no mass depends on anything that is trained.
         """
         answered = answered_layers(answer.request, answer.layers)
+        self.check_layers(answered, "the model")
         layers = answered if self.layers is None else tuple(self.layers)
         count = min(answer.request.masses[layer].shape[1] for layer in layers)
         unknown = [head for head in self.heads or () if not 0 <= head < count]

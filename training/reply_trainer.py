@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sra_fast.training.memory import keep_reply_logits, why_full_logits
+from sra_fast.training.repeated import last_batch
+from sra_fast.training.reply_logits import keep_reply_logits, why_full_logits
 from sra_fast.training.trainer import SRATrainer
 from sra_fast.watching import IGNORED_LABEL
 
@@ -81,24 +82,18 @@ class ReplyTrainer(SRATrainer):
                     f"the evaluation loss is {loss} at step {self.state.global_step}: lower the "
                     "learning rate, or prefer bfloat16 to float16; what was saved before is valid"
                 )
-            for name in output.metrics:
-                if name.endswith("_loss"):
-                    output.metrics[name] = loss
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            output.metrics[f"{prefix}_loss"] = loss
         return output
 
     def _without_repeated(self, inputs: dict[str, Any]) -> Tensor:
-        """The labels, -100 in what accelerate repeated in the last batch of several processes.
-
-        As ``Accelerator.gather_for_metrics`` has it: of the batches of all processes one behind the
-        other, the first ``remainder`` examples are the data set's.
-        """
+        """The labels, -100 in what accelerate repeated in the last batch of several processes."""
         labels: Tensor = inputs["labels"]
-        state = self.accelerator.gradient_state
-        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        last = last_batch()
+        if last is None:
             return labels
-        kept = state.remainder - self.args.process_index * self.args.eval_batch_size
         if inputs.get("attention_mask") is None:  # packed in one row
             number = (inputs["position_ids"] == 0).cumsum(-1) - 1
         else:
             number = torch.arange(len(labels), device=labels.device)[:, None]
-        return labels.masked_fill(number >= kept, IGNORED_LABEL)
+        return labels.masked_fill(number >= last.kept, IGNORED_LABEL)

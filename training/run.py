@@ -43,7 +43,7 @@ from sra_fast.training.collator import PackingCollator, PaddingCollator
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.history import NAME as HISTORY
 from sra_fast.training.lora import check_base, load_base, with_adapter
-from sra_fast.training.memory import sliced_mlps
+from sra_fast.training.mlp_slices import sliced_mlps
 from sra_fast.training.outcome import RESULT, RESULT_FILES, write_outcome
 from sra_fast.training.packing import why_not_packed
 from sra_fast.training.processes import is_first
@@ -111,6 +111,8 @@ def train(run: TrainingRun) -> dict[str, Any]:
             stack.enter_context(_opened(folder, run.overwrite))
             for note in remove_incomplete(folder.path):
                 run.say(note)
+        if not run.overwrite and all((folder.path / name).exists() for name in _wanted(run)):
+            return _recorded(folder.path) if is_first() else {}
         last = newest_checkpoint(folder.path)
         if run.overwrite or last is None or not last.ends_the_run:
             _train(run, folder.path, data, device)
@@ -136,7 +138,7 @@ def _opened(folder: RunFolder, overwrite: bool) -> AbstractContextManager[None]:
 def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
     config = run.config
     set_seed(config.seed)
-    base = load_base(run.source, config)
+    base = load_base(run.source, config, device)
     served = serve(base)
     limit = served.context_length
     if limit is not None and data.longest > limit:
@@ -172,6 +174,7 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
         sra_definition=config.sra_definition,
     )
     trainer.remove_callback(PrinterCallback)
+    _check_saving(trainer)
     if trainer.why_full_logits is not None:
         run.say(f"logits are computed for every position: {trainer.why_full_logits}")
     if config.gradient_checkpointing and config.reentrant_checkpointing:
@@ -261,14 +264,35 @@ def _collator(
 
 
 def _outcome(run: TrainingRun, out: Path, data: RunData, tokenizer: Any) -> dict[str, Any]:
-    wanted = [*RESULT_FILES[:-1], *([RESULT_FILES[-1]] if run.merge else [])]
-    if all((out / name).exists() for name in wanted):
-        found: dict[str, Any] = json.loads((out / RESULT).read_text(encoding="utf-8"))
-        return found
     last = newest_checkpoint(out)
     if last is None:
-        raise TrainingRunError(f"{out} holds no whole checkpoint after training; is the disk full?")
+        reasons = [f"{one.name}: {one.why_incomplete()}" for one in checkpoints(out)]
+        raise TrainingRunError(
+            f"{out} holds no whole checkpoint after training "
+            f"({'; '.join(reasons) or 'none was written'}); lower the learning rate if it is not "
+            "finite, or see whether the disk is full"
+        )
     return write_outcome(run.source, run.config, last, data, tokenizer, merge=run.merge)
+
+
+def _wanted(run: TrainingRun) -> list[str]:
+    """The files of a run that is done."""
+    return [*RESULT_FILES[:-1], *([RESULT_FILES[-1]] if run.merge else [])]
+
+
+def _recorded(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    return found
+
+
+def _check_saving(trainer: ReplyTrainer) -> None:
+    """Whether checkpoints will hold the adapter in one file."""
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and "FULL" not in str(plugin.state_dict_type):
+        raise TrainingRunError(
+            "FSDP is set to save in shards, and an adapter lies in one file; set "
+            "fsdp_state_dict_type: FULL_STATE_DICT in the configuration of accelerate"
+        )
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]

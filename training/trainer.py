@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -21,6 +22,11 @@ from sra_fast.watching import (
     unwrapped,
     watching,
     without_marks,
+)
+
+_WAYS_OUT = (
+    "lower the learning rate or sra_weight, prefer bfloat16 to float16, or look for a broken "
+    "checkpoint"
 )
 
 
@@ -52,7 +58,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         ValueError: a weight, target, layer or head that cannot be; reentrant checkpointing or
             ``nn.DataParallel`` with a weight; or, from a step, masks that do not arrive.
         UnservedModelError: the model does not take the attention interface.
-        FloatingPointError: the loss of a step is NaN or infinite. Its gradient is not applied.
+        FloatingPointError: the loss or the gradient of a step is NaN or infinite. It is not taken.
     """
 
     def __init__(
@@ -77,6 +83,13 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.args.remove_unused_columns = False
         if not sra_weight:
+            for name, value in (
+                ("target", sra_target),
+                ("layers", sra_layers),
+                ("heads", sra_heads),
+            ):
+                if value is not None:
+                    raise ValueError(f"sra_{name} says nothing without a weight; give sra_weight")
             return
         if self.args.n_gpu > 1:
             raise ValueError(
@@ -122,12 +135,28 @@ class SRATrainer(Trainer):  # type: ignore[misc]
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not bool(loss.isfinite()):
             raise FloatingPointError(
-                f"the loss is {loss.item()} in step {self.state.global_step + 1}: lower the "
-                "learning rate or sra_weight, prefer bfloat16 to float16, or look for a broken "
-                f"checkpoint. This step was not applied; what was saved in {self.args.output_dir} "
-                "before is valid, and training can go on from there"
+                f"the loss is {loss.item()} in step {self.state.global_step + 1}: {_WAYS_OUT}. "
+                f"{self._nothing_lost}"
             )
         return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As the parent's, which asks before every step of the optimizer."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        skips = self.accelerator.scaler is not None  # float16: steps that overflow are left out
+        if norm is not None and not skips and not math.isfinite(float(norm)):
+            raise FloatingPointError(
+                f"the gradient is {float(norm)} in step {self.state.global_step + 1}, at a finite "
+                f"loss: {_WAYS_OUT}. {self._nothing_lost}"
+            )
+        return norm
+
+    @property
+    def _nothing_lost(self) -> str:
+        return (
+            f"This step was not applied; what was saved in {self.args.output_dir} before is valid, "
+            "and training can go on from there"
+        )
 
     def compute_loss(
         self,

@@ -12,8 +12,8 @@ from sra_fast.conversations import write_conversations
 from sra_fast.esconv import convert
 
 HELD_OUT_DIALOGUES = 0.15  # of all dialogues
-HELD_OUT = 48
-PER_STRATEGY = 44
+HELD_OUT_PER_STRATEGY = 6
+TRAINING_PER_STRATEGY = 44
 
 # Short, so that a run takes minutes on two cores; the rest of a reply's context is never cut.
 FEWEST_TURNS = 3
@@ -56,11 +56,11 @@ def choose(esconv: Path, folder: Path, seed: int, scale: float = 1.0) -> Chosen:
     parts = {
         "held-out": _balanced(
             [record for record in short if record["dialogue"] in held_out],
-            round(HELD_OUT * scale / 8) or 1,
+            round(HELD_OUT_PER_STRATEGY * scale) or 1,
         ),
         "training": _balanced(
             [record for record in short if record["dialogue"] not in held_out],
-            round(PER_STRATEGY * scale) or 1,
+            round(TRAINING_PER_STRATEGY * scale) or 1,
         ),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,7 @@ def _peak(case: Case, way: Way) -> int:
 
 def _row(case: Case, done: Mapping[Way, Sequence[Stepped]], peaks: Mapping[Way, int]) -> Row:
     loss = {way: turns[-1].loss for way, turns in done.items()}
-    sra = {way: turns[-1].sra for way, turns in done.items() if turns[-1].sra is not None}
+    sra = {way: sra for way, turns in done.items() if (sra := turns[-1].sra) is not None}
     return Row(
         case=str(case),
         seconds={
@@ -115,7 +115,7 @@ def _row(case: Case, done: Mapping[Way, Sequence[Stepped]], peaks: Mapping[Way, 
         ratio=ratios(done),
         peak_bytes=dict(peaks),
         loss=loss,
-        sra={way: value for way, value in sra.items() if value is not None},
+        sra=sra,
         right=agree(list(loss.values()))
         and len(sra) == len(WAYS) - 1
         and agree(list(sra.values())),
@@ -126,19 +126,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if the ways do not agree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training.cost")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=5, help="of all ways (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all ways (default 3)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048], metavar="T")
     parser.add_argument("--quick", action="store_true", help="one small case, one round")
     given = parser.parse_args(arguments)
-    cases = [Case(SMALL, 256)] if given.quick else [Case(SMOLLM2, T) for T in (1024, 2048)]
-    rows = []
+    cases = [Case(SMALL, 256)] if given.quick else [Case(SMOLLM2, T) for T in given.lengths]
+    rows: list[Row] = []
+    facts = machine.facts()
+    given.out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         rows.append(measure(case, 1 if given.quick else given.rounds))
         print(f"{case}: {rows[-1].ratio}", file=sys.stderr, flush=True)
-    facts = machine.facts()
-    given.out.mkdir(parents=True, exist_ok=True)
-    record = {"machine": facts, "ways": WAYS, "rows": [asdict(row) for row in rows]}
-    (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (given.out / f"{NAME}.md").write_text(as_markdown(rows, facts))
+        record = {"machine": facts, "ways": WAYS, "rows": [asdict(row) for row in rows]}
+        (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (given.out / f"{NAME}.md").write_text(as_markdown(rows, facts))
     print(as_markdown(rows, facts))
     return 0 if all(row.right for row in rows) else 1
 

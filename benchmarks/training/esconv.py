@@ -21,7 +21,7 @@ from benchmarks.training.sweep import CONFIG, dialogues_of, run_weight
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "training-smollm2"
-WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)
+WEIGHTS = (0.0, 0.03, 0.1, 0.3)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,7 +43,7 @@ class Stepped:
     """Some steps of one way.
 
     Attributes:
-        seconds: of each step but the first, from its beginning to that of the next, logs included.
+        seconds: of each step but the first, from the end of the one before, logs included.
         loss: the language model's, of the last step.
         sra: under the paper's definition, of the last step; None if nobody watched.
     """
@@ -110,9 +110,8 @@ class Training:
                 stack.callback(callback.close)
             trainer.train()
         last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
-        begun = clock.begun
         return Stepped(
-            seconds=tuple(after - before for before, after in pairwise(begun)),
+            seconds=tuple(after - before for before, after in pairwise(clock.ended)),
             loss=last.get("lm_loss", last["loss"]),
             sra=last.get("sra"),
         )
@@ -138,15 +137,19 @@ class Training:
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]
-    """When each step began."""
+    """When each step had ended and was logged."""
 
     def __init__(self) -> None:
-        self.begun: list[float] = []
+        self.ended: list[float] = []
 
-    def on_step_begin(self, args: TrainingArguments, *event: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: Any, **kwargs: Any
+    ) -> None:
+        if "loss" not in logs:
+            return
         if args.device.type == "cuda":
             torch.cuda.synchronize()
-        self.begun.append(time.perf_counter())
+        self.ended.append(time.perf_counter())
 
 
 class _WithMaps(ReplyTrainer):

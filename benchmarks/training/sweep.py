@@ -7,17 +7,19 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy
 
 import sra_fast
 from sra_fast.conversations import read_conversations
 from sra_fast.loading import ModelSource, find_model
+from sra_fast.training.checkpoints import newest_checkpoint
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.run import TrainingRun, train
+from sra_fast.training.statistics import interval_of_sums
 
 CONFIG = TrainingConfig(
     rank=16,
@@ -69,9 +71,7 @@ def run_weight(
     """Trains, or reads what an earlier call left in ``folder``."""
     recorded = folder / OUTCOME
     source = find_model(model)
-    settings = TrainingConfig(
-        **{**asdict(config), "sra_weight": weight, "eval_data": str(held_out)}
-    )
+    settings = replace(config, sra_weight=weight, eval_data=str(held_out))
     begun = folder.exists()
     start = time.perf_counter()
     result = train(
@@ -89,13 +89,13 @@ def run_weight(
         return Outcome(**json.loads(recorded.read_text(encoding="utf-8")))
     del result["out"]
     scores = _rescored(folder / "adapter", held_out, settings)
-    last = max(folder.glob("checkpoint-*"), key=lambda found: int(found.name.partition("-")[2]))
-    state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
+    last = newest_checkpoint(folder)
+    assert last is not None  # train has ended
     outcome = Outcome(
         weight=weight,
         seconds=seconds,
         result=result,
-        log=[_rounded(entry) for entry in state["log_history"]],
+        log=[_rounded(entry) for entry in last.state["log_history"]],
         rescored=math.fsum(scores) / len(scores),
         scores=scores,
     )
@@ -104,20 +104,11 @@ def run_weight(
 
 
 def ratio_interval(
-    scores: Sequence[float], base: Sequence[float], dialogues: Sequence[str], draws: int = 10_000
-) -> tuple[float, float]:
+    scores: Sequence[float], base: Sequence[float], dialogues: Sequence[str]
+) -> tuple[float | None, float | None]:
     """95% percentile bootstrap interval of mean(scores) / mean(base), over whole dialogues."""
-    names = list(dict.fromkeys(dialogues))
-    number = torch.tensor([names.index(name) for name in dialogues])
-    sums = torch.zeros(2, len(names), dtype=torch.float64)
-    for row, values in enumerate((scores, base)):
-        sums[row].index_add_(0, number, torch.tensor(values, dtype=torch.float64))
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(names), (draws, len(names)), generator=generator)
-    above, below = (sums[row][drawn].sum(dim=1) for row in (0, 1))
-    levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = torch.quantile(above / below, levels).tolist()
-    return low, high
+    columns = numpy.stack([scores, base], axis=1)
+    return interval_of_sums(columns, lambda sums: sums[:, 0] / sums[:, 1], dialogues)[:2]
 
 
 def dialogues_of(held_out: Path) -> list[str]:

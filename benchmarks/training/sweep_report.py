@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.training.conversations import Chosen
@@ -14,6 +15,7 @@ from sra_fast.training.config import TrainingConfig, settings_of
 
 RAISED = 1.25  # times the SRA of the run without
 HARMED = 1.02  # times its held-out loss
+EDGE = 10  # steps at the beginning and at the end, whose training losses are shown
 
 _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
 
@@ -86,20 +88,23 @@ def _text(
         for name, part in chosen.counts.items()
     }
     rows = [
-        "| weight | steps | minutes | held-out loss | SRA | log SRA | loss / weight 0 "
-        "| SRA / weight 0 (95%) |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
-        f"| base model | – | – | {base['before']['loss']:.4f} | {base['before']['sra']:.3e} "
+        "| weight | steps | minutes | training loss | held-out loss | SRA | log SRA "
+        "| loss / weight 0 | SRA / weight 0 (95%) |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| base model | – | – | – | {base['before']['loss']:.4f} | {base['before']['sra']:.3e} "
         f"| {base['before']['log_sra']:.3f} | – | – |",
     ]
     for outcome, one in zip(outcomes, compared, strict=True):
         after = outcome.result["after"]
         minutes = "–" if outcome.seconds is None else f"{outcome.seconds / 60:.1f}"
+        first, last = _training_losses(outcome)
         low, high = one["sra_ratio_interval"]
+        interval = "" if low is None else f" ({low:.3f} … {high:.3f})"
         rows.append(
             f"| {outcome.weight:g} | {outcome.result['chosen_step']} of {outcome.result['steps']} "
-            f"| {minutes} | {after['loss']:.4f} | {after['sra']:.3e} | {after['log_sra']:.3f} "
-            f"| {one['loss_ratio']:.4f} | {one['sra_ratio']:.3f} ({low:.3f} … {high:.3f}) |"
+            f"| {minutes} | {first:.3f} → {last:.3f} | {after['loss']:.4f} "
+            f"| {after['sra']:.3e} | {after['log_sra']:.3f} | {one['loss_ratio']:.4f} "
+            f"| {one['sra_ratio']:.3f}{interval} |"
         )
     top = best(outcomes)
     ratio = top.rescored / outcomes[0].rescored
@@ -115,11 +120,12 @@ def _text(
 transformers {facts["transformers"]}, commit {facts["commit"]}.
 
 Training: {counts["training"]}; held out: {counts["held-out"]}: {chosen.rule}. LoRA of rank \
-{config.rank}, learning rate {config.learning_rate:g}, {config.epochs:g} epoch, steps of \
-{config.batch_size * config.accumulation} conversations, `{config.template}` template, \
+{config.rank}, learning rate {config.learning_rate:g}, {base["epochs"]:.2g} × all of them in steps \
+of {config.batch_size * config.accumulation} conversations, `{config.template}` template, \
 {config.dtype}; ESConv's own eight strategies. SRA is the paper's definition; intervals are 95 % \
 bootstrap intervals over held-out dialogues. A row is of the step with the lowest held-out loss \
-(for a weight above 0, the language model's part alone).
+(for a weight above 0, the language model's part alone); the training loss is the mean of the \
+first and of the last {EDGE} steps.
 
 {chr(10).join(rows)}
 
@@ -137,6 +143,12 @@ Redraw with `python -m benchmarks.training.esconv ESCONV.json`.
 """
 
 
+def _training_losses(outcome: Outcome) -> tuple[float, float]:
+    """The language model's, mean of the first and of the last steps."""
+    losses = [log.get("lm_loss", log["loss"]) for log in outcome.log if "loss" in log]
+    return fmean(losses[:EDGE]), fmean(losses[-EDGE:])
+
+
 def _draw(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
@@ -145,7 +157,10 @@ def _draw(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]], pa
     at = range(len(outcomes))
     labels = [f"{outcome.weight:g}" for outcome in outcomes]
     ratios = [one["sra_ratio"] for one in compared]
-    ends = [one["sra_ratio_interval"] for one in compared]
+    ends = [
+        one["sra_ratio_interval"] if one["sra_ratio_interval"][0] is not None else [ratio, ratio]
+        for one, ratio in zip(compared, ratios, strict=True)
+    ]
     spread = [
         [ratio - low for ratio, (low, _) in zip(ratios, ends, strict=True)],
         [high - ratio for ratio, (_, high) in zip(ratios, ends, strict=True)],

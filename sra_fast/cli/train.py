@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PACKAGES = ("accelerate", "datasets", "peft", "yaml")
-_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "sra": "SRA", "eval_sra": "held-out SRA"}
+_SHOWN = {"lm_loss": "loss", "eval_loss": "held-out loss", "sra": "SRA", "eval_sra": "held-out SRA"}
 _RUN, _SRA, _MEMORY = "The run", "SRA", "Memory and speed"
 
 
@@ -260,8 +260,9 @@ def _progress(current: Session) -> Iterator[Callable[[int, int, Mapping[str, Any
         task = bar.add_task("training", total=None, visible=False)
 
         def on_log(step: int, last: int, logs: Mapping[str, Any]) -> None:
+            named = {"lm_loss": logs["loss"], **logs} if "loss" in logs else logs
             shown = ", ".join(
-                f"{text} {logs[name]:.5g}" for name, text in _SHOWN.items() if name in logs
+                f"{text} {named[name]:.5g}" for name, text in _SHOWN.items() if name in named
             )
             if not shown:
                 return

@@ -1,0 +1,35 @@
+"""Which items of an evaluation's last batch accelerate repeated, to give each process as many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelerate import PartialState
+from accelerate.state import GradientState
+
+
+@dataclass(frozen=True)
+class LastBatch:
+    """Of several processes.
+
+    Attributes:
+        size: items of this process, as the loader counts them; 0 if it does not say.
+        kept: how many of the first of them are the data set's; may be below 0 or above ``size``.
+    """
+
+    size: int
+    kept: int
+
+
+def last_batch() -> LastBatch | None:
+    """The batch that is being evaluated, if it is the last and may repeat items; else None.
+
+    As ``Accelerator.gather_for_metrics`` has it: of the batches of all processes one behind the
+    other, the first ``remainder`` items are the data set's.
+    """
+    state, processes = GradientState(), PartialState()
+    if processes.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return None
+    total = getattr(state.active_dataloader, "total_batch_size", 0)
+    size = total // processes.num_processes
+    return LastBatch(size, state.remainder - processes.process_index * size)
