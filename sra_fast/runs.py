@@ -142,6 +142,10 @@ class RunFolder:
         shutil.rmtree(shards)
         return whole
 
+    def finish(self) -> None:
+        """Notes that the run is done. Call it inside :meth:`opened`."""
+        self._write_record(finished=True)
+
     def _check_kind(self) -> None:
         recorded = self._record()
         if recorded is None:

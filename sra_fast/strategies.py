@@ -137,7 +137,10 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
     hint = did_you_mean(name, strategies)
     if not hint:
         hint = "; known are " + ", ".join(repr(known) for known in strategies)
-    raise StrategyError(f"strategy {name!r} is not one of the {len(strategies)} strategies{hint}")
+    raise StrategyError(
+        f"strategy {name!r} is not one of the {len(strategies)} strategies{hint}; strategies of "
+        "your own, name to description, go in by --strategies FILE.json, or strategies="
+    )
 
 
 def read_strategies(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from sra_fast.scoring import score
 from sra_fast.templates import TEMPLATES
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
-COMMANDS = ("score", "compare", "convert", "demo", "train", "extend", "judge")
+COMMANDS = ("score", "compare", "convert", "demo", "train", "extend", "evaluate", "judge")
 GROUPS = (
     ("annotate", "export"),
     ("annotate", "agree"),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pipeline')")
 
 import sra_fast
 from chat_tokenizers import byte_level_bpe
 from model_families import FAMILIES, eager_attentions, random_tokens
+from sra_fast.cli.app import app
 from sra_fast.conversations import as_conversations, write_conversations
 from sra_fast.loading import find_model
 from sra_fast.strategies import STRATEGIES
@@ -206,3 +210,38 @@ def test_strategies_that_the_classifier_lacks_are_named(tmp_path: Path, folder: 
     write_conversations(whole.file, records)
     with pytest.raises(EvaluationError, match="does not know the strategies Question"):
         collect(whole)
+
+
+# --- The command -----------------------------------------------------------------------------
+
+
+def test_the_command_from_end_to_end(tmp_path: Path, folder: Path) -> None:
+    file, out = tmp_path / "test.jsonl", tmp_path / "out"
+    write_conversations(file, conversations())
+    words = ["evaluate", str(file), "--model", str(folder), "--tuned", str(folder)]
+    words += ["--templates", "standard,c1_hf", "--max-new-tokens", "8", "--ablate", "2"]
+    words += ["--dtype", "float32", "--device", "cpu", "--out", str(out)]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.stderr
+    printed = json.loads(done.stdout)
+    recorded = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert printed == {"command": "evaluate", "out": str(out), **recorded}
+    rows = printed["analysis"]["rows"]
+    assert [row["row"] for row in rows] == ["standard", "c1_hf", TUNED]
+    kept = [json.loads(line) for line in (out / "replies.jsonl").read_text().splitlines()]
+    for row in rows:
+        own = [one for one in kept if one["row"] == row["row"]]
+        right = [one["predicted"] == one["strategy"] for one in own]
+        assert row["accuracy"]["value"] == pytest.approx(sum(right) / len(own))
+        sra = [one["sra"]["paper"] for one in own]
+        assert row["scores"]["paper"]["value"] == pytest.approx(sum(sra) / len(own))
+    report = (out / "report.md").read_text(encoding="utf-8")
+    for one in kept:
+        assert len(one["text"]) < 4 or one["text"] not in report + json.dumps(recorded)
+    assert str(tmp_path) not in report + json.dumps(recorded)
+    for name in re.findall(r"\]\((\w+\.png)\)", report):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert CliRunner().invoke(app, words).exit_code == 0  # once more, from what is there
+    other = CliRunner().invoke(app, [*words, "--seed", "5"])
+    assert other.exit_code == 1
+    assert "another run" in other.stderr

@@ -256,6 +256,8 @@ def _as_one(value: Any, wanted: Any) -> Any:
         return value if value in typing.get_args(wanted) else _NOT
     if typing.get_origin(wanted) is tuple:
         (kind, _) = typing.get_args(wanted)
+        if isinstance(value, str) and kind is str:
+            return (value,)
         if not isinstance(value, Sequence) or isinstance(value, str):
             return _NOT
         items = [_as_one(item, kind) for item in value]

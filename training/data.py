@@ -83,6 +83,11 @@ def training_examples(
             workers share the files, not the lines. With several processes, Trainer wants
             ``accelerator_config={"dispatch_batches": False}``.
 
+    Returns:
+        ``.dataset``, what a Trainer takes, and ``.report`` on lengths. An example has
+        ``input_ids``, ``labels``, ``strategy_mask``, ``response_mask`` ``[T]``, ``strategy``,
+        ``id``, ``dialogue`` and ``length``; the collators make batches of them.
+
     Raises:
         ConversationError: a file or conversation is malformed, without a strategy or without a
             reply; names the line.
@@ -122,6 +127,8 @@ def split_by_conversation(
         ValueError: ``fraction`` is not between 0 and 1.
         TrainingDataError: fewer than two dialogues, or a streamed dataset.
     """
+    if isinstance(items, TrainingExamples):
+        raise TrainingDataError("give the data set in it, examples.dataset, to be split")
     if isinstance(items, Sequence):
         keys = [
             conversation.dialogue or conversation.id for conversation in as_conversations(items)

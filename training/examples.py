@@ -110,9 +110,11 @@ class ExampleEncoder:
     def refusal(self, refused: Sequence[Encoded], among: int | None = None) -> TrainingDataError:
         """The error for what is too long, ``among`` so many conversations if that is known."""
         ways = {
-            "error": "raise max_length, or choose too_long='drop' or 'cut_oldest_turns'",
-            "drop": "raise max_length",
-            "cut_oldest_turns": "raise max_length, or choose too_long='drop'",
+            "error": "raise max_length (--max-length), or choose too_long (--too-long) drop or "
+            "cut_oldest_turns",
+            "drop": "raise max_length (--max-length)",
+            "cut_oldest_turns": "raise max_length (--max-length), or choose too_long (--too-long) "
+            "drop for those that do not fit even so",
         }[self.too_long]
         cut = self.too_long == "cut_oldest_turns"
         shortened = " even with all turns away but the last user message" if cut else ""

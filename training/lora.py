@@ -102,8 +102,7 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
     if isinstance(targets, str):
         _check_pattern(targets)
     try:
-        with warnings.catch_warnings():  # PEFT asks by a name that transformers gives up
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        with _without_peft_warning():
             adapted: PeftModel = get_peft_model(model, lora)
     except ValueError as error:
         if any(hasattr(module, "lora_A") for module in model.modules()):
@@ -143,7 +142,8 @@ def save_merged(
     """
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(source.load(dtype, "cpu"), adapter)
+    with _without_peft_warning():
+        model = PeftModel.from_pretrained(source.load(dtype, "cpu"), adapter)
     try:
         merged = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -151,6 +151,14 @@ def save_merged(
     with _replaced_folder(folder) as temporary:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+
+
+@contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """PEFT asks models by a name that transformers gives up."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 @contextmanager

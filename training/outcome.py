@@ -8,8 +8,9 @@ from typing import Any
 
 from sra_fast.loading import ModelSource
 from sra_fast.runs import write_text
+from sra_fast.training import processes
 from sra_fast.training.checkpoints import Checkpoint, chosen_checkpoint
-from sra_fast.training.config import TrainingConfig
+from sra_fast.training.config import TrainingConfig, settings_of
 from sra_fast.training.curves import CURVES, write_curves
 from sra_fast.training.history import NAME as HISTORY
 from sra_fast.training.lora import save_adapter, save_merged
@@ -38,6 +39,7 @@ def write_outcome(
     Returns:
         What ``result.json`` holds: ``before`` and ``after`` are ``loss``, ``sra`` and ``log_sra``
         on the evaluation data, of the base model and of the adapter; None without an evaluation.
+        Losses are the language model's, without the penalty.
     """
     out = last.folder.parent
     chosen = chosen_checkpoint(last)
@@ -45,6 +47,13 @@ def write_outcome(
     if merge:
         save_merged(source, out / ADAPTER, config.dtype, tokenizer, out / MERGED)
     log: list[dict[str, Any]] = last.state["log_history"]
+    before, after = _evaluation(log, 0), _evaluation(log, chosen.step)
+    notes = list(data.notes)
+    if before and after and after["loss"] >= before["loss"]:
+        notes.append(
+            "no step has a lower held-out loss than the base model: train longer, or at another "
+            "learning rate"
+        )
     evaluated = data.evaluation is not None
     write_curves(log, out, chosen_step=chosen.step if evaluated else None)
     losses = [entry.get("lm_loss", entry["loss"]) for entry in log if "loss" in entry]
@@ -59,7 +68,7 @@ def write_outcome(
             "train": len(data.training),
             "eval": len(data.evaluation) if evaluated else 0,
         },
-        "notes": list(data.notes),
+        "notes": notes,
         "adapter_parameters": parameters,
         "steps": last.step,
         "epochs": last.state["epoch"],
@@ -67,8 +76,9 @@ def write_outcome(
         "chosen_step": chosen.step,
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
-        "before": _evaluation(log, 0),
-        "after": _evaluation(log, chosen.step),
+        "before": before,
+        "after": after,
+        "settings": {**settings_of(config), "processes": processes.count()},
     }
     write_text(out / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result

@@ -37,6 +37,7 @@ from transformers import (
 from sra_fast.loading import Device, ModelSource, choose_device
 from sra_fast.runs import RunFolder, RunFolderError
 from sra_fast.served import rope_types, serve
+from sra_fast.training import processes
 from sra_fast.training.callback import SRACallback
 from sra_fast.training.checkpoints import checkpoints, newest_checkpoint, remove_incomplete
 from sra_fast.training.collator import PackingCollator, PaddingCollator
@@ -103,7 +104,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
         run = replace(run, source=absolute)
     tokenizer = run.source.tokenizer()
     data = read_data(run.data, tokenizer, run.config)
-    for note in data.notes:
+    for note in (_size(run.config, data), *data.notes):
         run.say(note)
     folder = RunFolder(run.out.resolve(), settings_of_run(run.source, data, run.config, device))
     with ExitStack() as stack:
@@ -112,6 +113,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
             for note in remove_incomplete(folder.path):
                 run.say(note)
         if not run.overwrite and all((folder.path / name).exists() for name in _wanted(run)):
+            run.say("this run was finished before; nothing is trained")
             return _recorded(folder.path) if is_first() else {}
         last = newest_checkpoint(folder.path)
         if run.overwrite or last is None or not last.ends_the_run:
@@ -119,6 +121,9 @@ def train(run: TrainingRun) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if is_first():
             result = _outcome(run, folder.path, data, tokenizer)
+            folder.finish()
+            for note in result["notes"][len(data.notes) :]:
+                run.say(note)
     return result
 
 
@@ -273,6 +278,23 @@ def _outcome(run: TrainingRun, out: Path, data: RunData, tokenizer: Any) -> dict
             "finite, or see whether the disk is full"
         )
     return write_outcome(run.source, run.config, last, data, tokenizer, merge=run.merge)
+
+
+def _size(config: TrainingConfig, data: RunData) -> str:
+    """How much there is to train on, and how much of it is a step."""
+    held_out = "nothing is held out"
+    if data.evaluation is not None:
+        dialogues = len(set(data.evaluation["dialogue"]))
+        held_out = f"{len(data.evaluation)} of {dialogues} dialogues are held out"
+    number = processes.count()
+    together = number * config.batch_size * config.accumulation
+    return (
+        f"{len(data.training)} conversations to train on, {held_out}; a step takes "
+        f"{min(together, len(data.training))}: {number} "
+        f"{'process' if number == 1 else 'processes'} × batch {config.batch_size} × "
+        f"accumulation {config.accumulation}"
+        + (", cut at the end of a pass" if together > len(data.training) else "")
+    )
 
 
 def _wanted(run: TrainingRun) -> list[str]:

@@ -62,7 +62,8 @@ def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
         ValueError: a conversation cannot be trained on, or there are too few to split.
         OSError: a file cannot be read.
     """
-    own_template = config.template not in TEMPLATES and Path(config.template).is_file()
+    of_file = Path(config.template).is_file() or config.template.endswith(".json")
+    own_template = config.template not in TEMPLATES and of_file
     template = read_template(config.template) if own_template else get_template(config.template)
     own_strategies = config.strategies is not None
     strategies = dict(
@@ -136,5 +137,6 @@ def _check_apart(training: Any, evaluation: Any) -> None:
     if both:
         raise TrainingDataError(
             f"{len(both)} dialogues are in the training and in the evaluation data, the first is "
-            f"{both[0]!r}; hold out whole dialogues, or give them ids (or `dialogue`) of their own"
+            f"{str(both[0])!r}; hold out whole dialogues, or give them ids (or `dialogue`) of "
+            "their own"
         )

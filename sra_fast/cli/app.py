@@ -12,6 +12,7 @@ from sra_fast.cli.classify import classify
 from sra_fast.cli.compare import compare
 from sra_fast.cli.convert import convert
 from sra_fast.cli.demo import demo
+from sra_fast.cli.evaluate import evaluate
 from sra_fast.cli.extend import extend
 from sra_fast.cli.judge import judge
 from sra_fast.cli.score import score
@@ -26,7 +27,7 @@ app = typer.Typer(
     "(Strategy Relevant Attention, arXiv 2402.10453).",
     epilog="Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
 )
-for command in (score, compare, convert, demo, train, extend, judge):
+for command in (score, compare, convert, demo, train, extend, evaluate, judge):
     app.command()(command)
 app.add_typer(annotate, name="annotate")
 app.add_typer(classify, name="classify")

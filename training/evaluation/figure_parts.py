@@ -60,10 +60,11 @@ def new_figure(width: float, height: float, columns: int = 1, *, share_y: bool =
     matplotlib.use("Agg")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    layout: Any = ConstrainedLayoutEngine(wspace=0.04)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(wspace=0.04)
     for axes in figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sra_fast.training.evaluation.figure_parts import (
 )
 from sra_fast.training.evaluation.heads import HeadAnalysis
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
-from sra_fast.training.evaluation.relation import Analysis, EvaluationError
+from sra_fast.training.evaluation.relation import Analysis, AnalysisError
 from sra_fast.training.statistics import Estimate
 
 ACCURACY_BY_TURN = "accuracy_by_turn.png"
@@ -45,10 +45,10 @@ def write_figures(
         heads: None leaves their figure out, as does an AUC that is undefined.
 
     Raises:
-        EvaluationError: the records have no such definition.
+        AnalysisError: the records have no such definition.
     """
     if definition not in analysis.scores:
-        raise EvaluationError(
+        raise AnalysisError(
             f"no SRA by the definition {definition!r}; there is {', '.join(analysis.scores)}"
         )
     drawn = {
@@ -237,6 +237,6 @@ def _heads(found: HeadAnalysis) -> Any:
 
 
 def _quantity(definition: str) -> str:
-    meanings: dict[str, str] = {**MEANING}
+    meanings: Mapping[Any, str] = MEANING
     name = f"SRA ({definition})"
     return f"{name}: {meanings[definition]}" if definition in meanings else name

@@ -134,7 +134,9 @@ def analyse_heads(
     ]
     picked: list[HeadResult] = []
     if chosen is not None:
-        draw = resampling([dialogue[i] for i in ours.nonzero()[0]], draws, seed)
+        draw = resampling(
+            [one for one, mine in zip(dialogue, ours, strict=True) if mine], draws, seed
+        )
         for at in numpy.argsort(-chosen[0], kind="stable")[:best]:
             estimate = auc(
                 values[ours, at].astype(numpy.float64),

@@ -25,7 +25,7 @@ from functools import lru_cache
 import numpy
 
 from sra_fast.training.evaluation.records import Record
-from sra_fast.training.evaluation.relation import EvaluationError
+from sra_fast.training.evaluation.relation import AnalysisError
 from sra_fast.training.evaluation.resampling import (
     DRAWS,
     SEED,
@@ -98,11 +98,11 @@ def analyse_quality(
     """Measures the texts of the records; arguments as for ``relation.analyse``.
 
     Raises:
-        EvaluationError: there is no record, or all texts are empty.
+        AnalysisError: there is no record, or all texts are empty.
     """
     texts = [words(record.text) for record in records]
     if not any(texts):
-        raise EvaluationError("no record has a text; read the records of the run's own folder")
+        raise AnalysisError("no record has a text; read the records of the run's own folder")
     row, found = numbered([record.row for record in records])
     names = [str(name) for name in found]
     columns = numpy.array(

@@ -32,7 +32,7 @@ from sra_fast.training.statistics import Correlation, Estimate
 LOOKBACK = "lookback"
 
 
-class EvaluationError(ValueError):
+class AnalysisError(ValueError):
     """There is nothing to analyse."""
 
 
@@ -158,7 +158,7 @@ def analyse(
         seed: of the draws.
 
     Raises:
-        EvaluationError: there is no record.
+        AnalysisError: there is no record.
     """
     columns = _columns(records, draws, seed)
     by_row = group_means(columns.values, columns.row, len(columns.rows), columns.draws)
@@ -195,7 +195,7 @@ def table_of_rows(
     """Table 1 alone, e.g. of responses with the best heads ablated beside those without.
 
     Raises:
-        EvaluationError: there is no record.
+        AnalysisError: there is no record.
     """
     columns = _columns(records, draws, seed)
     by_row = group_means(columns.values, columns.row, len(columns.rows), columns.draws)
@@ -204,7 +204,7 @@ def table_of_rows(
 
 def _columns(records: Sequence[Record], draws: int, seed: int) -> _Columns:
     if not records:
-        raise EvaluationError("there are no records to analyse; generate and score responses first")
+        raise AnalysisError("there are no records to analyse; generate and score responses first")
     row, names = numbered([record.row for record in records])
     definitions = dict.fromkeys(name for record in records for name in record.sra)
     values = [

@@ -45,12 +45,12 @@ class Resampling:
 
 
 def resampling(dialogues: Sequence[object], draws: int = DRAWS, seed: int = SEED) -> Resampling:
-    """Draws for responses of these dialogues ``[n]``; they depend on the seed alone."""
+    """Draws for responses of these dialogues ``[n]``, n ≥ 1; they depend on the seed alone."""
     dialogue, names = numbered(dialogues)
     generator = numpy.random.default_rng(seed)
     counts = numpy.zeros((draws, len(names)), dtype=numpy.uint16)
     for one in counts:
-        drawn = generator.integers(len(names), size=len(names)) if names else []
+        drawn = generator.integers(len(names), size=len(names))
         one += numpy.bincount(drawn, minlength=len(names)).astype(numpy.uint16)
     return Resampling(dialogue, counts)
 

@@ -41,8 +41,9 @@ def row_correlation(
         return replace(found, low=None, high=None, why=why, left_out=0)
     xs, ys = means.drawn[:, there, column], means.drawn[:, there, 0]
     low, high, left_out = interval(drawn_correlations(_log(xs) if log else xs, ys, kind))
-    why = left if low is not None else "undefined in every resample, so there is no interval"
-    return replace(found, low=low, high=high, why=why, left_out=left_out)
+    if low is None:
+        left = "undefined in every resample, so there is no interval"
+    return replace(found, low=low, high=high, why=left, left_out=left_out)
 
 
 def drawn_correlations(xs: Floats, ys: Floats, kind: Kind) -> Floats:

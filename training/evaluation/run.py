@@ -17,6 +17,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def collect(
         OSError: a file cannot be read or written.
     """
     conversations = chosen(evaluation)
-    loaded = _Models(evaluation)
+    loaded = LoadedModels(evaluation)
     rows: dict[str, Row] = {}
     perplexity: dict[str, list[float | None]] = {}
     plans = evaluation.plans()
@@ -150,7 +151,7 @@ def collect(
             evaluation.sampling,
             evaluation.batch,
             evaluation.out / ROWS / plan.name,
-            lambda done, name=plan.name: on_progress(name, done, len(conversations)),
+            partial(_pass_on, on_progress, plan.name, len(conversations)),
         )
     for name, row in rows.items():
         perplexity[name] = [None] * len(row.conversations)
@@ -172,6 +173,10 @@ def collect(
     ]
     write_records(evaluation.out / ALL_REPLIES, found, with_text=True)
     return Evaluated(in_order, found)
+
+
+def _pass_on(on_progress: OnProgress, row: str, total: int, done: int) -> None:
+    on_progress(row, done, total)
 
 
 @contextmanager
@@ -203,7 +208,7 @@ def chosen(evaluation: Evaluation) -> list[Conversation]:
     return conversations
 
 
-class _Models:
+class LoadedModels:
     """Loads a model when it is first wanted, and holds one at a time."""
 
     def __init__(self, evaluation: Evaluation) -> None:

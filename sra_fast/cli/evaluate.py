@@ -1,0 +1,162 @@
+"""``sra-fast evaluate``: adherence to strategies by template, and what SRA says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sra_fast.cli import generation, options
+from sra_fast.cli.inputs import choose_templates
+from sra_fast.cli.session import Session, session
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sra_fast.training.evaluation.run import OnProgress
+
+_ALL = "standard,c1_hf,c3_hf,c5_hf,c1_hl,c3_hl,c5_hl"
+
+
+def evaluate(
+    file: options.ConversationFile,
+    model: options.ModelName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            file_okay=False,
+            help="The run's folder, new or of this very run, which then goes on.",
+            show_default=False,
+        ),
+    ],
+    tuned: Annotated[
+        str | None,
+        typer.Option(
+            "--tuned",
+            metavar="NAME_OR_DIR",
+            help="A fine-tuned model for one more row, under the standard template.",
+            show_default=False,
+        ),
+    ] = None,
+    templates: Annotated[
+        str, typer.Option("--templates", metavar="NAMES", help="Separated by commas.")
+    ] = _ALL,
+    classifier: Annotated[
+        str,
+        typer.Option(
+            "--classifier",
+            metavar="DIR",
+            help="What 'classify train' wrote; 'plain' comes with the library.",
+        ),
+    ] = "plain",
+    strategies: options.StrategyFile = None,
+    items: Annotated[
+        int | None,
+        typer.Option("--items", min=1, help="Most conversations, drawn.", show_default="all"),
+    ] = None,
+    ablate: Annotated[
+        int, typer.Option("--ablate", min=0, help="Best heads to take away, as a test.")
+    ] = 0,
+    perplexity: Annotated[
+        bool,
+        typer.Option("--perplexity/--no-perplexity", help="Of replies under the base model."),
+    ] = True,
+    temperature: generation.Temperature = 0.7,
+    top_p: generation.TopP = 0.9,
+    max_new_tokens: generation.MaxNewTokens = 512,
+    batch_size: generation.BatchSize = 32,
+    seed: generation.Seed = 42,
+    dtype: options.DTypeOption = options.DType.AUTO,
+    device: options.DeviceOption = options.Device.AUTO,
+    as_json: options.JsonOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Write the last reply of each conversation anew, under templates, and see what it follows.
+
+    Every reply is scored under every definition of SRA and classified; report.md has the paper's
+    tables and figures, and what heads, strategies and turns say. Killed at any moment, the same
+    command continues.
+    """
+    with session(as_json, debug) as current:
+        chosen = choose_templates(templates, "--templates")
+
+        from sra_fast.loading import find_model
+        from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
+        from sra_fast.training.classifiers import load_classifier
+        from sra_fast.training.evaluation.conclude import conclude
+        from sra_fast.training.evaluation.run import Evaluation, collect, opened
+        from sra_fast.training.generation.sampling import Sampling
+
+        evaluation = Evaluation(
+            file=file,
+            out=out,
+            base=find_model(model),
+            tuned=None if tuned is None else find_model(tuned),
+            templates=chosen,
+            strategies=DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies),
+            classifier=load_classifier(classifier),
+            classifier_name=classifier if classifier == "plain" else Path(classifier).name,
+            sampling=Sampling(temperature, top_p, max_new_tokens, seed),
+            items=items,
+            dtype=dtype.value,
+            device=device.value,
+            batch=batch_size,
+            perplexity=perplexity,
+            say=current.say,
+        )
+        with opened(evaluation), _row_progress(current) as on_progress:
+            found = collect(evaluation, on_progress)
+            results = conclude(evaluation, found, ablate=ablate, on_progress=on_progress)
+        current.show(_table(results))
+        current.say(f"written to {out}")
+        current.result = {"command": "evaluate", "out": str(out), **results}
+
+
+@contextmanager
+def _row_progress(current: Session) -> Iterator[OnProgress]:
+    """A bar over the replies of the row at work."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=current.progress_console(),
+    )
+    tasks: dict[str, Any] = {}
+
+    def on_progress(row: str, done: int, total: int) -> None:
+        if row not in tasks:
+            tasks[row] = bar.add_task(row, total=total)
+        bar.update(tasks[row], advance=done)
+
+    with bar:
+        yield on_progress
+
+
+def _table(results: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="adherence and SRA", title_justify="left")
+    for column in ("row", "replies", "accuracy", "SRA", "log SRA"):
+        table.add_column(column, justify="left" if column == "row" else "right")
+    definition = results["definition"]
+    for row in results["analysis"]["rows"]:
+        sra, log = row["scores"][definition], row["log_scores"][definition]
+        table.add_row(
+            row["row"],
+            str(row["n"]),
+            _number(row["accuracy"]["value"], ".3f"),
+            _number(sra["value"], ".3e"),
+            _number(log["value"], ".3f"),
+        )
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -1,0 +1,98 @@
+"""What an evaluation could not say, and why, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sra_fast.training.evaluation.heads import HeadAnalysis
+from sra_fast.training.evaluation.quality import Quality
+from sra_fast.training.evaluation.relation import Analysis, RowResult
+from sra_fast.training.statistics import Correlation, Estimate
+
+_NO_GAP = "the row itself"
+_SHOWN = 6  # places of one sentence; results.json has the reason beside every figure
+
+
+def gaps(
+    analysis: Analysis,
+    quality: Quality | None,
+    heads: HeadAnalysis | None,
+    ablation: Sequence[RowResult] | None,
+) -> list[str]:
+    """A sentence for every figure or interval that is undefined; like ones are told together."""
+    places: dict[str, list[str]] = {}
+    for place, why in _undefined(analysis, quality, heads, ablation):
+        found = places.setdefault(why, [])
+        if place not in found:
+            found.append(place)
+    return [f"{_listed(found)}: {why}" for why, found in places.items()]
+
+
+def _listed(places: list[str]) -> str:
+    more = len(places) - _SHOWN
+    return "; ".join(places[:_SHOWN]) + (f"; and {more} more figures" if more > 0 else "")
+
+
+def _undefined(
+    analysis: Analysis,
+    quality: Quality | None,
+    heads: HeadAnalysis | None,
+    ablation: Sequence[RowResult] | None,
+) -> Iterator[tuple[str, str]]:
+    for row in analysis.rows:
+        yield from _of_row(row, f"row {row.row}")
+    for name, relation in analysis.over_rows.items():
+        yield from _why(f"{name}, r over rows", relation.pearson)
+        yield from _why(f"{name}, log r over rows", relation.pearson_log)
+        yield from _why(f"{name}, rho over rows", relation.spearman)
+    for kind, groups in (("strategy", analysis.strategies), ("language", analysis.languages)):
+        for group in groups:
+            where = f"{kind} {group.name}"
+            yield from _why(f"{where}, accuracy", group.accuracy)
+            for what, by_score in (
+                ("mean", group.scores),
+                ("AUC", group.auc),
+                ("r over rows", group.over_rows),
+            ):
+                for name, one in by_score.items():
+                    yield from _why(f"{where}, {name} {what}", one)
+    for turn in analysis.turns:
+        where = f"row {turn.row}, turn {turn.turn}"
+        yield from _why(f"{where}, accuracy", turn.accuracy)
+        for name, score in turn.scores.items():
+            yield from _why(f"{where}, {name}", score)
+    for language in quality.rows if quality else ():
+        where = f"row {language.row}"
+        for name in ("words", "finished", "repetition", "perplexity"):
+            yield from _why(f"{where}, {name}", getattr(language, name))
+        for name in ("words_difference", "finished_difference", "repetition_difference"):
+            yield from _why(f"{where}, {name.replace('_', ' ')}", getattr(language, name))
+        yield from _why(f"{where}, perplexity ratio", language.perplexity_ratio)
+        for n, variety in language.distinct.items():
+            if variety is None:
+                yield f"{where}, distinct-{n}", "the cut texts hold no n-gram of that length"
+    if heads is not None:
+        for why in heads.gaps:
+            yield "heads", why
+        for head in heads.best:
+            yield from _why(f"layer {head.layer}, head {head.head}, held-out AUC", head.measured)
+    for row in ablation or ():
+        yield from _of_row(row, f"ablation, row {row.row}")
+
+
+def _of_row(row: RowResult, where: str) -> Iterator[tuple[str, str]]:
+    yield from _why(f"{where}, accuracy", row.accuracy)
+    yield from _why(f"{where}, accuracy difference", row.accuracy_difference)
+    for what, by_score in (
+        ("mean", row.scores),
+        ("log", row.log_scores),
+        ("difference", row.score_differences),
+        ("AUC", row.auc),
+    ):
+        for name, one in by_score.items():
+            yield from _why(f"{where}, {name} {what}", one)
+
+
+def _why(place: str, one: Estimate | Correlation) -> Iterator[tuple[str, str]]:
+    if one.why is not None and one.why != _NO_GAP:
+        yield place, one.why

@@ -1,0 +1,216 @@
+"""The report of an evaluation: ``report.md`` and ``results.json``. Numbers only, no texts or paths.
+
+Every figure that is undefined is a dash in its table and a line, with the reason, under "Gaps".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sra_fast.files import replaced_atomically
+from sra_fast.report_text import markdown_text
+from sra_fast.training.evaluation.gaps import gaps
+from sra_fast.training.evaluation.heads import HeadAnalysis
+from sra_fast.training.evaluation.published import PUBLISHED, published_relation
+from sra_fast.training.evaluation.quality import Quality
+from sra_fast.training.evaluation.relation import Analysis, RowResult
+from sra_fast.training.evaluation.report_tables import (
+    ablation_table,
+    group_table,
+    head_table,
+    published_table,
+    quality_table,
+    relation_table,
+    row_auc_table,
+    row_table,
+    turn_table,
+)
+from sra_fast.training.statistics import LEVEL
+
+REPORT, RESULTS = "report.md", "results.json"
+FORMAT = "sra_fast.evaluation/1"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report is of.
+
+    Attributes:
+        analysis: of the records.
+        definition: of SRA that tables and figures lead with.
+        quality: of the texts, or None.
+        heads: or None.
+        ablation: ``table_of_rows`` of responses with and without the best heads, or None.
+        settings: what the caller wants in ``results.json`` (model, classifier, …); no paths.
+        deviations: sentences on what differs from the paper, plain text.
+        notes: sentences on what is missing, plain text; they join the gaps.
+    """
+
+    analysis: Analysis
+    definition: str
+    quality: Quality | None = None
+    heads: HeadAnalysis | None = None
+    ablation: Sequence[RowResult] | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    deviations: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def write_report(folder: Path, findings: Findings, figures: Sequence[str]) -> None:
+    """Writes both files.
+
+    Args:
+        folder: exists.
+        figures: names of the files in it that ``write_figures`` drew.
+    """
+    text = json.dumps(results(findings), ensure_ascii=False, allow_nan=False, indent=1)
+    _write(folder / RESULTS, text + "\n")
+    _write(folder / REPORT, markdown(findings, figures))
+
+
+def results(findings: Findings) -> dict[str, Any]:
+    """Everything as JSON can say it; NaN is null."""
+    analysis = findings.analysis
+    found: dict[str, Any] = plain(findings)
+    return {
+        "format": FORMAT,
+        **found,
+        "published": {
+            model: {
+                "rows": plain(rows),
+                "relation": plain(published_relation(model)),
+            }
+            for model, rows in PUBLISHED.items()
+        },
+        "gaps": _all_gaps(findings),
+        "interval": {
+            "level": LEVEL,
+            "method": "percentile bootstrap over dialogues, the same draws for all rows",
+            "resamples": analysis.draws,
+            "seed": analysis.seed,
+        },
+    }
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as JSON can say them; NaN becomes None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def markdown(findings: Findings, figures: Sequence[str]) -> str:
+    """The page, with the figures beside it."""
+    analysis, definition = findings.analysis, findings.definition
+    lines = [
+        "# Strategy following and SRA",
+        "",
+        f"{analysis.responses:,} responses of {analysis.dialogues:,} dialogues. In brackets: "
+        f"{LEVEL:.0%} percentile intervals, from drawing whole dialogues {analysis.draws:,} times "
+        "(the same draws for all rows, so differences are paired). A dash is an undefined figure; "
+        "the reasons stand under Gaps.",
+        "",
+        "## Table 1",
+        "",
+        "Accuracy is the share of responses that the classifier takes for the strategy asked for. "
+        f"SRA is the `{definition}` definition, log SRA the natural logarithm of its mean. "
+        "Lookback is the mass on the strategy over that mass and the mass on the response so far. "
+        f"Differences are from the row {markdown_text(analysis.base)}.",
+        "",
+        *row_table(analysis, definition),
+        "Beside the published ones (1,000 responses a row, SRA by the definition `table1`; other "
+        "models, prompts and classifier):",
+        "",
+        *published_table(analysis),
+        "## SRA against accuracy over rows",
+        "",
+        f"Each of the {len(analysis.rows)} rows is a point. Pearson of the means (r), of the "
+        "logarithm of mean SRA (log r), and Spearman (rho). Intervals draw dialogues and compute "
+        "all rows anew; they do not tell how other rows would lie.",
+        "",
+        *relation_table(analysis),
+        "## SRA against adherence within rows",
+        "",
+        "AUC: how often a response that adheres has the higher score than one of the same row that "
+        "does not (ties count half); 0.5 is chance.",
+        "",
+        *row_auc_table(analysis),
+        "## By strategy",
+        "",
+        "All rows together; AUC over pairs of the same row; r over the rows' means in it.",
+        "",
+        *group_table("strategy", analysis.strategies, definition),
+    ]
+    if analysis.languages:
+        lines += ["## By language", "", "Read as the table by strategy.", ""]
+        lines += group_table("language", analysis.languages, definition)
+    lines += ["## By turn", "", *turn_table(analysis, definition)]
+    if findings.quality is not None:
+        lines += [
+            "## Language",
+            "",
+            "Perplexity is the geometric mean under the base model. distinct-n: distinct n-grams "
+            f"over n-grams, every row cut to {findings.quality.distinct_words:,} words (mean of "
+            f"{findings.quality.shuffles} shuffles). Repetition: mean share of a response's "
+            "4-grams that it had before. Differences and ratio: against "
+            f"{markdown_text(findings.quality.base)}.",
+            "",
+            *quality_table(findings.quality),
+        ]
+    if findings.heads is not None:
+        lines += ["## Heads", "", *_heads(findings.heads)]
+    if findings.ablation is not None:
+        lines += ["## Without the best heads", "", *ablation_table(findings.ablation, definition)]
+    lines += ["## Figures", ""]
+    for name in figures:
+        lines += [f"![{name}]({name})", ""]
+    lines += ["## Deviations from the paper", "", *_bullets(findings.deviations)]
+    lines += ["## Gaps", "", *_bullets(_all_gaps(findings))]
+    return "\n".join(lines)
+
+
+def _heads(heads: HeadAnalysis) -> list[str]:
+    chance = (
+        "What chance gives is unknown."
+        if heads.threshold is None
+        else f"{heads.beyond} of {heads.layers * heads.heads} lie beyond 0.5 ± "
+        f"{heads.threshold:.3f}, which the best of all heads exceeds in 5% of "
+        f"{heads.permutations} shuffles of adherence within row and dialogue "
+        f"({heads.shuffled:,} responses can be shuffled)."
+    )
+    median = "undefined" if heads.median is None else f"{heads.median:.3f}"
+    text = (
+        "AUC of a head's attention on the strategy for adherence, over pairs of the same row. "
+        f"Heads are chosen on {heads.dialogues[0]:,} dialogues ({heads.responses[0]:,} responses) "
+        f"and measured on the other {heads.dialogues[1]:,} ({heads.responses[1]:,}). "
+        f"The median head has {median}. {chance}"
+    )
+    return [text, "", *head_table(heads)]
+
+
+def _all_gaps(findings: Findings) -> list[str]:
+    return [
+        *findings.notes,
+        *gaps(findings.analysis, findings.quality, findings.heads, findings.ablation),
+    ]
+
+
+def _bullets(sentences: Sequence[str]) -> list[str]:
+    return [*(f"- {markdown_text(one)}" for one in sentences or ("none",)), ""]
+
+
+def _write(path: Path, text: str) -> None:
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
