@@ -49,7 +49,7 @@ def write_outcome(
     log: list[dict[str, Any]] = last.state["log_history"]
     before, after = _evaluation(log, 0), _evaluation(log, chosen.step)
     notes = list(data.notes)
-    if before and after and after["loss"] >= before["loss"]:
+    if before is not None and after is not None and not _less(after["loss"], before["loss"]):
         notes.append(
             "no step has a lower held-out loss than the base model: train longer, or at another "
             "learning rate"
@@ -82,6 +82,11 @@ def write_outcome(
     }
     write_text(out / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
+
+
+def _less(one: float | None, other: float | None) -> bool:
+    """Whether both are known, and the first is less."""
+    return one is not None and other is not None and one < other
 
 
 def _finite(value: float | None) -> float | None:
