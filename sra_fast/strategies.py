@@ -136,11 +136,12 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
         return strategies[name]
     hint = did_you_mean(name, strategies)
     if not hint:
-        hint = "; known are " + ", ".join(repr(known) for known in strategies)
-    raise StrategyError(
-        f"strategy {name!r} is not one of the {len(strategies)} strategies{hint}; strategies of "
-        "your own, name to description, go in by --strategies FILE.json, or strategies="
-    )
+        names = ", ".join(repr(known) for known in strategies)
+        hint = (
+            f"; known are {names}; your own, name to description, go in by --strategies "
+            "FILE.json, or strategies="
+        )
+    raise StrategyError(f"strategy {name!r} is not one of the {len(strategies)} strategies{hint}")
 
 
 def read_strategies(path: str | os.PathLike[str]) -> dict[str, str]:

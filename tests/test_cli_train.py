@@ -108,7 +108,7 @@ def test_too_long_conversations_are_counted_and_named(
     tmp_path: Path, model: Path, chats: Path
 ) -> None:
     given = [chats, "--model", model, "--out", tmp_path / "out", "--max-length", 500]
-    assert "too_long='drop' or 'cut_oldest_turns'" in error_of(*given)
+    assert "too_long (--too-long) drop or cut_oldest_turns" in error_of(*given)
     _, said = call(*given, "--too-long", "cut_oldest_turns", "--max-steps", 1, *SMALL)
     assert re.search(r"\d of 8 conversations are longer than 500 tokens and lost", said)
 
@@ -273,7 +273,7 @@ def test_missing_packages_are_named(
         ("rank: true", "rank must be a whole number"),
         ("sra_layers: [1, x]", "sra_layers must be a list of whole numbers or null"),
         ("too_long: cut", "too_long must be one of error, drop, cut_oldest_turns"),
-        ("learning_rate: -1.0", "learning_rate must be a number above 0"),
+        ("learning_rate: -1.0", "learning_rate must be a finite number above 0"),
         ("learning_rate: .nan", "learning_rate must be a number"),
         ("rank: 1\nrank: 2", "'rank' stands there twice"),
         ("[1, 2]", "expected settings"),
@@ -292,11 +292,17 @@ def test_settings_that_cannot_be(tmp_path: Path, text: str, named: str) -> None:
 def test_settings_are_the_defaults_under_the_file_under_the_options(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(
-        "learning_rate: 5e-5\nepochs: 3\nsra_layers: [1, 2]\ntargets: [q_proj]\npatience: null\n"
+        "learning_rate: 5e-5\nepochs: 3\nsra_weight: 0.1\nsra_layers: [1, 2]\n"
+        "targets: [q_proj]\npatience: null\n"
     )
     found = read_config(file, {"epochs": 1.0, "rank": None})
     assert found == TrainingConfig(
-        learning_rate=5e-5, epochs=1.0, sra_layers=(1, 2), targets=("q_proj",), patience=None
+        learning_rate=5e-5,
+        epochs=1.0,
+        sra_weight=0.1,
+        sra_layers=(1, 2),
+        targets=("q_proj",),
+        patience=None,
     )
     assert read_config(None, {}) == TrainingConfig()
 

@@ -78,10 +78,21 @@ def write_outcome(
         "last_loss": losses[-1] if losses else None,
         "before": before,
         "after": after,
-        "settings": {**settings_of(config), "processes": processes.count()},
+        "settings": _settings(config),
     }
     write_text(out / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
+
+
+def _settings(config: TrainingConfig) -> dict[str, Any]:
+    """Those that are no paths, as JSON gives them back."""
+    kept = {
+        name: value
+        for name, value in settings_of(config).items()
+        if name not in ("eval_data", "template", "strategies")
+    }
+    settings: dict[str, Any] = json.loads(json.dumps({**kept, "processes": processes.count()}))
+    return settings
 
 
 def _less(one: float | None, other: float | None) -> bool:
