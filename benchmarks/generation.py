@@ -2,8 +2,8 @@
 
 The same prompts (template ``c1_hf``, the strategies of one cut share its history) are replied to by
 ``sra-fast extend``'s generator in batches and by ``model.generate`` one by one, both drawing with
-the paper's temperature and top_p. First it is checked that greedy replies of both are the same,
-token for token, in float32. Writes ``generation.json`` and ``generation.md``.
+the paper's temperature and top_p, and from the same random numbers: the replies are the same, and
+as long. In float32 that is checked. Writes ``generation.json`` and ``generation.md``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from benchmarks import machine
 from sra_fast.esconv import read_dialogues
@@ -27,19 +28,17 @@ from sra_fast.loading import DType, find_model
 from sra_fast.strategies import STRATEGIES
 from sra_fast.templates import TEMPLATES
 from sra_fast.training.extension.cuts import Cutting, cut
-from sra_fast.training.generation.local import LocalModel
+from sra_fast.training.generation.local import end_tokens
 from sra_fast.training.generation.prompts import (
     GenerationPrompt,
     encode_prompts,
     generation_prompts,
 )
 from sra_fast.training.generation.run import BATCH, LocalReplier
-from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.generation.sampling import Sampling, draw, uniforms
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "generation"
-GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
-COMPARED = 8  # replies
 
 
 @dataclass(frozen=True)
@@ -56,31 +55,57 @@ class Way:
     seconds: float
 
     @property
+    def tokens_per_minute(self) -> float:
+        """Prompts count by what follows them: replies of one way may be longer than another's."""
+        return 60.0 * self.tokens / self.seconds
+
+    @property
     def per_minute(self) -> float:
         """Replies."""
         return 60.0 * self.replies / self.seconds
 
 
-def one_by_one(model: Any, tokenizer: Any, prompts: Sequence[Tensor], sampling: Sampling) -> Way:
-    """As a user of transformers does it."""
-    drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+class _Drawing(LogitsProcessor):  # type: ignore[misc]
+    """Leaves ``generate`` no choice but the token that an item's own random number draws."""
+
+    def __init__(self, item: str, begun: int, sampling: Sampling) -> None:
+        self._numbers, self._begun, self._sampling = uniforms(sampling, item), begun, sampling
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``[1, T], [1, V] -> [1, V]``."""
+        number = self._numbers[input_ids.shape[1] - self._begun]
+        token = draw(scores, number[None], self._sampling)
+        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
+
+
+def one_by_one(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[GenerationPrompt],
+    sampling: Sampling,
+) -> tuple[Way, dict[str, str]]:
+    """As a user of transformers does it; and the replies."""
+    ends, texts = end_tokens(model, tokenizer), {}
     begun, tokens = time.perf_counter(), 0
-    for prompt in prompts:
+    for prompt, ids in zip(prompts, encode_prompts(tokenizer, prompts), strict=True):
         output = model.generate(
-            prompt[None],
-            attention_mask=torch.ones_like(prompt)[None],
+            ids[None],
+            attention_mask=torch.ones_like(ids)[None],
             max_new_tokens=sampling.max_new_tokens,
             pad_token_id=tokenizer.eos_token_id,
-            **drawing,
-        )
-        tokens += output.shape[1] - len(prompt)
-    return Way(len(prompts), tokens, time.perf_counter() - begun)
+            do_sample=False,
+            logits_processor=LogitsProcessorList([_Drawing(prompt.item, len(ids), sampling)]),
+        )[0, len(ids) :]
+        tokens += len(output)
+        reply = output[:-1] if int(output[-1]) in ends else output
+        texts[prompt.item] = tokenizer.decode(reply, skip_special_tokens=True)
+    return Way(len(prompts), tokens, time.perf_counter() - begun), texts
 
 
 def batched(
     model: Any, tokenizer: Any, prompts: Sequence[GenerationPrompt], sampling: Sampling, share: bool
-) -> Way:
-    """As ``sra-fast extend`` does it."""
+) -> tuple[Way, dict[str, str]]:
+    """As ``sra-fast extend`` does it; and the replies."""
     begun = time.perf_counter()
     replier = LocalReplier(model, tokenizer, sampling, share=share)
     replies = [
@@ -88,56 +113,42 @@ def batched(
         for batch in replier.plan(prompts)
         for reply in replier.reply([prompts[index] for index in batch])
     ]
-    tokens = sum(reply.tokens for reply in replies)
-    return Way(len(prompts), tokens, time.perf_counter() - begun)
-
-
-def same_greedy_replies(model: Any, tokenizer: Any, prompts: Sequence[GenerationPrompt]) -> bool:
-    """Whether a shared, batched reply is the one that ``model.generate`` gives alone."""
-    encoded = encode_prompts(tokenizer, prompts)
-    ours = LocalModel(model, tokenizer, GREEDY).reply(
-        [p.item for p in prompts], encoded, [p.group for p in prompts]
-    )
-    for prompt, reply in zip(encoded, ours, strict=True):
-        output = model.generate(
-            prompt[None],
-            attention_mask=torch.ones_like(prompt)[None],
-            do_sample=False,
-            max_new_tokens=GREEDY.max_new_tokens,
-            pad_token_id=tokenizer.eos_token_id,
-        )[0, len(prompt) :].tolist()
-        if tuple(output[: len(reply.tokens)]) != reply.tokens:
-            return False
-    return True
+    tokens = sum(reply.tokens + reply.finished for reply in replies)
+    way = Way(len(prompts), tokens, time.perf_counter() - begun)
+    return way, {reply.item: reply.raw for reply in replies}
 
 
 def measure(
     model_name: str, dtype: DType, prompts: Sequence[GenerationPrompt], alone: int, rounds: int
 ) -> dict[str, Any]:
-    """One dtype; the ways take turns, on other one-by-one prompts in each round."""
+    """One dtype; the ways take turns. One by one, a part of the prompts is replied to."""
     source = find_model(model_name)
     model, tokenizer = source.load(dtype, "cpu"), source.tokenizer()
-    right = same_greedy_replies(model, tokenizer, prompts[:COMPARED])
-    encoded = encode_prompts(tokenizer, prompts)
-    sampling = Sampling()
-    done: dict[str, list[Way]] = {"one by one": [], "batched": [], "batched and shared": []}
-    spread = len(prompts) // alone
+    sampling, spread = Sampling(), len(prompts) // alone
+    done: dict[str, list[Way]] = {}
+    same = True
     for number in range(rounds):
-        torch.manual_seed(number)
-        some = encoded[number % spread :: spread][:alone]
-        done["one by one"].append(one_by_one(model, tokenizer, some, sampling))
-        done["batched"].append(batched(model, tokenizer, prompts, sampling, False))
-        done["batched and shared"].append(batched(model, tokenizer, prompts, sampling, True))
+        some = prompts[number % spread :: spread][:alone]
+        found = {
+            "one by one": one_by_one(model, tokenizer, some, sampling),
+            "batched": batched(model, tokenizer, prompts, sampling, False),
+            "batched and shared": batched(model, tokenizer, prompts, sampling, True),
+        }
+        for name, (way, texts) in found.items():
+            done.setdefault(name, []).append(way)
+            same &= all(
+                texts[prompt.item] == found["one by one"][1][prompt.item] for prompt in some
+            )
     ratio = {
         name: median(
-            way.per_minute / base.per_minute
+            way.tokens_per_minute / base.tokens_per_minute
             for way, base in zip(ways, done["one by one"], strict=True)
         )
         for name, ways in done.items()
     }
     return {
         "dtype": dtype,
-        "same_greedy_replies": right,
+        "same_replies": same,
         "ways": {
             name: {
                 "replies_per_minute": median(way.per_minute for way in ways),
@@ -159,13 +170,14 @@ def as_markdown(record: dict[str, Any]) -> str:
 transformers {facts["transformers"]}, commit {facts["commit"]}. {record["model"]}, \
 {record["prompts"]} prompts of {record["prompt_tokens"]:.0f} tokens on average (`c1_hf`), batches \
 of {BATCH}, temperature 0.7, top_p 0.9, at most 512 new tokens. The ways take turns; a ratio is \
-the median over {record["rounds"]} rounds. Redraw with `python -m benchmarks.generation DIALOGUES`.
+of tokens per minute, the median over {record["rounds"]} rounds. Redraw with \
+`python -m benchmarks.generation DIALOGUES`.
 """
     ]
     for part in record["dtypes"]:
         lines += [f"## {part['dtype']}", ""]
-        if part["dtype"] == "float32" and not part["same_greedy_replies"]:
-            lines += ["**WRONG**: greedy replies differ from transformers'.", ""]
+        if part["dtype"] == "float32" and not part["same_replies"]:
+            lines += ["**WRONG**: replies differ from transformers'.", ""]
             continue
         lines += ["| | replies per minute | tokens per reply | ratio |", "|---|---:|---:|---:|"]
         lines += [
@@ -178,7 +190,7 @@ the median over {record["rounds"]} rounds. Redraw with `python -m benchmarks.gen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if greedy replies differ in float32."""
+    """Exit status 1 if replies differ in float32."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generation")
     parser.add_argument("dialogues", type=Path, metavar="DIALOGUES")
     parser.add_argument("--model", default="smollm2")
@@ -211,9 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
     (given.out / f"{NAME}.md").write_text(as_markdown(record))
     print(as_markdown(record))
-    wrong = [
-        p for p in record["dtypes"] if p["dtype"] == "float32" and not p["same_greedy_replies"]
-    ]
+    wrong = [p for p in record["dtypes"] if p["dtype"] == "float32" and not p["same_replies"]]
     return int(bool(wrong))
 
 

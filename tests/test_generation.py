@@ -120,7 +120,7 @@ def test_greedy_replies_are_those_of_transformers(tiny: Any, share: bool) -> Non
     tokenizer = byte_level_bpe()
     items, prompts, groups = grouped()
     replier = LocalModel(tiny, tokenizer, GREEDY, share=share)
-    ends = sorted(local._end_tokens(tiny, tokenizer))
+    ends = sorted(local.end_tokens(tiny, tokenizer))
     alone = [generate_alone(tiny, prompt, ends) for prompt in prompts]
     assert replier.reply(items, prompts, groups) == alone
 
@@ -135,7 +135,7 @@ def test_families_reply_in_batches_as_alone(name: str) -> None:
     beginning = random_tokens(1, 40)[0]
     prompts = [torch.cat([beginning, random_tokens(1, 3 + n, seed=n)[0]]) for n in range(4)]
     replier = LocalModel(model, tokenizer, GREEDY)
-    ends = sorted(local._end_tokens(model, tokenizer))
+    ends = sorted(local.end_tokens(model, tokenizer))
     assert replier.reply(items, prompts, ["a", "a", "b", "b"]) == [
         generate_alone(model, prompt, ends) for prompt in prompts
     ]

@@ -66,7 +66,7 @@ class LocalModel:
     ) -> None:
         self._model = model.eval()
         self._sampling = sampling
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = end_tokens(model, tokenizer)
         served = serve(model)
         self._decoder: Any = served.decoder
         layers = DynamicCache(config=model.config).layers
@@ -238,7 +238,7 @@ def _common(prompts: Sequence[Tensor]) -> int:
     return len(first)
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every token that ends a reply, by the model and by its tokenizer."""
     found: set[int] = set()
     for value in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
