@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -91,6 +91,18 @@ class Conversation:
                 "holds no assistant message that follows a user message, so there is nothing to "
                 "score; add the reply as the last message or as 'response'",
             )
+
+    @property
+    def last_reply(self) -> tuple[tuple[Message, ...], str]:
+        """The messages before the last reply, and that reply: the ``response`` if there is one."""
+        if self.response is not None:
+            return self.messages, self.response
+        last = max(i for i, message in enumerate(self.messages) if message.role == "assistant")
+        return self.messages[:last], self.messages[last].content
+
+    def with_last_reply(self, text: str) -> Conversation:
+        """With another last reply, as ``response``; what followed it is left out."""
+        return replace(self, messages=self.last_reply[0], response=text)
 
     @property
     def label(self) -> str:

@@ -83,8 +83,8 @@ def choose_pairs(pairs: list[Pair], items: int | None, seed: int) -> list[Pair]:
 
 
 def _pair(one: Conversation, other: Conversation, strategies: Mapping[str, str]) -> Pair:
-    messages, response_a = _split(one)
-    others, response_b = _split(other)
+    messages, response_a = one.last_reply
+    others, response_b = other.last_reply
     for what, mine, yours in (
         ("strategy", one.strategy, other.strategy),
         ("situation", one.situation, other.situation),
@@ -100,12 +100,3 @@ def _pair(one: Conversation, other: Conversation, strategies: Mapping[str, str])
     except StrategyError as error:
         raise AnnotationError(f"{one.label}: {error}") from error
     return Pair(one.id, one.situation, messages, one.strategy, description, response_a, response_b)
-
-
-def _split(conversation: Conversation) -> tuple[tuple[Message, ...], str]:
-    """The messages before the reply, and the reply."""
-    messages = conversation.messages
-    if conversation.response is not None:
-        return messages, conversation.response
-    last = max(index for index, one in enumerate(messages) if one.role == "assistant")
-    return messages[:last], messages[last].content

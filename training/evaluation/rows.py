@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def fill_row(
         raise ValueError(
             f"{plan.name}: all of {len(conversations)} replies are empty; is this a chat model?"
         )
-    whole = [replied(one, replies[one.id].text) for one in answered]
+    whole = [one.with_last_reply(replies[one.id].text) for one in answered]
     settings = {"row": plan.name, "model": plan.source.fingerprint(), "sampling": asdict(sampling)}
     result = score_replies(
         model, tokenizer, whole, plan.template, strategies, folder / SCORES, settings
@@ -102,15 +102,6 @@ def fill_row(
         len(conversations) - len(whole),
         result,
     )
-
-
-def replied(conversation: Conversation, text: str) -> Conversation:
-    """With this last reply instead of its own."""
-    messages = conversation.messages
-    if conversation.response is None:
-        last = max(i for i, message in enumerate(messages) if message.role == "assistant")
-        messages = messages[:last]
-    return replace(conversation, messages=messages, response=text)
 
 
 def row_perplexities(

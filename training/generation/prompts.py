@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,15 +43,6 @@ class GenerationPrompt:
         ]
 
 
-def open_conversation(conversation: Conversation) -> Conversation:
-    """The conversation up to its last reply, which is left open."""
-    messages = conversation.messages
-    if conversation.response is None:
-        last = max(i for i, message in enumerate(messages) if message.role == "assistant")
-        messages = messages[:last]
-    return replace(conversation, messages=messages, response=PLACEHOLDER)
-
-
 def generation_prompts(
     conversations: Iterable[Conversation],
     template: PromptTemplate,
@@ -64,7 +55,7 @@ def generation_prompts(
     """
     made = []
     for conversation in conversations:
-        opened = open_conversation(conversation)
+        opened = conversation.with_last_reply(PLACEHOLDER)
         (prompt,) = render_prompts(opened, template, strategies, turns="last")
         group = f"{opened.dialogue or opened.id}/{len(opened.messages)}"
         made.append(GenerationPrompt(conversation.id, group, prompt))

@@ -85,7 +85,7 @@ def _refuse_alone(
 
 
 def _item(a: Conversation, b: Conversation, strategies: Mapping[str, str]) -> Item:
-    (before_a, reply_a), (before_b, reply_b) = _reply(a), _reply(b)
+    (before_a, reply_a), (before_b, reply_b) = a.last_reply, b.last_reply
     for field, of_a, of_b in (
         ("strategy", a.strategy, b.strategy),
         ("situation", a.situation, b.situation),
@@ -112,11 +112,3 @@ def _item(a: Conversation, b: Conversation, strategies: Mapping[str, str]) -> It
         a=reply_a,
         b=reply_b,
     )
-
-
-def _reply(conversation: Conversation) -> tuple[tuple[Message, ...], str]:
-    messages = conversation.messages
-    if conversation.response is not None:
-        return messages, conversation.response
-    last = max(i for i, message in enumerate(messages) if i and message.role == "assistant")
-    return messages[:last], messages[last].content
