@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
@@ -24,6 +25,7 @@ from sra_fast.conversations import as_conversations
 from sra_fast.templates import TEMPLATES
 from sra_fast.training.endpoint import Endpoint, EndpointError
 from sra_fast.training.generation import local
+from sra_fast.training.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.generation.cleaning import clean_reply
 from sra_fast.training.generation.local import Generated, GenerationError, LocalModel
 from sra_fast.training.generation.prompts import encode_prompts, generation_prompts
@@ -139,6 +141,28 @@ def test_families_reply_in_batches_as_alone(name: str) -> None:
     assert replier.reply(items, prompts, ["a", "a", "b", "b"]) == [
         generate_alone(model, prompt, ends) for prompt in prompts
     ]
+
+
+def test_a_growing_cache_holds_what_transformers_cache_holds() -> None:
+    config = next(family for family in FAMILIES if family.name == "llama").build().config
+    ours, theirs = growing_cache(config), DynamicCache(config=config)
+    generator = torch.Generator().manual_seed(2)
+    for step, tokens in enumerate((5, *([1] * 150), 70, 1)):
+        rows = 2 if step > 40 else 4
+        new = [torch.randn(rows, 2, tokens, 16, generator=generator) for _ in range(2)]
+        for found, truth in zip(ours.update(*new, 0), theirs.update(*new, 0), strict=True):
+            assert torch.equal(found, truth)
+        if step == 40:
+            for cache in (ours, theirs):
+                cache.batch_select_indices(torch.tensor([3, 1]))
+    assert ours.get_seq_length() == theirs.get_seq_length() == 226
+
+
+def test_a_new_token_leaves_the_others_where_they_are() -> None:
+    layer = GrowingLayer()
+    keys, _ = layer.update(torch.ones(1, 1, 3, 4), torch.ones(1, 1, 3, 4))
+    grown, _ = layer.update(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4))
+    assert grown.data_ptr() == keys.data_ptr()
 
 
 def test_drawn_replies_do_not_depend_on_the_batch(tiny: Any) -> None:

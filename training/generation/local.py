@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
 
 from sra_fast.served import serve
+from sra_fast.training.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.generation.sampling import Sampling, draw, uniforms
 
 LEAST_SHARED = 32  # tokens; a shorter beginning is not worth a forward pass of its own
@@ -69,8 +69,8 @@ class LocalModel:
         self._ends = end_tokens(model, tokenizer)
         served = serve(model)
         self._decoder: Any = served.decoder
-        layers = DynamicCache(config=model.config).layers
-        plain = all(type(layer) is DynamicLayer for layer in layers)
+        layers = growing_cache(model.config).layers
+        plain = all(isinstance(layer, GrowingLayer) for layer in layers)
         self.batches = not served.stateful
         """Whether prompts of several lengths can share a forward pass."""
         self._share = share and plain and self.batches
@@ -183,7 +183,7 @@ class LocalModel:
         columns: int,
     ) -> DynamicCache:
         """Keys and values of the first ``columns`` columns, computed once per group."""
-        cache = DynamicCache(config=self._model.config)
+        cache = growing_cache(self._model.config)
         if columns == 0 or not any(shared):
             return cache
         rest = max(len(prompt) for prompt in prompts) - columns

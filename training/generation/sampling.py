@@ -68,7 +68,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0.0:
         return logits.argmax(dim=-1)
-    logits = logits.float() / sampling.temperature
+    logits = logits.to(torch.float32, copy=True).div_(sampling.temperature)
     total = logits.logsumexp(dim=-1, keepdim=True)
     for count in (min(_TOP, logits.shape[-1]), logits.shape[-1]):
         values, tokens = logits.topk(count, dim=-1)
