@@ -1,4 +1,4 @@
-"""A KV cache with room to grow: a new token is written behind the others, which stay where they are.
+"""A KV cache with room: a new token is written behind the others, which stay where they are.
 
 ``DynamicLayer`` concatenates, so that every token copies all keys and values before it. On a CPU
 that takes longer than the model itself.
@@ -16,7 +16,7 @@ _ROOM = 64  # tokens that fit before everything moves to a larger place
 
 
 def growing_cache(config: PreTrainedConfig) -> DynamicCache:
-    """An empty cache for a model. Layers that keep something else than all keys stay as they are."""
+    """An empty cache for a model; layers that do not keep all keys stay as they are."""
     cache = DynamicCache(config=config)
     cache.layers = [
         GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
