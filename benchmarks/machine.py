@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
+from sra_fast.provenance import commit
+
 if TYPE_CHECKING:
     from benchmarks.alternatives import Alternative
     from benchmarks.cases import Case
 
 GIB = 2**30
-COMMIT = "SRA_FAST_COMMIT"  # in the environment
 
 
 def facts() -> dict[str, Any]:
@@ -71,21 +71,3 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text().splitlines()
     except OSError:
         return []
-
-
-def commit() -> str:
-    """The checkout's, or ``SRA_FAST_COMMIT`` where its history is not at hand."""
-    if COMMIT in os.environ:
-        return os.environ[COMMIT]
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", ":/", ":!/benchmarks/results")
-        return git("rev-parse", "--short", "HEAD") + (" with local changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

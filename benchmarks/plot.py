@@ -8,19 +8,19 @@ from typing import Any
 
 from benchmarks.alternatives import ALTERNATIVES
 from benchmarks.compare import Row
+from sra_fast.palette import BLUE, DARK_GREY, GRID, ORANGE, YELLOW
 
-# Okabe and Ito's palette, told apart with any colour vision; line and marker differ as well.
 STYLES: dict[str, dict[str, Any]] = {
-    "a": {"color": "#D55E00", "marker": "s", "linestyle": "-"},
-    "b": {"color": "#E69F00", "marker": "^", "linestyle": "-"},
+    "a": {"color": ORANGE, "marker": "s", "linestyle": "-"},
+    "b": {"color": YELLOW, "marker": "^", "linestyle": "-"},
     "c": {
-        "color": "#555555",
+        "color": DARK_GREY,
         "marker": "o",
         "linestyle": "--",
         "fillstyle": "none",
         "markersize": 9,
     },
-    "d": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "d": {"color": BLUE, "marker": "o", "linestyle": "-"},
 }
 
 
@@ -69,7 +69,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.minorticks_off()
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.grid(color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(

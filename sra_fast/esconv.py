@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -74,11 +74,14 @@ class Dialogue:
         id: the file's name and the dialogue's number in it, from 0.
         situation: what the seeker came with, or None.
         turns: seeker ("user") and supporter ("assistant") alternate.
+        same_as: id of the first dialogue of the file that says the very same, if one does. Records
+            of both are of that one, so that no split puts them on two sides.
     """
 
     id: str
     situation: str | None
     turns: tuple[Turn, ...]
+    same_as: str | None = None
 
     def context(self, turns: int) -> dict[str, object]:
         """``situation`` and ``messages`` of a conversation record: the first so many turns."""
@@ -115,17 +118,14 @@ def convert(
     if strategy is not None:
         lookup(strategy, DEFAULT_STRATEGIES if strategies is None else strategies)
     file = Path(path)
-    entries = _entries(file)
-    dialect = _dialect(entries, file.name)
-    counts: Counter[str] = Counter()
+    dialogues, dialect, counts = _read(file)
     records: list[dict[str, object]] = []
-    for number, (where, entry) in enumerate(entries):
-        dialogue = _dialogue(f"{file.stem}-{number}", entry, where, dialect, counts)
+    for dialogue in dialogues:
         if strategy is None:
             records.extend(_turn_records(dialogue, counts))
         else:
             records.extend(_whole_record(dialogue, strategy, counts))
-    notes = _notes(dialect, len(entries), len(records), counts)
+    notes = _notes(dialect, len(dialogues), len(records), counts)
     if not records:
         raise ConversationError(f"{file.name}: no conversation came out of it. " + " ".join(notes))
     return Converted(tuple(records), notes)
@@ -137,15 +137,26 @@ def read_dialogues(path: str | os.PathLike[str]) -> tuple[list[Dialogue], tuple[
     Raises:
         ConversationError, OSError: as :func:`convert`.
     """
-    file = Path(path)
+    found, dialect, counts = _read(Path(path))
+    return found, (f"{dialect.name}: {len(found)} dialogues.", *_counted(counts))
+
+
+def _read(file: Path) -> tuple[list[Dialogue], _Dialect, Counter[str]]:
+    """The dialogues, what they are written in, and how often something was changed."""
     entries = _entries(file)
     dialect = _dialect(entries, file.name)
     counts: Counter[str] = Counter()
-    found = [
-        _dialogue(f"{file.stem}-{number}", entry, where, dialect, counts)
-        for number, (where, entry) in enumerate(entries)
-    ]
-    return found, (f"{dialect.name}: {len(found)} dialogues.", *_counted(counts))
+    found: list[Dialogue] = []
+    first: dict[tuple[tuple[str, str], ...], str] = {}
+    for number, (where, entry) in enumerate(entries):
+        one = _dialogue(f"{file.stem}-{number}", entry, where, dialect, counts)
+        said = tuple((turn.role, turn.content) for turn in one.turns)
+        earlier = first.setdefault(said, one.id)
+        if earlier != one.id:
+            one = replace(one, same_as=earlier)
+            counts["repeated"] += 1
+        found.append(one)
+    return found, dialect, counts
 
 
 def _entries(file: Path) -> list[tuple[str, object]]:
@@ -272,7 +283,7 @@ def _turn_records(dialogue: Dialogue, counts: Counter[str]) -> Iterator[dict[str
             counts["several"] += len(set(turn.strategies)) > 1
             yield {
                 "id": f"{dialogue.id}-t{supporter_turns}",
-                "dialogue": dialogue.id,
+                "dialogue": dialogue.same_as or dialogue.id,
                 **dialogue.context(position),
                 "strategy": turn.strategies[0],
                 "response": turn.content,
@@ -287,6 +298,7 @@ def _whole_record(
     if any(turn.role == "assistant" for turn in dialogue.turns[1:]):
         yield {
             "id": dialogue.id,
+            **({} if dialogue.same_as is None else {"dialogue": dialogue.same_as}),
             **dialogue.context(len(dialogue.turns)),
             "strategy": strategy,
         }
@@ -305,6 +317,7 @@ def _counted(counts: Counter[str]) -> tuple[str, ...]:
     sentences = {
         "joined": "messages were joined to the one before, of the same speaker.",
         "empty": "empty messages were dropped.",
+        "repeated": "dialogues say the same as an earlier one and count as that one in splits.",
         "renamed": "strategies of other names were given those of ESConv's eight.",
         "opening": "supporter turns open their dialogue: context, not responses.",
         "unannotated": "supporter turns have no strategy: context, not responses.",

@@ -1,8 +1,4 @@
-"""The three pictures of a comparison, as PNG files.
-
-Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart; what is
-told by colour is told by the marker or the line as well.
-"""
+"""The three pictures of a comparison, as PNG files."""
 
 from __future__ import annotations
 
@@ -15,6 +11,17 @@ import numpy
 
 from sra_fast.comparison import LEVEL, Comparison, Estimate
 from sra_fast.files import replaced_atomically
+from sra_fast.palette import (
+    DARK_GREY,
+    GREEN,
+    GRID,
+    PURPLE,
+    SKY,
+    TEMPLATE_STYLES,
+    YELLOW,
+    Style,
+    further_style,
+)
 from sra_fast.printable import printable
 from sra_fast.report_text import MEANING, number
 
@@ -22,18 +29,7 @@ BY_TEMPLATE = "sra_by_template.png"
 BY_TURN = "sra_by_turn.png"
 BY_STRATEGY = "sra_by_strategy.png"
 
-_BLACK, _BLUE, _ORANGE, _GREEN, _PURPLE = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-_OTHERS = (_GREEN, _PURPLE, "#56B4E9", "#E69F00")
-# Colour: where the history stands. Marker and line: how many messages stay chat turns.
-_STYLES: dict[str, tuple[str, str, str]] = {
-    "standard": (_BLACK, "s", "-"),
-    "c1_hf": (_BLUE, "o", "-"),
-    "c3_hf": (_BLUE, "^", "--"),
-    "c5_hf": (_BLUE, "D", ":"),
-    "c1_hl": (_ORANGE, "o", "-"),
-    "c3_hl": (_ORANGE, "^", "--"),
-    "c5_hl": (_ORANGE, "D", ":"),
-}
+_OTHERS = (GREEN, PURPLE, SKY, YELLOW)  # of a user's own templates
 _MEANINGS = {
     "standard": "everything is chat",
     "hf": "older history first",
@@ -83,7 +79,7 @@ def _by_template(comparison: Comparison) -> Any:
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.xaxis.get_major_locator().set_params(nbins=7)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_xlabel(_quantity(comparison) + _bars(estimate for _, estimate in entries))
     _title(figure, "SRA by prompt template", f"mean of {_of(entries[0][1])} each")
     return figure
@@ -119,7 +115,7 @@ def _by_turn(comparison: Comparison) -> Any:
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     turns = [turn for _, turn in comparison.by_turn]
     axes.set_xlim(min(turns) - 0.02 * longest - 0.2, max(turns) + 0.02 * longest + 0.2)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_xlabel("assistant turn of the conversation")
     scale = " (logarithmic axis)" if logarithmic else ""
     axes.set_ylabel("\n".join(textwrap.wrap(_quantity(comparison) + scale, 40)))
@@ -194,7 +190,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _title(figure: Any, title: str, subtitle: str) -> None:
     axes = figure.axes[0]
     axes.set_title(
-        subtitle, loc="left", fontsize=9.5, color="#555555", pad=8, parse_math=False, wrap=False
+        subtitle, loc="left", fontsize=9.5, color=DARK_GREY, pad=8, parse_math=False, wrap=False
     )
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
 
@@ -205,16 +201,15 @@ def _point(axes: Any, estimate: Estimate, row: int, colour: str, marker: str) ->
     axes.plot([estimate.sra], [row], marker, color=colour, markersize=8)
 
 
-def _style(comparison: Comparison, template: str) -> tuple[str, str, str]:
-    if template in _STYLES:
-        return _STYLES[template]
-    own = [name for name in comparison.templates if name not in _STYLES]
-    index = own.index(template)
-    return _OTHERS[index % len(_OTHERS)], "vPX*"[index // len(_OTHERS) % 4], "-."
+def _style(comparison: Comparison, template: str) -> Style:
+    if template in TEMPLATE_STYLES:
+        return TEMPLATE_STYLES[template]
+    own = [name for name in comparison.templates if name not in TEMPLATE_STYLES]
+    return further_style(own.index(template), _OTHERS)
 
 
 def _template_label(template: str) -> str:
-    if template not in _STYLES:
+    if template not in TEMPLATE_STYLES:
         return _short(template, 24)
     return f"{template} ({_MEANINGS[template.split('_')[-1]]})"
 

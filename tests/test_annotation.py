@@ -447,6 +447,98 @@ def test_label_studios_other_exports_are_refused(
     assert "give --key" in error_of("agree", small)
 
 
+def test_an_id_that_stands_twice_is_refused(systems: tuple[Path, Path], tmp_path: Path) -> None:
+    base, tuned = systems
+    for file in (base, tuned):
+        kept = file.read_text()
+        file.write_text(kept + json.dumps(chat(3, "tuned")) + "\n")
+        said = error_of("export", base, tuned, "--out", tmp_path / "out")
+        assert f"conversation 'c3' ({file.name} line 18): field 'id' is also that of" in said
+        file.write_text(kept)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ({"dialog": [{"speaker": "seeker", "content": "Hi"}]}, "unknown field 'dialog'"),
+        ({"id": "c1", "response": "Hi", "strategy": "Offer Hope"}, "'messages' is missing"),
+    ],
+    ids=["ESConv", "a mere response"],
+)
+def test_lines_of_another_kind_are_refused(
+    systems: tuple[Path, Path], tmp_path: Path, line: dict[str, Any], named: str
+) -> None:
+    other = lines(tmp_path / "other.jsonl", [chat(0, "tuned"), line])
+    said = error_of("export", systems[0], other, "--out", tmp_path / "out")
+    assert "other.jsonl line 2" in said
+    assert named in said
+
+
+def test_a_reply_that_was_scored_twice_is_refused(
+    systems: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows = [row for i in range(17) for row in score_rows(i, 0.5)]
+    one, other = lines(tmp_path / "a", rows), lines(tmp_path / "b", [*rows, *score_rows(3, 0.7)])
+    given = [*systems, "--out", tmp_path / "out", "--sra-a", one, "--sra-b", other]
+    said = error_of("export", *given)
+    assert "b line 35: conversation 'c3', turn 1 is also in b line 7" in said
+
+
+@pytest.mark.parametrize("value", ["5", "-5", "1.5", "much", "1e9", "−2"])
+def test_a_score_that_is_off_the_scale_is_named_in_a_sheet_and_in_label_studio(
+    systems: tuple[Path, Path], tmp_path: Path, value: str
+) -> None:
+    out = tmp_path / "out"
+    call("export", *systems, "--out", out)
+    sheet = fill(out / "sheet-annotator-1.csv", {"c1": value, "c2": 1})
+    at = 2 + [row["item"] for row in rows_of(sheet)].index("c1")
+    line = sheet.read_text().split(",c1,")[0].count("\n") + 1
+    assert line >= at
+    said = error_of("agree", sheet, "--key", out / "key.json")
+    assert f"sheet-annotator-1.csv line {line}: preference must be a whole number" in said
+    tasks = json.loads((out / "label-studio-annotator-1.json").read_text())
+    for task in tasks:
+        task["annotations"] = []
+    choice = {"from_name": "preference", "value": {"choices": [value]}}
+    tasks[4]["annotations"] = [{"result": [choice]}]
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps(tasks))
+    said = error_of("agree", export, "--key", out / "key.json")
+    assert "export.json task 5: preference must be a whole number" in said
+
+
+def test_a_sheet_that_is_given_twice_is_refused(systems: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call("export", *systems, "--out", out)
+    sheet = fill(out / "sheet-annotator-1.csv", {f"c{i}": 1 for i in range(17)})
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(sheet.read_bytes())
+    said = error_of("agree", sheet, copy, "--key", out / "key.json")
+    assert "was judged by 'annotator-1' in sheet-annotator-1.csv line 2 already" in said
+
+
+def test_one_sheet_of_two_has_no_alpha_and_an_empty_one_changes_nothing(
+    systems: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    call("export", *systems, "--out", out)
+    one, empty = (out / f"sheet-annotator-{k}.csv" for k in (1, 2))
+    assert "no preference is filled in" in error_of("agree", empty, "--key", out / "key.json")
+    fill(one, {f"c{i}": i % 5 - 2 for i in range(17)})
+    alone = call_json("agree", one, "--key", out / "key.json")
+    both = call_json("agree", one, empty, "--key", out / "key.json")
+    for found in (alone, both):
+        assert found["alpha"] is found["alpha_trimmed"] is None
+        assert "a single annotator" in found["notes"]["alpha"]
+        assert found["ratings"] == 17
+    assert alone["win_rate"] == both["win_rate"]
+    assert alone["missing"]["preferences"] == 0
+    assert both["missing"]["preferences"] == 17
+    assert both["pearson"] == {"annotator-1": None, "annotator-2": None}  # no SRA in the key
+    assert "0 points" in both["notes"]["pearson"]["annotator-2"]
+
+
 # --- agree ---
 
 PEOPLE: dict[str, list[Any]] = {

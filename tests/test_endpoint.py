@@ -309,7 +309,7 @@ def test_the_rate_limit_spaces_every_request_retries_included(
 ) -> None:
     slept: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: 100.0, sleep=slept.append)  # it stands still
-    monkeypatch.setattr("sra_fast.training.endpoint.time", clock)
+    monkeypatch.setattr("sra_fast.training.request_flow.time", clock)
     with in_turn(failure(500), failure(500), completion("Hi!")) as server:
         endpoint = Endpoint(server.url, "judge", requests_per_minute=120, concurrency=4)
         outcomes = list(endpoint.each(range(4), lambda _: endpoint.chat(HELLO)))

@@ -13,8 +13,9 @@ import pytest
 from esconv_data import ESCONV as DATA
 from esconv_data import WHY_ABSENT
 from sra_fast.conversations import ConversationError, as_conversations
-from sra_fast.esconv import convert
+from sra_fast.esconv import convert, read_dialogues
 from sra_fast.strategies import ESCONV_STRATEGIES, StrategyError
+from sra_fast.training.data import split_by_conversation
 
 # (speaker of the seeker, of the supporter, field of the text, strategy beside the text?)
 DIALECTS = {
@@ -209,7 +210,42 @@ def test_the_turns_of_one_dialogue_say_that_they_belong_together(tmp_path: Path)
     ]
     file = tmp_path / "ESConv.json"
     dialogue = {"situation": "s", "emotion_type": "e", "problem_type": "p", "dialog": messages}
-    file.write_text(json.dumps([dialogue, dialogue]))
+    other = {**dialogue, "dialog": [*messages[:-1], {**messages[-1], "content": "Oh."}]}
+    file.write_text(json.dumps([dialogue, other]))
     records = convert(file).records
     assert [record["dialogue"] for record in records] == ["ESConv-0"] * 2 + ["ESConv-1"] * 2
     assert len({record["id"] for record in records}) == 4
+
+
+@pytest.mark.parametrize("strategy", [None, "Offer Hope"])
+def test_a_dialogue_that_stands_there_twice_is_one_for_splits(
+    tmp_path: Path, strategy: str | None
+) -> None:
+    source = [dialogue(talk, "esconv") for talk in (TALK, TALK[1:], TALK, TALK[1:])]
+    source[2]["situation"] = "Another one."
+    found = convert(write(tmp_path / "data.json", source), strategy=strategy)
+    conversations = as_conversations(found.records)
+    assert len(conversations) == len(found.records)
+    assert {c.dialogue or c.id for c in conversations} == {"data-0", "data-1"}
+    assert any("2 dialogues say the same as an earlier one" in note for note in found.notes)
+    for seed in range(4):
+        rest, held_out = split_by_conversation(list(found.records), 0.5, seed)
+        said = [{str(record["messages"]) for record in part} for part in (rest, held_out)]
+        assert said[0]
+        assert said[1]
+        assert not said[0] & said[1]
+
+
+def test_dialogues_are_read_as_strictly_as_they_are_converted(tmp_path: Path) -> None:
+    source = [dialogue(TALK, "esconv"), dialogue(TALK, "failed")]
+    path = write(tmp_path / "data.json", source)
+    with pytest.raises(ConversationError, match=r"mixes dialects .*dialogue 1, dialog\[0\] on"):
+        read_dialogues(path)
+    message = {"speaker": "usr", "text": "Hi"}
+    for key, says in (("dialog", "key 'dialog' stands twice"), ("x", None)):
+        path.write_text(f'{{"dialog": {json.dumps([message])}, "{key}": []}}')
+        if says is None:
+            assert len(read_dialogues(path)[0]) == 1
+        else:
+            with pytest.raises(ConversationError, match=says):
+                read_dialogues(path)

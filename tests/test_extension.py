@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fake_endpoint import always, completion, failure
+from fake_endpoint import FakeEndpoint, Request, Response, always, completion, failure
 from sra_fast.cli.app import app
 from sra_fast.conversations import read_conversations
 from sra_fast.esconv import Dialogue, Turn, read_dialogues
@@ -207,18 +207,169 @@ def test_an_endpoint_replies(tmp_path: Path) -> None:
     assert json.loads(stdout)["parts"]["all"]["reply_words"] == 2.0
 
 
-def test_an_endpoint_that_fails_leaves_what_is_done(tmp_path: Path) -> None:
-    with always(failure(401)) as server:
+def echo(request: Request, number: int = 0) -> Response:
+    """A reply that tells which prompt it is to."""
+    return completion(f"Reply {request.body['seed']}")
+
+
+def seeds(out: Path) -> list[int]:
+    """Of the prompts whose replies are kept."""
+    kept = [line for path in out.glob("replies/*.jsonl") for line in path.read_text().splitlines()]
+    return sorted(int(json.loads(line)["text"].split()[1]) for line in kept)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (failure(401), "refused the key"),
+        (failure(500, "so sorry"), "so sorry"),
+        (failure(429, "slowly"), "too many requests"),
+        (Response("{"), "is not JSON"),
+    ],
+    ids=["401", "500", "429", "malformed"],
+)
+def test_an_endpoint_that_dies_leaves_every_reply_that_came(
+    tmp_path: Path, fault: Response, says: str
+) -> None:
+    out, file = tmp_path / "out", esconv(tmp_path, 6)
+    with FakeEndpoint(echo) as server:
+        words = (file, "--model", "big", "--endpoint", server.url, "--batch-size", 4)
+        assert invoke(*words, "--out", tmp_path / "whole")[0] == 0
+        every = seeds(tmp_path / "whole")
+        assert every == sorted(request.body["seed"] for request in server.requests)
+
+        server.requests.clear()
+        server.answer = lambda request, number: echo(request) if number < 6 else fault
+        status, _, stderr = invoke(*words, "--out", out)
+        assert status == 1
+        kept = seeds(out)
+        assert len(kept) == 6
+        assert says in stderr
+        assert f"{len(every) - 6} of {len(every)} prompts have no reply" in stderr
+        assert not (out / "train.jsonl").exists()
+
+        server.requests.clear()
+        server.answer = echo
+        assert invoke(*words, "--out", out)[0] == 0
+        asked = sorted(request.body["seed"] for request in server.requests)
+    assert asked == sorted(set(every) - set(kept))
+    for name in ("train.jsonl", "test.jsonl", "validation.jsonl", "statistics.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_prompt_that_is_refused_is_a_gap_and_asked_again(tmp_path: Path) -> None:
+    out, file = tmp_path / "out", esconv(tmp_path, 6)
+    with FakeEndpoint(echo) as server:
+        words = (file, "--model", "big", "--endpoint", server.url, "--batch-size", 4)
+        words = (*words, "--out", out)
+
+        def hard(request: Request) -> bool:
+            return request.text.endswith("at 6, part 0") and request.body["seed"] % 2 == 0
+
+        def filtered(request: Request, number: int) -> Response:
+            return failure(400, "content filter") if hard(request) else echo(request)
+
+        server.answer = filtered
+        status, _, stderr = invoke(*words)
+        assert status == 1
+        everything = len(server.requests)
+        left = sum(map(hard, server.requests))
+        assert 0 < left == everything - len(seeds(out))
+        assert f"{left} of {everything} prompts have no reply" in stderr
+        assert "content filter" in stderr
+        described = json.loads((out / "statistics.json").read_text())
+        assert described["missing"] == left
+        assert described["parts"]["all"]["replies"] == everything - left
+
+        server.requests.clear()
+        server.answer = echo
+        assert invoke(*words)[0] == 0
+    assert len(server.requests) == left
+    described = json.loads((out / "statistics.json").read_text())
+    assert (described["missing"], described["parts"]["all"]["replies"]) == (0, everything)
+
+
+def test_empty_replies_are_counted_and_no_reply_at_all_is_an_error(tmp_path: Path) -> None:
+    def answer(request: Request, number: int) -> Response:
+        return completion("" if request.body["seed"] % 2 else "Take heart.")
+
+    with FakeEndpoint(answer) as server:
         words = (esconv(tmp_path, 4), "--model", "big", "--endpoint", server.url)
-        status, _, stderr = invoke(*words, "--out", tmp_path / "out")
+        status, stdout, stderr = invoke(*words, "--out", tmp_path / "out", "--json")
+        assert status == 0, stderr
+        result = json.loads(stdout)
+        empty = sum(request.body["seed"] % 2 for request in server.requests)
+        assert 0 < result["empty"] == empty
+        assert result["parts"]["all"]["replies"] == len(server.requests) - empty
+        server.answer = lambda request, number: completion("assistant: ")
+        status, _, stderr = invoke(*words, "--out", tmp_path / "none")
     assert status == 1
-    assert "401" in stderr
+    assert "replies are empty; is this a chat model?" in stderr
 
 
-def test_bad_dialogues_are_named(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([{"text": "no dialogue"}], "other.json dialogue 0"),
+        (
+            [
+                {"dialog": [{"speaker": "seeker", "content": "Hi"}]},
+                {"dialog": [{"speaker": "usr", "text": "Hi"}]},
+            ],
+            "other.json: mixes dialects",
+        ),
+        ([{"id": "a", "messages": [], "strategy": "Offer Hope"}], "other.json dialogue 0: not a"),
+        ([{"dialog": [{"speaker": "seeker", "content": 5}]}], "'content' must be a string"),
+        ([{"dialog": [{"speaker": "seeker", "content": "Hi"}]}], "none of 1 dialogues"),
+    ],
+    ids=["other", "mixed", "conversations", "a number", "too short"],
+)
+def test_bad_dialogues_are_named(tmp_path: Path, model: Path, content: object, says: str) -> None:
     file = tmp_path / "other.json"
-    file.write_text('[{"text": "no dialogue"}]', encoding="utf-8")
+    file.write_text(json.dumps(content), encoding="utf-8")
     status, _, stderr = invoke(file, "--model", model, "--out", tmp_path / "out")
     assert status == 1
-    assert "other.json dialogue 0" in stderr
+    assert says in stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dialogue_that_stands_there_twice_is_in_one_part(tmp_path: Path) -> None:
+    entries = json.loads(esconv(tmp_path, 4).read_text())
+    entries += [{**entry, "situation": "Another."} for entry in entries]
+    entries.append({**entries[0], "dialog": entries[0]["dialog"][:2]})
+    file = tmp_path / "twice.json"
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    with always(completion("Take heart.")) as server:
+        words = (file, "--model", "big", "--endpoint", server.url, "--out", tmp_path / "out")
+        status, _, stderr = invoke(*words, "--test", 0.3, "--validation", 0.3)
+    assert status == 0, stderr
+    assert "4 dialogues say the same as an earlier one" in stderr
+    assert "5 of 9 dialogues give nothing" in stderr
+    said = []
+    for part in ("train", "test", "validation"):
+        found = read_conversations(tmp_path / "out" / f"{part}.jsonl")
+        said.append({c.messages[0].content for c in found})
+    assert [len(one) for one in said] == [2, 1, 1]
+    assert len(set.union(*said)) == 4
+
+
+@pytest.mark.parametrize(
+    ("count", "shares", "says"),
+    [
+        (6, (0.6, 0.6), "together below 1, found 0.6 and 0.6"),
+        (6, (1.0, 0.0), "together below 1"),
+        (2, (0.1, 0.1), "2 dialogues with cuts, and a split in 3 parts takes as many"),
+        (1, (0.1, 0.0), "1 dialogues with cuts"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused_before_anything_is_generated(
+    tmp_path: Path, count: int, shares: tuple[float, float], says: str
+) -> None:
+    with always(completion("Take heart.")) as server:
+        words = (esconv(tmp_path, count), "--model", "big", "--endpoint", server.url)
+        words = (*words, "--test", shares[0], "--validation", shares[1])
+        status, _, stderr = invoke(*words, "--out", tmp_path / "out")
+    assert status == 1
+    assert says in stderr
+    assert not server.requests
     assert not (tmp_path / "out").exists()

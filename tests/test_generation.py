@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +20,20 @@ from transformers import (
 
 import sra_fast
 from chat_tokenizers import byte_level_bpe
-from fake_endpoint import always, completion, failure
+from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
 from model_families import FAMILIES, random_tokens
 from sra_fast.conversations import as_conversations
 from sra_fast.templates import TEMPLATES
-from sra_fast.training.endpoint import Endpoint, EndpointError
+from sra_fast.training.endpoint import Endpoint
 from sra_fast.training.generation import local
 from sra_fast.training.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.generation.cleaning import clean_reply
 from sra_fast.training.generation.local import Generated, GenerationError, LocalModel
 from sra_fast.training.generation.prompts import encode_prompts, generation_prompts
 from sra_fast.training.generation.run import (
+    FAILURES_IN_A_ROW,
     EndpointReplier,
+    IncompleteError,
     LocalReplier,
     Reply,
     batches,
@@ -336,10 +339,84 @@ def test_an_endpoint_replies(tmp_path: Path) -> None:
     assert all(body["max_tokens"] == 12 and body["top_p"] == 0.95 for body in asked)
 
 
-def test_an_endpoint_that_fails_stops_the_run(tmp_path: Path) -> None:
-    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
-    with always(failure(500)) as server:
-        replier = EndpointReplier(Endpoint(server.url, "big", retries=0), DRAWN)
-        with pytest.raises(EndpointError, match="500"):
-            complete(replier, prompts, tmp_path)
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (failure(500), "failed"),
+        (failure(429), "too many requests"),
+        (failure(400), "refused the request"),
+        (HANG, "did not answer within 0.3 s"),
+        (Response('{"choices": [{"message": {"content": null}}]}'), "no 'content'"),
+    ],
+    ids=["500", "429", "400", "time-out", "malformed"],
+)
+def test_a_prompt_without_a_reply_leaves_the_others_theirs(
+    tmp_path: Path, fault: Response, says: str
+) -> None:
+    prompts = generation_prompts(
+        as_conversations([talk(name) for name in "abcd"]), TEMPLATES["standard"]
+    )
+
+    def answer(request: Request, number: int) -> Response:
+        return fault if "grows slowly, b" in str(request.body["messages"]) else completion("Yes.")
+
+    with FakeEndpoint(answer) as server:
+        endpoint = Endpoint(server.url, "big", retries=0, timeout=0.3)
+        with pytest.raises(IncompleteError, match=f"1 of 4 prompts .* 1 × .*{says}") as caught:
+            complete(EndpointReplier(endpoint, DRAWN, batch=2), prompts, tmp_path)
+        assert list(caught.value.replies) == ["a", "c", "d"]
+        assert not caught.value.given_up
+        assert len(server.requests) == 4
+        server.answer = lambda request, number: completion("At last.")
+        replies = complete(EndpointReplier(endpoint, DRAWN, batch=2), prompts, tmp_path)
+    assert {item: reply.text for item, reply in replies.items()} == {
+        "a": "Yes.",
+        "b": "At last.",
+        "c": "Yes.",
+        "d": "Yes.",
+    }
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize(("status", "asked"), [(500, FAILURES_IN_A_ROW), (401, 1)])
+def test_an_endpoint_that_only_fails_is_given_up(tmp_path: Path, status: int, asked: int) -> None:
+    conversations = as_conversations([talk(str(number)) for number in range(40)])
+    prompts = generation_prompts(conversations, TEMPLATES["standard"])
+    with always(failure(status)) as server:
+        endpoint = Endpoint(server.url, "big", retries=0, concurrency=1)
+        with pytest.raises(IncompleteError, match=f"40 of 40 .* {asked} × ") as caught:
+            complete(EndpointReplier(endpoint, DRAWN, batch=4), prompts, tmp_path)
+    assert caught.value.given_up
+    assert len(server.requests) <= asked + 1
     assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_nan_is_an_error_and_no_reply(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    broken = AutoModelForCausalLM.from_pretrained(folder, tie_word_embeddings=False)
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(math.nan)
+    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
+    with pytest.raises(GenerationError, match="logits are NaN"):
+        complete(LocalReplier(broken, byte_level_bpe(), DRAWN), prompts, tmp_path / "replies")
+    assert not list(tmp_path.glob("replies/*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"item": "0", "text": null, "raw": "", "tokens": 1, "finished": true}\n',
+        b'{"item": "9", "text": "x", "raw": "x", "tokens": 1, "finished": true}\n',
+        b'{"item": "0", "text": "x"}\n',
+        b"[]\n",
+        b"\xff\n",
+        b"5\n",
+    ],
+)
+def test_a_damaged_file_of_replies_is_asked_again(tmp_path: Path, content: bytes) -> None:
+    conversations = as_conversations([talk(str(number)) for number in range(2)])
+    prompts = generation_prompts(conversations, TEMPLATES["standard"])
+    (tmp_path / "00000.jsonl").write_bytes(content)
+    again = Counting()
+    assert [one.text for one in complete(again, prompts, tmp_path).values()] == ["0", "1"]
+    assert again.asked == ["0", "1"]

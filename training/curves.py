@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.files import replaced_atomically
+from sra_fast.palette import BLUE, DARK_GREY, GRID, ORANGE
 
 CURVES = "curves.png"
 
-_TRAIN, _EVAL, _CHOSEN = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
+_TRAIN, _EVAL, _CHOSEN = BLUE, ORANGE, DARK_GREY
 _DPI = 150
 
 
@@ -39,14 +40,14 @@ def write_curves(
     for axes in (upper, lower):
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         if chosen_step is not None:
             axes.axvline(chosen_step, color=_CHOSEN, linestyle=":", linewidth=1)
     subtitle = "dots: evaluations of the held-out conversations"
     if chosen_step is not None:
         subtitle += f"; dotted line: step {chosen_step}, whose adapter was kept"
-    upper.set_title(subtitle, loc="left", fontsize=9.5, color="#555555", pad=8)
+    upper.set_title(subtitle, loc="left", fontsize=9.5, color=DARK_GREY, pad=8)
     figure.suptitle("Loss and SRA over training", x=0.01, ha="left", fontsize=13, weight="bold")
     handles, labels = upper.get_legend_handles_labels()
     if handles:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import queue
-import threading
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from sra_fast.printable import printable
+from sra_fast.training.request_flow import Pace, in_threads
 
 if TYPE_CHECKING:
     import openai
@@ -169,34 +167,7 @@ class Endpoint:
         Yields:
             Task and outcome, in the order in which they are done.
         """
-        waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
-        done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
-        stopped = threading.Event()
-        for task in tasks:
-            waiting.put(task)
-
-        def work() -> None:
-            while not stopped.is_set():
-                try:
-                    task = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    done.put((task, ask(task)))
-                except BaseException as error:
-                    done.put((task, error))
-
-        for _ in range(min(self.concurrency, len(tasks))):
-            # Daemons: an interrupted program does not wait for a server that hangs.
-            threading.Thread(target=work, daemon=True).start()
-        try:
-            for _ in tasks:
-                task, outcome = done.get()
-                if isinstance(outcome, BaseException) and not isinstance(outcome, EndpointError):
-                    raise outcome
-                yield task, outcome
-        finally:
-            stopped.set()
+        return in_threads(tasks, ask, self.concurrency, EndpointError)
 
     def _connect(self) -> openai.OpenAI:
         try:
@@ -205,7 +176,7 @@ class Endpoint:
             raise EndpointError(
                 f"endpoints need the package {error.name!r}: pip install 'sra_fast[pipeline]'"
             ) from error
-        pace = _Pace(self.requests_per_minute)
+        pace = Pace(self.requests_per_minute)
         return openai.OpenAI(
             base_url=self.base_url,
             api_key=self.api_key or _NO_KEY,
@@ -282,23 +253,6 @@ class Endpoint:
             f"sent an answer that {what}: {self._shown(body) or 'nothing at all'}; check that the "
             "URL is that of an OpenAI-compatible chat endpoint"
         )
-
-
-class _Pace:
-    """Lets requests through one by one, evenly spaced."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self._interval = 60 / per_minute if per_minute else 0.0
-        self._next = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        """Returns when the next request may go."""
-        with self._lock:
-            now = time.monotonic()
-            turn = max(now, self._next)
-            self._next = turn + self._interval
-        time.sleep(turn - now)
 
 
 def _check_url(url: str) -> None:

@@ -14,15 +14,21 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from sra_fast.training.coefficients import (
+    Floats,
+    ordinals,
+    scaled,
+    weighted_pearson,
+    weighted_spearman,
+    why_undefined,
+)
+
 Kind = Literal["pearson", "spearman"]
-Floats = NDArray[numpy.float64]
 
 DRAWS = 10_000
 LEVEL = 0.95
 
 _WEIGHTS_AT_ONCE = 1_000_000  # bounds the memory of a bootstrap
-_ROUNDING = 1e-13  # spread of a column, relative to its values, that is nothing but rounding
-_FEWEST = 3  # two points always lie on a line
 
 
 class StatisticsError(ValueError):
@@ -87,13 +93,13 @@ def correlation(
     xs, ys = _same_length(_column(x, "x"), _column(y, "y"))
     index, number = _group_index(groups, len(xs))
     if kind == "spearman":
-        xs, ys = _order(xs), _order(ys)
-    why = _why_undefined(xs, ys)
+        xs, ys = ordinals(xs), ordinals(ys)
+    why = why_undefined(xs, ys)
     if why:
         return Correlation(None, None, None, len(xs), why)
-    xs, ys = _scaled(xs), _scaled(ys)
+    xs, ys = scaled(xs), scaled(ys)
     coefficients: Callable[[Floats, Floats, Floats], Floats] = (
-        _weighted_pearson if kind == "pearson" else _weighted_spearman
+        weighted_pearson if kind == "pearson" else weighted_spearman
     )
     r = float(coefficients(numpy.ones((1, len(xs))), xs, ys)[0])
     if number < 2:
@@ -235,33 +241,8 @@ def _group_index(groups: Sequence[object] | None, n: int) -> tuple[NDArray[numpy
     return numpy.array(index, dtype=numpy.int64), len(numbers)
 
 
-def _why_undefined(xs: Floats, ys: Floats) -> str | None:
-    if len(xs) < _FEWEST:
-        return f"{len(xs)} points; a correlation takes {_FEWEST} or more"
-    constant = [
-        name
-        for name, column in (("x", xs), ("y", ys))
-        if numpy.ptp(column) <= _ROUNDING * numpy.abs(column).max()
-    ]
-    return f"{' and '.join(constant)} constant, so r is undefined" if constant else None
-
-
 def _why_no_interval(low: float | None) -> str | None:
     return "undefined in every resample, so there is no interval" if low is None else None
-
-
-def _order(column: Floats) -> Floats:
-    """0, 1, 2, … in place of the distinct values: ranks need no more, and rounding spares it."""
-    ordered: Floats = numpy.unique(column, return_inverse=True)[1].astype(numpy.float64)
-    return ordered
-
-
-def _scaled(column: Floats) -> Floats:
-    """About 0 and within ±1, so that squares neither overflow nor vanish."""
-    within_one = column / numpy.abs(column).max()
-    centred = within_one - within_one.mean()
-    scaled: Floats = centred / numpy.abs(centred).max()
-    return scaled
 
 
 def _draw_groups(number: int, width: int, draws: int, seed: int) -> Iterator[Floats]:
@@ -274,44 +255,6 @@ def _draw_groups(number: int, width: int, draws: int, seed: int) -> Iterator[Flo
         drawn += number * numpy.arange(rows)[:, None]
         counts = numpy.bincount(drawn.ravel(), minlength=rows * number)
         yield counts.reshape(rows, number).astype(numpy.float64)
-
-
-def _weighted_pearson(weights: Floats, xs: Floats, ys: Floats) -> Floats:
-    """r of each row of weights ``[D, n]``, NaN where a column is constant.
-
-    r = Σ w·dx·dy / √(Σ w·dx² · Σ w·dy²),   dx = x − Σ w·x / Σ w. x, y: ``[n]`` or ``[D, n]``.
-    """
-    total = weights.sum(axis=1, keepdims=True)
-    dx = xs - (weights * xs).sum(axis=1, keepdims=True) / total
-    dy = ys - (weights * ys).sum(axis=1, keepdims=True) / total
-    product = (weights * dx * dy).sum(axis=1)
-    squares = (weights * dx * dx).sum(axis=1) * (weights * dy * dy).sum(axis=1)
-    undefined = _constant(weights, xs) | _constant(weights, ys) | (squares <= 0)
-    r = product / numpy.sqrt(numpy.where(undefined, 1.0, squares))
-    return numpy.where(undefined, numpy.nan, numpy.clip(r, -1.0, 1.0))
-
-
-def _weighted_spearman(weights: Floats, xs: Floats, ys: Floats) -> Floats:
-    return _weighted_pearson(weights, _midranks(weights, xs), _midranks(weights, ys))
-
-
-def _midranks(weights: Floats, values: Floats) -> Floats:
-    """Ranks ``[D, n]`` of values that stand there ``weights`` times; ties share their mean rank."""
-    _, first, code = numpy.unique(numpy.sort(values), return_index=True, return_inverse=True)
-    order = numpy.argsort(values, kind="stable")
-    counts = numpy.add.reduceat(weights[:, order], first, axis=1)
-    ranks = numpy.cumsum(counts, axis=1) - (counts - 1) / 2
-    midranks = numpy.empty_like(weights)
-    midranks[:, order] = ranks[:, code]
-    return midranks
-
-
-def _constant(weights: Floats, values: Floats) -> NDArray[numpy.bool_]:
-    """Whether all values with a weight are the same, per row: exact, unlike a variance."""
-    drawn = weights > 0
-    least = numpy.where(drawn, values, numpy.inf).min(axis=1)
-    most = numpy.where(drawn, values, -numpy.inf).max(axis=1)
-    return numpy.asarray(least == most)
 
 
 def _percentiles(drawn: Floats) -> tuple[float | None, float | None, int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine
+from sra_fast.provenance import commit
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "pytest", "pytest-xdist", "matplotlib")
 QUERIED = (
@@ -32,7 +32,7 @@ def facts(device: str) -> dict[str, Any]:
         "device": device,
         "card": name(device),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": machine.commit(),
+        "commit": commit(),
         "autotuned": os.environ.get("SRA_FAST_AUTOTUNE") == "1",
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},

@@ -25,13 +25,6 @@ annotate = typer.Typer(
 )
 
 
-def _conversations(metavar: str, text: str) -> typer.models.ArgumentInfo:
-    info: typer.models.ArgumentInfo = typer.Argument(
-        metavar=metavar, help=text, exists=True, dir_okay=False, readable=True, show_default=False
-    )
-    return info
-
-
 def _scores(name: str, system: str) -> typer.models.OptionInfo:
     info: typer.models.OptionInfo = typer.Option(
         name,
@@ -45,8 +38,10 @@ def _scores(name: str, system: str) -> typer.models.OptionInfo:
 
 @annotate.command()
 def export(
-    file_a: Annotated[Path, _conversations("A.jsonl", "Conversations with one system's replies.")],
-    file_b: Annotated[Path, _conversations("B.jsonl", "The same with the other system's.")],
+    file_a: Annotated[
+        Path, options.existing_file("A.jsonl", "Conversations with one system's replies.")
+    ],
+    file_b: Annotated[Path, options.existing_file("B.jsonl", "The same with the other system's.")],
     out: Annotated[
         Path,
         typer.Option(
@@ -99,22 +94,22 @@ def export(
             )
 
         from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
-        from sra_fast.training.annotation.pairing import choose_pairs, read_pairs
+        from sra_fast.training.annotation.pairing import choose_items, read_items
         from sra_fast.training.annotation.sheet_files import export_files, write_export
         from sra_fast.training.annotation.sheets import Systems, make_sheets
         from sra_fast.training.annotation.sra_scores import read_scores, same_definition
 
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
-        pairs = choose_pairs(read_pairs(file_a, file_b, known), items, seed)
+        chosen = choose_items(read_items(file_a, file_b, known), items, seed)
         if sra_a is None or sra_b is None:
-            unknown = [None] * len(pairs)
+            unknown = [None] * len(chosen)
             systems = Systems(*names, unknown, unknown)
         else:
-            scores_a, definition_a = read_scores(sra_a, pairs)
-            scores_b, definition_b = read_scores(sra_b, pairs)
+            scores_a, definition_a = read_scores(sra_a, chosen)
+            scores_b, definition_b = read_scores(sra_b, chosen)
             definition = same_definition(definition_a, definition_b)
             systems = Systems(*names, scores_a, scores_b, definition)
-        sheets, key = make_sheets(pairs, annotators, seed, systems)
+        sheets, key = make_sheets(chosen, annotators, seed, systems)
         files = export_files(sheets, key)
         write_export(out, files)
         current.say(f"written to {out}: {', '.join(files)}")
@@ -124,7 +119,7 @@ def export(
             "out": str(out),
             "files": list(files),
             "export": key["export"],
-            "items": len(pairs),
+            "items": len(chosen),
             "annotators": [sheet.annotator for sheet in sheets],
             "seed": seed,
             "definition": systems.definition,
@@ -135,14 +130,10 @@ def export(
 def agree(
     files: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="FILE...",
-            help="CSV or JSONL with item, annotator, preference, sra_a, sra_b, system_a, system_b; "
+        options.existing_file(
+            "FILE...",
+            "CSV or JSONL with item, annotator, preference, sra_a, sra_b, system_a, system_b; "
             "with --key the filled-in sheets, or Label Studio's JSON exports.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default=False,
         ),
     ],
     key: Annotated[

@@ -15,6 +15,7 @@ from sra_fast.cli.demo import demo
 from sra_fast.cli.evaluate import evaluate
 from sra_fast.cli.extend import extend
 from sra_fast.cli.judge import judge
+from sra_fast.cli.reproduce import reproduce
 from sra_fast.cli.score import score
 from sra_fast.cli.train import train
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     "(Strategy Relevant Attention, arXiv 2402.10453).",
     epilog="Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
 )
-for command in (score, compare, convert, demo, train, extend, evaluate, judge):
+for command in (score, compare, convert, demo, train, extend, evaluate, judge, reproduce):
     app.command()(command)
 app.add_typer(annotate, name="annotate")
 app.add_typer(classify, name="classify")

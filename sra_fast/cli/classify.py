@@ -38,13 +38,8 @@ class ClassifierKind(str, Enum):
 def train(
     file: Annotated[
         Path,
-        typer.Argument(
-            metavar="DATA",
-            help="Conversations, or lines of {response, strategy, id?, dialogue?}.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default=False,
+        options.existing_file(
+            "DATA", "Conversations, or lines of {response, strategy, id?, dialogue?}."
         ),
     ],
     out: Annotated[
@@ -126,13 +121,8 @@ def train(
 def predict(
     file: Annotated[
         Path,
-        typer.Argument(
-            metavar="FILE",
-            help="Conversations, or lines of {response, strategy?, id?, dialogue?}.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default=False,
+        options.existing_file(
+            "FILE", "Conversations, or lines of {response, strategy?, id?, dialogue?}."
         ),
     ],
     classifier: Annotated[

@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_templates, make_scorer
@@ -21,14 +18,7 @@ _ALL_SEVEN = "standard,c5_hf,c3_hf,c1_hf,c5_hl,c3_hl,c1_hl"
 def compare(
     file: options.ConversationFile,
     model: options.ModelName,
-    templates: Annotated[
-        str,
-        typer.Option(
-            "--templates",
-            metavar="NAMES",
-            help="Names or JSON files of templates, separated by commas.",
-        ),
-    ] = _ALL_SEVEN,
+    templates: options.TemplateNames = _ALL_SEVEN,
     strategies: options.StrategyFile = None,
     turns: options.TurnsOption = options.Turns.ALL,
     definition: options.DefinitionOption = options.Definition.PAPER,

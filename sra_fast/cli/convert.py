@@ -12,17 +12,7 @@ from sra_fast.cli.session import session
 
 
 def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IN",
-            help="ESConv.json, FailedESConv.json, or lines of JSON with usr/sys speakers.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default=False,
-        ),
-    ],
+    source: Annotated[Path, options.existing_file("IN", options.DIALOGUES)],
     out: Annotated[
         Path,
         typer.Option(

@@ -24,16 +24,7 @@ _ALL = "standard,c1_hf,c3_hf,c5_hf,c1_hl,c3_hl,c5_hl"
 def evaluate(
     file: options.ConversationFile,
     model: options.ModelName,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            file_okay=False,
-            help="The run's folder, new or of this very run, which then goes on.",
-            show_default=False,
-        ),
-    ],
+    out: options.RunOut,
     tuned: Annotated[
         str | None,
         typer.Option(
@@ -43,9 +34,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    templates: Annotated[
-        str, typer.Option("--templates", metavar="NAMES", help="Separated by commas.")
-    ] = _ALL,
+    templates: options.TemplateNames = _ALL,
     classifier: Annotated[
         str,
         typer.Option(
@@ -59,9 +48,7 @@ def evaluate(
         int | None,
         typer.Option("--items", min=1, help="Most conversations, drawn.", show_default="all"),
     ] = None,
-    ablate: Annotated[
-        int, typer.Option("--ablate", min=0, help="Best heads to take away, as a test.")
-    ] = 0,
+    ablate: options.AblatedHeads = 0,
     perplexity: Annotated[
         bool,
         typer.Option("--perplexity/--no-perplexity", help="Of replies under the base model."),
@@ -109,7 +96,7 @@ def evaluate(
             perplexity=perplexity,
             say=current.say,
         )
-        with opened(evaluation), _row_progress(current) as on_progress:
+        with opened(evaluation), row_progress(current) as on_progress:
             found = collect(evaluation, on_progress)
             results = conclude(evaluation, found, ablate=ablate, on_progress=on_progress)
         current.show(_table(results))
@@ -118,7 +105,7 @@ def evaluate(
 
 
 @contextmanager
-def _row_progress(current: Session) -> Iterator[OnProgress]:
+def row_progress(current: Session) -> Iterator[OnProgress]:
     """A bar over the replies of the row at work."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

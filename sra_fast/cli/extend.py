@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,47 +16,18 @@ if TYPE_CHECKING:
 
 
 def extend(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIALOGUES",
-            help="ESConv.json, FailedESConv.json, or lines of JSON with usr/sys speakers.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default=False,
-        ),
-    ],
+    file: options.DialogueFile,
     model: options.ModelName,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            file_okay=False,
-            help="The run's folder, new or of this very run, which then goes on.",
-            show_default=False,
-        ),
-    ],
-    template: Annotated[
-        str, typer.Option("--template", metavar="NAME_OR_FILE", help="Of the prompts.")
-    ] = "c1_hf",
+    out: options.RunOut,
+    template: options.TemplateName = "c1_hf",
     strategies: options.StrategyFile = None,
-    dialogues: Annotated[
-        int | None,
-        typer.Option("--dialogues", min=1, help="Most dialogues.", show_default="all"),
-    ] = None,
-    cuts: Annotated[
-        int | None,
-        typer.Option("--cuts", min=1, help="Most cuts of a dialogue.", show_default="all"),
-    ] = None,
+    dialogues: options.MostDialogues = None,
+    cuts: options.MostCuts = None,
     probability: Annotated[
         float, typer.Option("--probability", max=1.0, help="Of each strategy at each cut.")
     ] = 0.3,
-    test: Annotated[float, typer.Option("--test", min=0.0, help="Share of the dialogues.")] = 0.077,
-    validation: Annotated[
-        float, typer.Option("--validation", min=0.0, help="Share of the dialogues.")
-    ] = 0.039,
+    test: options.TestShare = 0.077,
+    validation: options.ValidationShare = 0.039,
     endpoint: generation.EndpointURL = None,
     temperature: generation.Temperature = 0.7,
     top_p: generation.TopP = 0.9,

@@ -23,15 +23,9 @@ _NONE = "–"
 
 
 def _file(which: str) -> typer.models.ArgumentInfo:
-    argument: typer.models.ArgumentInfo = typer.Argument(
-        metavar=f"{which}.jsonl",
-        help=f"Conversations whose last reply is system {which}'s.",
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        show_default=False,
+    return options.existing_file(
+        f"{which}.jsonl", f"Conversations whose last reply is system {which}'s."
     )
-    return argument
 
 
 def judge(
@@ -56,16 +50,7 @@ def judge(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            file_okay=False,
-            help="The run's folder, new or of this very run, which then goes on.",
-            show_default=False,
-        ),
-    ],
+    out: options.RunOut,
     prompt: Annotated[
         Path | None,
         typer.Option(

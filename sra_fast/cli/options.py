@@ -51,17 +51,17 @@ class Backend(str, Enum):
     TRITON = "triton"
 
 
-ConversationFile = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE",
-        help="Conversations, one JSON object a line.",
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        show_default=False,
-    ),
-]
+def existing_file(metavar: str, text: str) -> typer.models.ArgumentInfo:
+    """An argument that must be a file, with its help text."""
+    info: typer.models.ArgumentInfo = typer.Argument(
+        metavar=metavar, help=text, exists=True, dir_okay=False, readable=True, show_default=False
+    )
+    return info
+
+
+ConversationFile = Annotated[Path, existing_file("FILE", "Conversations, one JSON object a line.")]
+DIALOGUES = "ESConv.json, FailedESConv.json, or lines of JSON with usr/sys speakers."
+DialogueFile = Annotated[Path, existing_file("DIALOGUES", DIALOGUES)]
 ModelName = Annotated[
     str,
     typer.Option(
@@ -83,6 +83,35 @@ StrategyFile = Annotated[
         show_default=False,
     ),
 ]
+TemplateName = Annotated[
+    str,
+    typer.Option(
+        "--template",
+        metavar="NAME_OR_FILE",
+        help="standard, c1_hf, c3_hf, c5_hf, c1_hl, c3_hl, c5_hl, or your own JSON file.",
+    ),
+]
+TemplateNames = Annotated[
+    str,
+    typer.Option(
+        "--templates",
+        metavar="NAMES",
+        help="Names or JSON files of templates, separated by commas.",
+    ),
+]
+MostDialogues = Annotated[
+    int | None, typer.Option("--dialogues", min=1, help="Most dialogues.", show_default="all")
+]
+MostCuts = Annotated[
+    int | None, typer.Option("--cuts", min=1, help="Most cuts of a dialogue.", show_default="all")
+]
+TestShare = Annotated[float, typer.Option("--test", min=0.0, help="Share of the dialogues.")]
+ValidationShare = Annotated[
+    float, typer.Option("--validation", min=0.0, help="Share of the dialogues.")
+]
+AblatedHeads = Annotated[
+    int, typer.Option("--ablate", min=0, help="Best heads to take away, as a test.")
+]
 DefinitionOption = Annotated[
     Definition, typer.Option("--definition", help="Which definition of SRA to report.")
 ]
@@ -96,6 +125,16 @@ OutFolder = Annotated[
         metavar="DIR",
         file_okay=False,
         help="The folder for the results, new or of this very run.",
+        show_default=False,
+    ),
+]
+RunOut = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        file_okay=False,
+        help="The run's folder, new or of this very run, which then goes on.",
         show_default=False,
     ),
 ]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_template, make_scorer
 from sra_fast.cli.session import session
@@ -15,14 +11,7 @@ from sra_fast.defaults import FORWARD_TOKENS
 def score(
     file: options.ConversationFile,
     model: options.ModelName,
-    template: Annotated[
-        str,
-        typer.Option(
-            "--template",
-            metavar="NAME_OR_FILE",
-            help="standard, c1_hf, c3_hf, c5_hf, c1_hl, c3_hl, c5_hl, or your own JSON file.",
-        ),
-    ] = "standard",
+    template: options.TemplateName = "standard",
     strategies: options.StrategyFile = None,
     turns: options.TurnsOption = options.Turns.ALL,
     definition: options.DefinitionOption = options.Definition.PAPER,

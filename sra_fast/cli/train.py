@@ -40,26 +40,12 @@ def _setting(
 def train(
     file: Annotated[
         Path,
-        typer.Argument(
-            metavar="DATA",
-            help="Conversations, one JSON object a line; the last reply of each is learned.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default=False,
+        options.existing_file(
+            "DATA", "Conversations, one JSON object a line; the last reply of each is learned."
         ),
     ],
     model: options.ModelName,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            file_okay=False,
-            help="The run's folder, new or of this very run, which then goes on.",
-            show_default=False,
-        ),
-    ],
+    out: options.RunOut,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -203,7 +189,7 @@ def train(
             },
         )
         source = find_model(model)
-        with _progress(current) as on_log:
+        with training_progress(current) as on_log:
             result = run(
                 TrainingRun(
                     data=file,
@@ -238,7 +224,7 @@ def _packages_named() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(current: Session) -> Iterator[Callable[[int, int, Mapping[str, Any]], None]]:
+def training_progress(current: Session) -> Iterator[Callable[[int, int, Mapping[str, Any]], None]]:
     """A bar over the steps on a terminal, and a line for each evaluation."""
     from rich.progress import (
         BarColumn,

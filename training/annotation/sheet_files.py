@@ -72,7 +72,7 @@ def export_files(sheets: Sequence[Sheet], key: Mapping[str, Any]) -> dict[str, s
         ),
     }
     for sheet in sheets:
-        rows = [_row(sheet, index) for index in range(len(sheet.pairs))]
+        rows = [_row(sheet, index) for index in range(len(sheet.items))]
         tasks = [_task(sheet, index, row) for index, row in enumerate(rows)]
         files[f"sheet-{sheet.annotator}.csv"] = write_csv(SHEET_FIELDS, rows)
         files[f"label-studio-{sheet.annotator}.json"] = _json(tasks)
@@ -103,15 +103,15 @@ def write_export(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _row(sheet: Sheet, index: int) -> dict[str, str]:
-    pair = sheet.pairs[index]
+    item = sheet.items[index]
     first, second = sheet.responses(index)
     lines = [f"{turn['author']}: {turn['text']}" for turn in _turns(sheet, index)]
     return {
         "export": sheet.export,
         "annotator": sheet.annotator,
-        "item": pair.item,
-        "strategy": pair.strategy,
-        "description": pair.description,
+        "item": item.id,
+        "strategy": item.strategy,
+        "description": item.description,
         "conversation": "\n".join(lines),
         "response_one": first,
         "response_two": second,
@@ -125,10 +125,10 @@ def _task(sheet: Sheet, index: int, row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _turns(sheet: Sheet, index: int) -> list[dict[str, str]]:
-    pair = sheet.pairs[index]
-    situation = [{"author": "Situation", "text": pair.situation}] if pair.situation else []
+    item = sheet.items[index]
+    situation = [{"author": "Situation", "text": item.situation}] if item.situation else []
     return situation + [
-        {"author": _SPEAKERS[message.role], "text": message.content} for message in pair.messages
+        {"author": _SPEAKERS[message.role], "text": message.content} for message in item.messages
     ]
 
 

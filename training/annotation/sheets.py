@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sra_fast.training.annotation.pairing import Pair
+from sra_fast.training.items import Item
 
 Side = Literal["a", "b"]
 
@@ -22,7 +22,7 @@ class Systems:
 
     Attributes:
         a, b: their names.
-        sra_a, sra_b: one a pair, None where unknown.
+        sra_a, sra_b: one an item, None where unknown.
         definition: of SRA; None if there is no SRA.
     """
 
@@ -40,24 +40,24 @@ class Sheet:
     Attributes:
         annotator: a name, such as ``annotator-1``.
         export: names the export, so that no other key is taken for it.
-        pairs: in the order of the sheet.
-        first: per pair, the system whose reply stands first.
+        items: in the order of the sheet.
+        first: per item, the system whose reply stands first.
     """
 
     annotator: str
     export: str
-    pairs: tuple[Pair, ...]
+    items: tuple[Item, ...]
     first: tuple[Side, ...]
 
     def responses(self, index: int) -> tuple[str, str]:
-        """The first and the second reply of a pair."""
-        pair = self.pairs[index]
-        both = (pair.response_a, pair.response_b)
+        """The first and the second reply of an item."""
+        item = self.items[index]
+        both = (item.a, item.b)
         return both if self.first[index] == "a" else both[::-1]
 
 
 def make_sheets(
-    pairs: Sequence[Pair], annotators: int, seed: int, systems: Systems
+    items: Sequence[Item], annotators: int, seed: int, systems: Systems
 ) -> tuple[list[Sheet], dict[str, Any]]:
     """A sheet for each annotator, and the key.
 
@@ -71,7 +71,7 @@ def make_sheets(
         if number % 2:
             first[name] = ["b" if side == "a" else "a" for side in first[names[number - 1]]]
         else:
-            first[name] = _balanced_sides(pairs, random.Random(f"{seed} sides {number}"))
+            first[name] = _balanced_sides(items, random.Random(f"{seed} sides {number}"))
     key: dict[str, Any] = {
         "format": KEY_FORMAT,
         "seed": seed,
@@ -79,42 +79,42 @@ def make_sheets(
         "system_b": systems.b,
         "definition": systems.definition,
         "items": {
-            pair.item: {
+            item.id: {
                 "sra_a": systems.sra_a[index],
                 "sra_b": systems.sra_b[index],
                 "first": {name: first[name][index] for name in names},
             }
-            for index, pair in enumerate(pairs)
+            for index, item in enumerate(items)
         },
     }
-    texts = [(pair.item, pair.response_a, pair.response_b) for pair in pairs]
+    texts = [(item.id, item.a, item.b) for item in items]
     content = json.dumps([key, texts], ensure_ascii=True)
     key["export"] = f"e-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     sheets = []
     for number, name in enumerate(names):
-        order = list(range(len(pairs)))
+        order = list(range(len(items)))
         random.Random(f"{seed} order {number}").shuffle(order)
         sheets.append(
             Sheet(
                 name,
                 key["export"],
-                tuple(pairs[index] for index in order),
+                tuple(items[index] for index in order),
                 tuple(first[name][index] for index in order),
             )
         )
     return sheets, key
 
 
-def _balanced_sides(pairs: Sequence[Pair], generator: random.Random) -> list[Side]:
-    """Sides in turn along the pairs, strategy after strategy: balanced in each and over all."""
-    strategies = sorted({pair.strategy for pair in pairs})
+def _balanced_sides(items: Sequence[Item], generator: random.Random) -> list[Side]:
+    """Sides in turn along the items, strategy after strategy: balanced in each and over all."""
+    strategies = sorted({item.strategy for item in items})
     generator.shuffle(strategies)
-    order = list(range(len(pairs)))
+    order = list(range(len(items)))
     generator.shuffle(order)
-    order.sort(key=lambda index: strategies.index(pairs[index].strategy))
+    order.sort(key=lambda index: strategies.index(items[index].strategy))
     sides: list[Side] = ["a", "b"]
     generator.shuffle(sides)
-    first: list[Side] = ["a"] * len(pairs)
+    first: list[Side] = ["a"] * len(items)
     for place, index in enumerate(order):
         first[index] = sides[place % 2]
     return first

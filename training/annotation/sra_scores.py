@@ -7,26 +7,26 @@ from pathlib import Path
 
 from sra_fast.suggestions import did_you_mean
 from sra_fast.training.annotation.errors import AnnotationError
-from sra_fast.training.annotation.pairing import Pair
 from sra_fast.training.annotation.tables import number_of, read_table
+from sra_fast.training.items import Item
 
 _SCORES = "scores.jsonl"
 _FIELDS = ("conversation", "turn", "strategy", "definition", "sra")
 
 
-def read_scores(path: Path, pairs: Sequence[Pair]) -> tuple[list[float | None], str]:
-    """The score of each pair's reply, and the definition that all are of.
+def read_scores(path: Path, items: Sequence[Item]) -> tuple[list[float | None], str]:
+    """The score of each item's reply, and the definition that all are of.
 
     Args:
         path: the folder, its scores.jsonl, or a CSV of the same columns.
-        pairs: the items.
+        items: the items.
 
     Returns:
         ``[n]`` scores, None where the file has none for that reply; and the definition's name.
 
     Raises:
         AnnotationError: the file is no such table, is of another definition from row to row, or
-            lacks a pair's reply.
+            lacks an item's reply.
         OSError: the file cannot be read.
     """
     file = path / _SCORES if path.is_dir() else path
@@ -46,19 +46,19 @@ def read_scores(path: Path, pairs: Sequence[Pair]) -> tuple[list[float | None], 
             "score with one"
         )
     values: list[float | None] = []
-    for pair in pairs:
-        found = scores.get((pair.item, str(pair.turn)))
+    for item in items:
+        found = scores.get((item.id, str(item.turn)))
         if found is None:
-            near = did_you_mean(pair.item, (item for item, _ in scores))
+            near = did_you_mean(item.id, (name for name, _ in scores))
             raise AnnotationError(
-                f"{file.name}: no score of item {pair.item!r}, reply {pair.turn}{near}; score the "
+                f"{file.name}: no score of item {item.id!r}, reply {item.turn}{near}; score the "
                 "very file that is compared"
             )
         where, row = found
-        if row["strategy"] != pair.strategy:
+        if row["strategy"] != item.strategy:
             raise AnnotationError(
-                f"{where}: item {pair.item!r} was scored for strategy {row['strategy']!r}, and the "
-                f"conversations name {pair.strategy!r}; score the very file that is compared"
+                f"{where}: item {item.id!r} was scored for strategy {row['strategy']!r}, and the "
+                f"conversations name {item.strategy!r}; score the very file that is compared"
             )
         value = number_of(row["sra"], f"{where}: column 'sra'")
         values.append(value)

@@ -1,4 +1,4 @@
-"""What the figures of an evaluation share: colours, markers, labels that keep apart, the file."""
+"""What the figures of an evaluation share: styles of rows, labels that keep apart, the file."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.files import replaced_atomically
+from sra_fast.palette import (
+    DARK_GREY,
+    GREEN,
+    PURPLE,
+    SKY,
+    TEMPLATE_STYLES,
+    YELLOW,
+    Style,
+    further_style,
+)
 from sra_fast.printable import printable
 from sra_fast.training.statistics import Correlation, Estimate
 
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart; what is told
-# by colour is told by the marker or the line as well.
-BLACK, BLUE, ORANGE, GREEN, PURPLE = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-GREY, GRID = "#888888", "#dddddd"
-_OTHERS = (PURPLE, "#56B4E9", "#E69F00")
-# Colour: where the history stands. Marker and line: how many messages stay chat turns.
-_STYLES: dict[str, tuple[str, str, str]] = {
-    "standard": (BLACK, "s", "-"),
-    "c1_hf": (BLUE, "o", "-"),
-    "c3_hf": (BLUE, "^", "--"),
-    "c5_hf": (BLUE, "D", ":"),
-    "c1_hl": (ORANGE, "o", "-"),
-    "c3_hl": (ORANGE, "^", "--"),
-    "c5_hl": (ORANGE, "D", ":"),
-    "fine-tuned": (GREEN, "*", "-"),
-}
+_OTHERS = (PURPLE, SKY, YELLOW)
+_STYLES = {**TEMPLATE_STYLES, "fine-tuned": (GREEN, "*", "-")}
 _DPI = 150
 # Where a label may stand, in points from its mark, the nearest first.
 _PLACES = [
@@ -45,12 +41,11 @@ _PLACES = [
 ]
 
 
-def style(row: str, rows: Sequence[str]) -> tuple[str, str, str]:
+def style(row: str, rows: Sequence[str]) -> Style:
     """Colour, marker and line of a row; the same in every figure."""
     if row in _STYLES:
         return _STYLES[row]
-    index = [name for name in rows if name not in _STYLES].index(row)
-    return _OTHERS[index % len(_OTHERS)], "vPX*"[index // len(_OTHERS) % 4], "-."
+    return further_style([name for name in rows if name not in _STYLES].index(row), _OTHERS)
 
 
 def new_figure(width: float, height: float, columns: int = 1, *, share_y: bool = False) -> Any:
@@ -76,7 +71,7 @@ def title(figure: Any, text: str, subtitle: str) -> None:
     """A bold title and a plain line below it."""
     figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold")
     figure.axes[0].set_title(
-        subtitle, loc="left", fontsize=9.5, color="#555555", pad=8, parse_math=False
+        subtitle, loc="left", fontsize=9.5, color=DARK_GREY, pad=8, parse_math=False
     )
 
 

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sra_fast.palette import BLACK, BLUE, DARK_GREY, GREY, GRID, ORANGE
 from sra_fast.report_text import MEANING
 from sra_fast.training.evaluation.figure_parts import (
-    BLUE,
-    GREY,
-    GRID,
-    ORANGE,
     bounds,
     coefficient,
     new_figure,
@@ -153,7 +150,7 @@ def _against_accuracy(analysis: Analysis, definition: str) -> Any:
 
 
 def _panel(axes: Any, subtitle: str, quantity: str) -> None:
-    axes.set_title(subtitle, loc="left", fontsize=9.5, color="#555555")
+    axes.set_title(subtitle, loc="left", fontsize=9.5, color=DARK_GREY)
     axes.set_ylim(0, 1.03)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_xlabel(quantity)
@@ -213,7 +210,7 @@ def _heads(found: HeadAnalysis) -> Any:
         values, cmap="PuOr_r", vmin=0.5 - reach, vmax=0.5 + reach, aspect="auto", origin="lower"
     )
     for one in found.best:
-        axes.plot([one.head], [one.layer], "s", fillstyle="none", color="#000000", markersize=9)
+        axes.plot([one.head], [one.layer], "s", fillstyle="none", color=BLACK, markersize=9)
     for axis in (axes.xaxis, axes.yaxis):
         axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_xlim(-0.5, found.heads - 0.5)

@@ -97,7 +97,7 @@ def _records(
         records += [
             {
                 "id": f"{identity}-{name}",
-                "dialogue": dialogue.id,
+                "dialogue": dialogue.same_as or dialogue.id,
                 **dialogue.context(position),
                 "strategy": name,
                 "response": PLACEHOLDER,

@@ -19,14 +19,14 @@ from typing import Any
 
 from sra_fast import __version__
 from sra_fast.conversations import Conversation, write_conversations
-from sra_fast.esconv import read_dialogues
+from sra_fast.esconv import Dialogue, read_dialogues
 from sra_fast.runs import RunFolder, write_text
 from sra_fast.templates import PromptTemplate
 from sra_fast.training.data import split_by_conversation
 from sra_fast.training.extension.cuts import Cutting, ExtensionError, cut
 from sra_fast.training.extension.statistics import as_markdown, describe
 from sra_fast.training.generation.prompts import generation_prompts
-from sra_fast.training.generation.run import Replier, Reply, complete
+from sra_fast.training.generation.run import IncompleteError, Replier, Reply, complete
 from sra_fast.training.generation.sampling import Sampling
 
 PARTS = ("train", "test", "validation")
@@ -92,48 +92,72 @@ def extend(
 
     Raises:
         ValueError: dialogues, settings and folder do not go together, or nothing was generated.
+        IncompleteError: prompts have no reply. Unless the endpoint was given up, everything is
+            written without them.
         OSError: a file cannot be read or written.
     """
-    for name in ("test", "validation"):
-        if not 0.0 <= getattr(extension, name) < 1.0:
-            raise ExtensionError(f"{name} must be at least 0 and below 1")
     dialogues, notes = read_dialogues(extension.file)
     for note in notes:
         extension.say(note)
     opened = cut(dialogues, extension.strategies, extension.cutting)
+    _say_uncut(extension, dialogues, opened)
+    parts = _split(opened, extension)  # before anything is generated: it may be impossible
     prompts = generation_prompts(opened, extension.template, extension.strategies)
     folder = RunFolder(extension.out, extension.settings())
     with folder.opened():
-        replies = complete(
-            replier(),
-            prompts,
-            extension.out / REPLIES,
-            on_progress=lambda done: on_progress(done, len(prompts)),
+        try:
+            replies = complete(
+                replier(),
+                prompts,
+                extension.out / REPLIES,
+                on_progress=lambda done: on_progress(done, len(prompts)),
+            )
+        except IncompleteError as error:
+            if not error.given_up and error.replies:
+                _write(extension, parts, error.replies)
+            raise
+        return _write(extension, parts, replies)
+
+
+def _say_uncut(
+    extension: Extension, dialogues: Sequence[Dialogue], opened: Sequence[Conversation]
+) -> None:
+    wanted = min(len(dialogues), extension.cutting.dialogues or len(dialogues))
+    without = wanted - len({conversation.dialogue for conversation in opened})
+    if without:
+        extension.say(
+            f"{without} of {wanted} dialogues give nothing: too short for a cut, no strategy was "
+            "drawn, or another dialogue says the same"
         )
-        return _write(extension, opened, replies)
 
 
 def _write(
-    extension: Extension, opened: Sequence[Conversation], replies: Mapping[str, Reply]
+    extension: Extension,
+    opened: Mapping[str, Sequence[Conversation]],
+    replies: Mapping[str, Reply],
 ) -> dict[str, Any]:
-    whole = [
-        replace(conversation, response=replies[conversation.id].text)
-        for conversation in opened
-        if replies[conversation.id].text
-    ]
+    prompts = [conversation for part in opened.values() for conversation in part]
+    parts = {
+        name: [replace(c, response=replies[c.id].text) for c in part if _text(replies, c)]
+        for name, part in opened.items()
+    }
+    whole = [conversation for part in parts.values() for conversation in part]
     if not whole:
-        raise ExtensionError(f"all of {len(opened)} replies are empty; is this a chat model?")
-    parts = _split(whole, extension)
+        raise ExtensionError(f"all of {len(replies)} replies are empty; is this a chat model?")
     for name, part in parts.items():
         write_conversations(extension.out / f"{name}.jsonl", [_record(c) for c in part])
     described = describe(parts, list(extension.strategies))
-    described["empty"] = len(opened) - len(whole)
+    described["missing"] = len(prompts) - len(replies)
+    described["empty"] = len(replies) - len(whole)
     described["cut_off"] = sum(not replies[c.id].finished for c in whole)
-    if described["empty"]:
-        extension.say(f"{described['empty']} replies were empty and were left out")
-    if described["cut_off"]:
-        most = extension.sampling.max_new_tokens
-        extension.say(f"{described['cut_off']} replies were cut off at {most} tokens")
+    most = extension.sampling.max_new_tokens
+    for count, what in (
+        (described["missing"], "prompts have no reply and are left out"),
+        (described["empty"], "replies were empty and were left out"),
+        (described["cut_off"], f"replies were cut off at {most} tokens"),
+    ):
+        if count:
+            extension.say(f"{count} {what}")
     write_text(
         extension.out / f"{STATISTICS}.json", json.dumps(described, indent=2, ensure_ascii=False)
     )
@@ -141,13 +165,35 @@ def _write(
     return described
 
 
-def _split(whole: Sequence[Conversation], extension: Extension) -> dict[str, list[Conversation]]:
-    """By dialogue; a part that is asked for has one at least."""
-    parts: dict[str, list[Conversation]] = {"train": list(whole)}
+def _text(replies: Mapping[str, Reply], conversation: Conversation) -> str:
+    """Empty where there is no reply, too."""
+    reply = replies.get(conversation.id)
+    return "" if reply is None else reply.text
+
+
+def _split(opened: Sequence[Conversation], extension: Extension) -> dict[str, list[Conversation]]:
+    """By dialogue; a part that is asked for has one at least.
+
+    Raises:
+        ExtensionError: the shares leave nothing to train on, or there are too few dialogues.
+    """
+    shares = {name: getattr(extension, name) for name in ("test", "validation")}
+    if not (all(share >= 0.0 for share in shares.values()) and sum(shares.values()) < 1.0):
+        raise ExtensionError(
+            "test and validation must be at least 0 and together below 1, found "
+            f"{extension.test} and {extension.validation}"
+        )
+    needed = 1 + sum(share > 0.0 for share in shares.values())
+    dialogues = len({conversation.dialogue for conversation in opened})
+    if dialogues < needed:
+        raise ExtensionError(
+            f"{extension.file.name}: {dialogues} dialogues with cuts, and a split in {needed} "
+            "parts takes as many; give more dialogues, or 0 for test or validation"
+        )
+    parts: dict[str, list[Conversation]] = {"train": list(opened)}
     seed = extension.cutting.seed
     left = 1.0
-    for name in ("test", "validation"):
-        share = getattr(extension, name)
+    for name, share in shares.items():
         parts[name] = []
         if share:
             parts["train"], parts[name] = split_by_conversation(parts["train"], share / left, seed)

@@ -27,6 +27,9 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """``keys`` and ``values``, ``[B, H, T, D]``, are the front of tensors with room behind them."""
 
+    keys: Tensor
+    values: Tensor
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Empty, in the dtype and on the device of these."""
         super().lazy_initialization(key_states, value_states)

@@ -2,18 +2,21 @@
 
 Batches are cut in an order that depends on the prompts alone. Each finished one is a file that
 appears whole or not at all; what is missing after a crash is generated again, from the same random
-numbers.
+numbers. An endpoint may leave gaps in a batch; the next call asks for those alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sra_fast.runs import write_text
+from sra_fast.strict_json import read_json_lines
 from sra_fast.training.generation.cleaning import clean_reply
 from sra_fast.training.generation.prompts import GenerationPrompt, encode_prompts
 from sra_fast.training.generation.sampling import Sampling, item_seed
@@ -24,6 +27,44 @@ if TYPE_CHECKING:
     from sra_fast.training.endpoint import Endpoint
 
 BATCH = 32
+FAILURES_IN_A_ROW = 10
+"""After so many the endpoint is given up for now."""
+
+_NAMED = 3  # reasons of failures in an error
+
+
+class UnansweredError(ValueError):
+    """Prompts of a batch got no reply.
+
+    Attributes:
+        replies: to the batch's other prompts, in order.
+        reasons: one of each prompt that failed.
+        for_all: there is no sense in asking for more now.
+    """
+
+    def __init__(self, replies: Sequence[Reply], reasons: Sequence[str], *, for_all: bool) -> None:
+        super().__init__("; ".join(reasons[:_NAMED]))
+        self.replies, self.reasons, self.for_all = list(replies), list(reasons), for_all
+
+
+class IncompleteError(ValueError):
+    """Some prompts have no reply; the message says how many, why, and how to go on.
+
+    Attributes:
+        replies: item to reply, of the others.
+        given_up: prompts were left unasked.
+    """
+
+    def __init__(
+        self, replies: Mapping[str, Reply], wanted: int, failures: Counter[str], *, given_up: bool
+    ) -> None:
+        reasons = [f"{count} × {reason}" for reason, count in failures.most_common(_NAMED)]
+        more = f"; and {len(failures) - _NAMED} more reasons" if len(failures) > _NAMED else ""
+        super().__init__(
+            f"{wanted - len(replies)} of {wanted} prompts have no reply; what is done is kept, and "
+            f"the same command asks for the others. Requests failed: {'; '.join(reasons)}{more}"
+        )
+        self.replies, self.given_up = dict(replies), given_up
 
 
 @dataclass(frozen=True)
@@ -52,7 +93,11 @@ class Replier(Protocol):
         """Batches, as indices of prompts."""
 
     def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
-        """Replies to one batch."""
+        """Replies to one batch.
+
+        Raises:
+            UnansweredError: some of them failed for good.
+        """
 
 
 class LocalReplier:
@@ -101,6 +146,7 @@ class EndpointReplier:
 
     def __init__(self, endpoint: Endpoint, sampling: Sampling, *, batch: int = BATCH) -> None:
         self._endpoint, self._sampling, self._batch = endpoint, sampling, batch
+        self._failed_in_a_row = 0
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
         """In their order."""
@@ -111,14 +157,26 @@ class EndpointReplier:
         """Requests of one batch run side by side.
 
         Raises:
-            EndpointError: one of them failed for good.
+            UnansweredError: some of them failed for good.
         """
         replies: dict[str, Reply] = {}
-        for prompt, outcome in self._endpoint.each(prompts, self._one):
-            if not isinstance(outcome, Reply):
-                raise outcome
-            replies[prompt.item] = outcome
-        return [replies[prompt.item] for prompt in prompts]
+        reasons: list[str] = []
+        for_all = False
+        with closing(self._endpoint.each(prompts, self._one)) as outcomes:
+            for prompt, outcome in outcomes:
+                if isinstance(outcome, Reply):
+                    replies[prompt.item] = outcome
+                    self._failed_in_a_row = 0
+                    continue
+                reasons.append(str(outcome))
+                self._failed_in_a_row += 1
+                for_all = outcome.for_all or self._failed_in_a_row >= FAILURES_IN_A_ROW
+                if for_all:
+                    break
+        in_order = [replies[prompt.item] for prompt in prompts if prompt.item in replies]
+        if reasons:
+            raise UnansweredError(in_order, reasons, for_all=for_all)
+        return in_order
 
     def _one(self, prompt: GenerationPrompt) -> Reply:
         sampling = self._sampling
@@ -160,32 +218,50 @@ def complete(
         prompts: with items that differ.
         folder: for the batches' files; of these prompts and this replier alone.
         on_progress: called with the number of replies of each batch that is done or was.
+
+    Raises:
+        IncompleteError: prompts failed for good. The batches behind them were done all the same,
+            unless it has ``given_up``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     replies: dict[str, Reply] = {}
+    failures: Counter[str] = Counter()
+    given_up = False
     for number, batch in enumerate(replier.plan(prompts)):
         file = folder / f"{number:05d}.jsonl"
         wanted = [prompts[index] for index in batch]
-        done = _read(file, wanted)
-        if done is None:
-            done = replier.reply(wanted)
-            lines = (json.dumps(asdict(reply), ensure_ascii=False) for reply in done)
-            write_text(file, "".join(f"{line}\n" for line in lines))
-        replies.update({reply.item: reply for reply in done})
+        done = _read(file, {prompt.item for prompt in wanted})
+        missing = [prompt for prompt in wanted if prompt.item not in done]
+        if missing:
+            try:
+                found = replier.reply(missing)
+            except UnansweredError as error:
+                found, given_up = error.replies, error.for_all
+                failures.update(error.reasons)
+            done.update({reply.item: reply for reply in found})
+            _write(file, [done[prompt.item] for prompt in wanted if prompt.item in done])
+        replies.update(done)
         on_progress(len(done))
+        if given_up:
+            break
+    if failures:
+        raise IncompleteError(replies, len(prompts), failures, given_up=given_up)
     return replies
 
 
-def _read(file: Path, wanted: Iterable[GenerationPrompt]) -> list[Reply] | None:
-    """What a batch's file holds; None if it is not there or of other prompts."""
+def _write(file: Path, replies: Sequence[Reply]) -> None:
+    if replies:
+        lines = (json.dumps(asdict(reply), ensure_ascii=False) for reply in replies)
+        write_text(file, "".join(f"{line}\n" for line in lines))
+
+
+def _read(file: Path, wanted: set[str]) -> dict[str, Reply]:
+    """What a batch's file holds, by item; nothing if it is not there, torn, or of other items."""
     try:
-        found = [Reply(**entry) for entry in _entries(file)]
+        lines = read_json_lines(file, raises=ValueError)
+        found = [Reply(**entry) for _, entry in lines if isinstance(entry, dict)]
     except (OSError, ValueError, TypeError):
-        return None
-    same = [reply.item for reply in found] == [prompt.item for prompt in wanted]
-    return found if same else None
-
-
-def _entries(file: Path) -> Iterator[Mapping[str, Any]]:
-    for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
-        yield json.loads(line)
+        return {}
+    whole = len(found) == len(lines) and all(isinstance(one.text, str) for one in found)
+    by_item = {reply.item: reply for reply in found}
+    return by_item if whole and by_item.keys() <= wanted else {}

@@ -11,7 +11,7 @@ from sra_fast.conversations import Message
 from sra_fast.strict_json import decode_utf8
 from sra_fast.suggestions import did_you_mean
 from sra_fast.training.endpoint import ChatMessage
-from sra_fast.training.judging.items import Item
+from sra_fast.training.items import Item
 
 Verdict = Literal["first", "second", "tie"]
 Order = Literal["ab", "ba"]

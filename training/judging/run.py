@@ -19,7 +19,8 @@ from typing import Any, get_args
 from sra_fast.runs import RunFolder, write_text
 from sra_fast.strategies import DEFAULT_STRATEGIES
 from sra_fast.training.endpoint import ChatMessage, Endpoint
-from sra_fast.training.judging.items import Item, read_items, sample
+from sra_fast.training.items import Item
+from sra_fast.training.judging.items import read_items, sample
 from sra_fast.training.judging.prompt import DEFAULT_PROMPT, Order, asked_again, question
 from sra_fast.training.judging.tally import (
     Judged,

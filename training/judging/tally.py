@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.judging.items import Item
+from sra_fast.training.items import Item
 from sra_fast.training.judging.prompt import Order, Verdict
 
 RESAMPLES = 2000
@@ -69,7 +69,8 @@ class Share:
     Attributes:
         count: of the decided items.
         percent: of the decided items; None if there are none.
-        low, high: 95% interval of it; None with fewer than two dialogues.
+        low, high: 95% interval of it; None with fewer than two dialogues, or if all dialogues have
+            the same share, of which the bootstrap cannot say how far it is from the truth.
     """
 
     count: int
@@ -158,9 +159,7 @@ def _for_a(verdict: Verdict, order: Order) -> Outcome:
     return "win" if (verdict == "first") == (order == "ab") else "loss"
 
 
-def _intervals(
-    decided: Sequence[Judged],
-) -> Sequence[tuple[float, float]] | Sequence[tuple[None, None]]:
+def _intervals(decided: Sequence[Judged]) -> Sequence[tuple[float, float] | tuple[None, None]]:
     """Of the three percentages.
 
     Items of one dialogue resemble each other, so whole dialogues are drawn, with replacement:
@@ -184,4 +183,7 @@ def _intervals(
         shares.append(sums / sums.sum(axis=1, keepdims=True))
     tail = (1 - LEVEL) / 2
     low, high = 100 * numpy.quantile(numpy.concatenate(shares), [tail, 1 - tail], axis=0)
-    return [(float(one), float(other)) for one, other in zip(low, high, strict=True)]
+    return [
+        (float(one), float(other)) if other > one else (None, None)
+        for one, other in zip(low, high, strict=True)
+    ]

@@ -50,8 +50,8 @@ class Answer:
 
     @property
     def verdict(self) -> Verdict | None:
-        """None if the answer names neither."""
-        return read_verdict(self.text)
+        """None if the answer names neither, or was cut: its last line is not the last then."""
+        return None if self.finish_reason == "length" else read_verdict(self.text)
 
 
 MessagesOf = Callable[[Question, Mapping[Question, Answer]], Sequence[ChatMessage]]

@@ -1,0 +1,31 @@
+"""Which state of this project made a result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMIT = "SRA_FAST_COMMIT"  # in the environment
+
+
+def commit() -> str:
+    """The checkout's, or ``SRA_FAST_COMMIT`` where its history is not at hand.
+
+    "unknown" for an installed package; its version says more then.
+    """
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
+            return "unknown"  # somebody else's repository, with this package installed inside
+        changed = git("status", "--porcelain", "--", ":/", ":!/benchmarks/results")
+        return git("rev-parse", "--short", "HEAD") + (" with local changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,232 @@
+"""``reproduce``: one folder, one report, and a killed run ends the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pipeline')")
+pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
+
+from sra_fast.cli.app import app
+from sra_fast.loading import find_model
+from sra_fast.training.classifiers import load_classifier
+from sra_fast.training.config import TrainingConfig
+from sra_fast.training.extension.cuts import Cutting
+from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.reproduction.deviations import deviations
+from sra_fast.training.reproduction.noise import label_noise, plain_quality
+from sra_fast.training.reproduction.plan import Reproduction
+from tiny_chat_model import save_tiny_model
+
+STRATEGIES = {"Offer Hope": "Hope.", "Clarification": "Ask.", "Affirmation": "Praise."}
+ROWS = ["standard", "c1_hf", "c3_hf", "c5_hf", "c1_hl", "c3_hl", "c5_hl", "fine-tuned"]
+
+
+def dialogues(folder: Path, count: int = 24) -> Path:
+    speakers = ("seeker", "supporter")
+    entries = [
+        {
+            "situation": f"It is day {number}.",
+            "dialog": [
+                {"speaker": speakers[n % 2], "annotation": {}, "content": f"SECRET {number}, {n}"}
+                for n in range(10)
+            ],
+        }
+        for number in range(count)
+    ]
+    path = folder / "dialogues.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command's words but for --out."""
+    folder = tmp_path_factory.mktemp("inputs")
+    strategies = folder / "strategies.json"
+    strategies.write_text(json.dumps(STRATEGIES), encoding="utf-8")
+    config = folder / "training.yaml"
+    config.write_text("rank: 4\naccumulation: 1\nmax_steps: 2\neval_steps: 1\n", encoding="utf-8")
+    words: list[Any] = ["reproduce", dialogues(folder)]
+    words += ["--model", save_tiny_model(folder / "model"), "--config", config]
+    words += ["--strategies", strategies, "--test", "0.2", "--validation", "0.1", "--cuts", "2"]
+    words += ["--max-new-tokens", "12", "--items", "6", "--ablate", "1"]
+    return [str(word) for word in words]
+
+
+def run(words: list[str], out: Path) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [*words, "--out", str(out), "--json"])
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, inputs: list[str]) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    status, stdout, stderr = run(inputs, out)
+    assert status == 0, stderr
+    printed = json.loads(stdout)
+    assert printed["command"] == "reproduce"
+    return out
+
+
+def test_the_report_names_everything(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    page = (finished / "report.md").read_text(encoding="utf-8")
+    assert [row["row"] for row in results["evaluation"]["analysis"]["rows"]] == ROWS
+    assert results["data"]["file"] == "dialogues.json"
+    assert results["data"]["sha256"][:12] in page
+    assert results["seeds"] == {"cutting": 42, "sampling": 42, "training": 42}
+    assert {"sra_fast", "torch", "transformers", "peft"} <= set(results["versions"])
+    assert results["commits"]
+    assert results["commits"][0] in page
+    assert results["deviations"]
+    assert all(one.split(":")[0] in page for one in results["deviations"])
+    assert results["classifier"]["label_noise"]["when_plain"] > 0.5
+    assert results["training"]["steps"] == 2
+    ablated = [row["row"] for row in results["evaluation"]["ablation"]]
+    assert len(ablated) == 3 or not results["evaluation"]["heads"]["best"]
+
+
+def test_figures_of_the_page_are_there(finished: Path) -> None:
+    page = (finished / "report.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page)
+    assert {"confusion.png", "curves.png"} <= set(shown)
+    assert len(shown) >= 5
+    for name in shown:
+        assert (finished / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_text_of_dialogues_and_no_path_is_in_the_report(finished: Path) -> None:
+    for name in ("report.md", "results.json"):
+        text = (finished / name).read_text(encoding="utf-8")
+        assert "SECRET" not in text
+        assert str(finished.parent) not in text
+
+
+def test_a_second_call_changes_nothing(finished: Path, inputs: list[str]) -> None:
+    before = {
+        path: path.read_bytes()
+        for path in finished.rglob("*")
+        if path.suffix in (".md", ".json", ".jsonl", ".safetensors")
+    }
+    status, _, stderr = run(inputs, finished)
+    assert status == 0, stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [["evaluation/rows/c3_hf", "results.json"], ["tuned", "evaluation", "report.md", "run.json"]],
+)
+def test_what_was_lost_is_made_again_and_the_end_is_the_same(
+    tmp_path: Path, finished: Path, inputs: list[str], lost: list[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for name in lost:
+        if name == "run.json":  # as a run is that was killed: not finished
+            record = json.loads((out / name).read_text(encoding="utf-8"))
+            (out / name).write_text(json.dumps({**record, "finished": False}), encoding="utf-8")
+        elif (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink()
+    status, _, stderr = run(inputs, out)
+    assert status == 0, stderr
+    for name in ("report.md", "results.json", "extended/test.jsonl"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_another_run_is_refused(finished: Path, inputs: list[str]) -> None:
+    status, stdout, _ = run([*inputs, "--seed", "7"], finished)
+    assert status == 1
+    assert "holds another run" in json.loads(stdout)["error"]
+
+
+# --- Noise of the labels ----------------------------------------------------------------------
+
+
+def test_noise_by_hand() -> None:
+    labels = ["a", "a", "b", "b"]
+    named = ["a", "b", "b", "b"]
+    found = label_noise(labels, named, range(4), 0.9)
+    assert found.agreement == 0.75
+    assert found.by_chance == 0.5 * 0.25 + 0.5 * 0.75
+    assert found.noise.value == pytest.approx((0.9 - 0.75) / (0.9 - 0.5))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 0.8, 1.0])
+def test_noise_that_was_put_in_is_found(noise: float) -> None:
+    generator = numpy.random.default_rng(3)
+    true = generator.integers(15, size=20_000)
+    label = numpy.where(generator.random(20_000) < noise, generator.integers(15, size=20_000), true)
+    named = numpy.where(generator.random(20_000) < 0.9, true, generator.integers(15, size=20_000))
+    texts = [[str(one) for one in column] for column in (label, named)]
+    right_when_plain = 0.9 + 0.1 / 15
+    found = label_noise(*texts, dialogues=range(20_000), when_plain=right_when_plain, draws=200)
+    assert found.noise.value == pytest.approx(noise, abs=0.02)
+    assert found.noise.low <= found.noise.value <= found.noise.high
+
+
+def test_one_dialogue_gives_no_interval_and_a_useless_classifier_no_noise() -> None:
+    one = label_noise(["a", "b"], ["a", "b"], ["d", "d"], 0.9)
+    assert one.noise.value == 0.0
+    assert one.noise.low is None
+    assert "one dialogue" in str(one.noise.why)
+    useless = label_noise(["a", "a"], ["a", "a"], range(2), 0.9)
+    assert useless.noise.value is None
+    assert "no better than chance" in str(useless.noise.why)
+
+
+def test_plain_is_measured_on_replies_it_has_not_learnt() -> None:
+    found = plain_quality(42)
+    assert found.responses == 900
+    assert set(found.classes) == set(load_classifier("plain").classes)
+    assert 0.8 < found.accuracy < 1.0
+
+
+# --- Deviations -------------------------------------------------------------------------------
+
+
+def test_the_papers_own_settings_deviate_in_nothing_that_is_set(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text("[]", encoding="utf-8")
+
+    def told(**changes: Any) -> str:
+        settings: dict[str, Any] = {
+            "file": tmp_path / "d.json",
+            "out": tmp_path,
+            "base": find_model(str(save_tiny_model(tmp_path / "model"))),
+            "strategies": STRATEGIES,
+            "cutting": Cutting(),
+            "sampling": Sampling(),
+            "test": 100 / 1297,
+            "validation": 50 / 1297,
+            "training": TrainingConfig(),
+            **changes,
+        }
+        return "\n".join(deviations(Reproduction(**settings), dialogues=1297, responses=1000))
+
+    paper = told()
+    for word in ("dialogues:", "cuts:", "temperature", "fine-tuning:", "responses of a row"):
+        assert word not in paper
+    changed = told(
+        cutting=Cutting(cuts=1, probability=0.5),
+        sampling=Sampling(max_new_tokens=99),
+        training=TrainingConfig(rank=8, epochs=1.0),
+    )
+    for words in (
+        "cuts: at most 1",
+        "probability: 0.5",
+        "max_new_tokens: 99",
+        "rank 8",
+        "alpha 16",
+    ):
+        assert words in changed

@@ -1,0 +1,79 @@
+"""Correlation coefficients of weighted points, many sets of weights at a time.
+
+A resample is a set of weights: how often each point was drawn.
+"""
+
+from __future__ import annotations
+
+import numpy
+from numpy.typing import NDArray
+
+Floats = NDArray[numpy.float64]
+
+_ROUNDING = 1e-13  # spread of a column, relative to its values, that is nothing but rounding
+_FEWEST = 3  # two points always lie on a line
+
+
+def why_undefined(xs: Floats, ys: Floats) -> str | None:
+    """The reason why ``xs, ys [n]`` have no coefficient, or None if they have one."""
+    if len(xs) < _FEWEST:
+        return f"{len(xs)} points; a correlation takes {_FEWEST} or more"
+    constant = [
+        name
+        for name, column in (("x", xs), ("y", ys))
+        if numpy.ptp(column) <= _ROUNDING * numpy.abs(column).max()
+    ]
+    return f"{' and '.join(constant)} constant, so r is undefined" if constant else None
+
+
+def ordinals(column: Floats) -> Floats:
+    """0, 1, 2, … in place of the distinct values: ranks need no more, and rounding spares it."""
+    found: Floats = numpy.unique(column, return_inverse=True)[1].astype(numpy.float64)
+    return found
+
+
+def scaled(column: Floats) -> Floats:
+    """About 0 and within ±1, so that squares neither overflow nor vanish."""
+    within_one = column / numpy.abs(column).max()
+    centred = within_one - within_one.mean()
+    within: Floats = centred / numpy.abs(centred).max()
+    return within
+
+
+def weighted_pearson(weights: Floats, xs: Floats, ys: Floats) -> Floats:
+    """r of each row of weights ``[D, n]``, NaN where a column is constant.
+
+    r = Σ w·dx·dy / √(Σ w·dx² · Σ w·dy²),   dx = x − Σ w·x / Σ w. x, y: ``[n]`` or ``[D, n]``.
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    dx = xs - (weights * xs).sum(axis=1, keepdims=True) / total
+    dy = ys - (weights * ys).sum(axis=1, keepdims=True) / total
+    product = (weights * dx * dy).sum(axis=1)
+    squares = (weights * dx * dx).sum(axis=1) * (weights * dy * dy).sum(axis=1)
+    undefined = _constant(weights, xs) | _constant(weights, ys) | (squares <= 0)
+    r = product / numpy.sqrt(numpy.where(undefined, 1.0, squares))
+    return numpy.where(undefined, numpy.nan, numpy.clip(r, -1.0, 1.0))
+
+
+def weighted_spearman(weights: Floats, xs: Floats, ys: Floats) -> Floats:
+    """Pearson's of the midranks in each row of weights; shapes as for :func:`weighted_pearson`."""
+    return weighted_pearson(weights, _midranks(weights, xs), _midranks(weights, ys))
+
+
+def _midranks(weights: Floats, values: Floats) -> Floats:
+    """Ranks ``[D, n]`` of values that stand there ``weights`` times; ties share their mean rank."""
+    _, first, code = numpy.unique(numpy.sort(values), return_index=True, return_inverse=True)
+    order = numpy.argsort(values, kind="stable")
+    counts = numpy.add.reduceat(weights[:, order], first, axis=1)
+    ranks = numpy.cumsum(counts, axis=1) - (counts - 1) / 2
+    midranks = numpy.empty_like(weights)
+    midranks[:, order] = ranks[:, code]
+    return midranks
+
+
+def _constant(weights: Floats, values: Floats) -> NDArray[numpy.bool_]:
+    """Whether all values with a weight are the same, per row: exact, unlike a variance."""
+    drawn = weights > 0
+    least = numpy.where(drawn, values, numpy.inf).min(axis=1)
+    most = numpy.where(drawn, values, -numpy.inf).max(axis=1)
+    return numpy.asarray(least == most)

@@ -1,0 +1,92 @@
+"""How a reproduction differs from the paper (arXiv 2402.10453), one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from sra_fast.training.config import TrainingConfig
+from sra_fast.training.extension.cuts import Cutting
+from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.reproduction.plan import Reproduction
+
+PAPER_DIALOGUES = 1297
+PAPER_RESPONSES = 1000
+"""Of a row of its Table 1."""
+
+PAPER_TRAINING = TrainingConfig()
+"""The defaults are the paper's; it gives no learning rate."""
+
+_WITHOUT_MEANING = (
+    *("template", "strategies", "eval_data", "eval_fraction", "report_to", "logging_steps"),
+    *("save_total_limit", "seed", "learning_rate", "dtype", "too_long", "mlp_slices"),
+    *("gradient_checkpointing", "reentrant_checkpointing", "alpha"),
+)
+
+
+def deviations(reproduction: Reproduction, *, dialogues: int, responses: int) -> list[str]:
+    """All of them.
+
+    Args:
+        dialogues: that the extended data are cut from.
+        responses: of a row of the evaluation.
+    """
+    return list(_deviations(reproduction, dialogues, responses))
+
+
+def _deviations(reproduction: Reproduction, dialogues: int, responses: int) -> Iterator[str]:
+    yield (
+        f"model: {reproduction.base.name}; the paper's are Llama2-7B-chat and Llama3-8B-instruct, "
+        "in 16 bits"
+    )
+    yield (
+        "wording: the prompt templates and the descriptions of the strategies are this project's "
+        "own; the paper's names and layouts"
+    )
+    yield (
+        "extended data: replies of the model itself; the paper's come from Llama-2-chat of 7, 13 "
+        "and 70 billion parameters"
+    )
+    if dialogues != PAPER_DIALOGUES:
+        yield f"dialogues: {dialogues:,}; the paper's {PAPER_DIALOGUES:,}"
+    cutting, paper = reproduction.cutting, Cutting()
+    if cutting.cuts is not None:
+        yield f"cuts: at most {cutting.cuts} of each dialogue, drawn; the paper takes all"
+    for name in ("first_turn", "last_turn", "probability"):
+        if getattr(cutting, name) != getattr(paper, name):
+            yield f"{name}: {getattr(cutting, name)}; the paper's {getattr(paper, name)}"
+    yield (
+        f"split: {reproduction.test:.1%} of the dialogues for the test, "
+        f"{reproduction.validation:.1%} for validation; the paper's "
+        f"{100 / PAPER_DIALOGUES:.1%} and {50 / PAPER_DIALOGUES:.1%}"
+    )
+    for name in ("temperature", "top_p", "max_new_tokens"):
+        ours, theirs = getattr(reproduction.sampling, name), getattr(Sampling(), name)
+        if ours != theirs:
+            yield f"{name}: {ours}; the paper's {theirs}"
+    yield (
+        f"classifier: {reproduction.classifier} on the replies of the training part; the paper's "
+        "is RoBERTa-large"
+    )
+    yield from _of_training(reproduction.training)
+    if responses != PAPER_RESPONSES:
+        yield f"responses of a row: {responses:,}; the paper's {PAPER_RESPONSES:,}"
+    yield (
+        "SRA: by the definition `paper` where nothing else is said; the published tables are by "
+        "`table1`, which stands beside it"
+    )
+    yield "no judge and no annotators: `sra-fast judge` and `sra-fast annotate` are for those"
+
+
+def _of_training(config: TrainingConfig) -> Iterator[str]:
+    yield f"learning rate: {config.learning_rate:g}; the paper gives none"
+    differ = [
+        f"{one.name} {getattr(config, one.name)!r} (the paper's {theirs!r})"
+        for one in fields(TrainingConfig)
+        if one.name not in _WITHOUT_MEANING
+        and getattr(config, one.name) != (theirs := getattr(PAPER_TRAINING, one.name))
+    ]
+    if config.lora_alpha != PAPER_TRAINING.lora_alpha:
+        differ.append(f"alpha {config.lora_alpha} (the paper's {PAPER_TRAINING.lora_alpha})")
+    if differ:
+        yield f"fine-tuning: {', '.join(differ)}"

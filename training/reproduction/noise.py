@@ -1,0 +1,125 @@
+"""How many replies do not follow the strategy that they are labelled with.
+
+A label is what the model was told, not what it did. The ``plain`` classifier never saw the labels.
+Let a be the share of replies that follow their label, c how often that classifier is right where
+the strategy is plain, and e how often it names the label by chance. It agrees with labels in
+
+    A = a·c + (1 − a)·e,   and so   noise = 1 − a = (c − A) / (c − e)
+
+c is its cross-validated accuracy on the replies that it learns from, and
+e = Σ_s p(label = s) · p(named = s). Real replies are harder to name than plain ones, which lowers A
+at the same a: this noise is an upper bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from sra_fast.training.classifiers import PLAIN_REPLIES, train_classifier
+from sra_fast.training.classifiers.data import read_labelled
+from sra_fast.training.classifiers.interface import most_probable
+from sra_fast.training.classifiers.report import Quality, quality
+from sra_fast.training.classifiers.splits import folds
+from sra_fast.training.evaluation.resampling import (
+    DRAWS,
+    SEED,
+    Floats,
+    numbered,
+    resampling,
+)
+from sra_fast.training.statistics import Estimate
+
+_FOLDS = 4
+_TAIL = 2.5  # percent on either side of the interval
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """Of n replies.
+
+    Attributes:
+        agreement: A, the share of replies for which the label is named.
+        by_chance: e.
+        when_plain: c.
+        noise: (c − A) / (c − e), kept in [0, 1], with its interval over dialogues.
+    """
+
+    agreement: float
+    by_chance: float
+    when_plain: float
+    noise: Estimate
+
+
+def label_noise(
+    labels: Sequence[str],
+    named: Sequence[str],
+    dialogues: Sequence[object],
+    when_plain: float,
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> LabelNoise:
+    """Estimates the noise of n ≥ 1 labels.
+
+    Args:
+        labels, named: ``[n]`` strategies, as told and as classified.
+        dialogues: ``[n]``; those of one dialogue are drawn together.
+        when_plain: c.
+    """
+    drawn = resampling(dialogues, draws, seed)
+    number, names = numbered([*labels, *named])
+    told, found = number[: len(labels)], number[len(labels) :]
+    one_hot = numpy.eye(len(names))
+    # Columns, summed by dialogue: agreement, told as each strategy, named as each.
+    columns = numpy.column_stack([told == found, one_hot[told], one_hot[found]])
+    sums = numpy.zeros((int(drawn.dialogue.max()) + 1, columns.shape[1]))
+    numpy.add.at(sums, drawn.dialogue, columns)
+    counts = numpy.bincount(drawn.dialogue)
+
+    def parts(total: Floats, n: Floats) -> tuple[Floats, Floats]:
+        shares = total / n[:, None]
+        split = 1 + len(names)
+        return shares[:, 0], (shares[:, 1:split] * shares[:, split:]).sum(axis=1)
+
+    agreement, chance = (float(one[0]) for one in parts(sums.sum(axis=0)[None], counts.sum()[None]))
+    if when_plain <= chance:
+        why = "the classifier is no better than chance where the strategy is plain"
+        return LabelNoise(
+            agreement, chance, when_plain, Estimate(None, None, None, len(labels), why)
+        )
+    value = float(_noise(numpy.array(agreement), numpy.array(chance), when_plain))
+    if len(counts) < 2:
+        why = "one dialogue alone has no interval"
+        estimate = Estimate(value, None, None, len(labels), why)
+    else:
+        weights = drawn.counts.astype(numpy.float64)
+        resampled = _noise(*parts(weights @ sums, weights @ counts), when_plain)
+        low, high = numpy.percentile(resampled, (_TAIL, 100 - _TAIL))
+        estimate = Estimate(value, float(low), float(high), len(labels))
+    return LabelNoise(agreement, chance, when_plain, estimate)
+
+
+def _noise(agreement: Floats, chance: Floats, when_plain: float) -> Floats:
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        found = (when_plain - agreement) / (when_plain - chance)
+    return numpy.clip(numpy.nan_to_num(found, nan=1.0), 0.0, 1.0)
+
+
+def plain_quality(seed: int) -> Quality:
+    """The ``plain`` classifier's, cross-validated on the replies that it learns from."""
+    replies = read_labelled(PLAIN_REPLIES)
+    known: list[str] = []
+    named: list[str] = []
+    for train, test in folds(replies, _FOLDS, seed):
+        classifier = train_classifier(
+            "lexical",
+            [replies[index].response for index in train],
+            [replies[index].label for index in train],
+        )
+        found = classifier.probabilities([replies[index].response for index in test])
+        known += [replies[index].label for index in test]
+        named += most_probable(classifier.classes, found)
+    return quality(known, named, sorted(set(known)))

@@ -1,0 +1,336 @@
+"""The report of a reproduction: ``report.md``, ``results.json`` and the figures of its stages."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy
+import torch
+import transformers
+
+from sra_fast import __version__
+from sra_fast.loading import choose_device
+from sra_fast.report_text import markdown_text, number
+from sra_fast.runs import write_text
+from sra_fast.training.classifiers.evaluation import CONFUSION
+from sra_fast.training.config import settings_of
+from sra_fast.training.curves import CURVES
+from sra_fast.training.evaluation.published import PUBLISHED, published_relation
+from sra_fast.training.evaluation.relation import Analysis
+from sra_fast.training.evaluation.report import REPORT as EVALUATION_REPORT
+from sra_fast.training.evaluation.report import RESULTS, plain
+from sra_fast.training.evaluation.report_tables import coefficient, figure, rate, table
+from sra_fast.training.evaluation.run import TUNED as TUNED_ROW
+from sra_fast.training.extension.statistics import as_markdown
+from sra_fast.training.reproduction.opinions import Opinions
+from sra_fast.training.reproduction.plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
+from sra_fast.training.statistics import Correlation, Estimate
+
+REPORT = "report.md"
+FORMAT = "sra_fast.reproduction/1"
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What the stages found.
+
+    Attributes:
+        reproduction: what was asked for.
+        commits: the states of this project that worked on it.
+        extended: statistics of the extended data.
+        classified: the report of the trained classifier.
+        opinions: of classifiers on the model's own replies.
+        tuned: the result of the fine-tuning.
+        evaluation: results of the evaluation.
+        by_plain: its analysis with adherence by the ``plain`` classifier, or None.
+        deviations: from the paper.
+    """
+
+    reproduction: Reproduction
+    commits: Sequence[str]
+    extended: Mapping[str, Any]
+    classified: Mapping[str, Any]
+    opinions: Opinions
+    tuned: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    by_plain: Analysis | None
+    deviations: Sequence[str]
+
+
+def write_report(reproduced: Reproduced) -> None:
+    """Writes both files, and copies the figures."""
+    out = reproduced.reproduction.out
+    for folder, names in (
+        (CLASSIFIER, [CONFUSION]),
+        (TUNED, [CURVES]),
+        (EVALUATION, sorted(one.name for one in (out / EVALUATION).glob("*.png"))),
+    ):
+        for name in names:
+            shutil.copyfile(out / folder / name, out / name)
+    text = json.dumps(results(reproduced), ensure_ascii=False, allow_nan=False, indent=1)
+    write_text(out / RESULTS, text + "\n")
+    write_text(out / REPORT, markdown(reproduced))
+
+
+def results(reproduced: Reproduced) -> dict[str, Any]:
+    """Everything as JSON can say it, without texts and paths."""
+    run = reproduced.reproduction
+    opinions = reproduced.opinions
+    training = settings_of(run.training)
+    for name in ("eval_data", "template", "strategies", "report_to"):
+        del training[name]
+    return {
+        "format": FORMAT,
+        "model": run.base.fingerprint(),
+        "data": {"file": run.file.name, "sha256": run.digest()},
+        "seeds": seeds(run),
+        "versions": _versions(),
+        "commits": list(reproduced.commits),
+        "device": _device(run),
+        "dtype": run.dtype,
+        "settings": {
+            "cutting": asdict(run.cutting),
+            "sampling": asdict(run.sampling),
+            "test": run.test,
+            "validation": run.validation,
+            "classifier": {"kind": run.classifier, **run.classifier_settings},
+            "training": training,
+            "items": run.items,
+            "ablate": run.ablate,
+        },
+        "deviations": list(reproduced.deviations),
+        "extended": dict(reproduced.extended),
+        "classifier": {
+            **reproduced.classified,
+            "on_own_replies": opinions.trained and opinions.trained.to_json(),
+            "plain_on_own_replies": opinions.plain and opinions.plain.to_json(),
+            "plain_on_plain_replies": opinions.plain_on_plain.to_json(),
+            "label_noise": plain(opinions.noise),
+        },
+        "training": {k: v for k, v in reproduced.tuned.items() if k not in ("out", "files")},
+        "evaluation": dict(reproduced.evaluation),
+        "evaluation_by_plain": plain(reproduced.by_plain),
+    }
+
+
+def seeds(run: Reproduction) -> dict[str, int]:
+    """Of everything that is drawn."""
+    return {
+        "cutting": run.cutting.seed,
+        "sampling": run.sampling.seed,
+        "training": run.training.seed,
+    }
+
+
+def markdown(reproduced: Reproduced) -> str:
+    """The page."""
+    run, evaluation = reproduced.reproduction, reproduced.evaluation
+    stages = (run.out / EVALUATION / EVALUATION_REPORT).read_text(encoding="utf-8")
+    lines = [
+        f"# The paper's experiments with {markdown_text(run.base.name)}",
+        "",
+        *_facts(reproduced),
+        "## In brief",
+        "",
+        *(f"- {one}" for one in _brief(evaluation, reproduced.by_plain)),
+        "",
+        "## The extended data",
+        "",
+        as_markdown(reproduced.extended),
+        "## The strategy classifier",
+        "",
+        *_classifier(reproduced),
+        "## The fine-tuning",
+        "",
+        *_training(reproduced.tuned),
+    ]
+    if reproduced.by_plain is not None:
+        lines += ["## Two classifiers", "", *_two(evaluation, reproduced.by_plain)]
+    # The evaluation's own page, one level down, without its title.
+    lines += ["## The evaluation", "", re.sub(r"^#(#+) ", r"##\1 ", _body(stages), flags=re.M)]
+    return "\n".join(lines)
+
+
+def _body(page: str) -> str:
+    return page.split("\n", 1)[1].lstrip("\n")
+
+
+def _versions() -> dict[str, str]:
+    import datasets
+    import peft
+    import sklearn
+
+    modules = (torch, transformers, peft, datasets, sklearn, numpy)
+    return {"sra_fast": __version__, **{one.__name__: one.__version__ for one in modules}}
+
+
+def _device(run: Reproduction) -> str:
+    device = choose_device(run.device)
+    return device if device == "cpu" else torch.cuda.get_device_name()
+
+
+def _facts(reproduced: Reproduced) -> list[str]:
+    run, found = reproduced.reproduction, results(reproduced)
+    weights = str(found["model"]["weights"] or "unknown")
+    named = {
+        "model": f"{run.base.name}, weights {weights[:12]}, {run.dtype}, on {_device(run)}",
+        "data": f"{run.file.name}, SHA-256 {run.digest()[:12]}",
+        "seeds": ", ".join(f"{name} {seed}" for name, seed in seeds(run).items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+        "commit": ", ".join(reproduced.commits),
+    }
+    return table(("", ""), named.items(), names=2)
+
+
+def _brief(evaluation: Mapping[str, Any], by_plain: Analysis | None) -> list[str]:
+    """What was found, in sentences made of the numbers."""
+    rows = {row["row"]: row for row in evaluation["analysis"]["rows"]}
+    known = {name: row for name, row in rows.items() if row["accuracy"]["value"] is not None}
+    lines = []
+    if known:
+        best = max(known, key=lambda name: known[name]["accuracy"]["value"])
+        least = min(known, key=lambda name: known[name]["accuracy"]["value"])
+        lines.append(
+            f"Strategy following lies between {_of(known[least]['accuracy'])} "
+            f"({markdown_text(least)}) and {_of(known[best]['accuracy'])} ({markdown_text(best)})."
+        )
+    if TUNED_ROW in rows:
+        tuned = rows[TUNED_ROW]
+        definition = evaluation["definition"]
+        lines.append(
+            "Fine-tuning changes it, under the standard prompt, by "
+            f"{_of(tuned['accuracy_difference'], signed=True)}, and SRA by "
+            f"{_of(tuned['score_differences'][definition], number, signed=True)}."
+        )
+    relation = evaluation["analysis"]["over_rows"]["table1"]
+    published = " and ".join(
+        f"{_r(plain(published_relation(model).pearson))} ({model})" for model in PUBLISHED
+    )
+    lines.append(
+        f"SRA (`table1`) against accuracy over the {len(rows)} rows: "
+        f"r = {_r(relation['pearson'])}; from the published tables: {published}."
+    )
+    if by_plain is not None:
+        other = plain(by_plain.over_rows["table1"].pearson)
+        lines.append(f"With adherence by the `plain` classifier: r = {_r(other)}.")
+    return lines
+
+
+def _of(estimate: Mapping[str, Any], shown: Any = rate, *, signed: bool = False) -> str:
+    def text(value: float) -> str:
+        return f"{'−' if value < 0 else '+' if signed else ''}{shown(abs(value))}"
+
+    if estimate["value"] is None:
+        return f"an undefined figure ({estimate['why']})"
+    if estimate["low"] is None:
+        return text(estimate["value"])
+    return f"{text(estimate['value'])} [{text(estimate['low'])}, {text(estimate['high'])}]"
+
+
+def _r(correlation: Mapping[str, Any]) -> str:
+    return _of({**correlation, "value": correlation["r"]})
+
+
+def _classifier(reproduced: Reproduced) -> list[str]:
+    kind, opinions = reproduced.classified["kind"], reproduced.opinions
+    folds = reproduced.classified["all_folds"]
+    rows = [_quality_row(f"{kind}, cross-validated on the training part", folds)]
+    for name, measured in (
+        (f"{kind}, on the test part", opinions.trained),
+        ("plain, on the test part", opinions.plain),
+        ("plain, cross-validated on its own plain replies", opinions.plain_on_plain),
+    ):
+        rows.append(_quality_row(name, None if measured is None else measured.to_json()))
+    lines = [
+        "Accuracy is agreement with the strategy that the model was told to follow, which it may "
+        f"not have followed. `{kind}` has learnt from the replies of the training part, `plain` "
+        "from the library's own plainly worded replies.",
+        "",
+        *table(
+            ("classifier", "responses", "accuracy", "macro F1", "most frequent", "guessing"), rows
+        ),
+    ]
+    noise = opinions.noise
+    if noise is None:
+        lines.append("The noise of the labels is unknown: `plain` does not know the strategies.")
+    else:
+        lines.append(
+            f"Noise of the labels: at most {figure(noise.noise)} of the replies do not follow the "
+            f"strategy they are labelled with. `plain` names the label for {rate(noise.agreement)} "
+            f"of them, would by chance for {rate(noise.by_chance)}, and is right for "
+            f"{rate(noise.when_plain)} where the strategy is plain; (c − A) / (c − e) of these. "
+            "An upper bound, because these replies are harder to name than plain ones."
+        )
+    return [*lines, "", f"![confusion matrix]({CONFUSION})", ""]
+
+
+def _quality_row(name: str, measured: Mapping[str, Any] | None) -> list[str]:
+    if measured is None:
+        return [name, *["–"] * 5]
+    interval = f"[{rate(measured['low'])}, {rate(measured['high'])}]"
+    return [
+        name,
+        f"{measured['responses']:,}",
+        f"{rate(measured['accuracy'])} {interval}",
+        rate(measured["macro_f1"]),
+        rate(measured["majority"]),
+        rate(measured["uniform"]),
+    ]
+
+
+def _training(tuned: Mapping[str, Any]) -> list[str]:
+    steps = {"base model": tuned["before"], f"step {tuned['chosen_step']}": tuned["after"]}
+    examples = tuned["examples"]
+    lines = [
+        f"{examples['train']:,} conversations, {tuned['steps']} steps "
+        f"({tuned['epochs']:.2f} epochs); held out: {examples['eval']:,}. The adapter with the "
+        "lowest held-out loss is evaluated.",
+        "",
+    ]
+    if tuned["after"] is not None:
+        cells = [
+            [name, *(_value(one, key) for key in ("loss", "sra", "log_sra"))]
+            for name, one in steps.items()
+        ]
+        lines += table(("", "held-out loss", "SRA", "log SRA"), cells)
+    lines += [f"- {markdown_text(note)}" for note in tuned["notes"]]
+    return [*lines, "", f"![curves of the training]({CURVES})", ""]
+
+
+def _value(measured: Mapping[str, float | None] | None, key: str) -> str:
+    value = measured and measured[key]
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _two(evaluation: Mapping[str, Any], by_plain: Analysis) -> list[str]:
+    """Accuracies and relations by the trained classifier beside those by ``plain``."""
+    trained = {row["row"]: row["accuracy"] for row in evaluation["analysis"]["rows"]}
+    rows = [
+        [row.row, f"{row.n:,}", figure(Estimate(**trained[row.row])), figure(row.accuracy)]
+        for row in by_plain.rows
+    ]
+    relations = evaluation["analysis"]["over_rows"]
+    over = [
+        [
+            name,
+            coefficient(Correlation(**relations[name]["pearson"])),
+            coefficient(one.pearson),
+            coefficient(Correlation(**relations[name]["pearson_log"])),
+            coefficient(one.pearson_log),
+        ]
+        for name, one in by_plain.over_rows.items()
+    ]
+    return [
+        "The same replies, adherence named by the classifier that was trained on the model's own "
+        "replies, and by `plain`, which has seen none of them.",
+        "",
+        *table(("row", "n", "accuracy, trained", "accuracy, plain"), rows),
+        "Pearson's r of each score with accuracy over the rows, raw and of the logarithm:",
+        "",
+        *table(("score", "r, trained", "r, plain", "log r, trained", "log r, plain"), over),
+    ]

@@ -1,0 +1,182 @@
+"""``reproduce``: all stages in one folder, each of which goes on where it was stopped.
+
+What lies there:
+
+    run.json                      what was asked for; another reproduction's is refused
+    commits.json                  the states of this project that worked here
+    extended/, classifier/, tuned/, evaluation/    of the stages, as their commands leave them
+    report.md, results.json, *.png                 numbers alone, no texts and no paths
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sra_fast.loading import choose_device
+from sra_fast.provenance import commit
+from sra_fast.runs import RunFolder, write_text
+from sra_fast.training.classifiers import PLAIN, StrategyClassifier, load_classifier
+from sra_fast.training.classifiers.data import LabelledResponse, read_labelled
+from sra_fast.training.classifiers.evaluation import REPORT, train_with_report
+from sra_fast.training.classifiers.stored import RECORD
+from sra_fast.training.evaluation.conclude import conclude
+from sra_fast.training.evaluation.relation import Analysis, analyse
+from sra_fast.training.evaluation.rows import records
+from sra_fast.training.evaluation.run import Evaluated, OnProgress, collect, opened
+from sra_fast.training.extension.run import extend
+from sra_fast.training.generation.run import LocalReplier, Replier
+from sra_fast.training.reproduction.deviations import deviations
+from sra_fast.training.reproduction.noise import plain_quality
+from sra_fast.training.reproduction.opinions import Opinions, opinions
+from sra_fast.training.reproduction.plan import CLASSIFIER, EXTENDED, TEST, TRAIN, Reproduction
+from sra_fast.training.reproduction.report import Reproduced, results, write_report
+from sra_fast.training.run import OnLog, train
+
+COMMITS = "commits.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is told while a stage runs; each opens around its stage and gives the function to call.
+
+    Attributes:
+        replies: of the first stage; the function takes the replies of a batch and of all.
+        steps: of the fine-tuning; the step, the last step and what is logged.
+        rows: of the evaluation; a row, the replies of a batch and of the row.
+    """
+
+    replies: Callable[[], AbstractContextManager[Callable[[int, int], None]]] = lambda: nullcontext(
+        lambda done, total: None
+    )
+    steps: Callable[[], AbstractContextManager[OnLog]] = lambda: nullcontext(
+        lambda step, last, logs: None
+    )
+    rows: Callable[[], AbstractContextManager[OnProgress]] = lambda: nullcontext(
+        lambda row, done, total: None
+    )
+
+
+def reproduce(
+    reproduction: Reproduction,
+    progress: Progress = Progress(),
+) -> dict[str, Any]:
+    """Extends, classifies, fine-tunes, evaluates and writes the report.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        ValueError: a stage cannot do its work; the message says why. What is done is kept.
+        OSError: a file cannot be read or written.
+    """
+    say = reproduction.say
+    folder = RunFolder(reproduction.out, reproduction.settings())
+    with folder.opened():
+        commits = _commits(reproduction.out / COMMITS)
+        say("1 of 4: extending the dialogues")
+        with progress.replies() as on_reply:
+            extended = extend(reproduction.extension(), _replier(reproduction), on_reply)
+        say("2 of 4: training the classifier")
+        classifier, classified = _classify(reproduction)
+        say("3 of 4: fine-tuning")
+        with progress.steps() as on_log:
+            tuned = train(reproduction.training_run(on_log))
+        say("4 of 4: evaluating")
+        evaluation = reproduction.evaluation(classifier)
+        with opened(evaluation), progress.rows() as on_row:
+            found = collect(evaluation, on_row)
+            differences = deviations(
+                reproduction,
+                dialogues=extended["parts"]["all"]["dialogues"],
+                responses=len(found.rows[0].conversations),
+            )
+            concluded = conclude(
+                evaluation,
+                found,
+                ablate=reproduction.ablate,
+                deviations=differences,
+                on_progress=on_row,
+            )
+        plain = load_classifier(PLAIN)
+        reproduced = Reproduced(
+            reproduction=reproduction,
+            commits=commits,
+            extended=extended,
+            classified=classified,
+            opinions=_opinions(reproduction, classifier, plain),
+            tuned=tuned,
+            evaluation=concluded,
+            by_plain=_by_plain(found, plain),
+            deviations=differences,
+        )
+        write_report(reproduced)
+        folder.finish()
+    return results(reproduced)
+
+
+def _replier(reproduction: Reproduction) -> Callable[[], Replier]:
+    def load() -> Replier:
+        source = reproduction.base
+        model = source.load(reproduction.dtype, choose_device(reproduction.device))
+        return LocalReplier(
+            model, source.tokenizer(), reproduction.sampling, batch=reproduction.batch
+        )
+
+    return load
+
+
+def _classify(reproduction: Reproduction) -> tuple[StrategyClassifier, Mapping[str, Any]]:
+    """The classifier of the training part, and its report."""
+    folder = reproduction.out / CLASSIFIER
+    if not (folder / RECORD).exists():
+        train_with_report(
+            reproduction.classifier,
+            _labelled(reproduction, TRAIN),
+            folder,
+            data="the training part",
+            seed=reproduction.sampling.seed,
+            settings=reproduction.classifier_settings,
+            say=reproduction.say,
+        )
+    report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    return load_classifier(folder), report
+
+
+def _labelled(reproduction: Reproduction, part: str) -> list[LabelledResponse]:
+    return read_labelled(reproduction.out / EXTENDED / part, reproduction.strategies)
+
+
+def _opinions(
+    reproduction: Reproduction, classifier: StrategyClassifier, plain: StrategyClassifier
+) -> Opinions:
+    return opinions(
+        _labelled(reproduction, TRAIN),
+        _labelled(reproduction, TEST),
+        classifier,
+        plain,
+        plain_quality(reproduction.sampling.seed),
+    )
+
+
+def _by_plain(found: Evaluated, plain: StrategyClassifier) -> Analysis | None:
+    """The analysis with adherence by the ``plain`` classifier, if it knows the strategies."""
+    if {record.strategy for record in found.records} - set(plain.classes):
+        return None
+    again = [
+        record for row in found.rows for record in records(row, plain, [None] * len(row.replies))
+    ]
+    return analyse(again, base=found.rows[0].plan.name)
+
+
+def _commits(file: Path) -> list[str]:
+    """Those that worked here before, and this one."""
+    known: list[str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    if commit() not in known:
+        known.append(commit())
+        write_text(file, json.dumps(known) + "\n")
+    return known

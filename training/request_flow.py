@@ -1,0 +1,73 @@
+"""How requests go out: evenly spaced, and several at a time."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+E = TypeVar("E", bound=Exception)
+
+
+class Pace:
+    """Lets requests of any thread through one by one, evenly spaced; None is no limit."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._interval = 60 / per_minute if per_minute else 0.0
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Returns when the next request may go."""
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + self._interval
+        time.sleep(turn - now)
+
+
+def in_threads(
+    tasks: Sequence[T], ask: Callable[[T], R], threads: int, expected: type[E]
+) -> Generator[tuple[T, R | E], None, None]:
+    """Calls ``ask`` for every task in so many threads.
+
+    Whoever stops iterating leaves the tasks that have not begun undone.
+
+    Args:
+        expected: an error of this class becomes its task's outcome; any other ends the iteration.
+
+    Yields:
+        Task and outcome, in the order in which they are done.
+    """
+    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
+    stopped = threading.Event()
+    for task in tasks:
+        waiting.put(task)
+
+    def work() -> None:
+        while not stopped.is_set():
+            try:
+                task = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((task, ask(task)))
+            except BaseException as error:
+                done.put((task, error))
+
+    for _ in range(min(threads, len(tasks))):
+        # Daemons: an interrupted program does not wait for a server that hangs.
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for _ in tasks:
+            task, outcome = done.get()
+            if isinstance(outcome, BaseException) and not isinstance(outcome, expected):
+                raise outcome
+            yield task, outcome
+    finally:
+        stopped.set()
