@@ -34,6 +34,7 @@ setup(
         "sra_fast.training.extension",
         "sra_fast.training.generation",
         "sra_fast.training.judging",
+        "sra_fast.training.reproduction",
     ],
     package_dir={
         "sra_fast": "sra_fast",

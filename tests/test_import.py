@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,18 @@ def test_the_folder_kernels_does_not_shadow_the_package_of_that_name(tmp_path: P
     assert theirs == str(tmp_path / "kernels" / "__init__.py")
     assert Path(ours).parts[-2] in ("span_attention", "kernels")
     assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_every_package_is_installed() -> None:
+    listed = set(re.findall(r'"(sra_fast(?:\.\w+)*)",', (ROOT / "setup.py").read_text("utf-8")))
+    places = {
+        "sra_fast": "sra_fast",
+        "kernels/span_attention": "sra_fast.kernels",
+        "training": "sra_fast.training",
+    }
+    found = {
+        ".".join([name, *module.parent.relative_to(ROOT / folder).parts])
+        for folder, name in places.items()
+        for module in (ROOT / folder).rglob("__init__.py")
+    }
+    assert found == listed
