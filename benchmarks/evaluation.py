@@ -1,0 +1,158 @@
+"""``python -m benchmarks.evaluation DIALOGUES``: what ``evaluate`` takes to score, over ``score``.
+
+The same conversations with replies, batched alike: scored by ``sra_fast.score`` for the strategy
+alone, and as ``sra-fast evaluate`` does it, which also takes the mass on the reply so far and keeps
+the masses of every head on disk. The scores are compared first. Writes ``evaluation.json`` and
+``evaluation.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import machine
+from sra_fast.conversations import Conversation
+from sra_fast.defaults import FORWARD_TOKENS
+from sra_fast.encoding import collate, encode_prompts, padding_token
+from sra_fast.esconv import read_dialogues
+from sra_fast.loading import DType, find_model
+from sra_fast.result import SRAResult
+from sra_fast.runs import batches
+from sra_fast.scoring import score
+from sra_fast.strategies import STRATEGIES
+from sra_fast.templates import TEMPLATES
+from sra_fast.training.classifiers import PLAIN_REPLIES
+from sra_fast.training.classifiers.data import read_labelled
+from sra_fast.training.evaluation.scoring import score_replies
+from sra_fast.training.extension.cuts import Cutting, cut
+
+RESULTS = Path(__file__).parent / "results"
+NAME = "evaluation"
+TEMPLATE = "standard"
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # relative, of the sums' order
+
+
+def conversations(file: Path, count: int) -> list[Conversation]:
+    """Cuts of dialogues, each with a reply of the library's own that follows its strategy."""
+    dialogues, _ = read_dialogues(file)
+    opened = cut([one for one in dialogues if len(one.turns) >= 6], STRATEGIES, Cutting(cuts=1))
+    replies: dict[str, list[str]] = {}
+    for one in read_labelled(PLAIN_REPLIES):
+        replies.setdefault(one.label, []).append(one.response)
+    return [
+        one.with_last_reply(replies[one.strategy][number % len(replies[one.strategy])])
+        for number, one in enumerate(opened[:count])
+    ]
+
+
+def measure(
+    model_name: str, dtype: DType, whole: Sequence[Conversation], rounds: int
+) -> dict[str, Any]:
+    """One dtype; both ways take turns, and who begins does too."""
+    source = find_model(model_name)
+    model, tokenizer = source.load(dtype, "cpu"), source.tokenizer()
+    template = TEMPLATES[TEMPLATE]
+
+    def plainly() -> SRAResult:
+        prompts = encode_prompts(tokenizer, whole, template, strategies=STRATEGIES, turns="last")
+        pad = padding_token(tokenizer)
+        return SRAResult.concatenate(
+            [
+                score(model, collate(batch, pad), forward_tokens=FORWARD_TOKENS)
+                for batch in batches(prompts, FORWARD_TOKENS)
+            ]
+        )
+
+    def as_evaluate() -> SRAResult:
+        with tempfile.TemporaryDirectory() as folder:
+            return score_replies(
+                model, tokenizer, whole, template, STRATEGIES, Path(folder) / "scores", {}
+            )
+
+    ways = {"score": plainly, "evaluate": as_evaluate}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    difference = 0.0
+    for number in range(rounds + 1):
+        found = {}
+        for name in sorted(ways, reverse=bool(number % 2)):
+            begun = time.perf_counter()
+            found[name] = ways[name]()
+            if number:  # the first round loads code
+                seconds[name].append(time.perf_counter() - begun)
+        for definition, values in found["score"].scores.items():
+            other = found["evaluate"].scores[definition]
+            difference = max(difference, float(((values - other) / values).abs().max()))
+    return {
+        "dtype": dtype,
+        "seconds": {name: median(times) for name, times in seconds.items()},
+        "ratio": median(b / a for a, b in zip(seconds["score"], seconds["evaluate"], strict=True)),
+        "largest_relative_difference": difference,
+        "same": difference <= TOLERANCE[dtype],
+    }
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    """The table."""
+    facts = record["machine"]
+    lines = [
+        f"""# Scoring by evaluate, over score
+
+{facts["cpu"]}, {facts["cores"]} cores ({facts["threads"]} threads), torch {facts["torch"]}, \
+transformers {facts["transformers"]}, commit {facts["commit"]}. {record["model"]}, \
+{record["conversations"]} conversations of {record["tokens"]:.0f} tokens on average \
+(`{TEMPLATE}`), batches of {FORWARD_TOKENS:,} tokens. The ways take turns; the ratio is the median \
+over {record["rounds"]} rounds. Redraw with `python -m benchmarks.evaluation DIALOGUES`.
+
+| | score, s | evaluate, s | ratio | largest relative difference of a score |
+|---|---:|---:|---:|---:|"""
+    ]
+    for part in record["dtypes"]:
+        seconds = part["seconds"]
+        wrong = "" if part["same"] else "**WRONG**: the scores differ. "
+        lines.append(
+            f"| {part['dtype']} | {seconds['score']:.1f} | {seconds['evaluate']:.1f} "
+            f"| {wrong}{part['ratio']:.2f} | {part['largest_relative_difference']:.1e} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if the scores differ."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation")
+    parser.add_argument("dialogues", type=Path, metavar="DIALOGUES")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--conversations", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    given = parser.parse_args(arguments)
+    whole = conversations(given.dialogues, given.conversations)
+    source = find_model(given.model)
+    prompts = encode_prompts(
+        source.tokenizer(), whole, TEMPLATES[TEMPLATE], strategies=STRATEGIES, turns="last"
+    )
+    record: dict[str, Any] = {
+        "machine": machine.facts(),
+        "model": source.name,
+        "conversations": len(whole),
+        "tokens": sum(len(prompt.input_ids) for prompt in prompts) / len(prompts),
+        "rounds": given.rounds,
+        "dtypes": [measure(given.model, dtype, whole, given.rounds) for dtype in given.dtypes],
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (given.out / f"{NAME}.md").write_text(as_markdown(record))
+    print(as_markdown(record))
+    return int(not all(part["same"] for part in record["dtypes"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

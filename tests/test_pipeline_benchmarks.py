@@ -1,0 +1,87 @@
+"""The pipeline's benchmarks run through at tiny sizes, and compare before they time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny_chat_model import save_tiny_model
+
+pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")
+pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pipeline')")
+
+# the benchmarks are not installed
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import evaluation, generation
+from sra_fast.templates import TEMPLATES
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Dialogues and a model, as both commands take them."""
+    folder = tmp_path_factory.mktemp("inputs")
+    speakers = ("seeker", "supporter")
+    entries = [
+        {
+            "situation": f"situation {number}",
+            "dialog": [
+                {"speaker": speakers[n % 2], "annotation": {}, "content": f"{number} says {n}"}
+                for n in range(10)
+            ],
+        }
+        for number in range(6)
+    ]
+    file = folder / "dialogues.json"
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    return [str(file), "--model", str(save_tiny_model(folder / "model"))]
+
+
+def test_evaluation_scores_as_score_does(tmp_path: Path, words: list[str]) -> None:
+    settings = ["--conversations", "3", "--rounds", "2", "--dtypes", "float32"]
+    assert evaluation.main([*words, *settings, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    (part,) = record["dtypes"]
+    assert part["same"]
+    assert part["ratio"] > 0
+    assert "WRONG" not in (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_a_wrong_score_gives_no_ratio_in_silence(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = evaluation.score_replies
+
+    def wrong(model: Any, tokenizer: Any, whole: Any, template: Any, *rest: Any) -> Any:
+        return right(model, tokenizer, whole, TEMPLATES["c1_hf"], *rest)
+
+    monkeypatch.setattr(evaluation, "score_replies", wrong)
+    settings = ["--conversations", "2", "--rounds", "1", "--dtypes", "float32"]
+    assert evaluation.main([*words, *settings, "--out", str(tmp_path)]) == 1
+    assert "WRONG" in (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_batched_replies_are_those_of_generate(tmp_path: Path, words: list[str]) -> None:
+    settings = ["--cuts", "3", "--alone", "2", "--rounds", "1", "--dtypes", "float32"]
+    assert generation.main([*words, *settings, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "generation.json").read_text(encoding="utf-8"))
+    (part,) = record["dtypes"]
+    assert part["same_replies"]
+    assert set(part["ways"]) == {"one by one", "batched", "batched and shared"}
+    assert part["ways"]["one by one"]["ratio"] == 1.0
+
+
+def test_other_replies_give_no_ratio(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = generation.draw
+    monkeypatch.setattr(
+        generation, "draw", lambda logits, *rest: (right(logits, *rest) + 1) % logits.shape[-1]
+    )
+    settings = ["--cuts", "2", "--alone", "1", "--rounds", "1", "--dtypes", "float32"]
+    assert generation.main([*words, *settings, "--out", str(tmp_path)]) == 1
+    assert "WRONG" in (tmp_path / "generation.md").read_text(encoding="utf-8")
