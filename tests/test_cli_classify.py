@@ -125,6 +125,28 @@ def test_predict_without_strategies_measures_nothing(tmp_path: Path) -> None:
     assert call_json("predict", file, "--classifier", "plain", "--out", out)["quality"] is None
 
 
+@pytest.mark.parametrize("command", ["train", "predict"])
+@pytest.mark.parametrize(
+    ("records", "says"),
+    [
+        ([talk("a"), talk("b"), talk("a")], "(x.jsonl line 3): field 'id' is also that of"),
+        ([{"response": "Hi", "id": "a"}] * 2, "x.jsonl line 2: id 'a' is also that of x.jsonl"),
+        ([{"response": "Hi"}, {"response": "Oh", "id": "0"}], "line 2: id '0' is also that of"),
+        ([{"response": "Hi"}, talk("a")], "one is a conversation (with 'messages') and one a mere"),
+        ([{"dialog": []}], "x.jsonl line 1: unknown field 'dialog'"),
+        ([{"response": "Hi", "strategy": 5}], "field 'strategy' must be a string"),
+    ],
+    ids=["conversations", "responses", "by number", "mixed", "ESConv", "a number"],
+)
+def test_bad_files_are_named(
+    tmp_path: Path, command: str, records: list[dict[str, Any]], says: str
+) -> None:
+    file, out = write_jsonl(tmp_path / "x.jsonl", records), tmp_path / "out"
+    more = ("--classifier", "plain") if command == "predict" else ()
+    assert says in call_json(command, file, "--out", out, *more, status=1)["error"]
+    assert not out.exists()
+
+
 def test_predict_takes_conversations(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "c.jsonl", [talk("c1"), talk("c2", dialogue="d")])
     out = tmp_path / "p.jsonl"
@@ -184,7 +206,7 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "'scikit-learn': pip install 'sra_fast[pipeline]'" in done.stderr
+    assert "'scikit-learn' is missing: pip install 'sra_fast[pipeline]'" in done.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -254,7 +254,7 @@ def test_missing_packages_are_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     message = error_of(chats, "--model", model, "--out", tmp_path / "out")
-    assert "the package 'datasets': pip install 'sra_fast[train]'" in message
+    assert "the package 'datasets' is missing: pip install 'sra_fast[train]'" in message
 
 
 # --- Settings ---

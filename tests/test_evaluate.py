@@ -34,7 +34,7 @@ from sra_fast.training.evaluation.run import (
 )
 from sra_fast.training.evaluation.scoring import REPLY, head_masses, lookback, score_replies
 from sra_fast.training.generation.sampling import Sampling
-from tiny_chat_model import save_tiny_model, talk
+from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 LLAMA = FAMILIES[0]
 
@@ -245,3 +245,97 @@ def test_the_command_from_end_to_end(tmp_path: Path, folder: Path) -> None:
     other = CliRunner().invoke(app, [*words, "--seed", "5"])
     assert other.exit_code == 1
     assert "another run" in other.stderr
+
+
+# --- Bad input -------------------------------------------------------------------------------
+
+
+def run(file: Path, folder: Path, out: Path, *more: str) -> tuple[int, str]:
+    """Exit status and standard error of the command, quick."""
+    words = ["evaluate", str(file), "--model", str(folder), "--out", str(out), "--no-perplexity"]
+    words += ["--max-new-tokens", "6", "--dtype", "float32", "--device", "cpu", *more]
+    done = CliRunner().invoke(app, words)
+    assert "Traceback" not in done.output
+    return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (conversations()[0], "line 9): field 'id' is also that of conversation '0' (test.jsonl"),
+        ({"dialog": [{"speaker": "usr", "text": "Hi"}]}, "line 9): unknown field 'dialog'"),
+        ({"response": "Hi.", "strategy": "Offer Hope"}, "line 9): field 'messages' is missing"),
+        ({**talk("z"), "strategy": "Hope"}, "does not know the strategies Hope"),
+    ],
+    ids=["twice", "ESConv", "a mere response", "unknown strategy"],
+)
+def test_bad_files_are_named(tmp_path: Path, folder: Path, line: dict[str, Any], says: str) -> None:
+    file, out = write_jsonl(tmp_path / "test.jsonl", [*conversations(), line]), tmp_path / "out"
+    status, said = run(file, folder, out)
+    assert status == 1
+    assert says in said
+    assert not (out / "results.json").exists()
+    assert not list(out.glob("rows/*"))
+
+
+def undefined(found: Any, place: str = "") -> list[tuple[str, Any]]:
+    """Every figure without a value, and its reason."""
+    if isinstance(found, list):
+        return [one for at, value in enumerate(found) for one in undefined(value, f"{place}/{at}")]
+    if not isinstance(found, dict):
+        return []
+    own = [
+        (place, found["why"])
+        for name in ("value", "r")
+        if "why" in found and name in found and found[name] is None
+    ]
+    return own + [one for key, value in found.items() for one in undefined(value, f"{place}/{key}")]
+
+
+def test_replies_that_are_all_alike_leave_gaps_with_reasons(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sra_fast.training.generation.run.clean_reply", lambda raw: "It will get better, I promise."
+    )
+    one = [{**talk("a", 2, strategy="Share Information"), "id": str(n)} for n in range(3)]
+    file, out = write_jsonl(tmp_path / "test.jsonl", one), tmp_path / "out"
+    status, said = run(file, folder, out, "--templates", "standard,c1_hf,c1_hl")
+    assert status == 0, said
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    text = (out / "results.json").read_text(encoding="utf-8")
+    results = json.loads(text, parse_constant=refuse)
+    accuracies = [row["accuracy"] for row in results["analysis"]["rows"]]
+    assert {one["value"] for one in accuracies} <= {0.0, 1.0}
+    assert all(one["low"] is None and one["why"] for one in accuracies)
+    over_rows = results["analysis"]["over_rows"]["paper"]
+    assert over_rows["pearson"]["r"] is None
+    assert "constant" in over_rows["pearson"]["why"]
+    gaps = undefined(results)
+    assert gaps
+    assert all(why for _, why in gaps)
+
+
+def test_empty_replies_are_counted_and_a_row_of_them_is_named(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[str] = []
+
+    def clean(raw: str) -> str:
+        cleaned.append(raw)
+        return "" if len(cleaned) in (2, 5) else "It will get better."
+
+    monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", clean)
+    file, out = write_jsonl(tmp_path / "test.jsonl", conversations()), tmp_path / "out"
+    status, said = run(file, folder, out, "--templates", "standard")
+    assert status == 0, said
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert results["analysis"]["rows"][0]["n"] == 6
+    assert "standard: 2 conversations got an empty reply" in results["notes"]
+    monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", lambda raw: "")
+    status, said = run(file, folder, tmp_path / "none", "--templates", "standard")
+    assert status == 1
+    assert "standard: all of 8 replies are empty; is this a chat model?" in said

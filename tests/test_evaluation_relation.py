@@ -13,11 +13,12 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from sra_fast.training.evaluation.analysis import AnalysisError
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
 from sra_fast.training.evaluation.quality import analyse_quality, distinct, repetition, words
 from sra_fast.training.evaluation.ranking import auc, midranks, weighted_auc
 from sra_fast.training.evaluation.records import Record, RecordError, read_records, write_records
-from sra_fast.training.evaluation.relation import AnalysisError, analyse, table_of_rows
+from sra_fast.training.evaluation.relation import analyse, table_of_rows
 from sra_fast.training.evaluation.resampling import group_means, numbered, resampling
 from sra_fast.training.evaluation.row_correlation import drawn_correlations
 

@@ -12,10 +12,11 @@ import numpy
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from sra_fast.training.evaluation.analysis import AnalysisError
 from sra_fast.training.evaluation.figures import HEADS, write_figures
 from sra_fast.training.evaluation.heads import HeadsError, analyse_heads, head_aucs
 from sra_fast.training.evaluation.quality import analyse_quality
-from sra_fast.training.evaluation.relation import AnalysisError, analyse, table_of_rows
+from sra_fast.training.evaluation.relation import analyse, table_of_rows
 from sra_fast.training.evaluation.report import REPORT, RESULTS, Findings, write_report
 from test_evaluation_relation import PLAIN, synthetic
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 classify = typer.Typer(
     no_args_is_help=True, help="Train and use classifiers of the strategy that a reply follows."
 )
-
-_PACKAGES = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "accelerate": "accelerate"}
 
 
 class ClassifierKind(str, Enum):
@@ -94,7 +90,7 @@ def train(
     DIR. Killed at any moment, the same command continues after the last finished split.
     """
     given = _settings(kind, model, settings or [], seed)
-    with session(as_json, debug) as current, _packages_named():
+    with session(as_json, debug) as current:
         from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.training.classifiers.data import read_labelled
         from sra_fast.training.classifiers.evaluation import train_with_report
@@ -149,7 +145,7 @@ def predict(
     debug: options.DebugOption = False,
 ) -> None:
     """Predict the strategy of each reply, and say how often it is the one that the file names."""
-    with session(as_json, debug) as current, _packages_named():
+    with session(as_json, debug) as current:
         from sra_fast.training.classifiers import load_classifier
         from sra_fast.training.classifiers.data import read_responses
         from sra_fast.training.classifiers.prediction import predict as predictions_of
@@ -204,19 +200,6 @@ def _settings(
         except ValueError:
             found[name.strip()] = text
     return found
-
-
-@contextmanager
-def _packages_named() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        name = (error.name or "").split(".")[0]
-        if name not in _PACKAGES:
-            raise
-        raise ValueError(
-            f"classifiers need the package {_PACKAGES[name]!r}: pip install 'sra_fast[pipeline]'"
-        ) from error
 
 
 def _by_class(measured: Quality) -> Table:

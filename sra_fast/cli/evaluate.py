@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +10,11 @@ import typer
 
 from sra_fast.cli import generation, options
 from sra_fast.cli.inputs import choose_templates
-from sra_fast.cli.session import Session, session
+from sra_fast.cli.session import session
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sra_fast.training.evaluation.run import OnProgress
 
 _ALL = "standard,c1_hf,c3_hf,c5_hf,c1_hl,c3_hl,c5_hl"
 
@@ -72,6 +70,7 @@ def evaluate(
     with session(as_json, debug) as current:
         chosen = choose_templates(templates, "--templates")
 
+        from sra_fast.cli.progress import row_progress
         from sra_fast.loading import find_model
         from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.training.classifiers import load_classifier
@@ -102,28 +101,6 @@ def evaluate(
         current.show(_table(results))
         current.say(f"written to {out}")
         current.result = {"command": "evaluate", "out": str(out), **results}
-
-
-@contextmanager
-def row_progress(current: Session) -> Iterator[OnProgress]:
-    """A bar over the replies of the row at work."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=current.progress_console(),
-    )
-    tasks: dict[str, Any] = {}
-
-    def on_progress(row: str, done: int, total: int) -> None:
-        if row not in tasks:
-            tasks[row] = bar.add_task(row, total=total)
-        bar.update(tasks[row], advance=done)
-
-    with bar:
-        yield on_progress
 
 
 def _table(results: Mapping[str, Any]) -> Table:

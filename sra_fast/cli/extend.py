@@ -47,6 +47,7 @@ def extend(
     with session(as_json, debug) as current:
         chosen = choose_template(template, "--template")
 
+        from sra_fast.cli.progress import reply_progress
         from sra_fast.strategies import STRATEGIES, read_strategies
         from sra_fast.training.extension.cuts import Cutting
         from sra_fast.training.extension.run import PARTS, STATISTICS, Extension
@@ -69,7 +70,7 @@ def extend(
             validation=validation,
             say=current.say,
         )
-        with generation.reply_progress(current) as on_progress:
+        with reply_progress(current) as on_progress:
             described = run(extension, make, on_progress)
         for table in _tables(described):
             current.show(table)

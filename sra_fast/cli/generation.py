@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from sra_fast.cli.session import Session
 
 if TYPE_CHECKING:
     from sra_fast.loading import Device, DType
@@ -82,26 +79,3 @@ def replier(
         return LocalReplier(source.load(dtype, where), source.tokenizer(), sampling, batch=batch)
 
     return {**source.fingerprint(), "dtype": dtype, "device": where}, load
-
-
-@contextmanager
-def reply_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
-    """A bar over replies; gives what ``extend`` reports to."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("replies"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=session.progress_console(),
-    )
-    with bar:
-        task = bar.add_task("replies", total=None)
-        yield lambda done, total: bar.update(task, advance=done, total=total)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sra_fast.cli import options
-from sra_fast.cli.session import Session, session
+from sra_fast.cli.session import session
 from sra_fast.printable import printable
 
 if TYPE_CHECKING:
@@ -97,6 +96,7 @@ def judge(
     at any moment, the same command goes on, and asks nothing twice that was answered.
     """
     with session(as_json, debug) as current:
+        from sra_fast.cli.progress import request_progress
         from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.training.endpoint import Endpoint
         from sra_fast.training.judging import run as judging
@@ -108,7 +108,7 @@ def judge(
                 f"both systems are called {first!r}; give --name-a and --name-b",
                 param_hint="'--name-a'",
             )
-        with _progress(current) as on_answer:
+        with request_progress(current) as on_answer:
             run = judging.JudgingRun(
                 file_a=file_a,
                 file_b=file_b,
@@ -138,30 +138,6 @@ def judge(
         current.say(f"written to {out}")
         current.result = judging.result_json(run, result)
         result.check_complete()
-
-
-@contextmanager
-def _progress(current: Session) -> Iterator[Callable[[int, int], None]]:
-    """A bar over the requests."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("requests"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=current.progress_console(),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("requests", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _table(title: str, result: JudgingResult) -> Table:

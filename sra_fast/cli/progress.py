@@ -1,38 +1,35 @@
-"""A progress bar over the tokens of several jobs, on standard error."""
+"""Progress bars, on standard error; each gives the function that its work reports to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sra_fast.cli.session import Session
 from sra_fast.printable import printable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from sra_fast.file_scoring import Job
+    from sra_fast.training.evaluation.run import OnProgress
+    from sra_fast.training.run import OnLog
+
+_LOGGED = {
+    "lm_loss": "loss",
+    "eval_loss": "held-out loss",
+    "sra": "SRA",
+    "eval_sra": "held-out SRA",
+}
 
 
 @contextmanager
 def token_progress(session: Session, jobs: Sequence[Job]) -> Iterator[Callable[[Job, int], None]]:
-    """Gives the function that ``FileScorer.run`` reports to."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    """Over the tokens of several jobs; for ``FileScorer.run``."""
+    from rich.progress import TaskProgressColumn
 
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=session.progress_console(),
-    )
+    bar = _bar(session, TaskProgressColumn())
     total = sum(job.tokens for job in jobs)
     with bar:
         task = bar.add_task(f"{total:,} tokens", total=total)
@@ -42,3 +39,77 @@ def token_progress(session: Session, jobs: Sequence[Job]) -> Iterator[Callable[[
             bar.update(task, advance=tokens, description=f"{total:,} tokens, {name}")
 
         yield on_progress
+
+
+@contextmanager
+def reply_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
+    """Over replies; takes how many came, and how many there will be."""
+    bar = _bar(session)
+    with bar:
+        task = bar.add_task("replies", total=None)
+        yield lambda done, total: bar.update(task, advance=done, total=total)
+
+
+@contextmanager
+def request_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
+    """Over requests; takes how many are done, and how many there are."""
+    bar = _bar(session)
+    with bar:
+        task = bar.add_task("requests", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def row_progress(session: Session) -> Iterator[OnProgress]:
+    """Over the replies of each row of an evaluation."""
+    bar = _bar(session)
+    tasks: dict[str, Any] = {}
+
+    def on_progress(row: str, done: int, total: int) -> None:
+        if row not in tasks:
+            tasks[row] = bar.add_task(row, total=total)
+        bar.update(tasks[row], advance=done)
+
+    with bar:
+        yield on_progress
+
+
+@contextmanager
+def step_progress(session: Session) -> Iterator[OnLog]:
+    """Over the steps of a training run, and a line for each evaluation."""
+    bar = _bar(session)
+    with bar:
+        task = bar.add_task("training", total=None, visible=False)
+
+        def on_log(step: int, last: int, logs: Mapping[str, Any]) -> None:
+            named = {"lm_loss": logs["loss"], **logs} if "loss" in logs else logs
+            shown = ", ".join(
+                f"{text} {named[name]:.5g}" for name, text in _LOGGED.items() if name in named
+            )
+            if not shown:
+                return
+            bar.update(task, completed=step, total=last, description=shown, visible=True)
+            if "eval_loss" in logs:
+                session.say(f"step {step} of {last}: {shown}")
+
+        yield on_log
+
+
+def _bar(session: Session, amount: Any = None) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn() if amount is None else amount,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=session.progress_console(),
+    )

@@ -9,34 +9,13 @@ import typer
 
 from sra_fast.cli import generation, options
 from sra_fast.cli.classify import ClassifierKind
-from sra_fast.cli.evaluate import row_progress
 from sra_fast.cli.session import session
-from sra_fast.cli.train import training_progress
 
 
 def reproduce(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIALOGUES",
-            help="ESConv.json, FailedESConv.json, or lines of JSON with usr/sys speakers.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default=False,
-        ),
-    ],
+    file: options.DialogueFile,
     model: options.ModelName,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            file_okay=False,
-            help="The run's folder, new or of this very run, which then goes on.",
-            show_default=False,
-        ),
-    ],
+    out: options.RunOut,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -54,27 +33,17 @@ def reproduce(
         typer.Option("--classifier", help="The kind that is trained and judges adherence."),
     ] = ClassifierKind.LEXICAL,
     strategies: options.StrategyFile = None,
-    dialogues: Annotated[
-        int | None,
-        typer.Option("--dialogues", min=1, help="Most dialogues.", show_default="all"),
-    ] = None,
-    cuts: Annotated[
-        int | None,
-        typer.Option("--cuts", min=1, help="Most cuts of a dialogue.", show_default="all"),
-    ] = None,
-    test: Annotated[float, typer.Option("--test", min=0.0, help="Share of the dialogues.")] = 0.077,
-    validation: Annotated[
-        float, typer.Option("--validation", min=0.0, help="Share of the dialogues.")
-    ] = 0.039,
+    dialogues: options.MostDialogues = None,
+    cuts: options.MostCuts = None,
+    test: options.TestShare = 0.077,
+    validation: options.ValidationShare = 0.039,
     items: Annotated[
         int | None,
         typer.Option(
             "--items", min=1, help="Most responses of a row of the evaluation.", show_default="all"
         ),
     ] = None,
-    ablate: Annotated[
-        int, typer.Option("--ablate", min=0, help="Best heads to take away, as a test.")
-    ] = 10,
+    ablate: options.AblatedHeads = 10,
     temperature: generation.Temperature = 0.7,
     top_p: generation.TopP = 0.9,
     max_new_tokens: generation.MaxNewTokens = 512,
@@ -92,6 +61,7 @@ def reproduce(
     dialogues. Killed at any moment, the same command continues.
     """
     with session(as_json, debug) as current:
+        from sra_fast.cli.progress import reply_progress, row_progress, step_progress
         from sra_fast.loading import find_model
         from sra_fast.strategies import STRATEGIES, read_strategies
         from sra_fast.training.config import read_config
@@ -128,8 +98,8 @@ def reproduce(
                 say=current.say,
             ),
             Progress(
-                replies=lambda: generation.reply_progress(current),
-                steps=lambda: training_progress(current),
+                replies=lambda: reply_progress(current),
+                steps=lambda: step_progress(current),
                 rows=lambda: row_progress(current),
             ),
         )

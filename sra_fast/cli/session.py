@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 _PLAIN_WIDTH = 120  # of tables that go to a file or a pipe
 _INTERRUPTED = 130
+_EXTRAS = {
+    "cli": ("typer", "rich", "pandas", "pyarrow", "matplotlib"),
+    "train": ("peft", "accelerate", "datasets", "yaml"),
+    "pipeline": ("sklearn", "scipy", "krippendorff", "openai"),
+    "demo": ("gguf",),
+}
+_PACKAGES = {"sklearn": "scikit-learn", "yaml": "PyYAML"}  # of modules with another name
 
 
 class Session:
@@ -92,7 +99,7 @@ def _message(error: Exception) -> str:
     """The error in the words of whoever raised it, safe to print on a terminal."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, ModuleNotFoundError):
-        text = f"the package {error.name!r} is missing: pip install 'sra_fast[cli]'"
+        text = _missing(error.name or "")
     elif not isinstance(error, (ValueError, KeyError, OSError)):
         # Nobody wrote this one for the user.
         hint = "; try a smaller --batch-tokens" if "OutOfMemory" in type(error).__name__ else ""
@@ -100,6 +107,15 @@ def _message(error: Exception) -> str:
     elif not text:
         text = f"{type(error).__name__} (--debug shows where)"
     return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _missing(module: str) -> str:
+    """Which package a module is of, and what installs it."""
+    name = module.partition(".")[0]
+    package = _PACKAGES.get(name, name)
+    extra = next((extra for extra, modules in _EXTRAS.items() if name in modules), None)
+    way = package if extra is None else f"'sra_fast[{extra}]'"
+    return f"the package {package!r} is missing: pip install {way}"
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sra_fast.cli import options
-from sra_fast.cli.session import Session, session
+from sra_fast.cli.session import session
 from sra_fast.training import processes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_PACKAGES = ("accelerate", "datasets", "peft", "yaml")
-_SHOWN = {"lm_loss": "loss", "eval_loss": "held-out loss", "sra": "SRA", "eval_sra": "held-out SRA"}
 _RUN, _SRA, _MEMORY = "The run", "SRA", "Memory and speed"
 
 
@@ -156,7 +153,8 @@ def train(
     and result.json into DIR. Killed at any moment, the same command continues.
     """
     first = processes.is_first()
-    with session(as_json and first, debug) as current, _packages_named():
+    with session(as_json and first, debug) as current:
+        from sra_fast.cli.progress import step_progress
         from sra_fast.loading import find_model
         from sra_fast.training.config import read_config
         from sra_fast.training.run import TrainingRun
@@ -189,7 +187,7 @@ def train(
             },
         )
         source = find_model(model)
-        with training_progress(current) as on_log:
+        with step_progress(current) as on_log:
             result = run(
                 TrainingRun(
                     data=file,
@@ -209,54 +207,6 @@ def train(
             current.show(_before_and_after(result))
         current.say(f"written to {out}")
         current.result = result
-
-
-@contextmanager
-def _packages_named() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in _PACKAGES:
-            raise
-        raise ValueError(
-            f"training needs the package {error.name!r}: pip install 'sra_fast[train]'"
-        ) from error
-
-
-@contextmanager
-def training_progress(current: Session) -> Iterator[Callable[[int, int, Mapping[str, Any]], None]]:
-    """A bar over the steps on a terminal, and a line for each evaluation."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=current.progress_console(),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("training", total=None, visible=False)
-
-        def on_log(step: int, last: int, logs: Mapping[str, Any]) -> None:
-            named = {"lm_loss": logs["loss"], **logs} if "loss" in logs else logs
-            shown = ", ".join(
-                f"{text} {named[name]:.5g}" for name, text in _SHOWN.items() if name in named
-            )
-            if not shown:
-                return
-            bar.update(task, completed=step, total=last, description=shown, visible=True)
-            if "eval_loss" in logs:
-                current.say(f"step {step} of {last}: {shown}")
-
-        yield on_log
 
 
 def _before_and_after(result: Mapping[str, Any]) -> Table:

@@ -10,10 +10,11 @@ import numpy
 
 from sra_fast.definitions import Definition
 from sra_fast.training.evaluation.ablation import ablated
+from sra_fast.training.evaluation.analysis import RowResult
 from sra_fast.training.evaluation.figures import write_figures
 from sra_fast.training.evaluation.heads import HeadAnalysis, analyse_heads
 from sra_fast.training.evaluation.quality import analyse_quality
-from sra_fast.training.evaluation.relation import RowResult, analyse, table_of_rows
+from sra_fast.training.evaluation.relation import analyse, table_of_rows
 from sra_fast.training.evaluation.report import Findings, results, write_report
 from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records, summary
 from sra_fast.training.evaluation.run import (

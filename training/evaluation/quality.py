@@ -24,8 +24,8 @@ from functools import lru_cache
 
 import numpy
 
+from sra_fast.training.evaluation.analysis import AnalysisError
 from sra_fast.training.evaluation.records import Record
-from sra_fast.training.evaluation.relation import AnalysisError
 from sra_fast.training.evaluation.resampling import (
     DRAWS,
     SEED,

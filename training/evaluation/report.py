@@ -15,11 +15,11 @@ from typing import Any
 
 from sra_fast.files import replaced_atomically
 from sra_fast.report_text import markdown_text
+from sra_fast.training.evaluation.analysis import Analysis, RowResult
 from sra_fast.training.evaluation.gaps import gaps
 from sra_fast.training.evaluation.heads import HeadAnalysis
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
 from sra_fast.training.evaluation.quality import Quality
-from sra_fast.training.evaluation.relation import Analysis, RowResult
 from sra_fast.training.evaluation.report_tables import (
     ablation_table,
     group_table,

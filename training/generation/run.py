@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 BATCH = 32
 FAILURES_IN_A_ROW = 10
-"""After so many the endpoint is given up for now."""
+"""After so many the endpoint is given up for now, at the end of their batch."""
 
 _NAMED = 3  # reasons of failures in an error
 
@@ -154,7 +153,7 @@ class EndpointReplier:
         return [list(everything[at : at + self._batch]) for at in everything[:: self._batch]]
 
     def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
-        """Requests of one batch run side by side.
+        """Requests of one batch run side by side, each to its end.
 
         Raises:
             UnansweredError: some of them failed for good.
@@ -162,17 +161,14 @@ class EndpointReplier:
         replies: dict[str, Reply] = {}
         reasons: list[str] = []
         for_all = False
-        with closing(self._endpoint.each(prompts, self._one)) as outcomes:
-            for prompt, outcome in outcomes:
-                if isinstance(outcome, Reply):
-                    replies[prompt.item] = outcome
-                    self._failed_in_a_row = 0
-                    continue
+        for prompt, outcome in self._endpoint.each(prompts, self._one):
+            if isinstance(outcome, Reply):
+                replies[prompt.item] = outcome
+                self._failed_in_a_row = 0
+            else:
                 reasons.append(str(outcome))
                 self._failed_in_a_row += 1
-                for_all = outcome.for_all or self._failed_in_a_row >= FAILURES_IN_A_ROW
-                if for_all:
-                    break
+                for_all |= outcome.for_all or self._failed_in_a_row >= FAILURES_IN_A_ROW
         in_order = [replies[prompt.item] for prompt in prompts if prompt.item in replies]
         if reasons:
             raise UnansweredError(in_order, reasons, for_all=for_all)

@@ -20,8 +20,8 @@ from sra_fast.runs import write_text
 from sra_fast.training.classifiers.evaluation import CONFUSION
 from sra_fast.training.config import settings_of
 from sra_fast.training.curves import CURVES
+from sra_fast.training.evaluation.analysis import Analysis
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
-from sra_fast.training.evaluation.relation import Analysis
 from sra_fast.training.evaluation.report import REPORT as EVALUATION_REPORT
 from sra_fast.training.evaluation.report import RESULTS, plain
 from sra_fast.training.evaluation.report_tables import coefficient, figure, rate, table

@@ -24,8 +24,9 @@ from sra_fast.training.classifiers import PLAIN, StrategyClassifier, load_classi
 from sra_fast.training.classifiers.data import LabelledResponse, read_labelled
 from sra_fast.training.classifiers.evaluation import REPORT, train_with_report
 from sra_fast.training.classifiers.stored import RECORD
+from sra_fast.training.evaluation.analysis import Analysis
 from sra_fast.training.evaluation.conclude import conclude
-from sra_fast.training.evaluation.relation import Analysis, analyse
+from sra_fast.training.evaluation.relation import analyse
 from sra_fast.training.evaluation.rows import records
 from sra_fast.training.evaluation.run import Evaluated, OnProgress, collect, opened
 from sra_fast.training.extension.run import extend
