@@ -110,7 +110,7 @@ def correlation(
             for counts in _draw_groups(number, len(xs), draws, seed)
         ]
     )
-    low, high, left_out = _percentiles(drawn)
+    low, high, left_out = percentile_interval(drawn)
     return Correlation(r, low, high, len(xs), _why_no_interval(low), left_out)
 
 
@@ -208,7 +208,7 @@ def interval_of_sums(
     by_group = numpy.zeros((number, columns.shape[1]))
     numpy.add.at(by_group, index, columns)
     sums = [counts @ by_group for counts in _draw_groups(number, number, draws, seed)]
-    low, high, left_out = _percentiles(statistic(numpy.concatenate(sums)))
+    low, high, left_out = percentile_interval(statistic(numpy.concatenate(sums)))
     return low, high, left_out, _why_no_interval(low)
 
 
@@ -257,8 +257,8 @@ def _draw_groups(number: int, width: int, draws: int, seed: int) -> Iterator[Flo
         yield counts.reshape(rows, number).astype(numpy.float64)
 
 
-def _percentiles(drawn: Floats) -> tuple[float | None, float | None, int]:
-    """The interval of what was drawn, and how many NaN it does without."""
+def percentile_interval(drawn: Floats) -> tuple[float | None, float | None, int]:
+    """The interval of what was drawn, ``[draws]``, and how many NaN it does without."""
     defined = drawn[~numpy.isnan(drawn)]
     left_out = len(drawn) - len(defined)
     if not len(defined):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.statistics import LEVEL, Estimate
+from sra_fast.training.statistics import Estimate, percentile_interval
 
 Floats = NDArray[numpy.float64]
 Integers = NDArray[numpy.int64]
@@ -125,21 +125,11 @@ def estimate(value: float, drawn: Floats, n: int, dialogues: int) -> Estimate:
         return Estimate(None, None, None, n, "no response with a value" if not n else "undefined")
     if dialogues < 2:
         return Estimate(float(value), None, None, n, "a single dialogue, so there is no interval")
-    low, high, left_out = interval(drawn)
+    low, high, left_out = percentile_interval(drawn)
     if low is None or low == high:
         why = "the same in every resample, so the bootstrap gives no interval"
         return Estimate(float(value), None, None, n, why, left_out)
     return Estimate(float(value), low, high, n, None, left_out)
-
-
-def interval(drawn: Floats) -> tuple[float | None, float | None, int]:
-    """The percentile interval of ``drawn [draws]``, and how many NaN it does without."""
-    defined = drawn[~numpy.isnan(drawn)]
-    if not len(defined):
-        return None, None, len(drawn)
-    tail = (1 - LEVEL) / 2
-    low, high = numpy.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high), len(drawn) - len(defined)
 
 
 def _ratio(sums: Floats, counts: Floats) -> Floats:

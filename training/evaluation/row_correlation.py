@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy
 
-from sra_fast.training.evaluation.resampling import Floats, Means, interval
-from sra_fast.training.statistics import Correlation, Kind, correlation
+from sra_fast.training.evaluation.resampling import Floats, Means
+from sra_fast.training.statistics import Correlation, Kind, correlation, percentile_interval
 
 
 def row_correlation(
@@ -40,7 +40,7 @@ def row_correlation(
         why = "a row of a single dialogue, so there is no interval"
         return replace(found, low=None, high=None, why=why, left_out=0)
     xs, ys = means.drawn[:, there, column], means.drawn[:, there, 0]
-    low, high, left_out = interval(drawn_correlations(_log(xs) if log else xs, ys, kind))
+    low, high, left_out = percentile_interval(drawn_correlations(_log(xs) if log else xs, ys, kind))
     if low is None:
         left = "undefined in every resample, so there is no interval"
     return replace(found, low=low, high=high, why=left, left_out=left_out)

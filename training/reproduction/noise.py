@@ -30,10 +30,9 @@ from sra_fast.training.evaluation.resampling import (
     numbered,
     resampling,
 )
-from sra_fast.training.statistics import Estimate
+from sra_fast.training.statistics import Estimate, percentile_interval
 
 _FOLDS = 4
-_TAIL = 2.5  # percent on either side of the interval
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,8 @@ def label_noise(
     else:
         weights = drawn.counts.astype(numpy.float64)
         resampled = _noise(*parts(weights @ sums, weights @ counts), when_plain)
-        low, high = numpy.percentile(resampled, (_TAIL, 100 - _TAIL))
-        estimate = Estimate(value, float(low), float(high), len(labels))
+        low, high, _ = percentile_interval(resampled)
+        estimate = Estimate(value, low, high, len(labels))
     return LabelNoise(agreement, chance, when_plain, estimate)
 
 
