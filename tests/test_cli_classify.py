@@ -62,6 +62,7 @@ def test_train_writes_the_classifier_and_its_report(trained: tuple[Path, dict[st
         "report.md",
         "confusion.png",
         "ngrams.csv",
+        "trained_on.json",
     }
     report = json.loads((out / "report.json").read_text())
     assert result == {"command": "classify train", "out": str(out), **report}
@@ -195,6 +196,26 @@ def test_a_classifier_is_replaced_only_with_force(
     assert "--force" in call_json("train", few, "--out", out, status=1)["error"]
     assert call_json("train", few, "--out", out, "--force") == result
     assert (out / "weights.safetensors").read_bytes() == before
+
+
+def test_responses_that_were_learnt_from_are_counted(
+    tmp_path: Path, few: Path, trained: tuple[Path, dict[str, Any]]
+) -> None:
+    lines = [
+        *few.read_text("utf-8").splitlines()[:3],
+        *HELD_OUT.read_text("utf-8").splitlines()[:4],
+    ]
+    records = [{**json.loads(line), "id": str(number)} for number, line in enumerate(lines)]
+    file = write_jsonl(tmp_path / "both.jsonl", records)
+    given = ["predict", file, "--force", "--out", tmp_path / "p.jsonl", "--classifier"]
+    assert call_json(*given, trained[0])["learnt"] == 3
+    assert call_json(*given, "plain")["learnt"] == 3
+    assert "3 of 7 responses are among those" in call(*given, trained[0])[1]
+    (trained[0] / "trained_on.json").rename(tmp_path / "gone.json")
+    try:
+        assert call_json(*given, trained[0])["learnt"] == 0
+    finally:
+        (tmp_path / "gone.json").rename(trained[0] / "trained_on.json")
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:

@@ -168,6 +168,20 @@ def test_held_out_dialogues_are_not_trained_on(tmp_path: Path, model: Path, chat
     assert "8 dialogues are in the training and in the evaluation data" in error_of(*given)
 
 
+def test_the_same_dialogues_under_other_names_are_not_held_out(
+    tmp_path: Path, model: Path, chats: Path
+) -> None:
+    renamed = [
+        {**json.loads(line), "id": f"other-{number}"}
+        for number, line in enumerate(chats.read_text("utf-8").splitlines())
+    ]
+    other = write_jsonl(
+        tmp_path / "other.jsonl", [{**one, "dialogue": one["id"]} for one in renamed]
+    )
+    given = [chats, "--model", model, "--out", tmp_path / "out", "--eval-data", other]
+    assert "begin like one of the training data, the first is 'other-0'" in error_of(*given)
+
+
 @pytest.mark.parametrize(
     ("targets", "named"),
     [

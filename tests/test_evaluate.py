@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from sra_fast.training.evaluation.run import (
 )
 from sra_fast.training.evaluation.scoring import REPLY, head_masses, lookback, score_replies
 from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.trained_on import beginning, write_trained_on
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 LLAMA = FAMILIES[0]
@@ -339,3 +341,62 @@ def test_empty_replies_are_counted_and_a_row_of_them_is_named(
     status, said = run(file, folder, tmp_path / "none", "--templates", "standard")
     assert status == 1
     assert "standard: all of 8 replies are empty; is this a chat model?" in said
+
+
+def test_what_the_tuned_model_was_trained_on_is_not_evaluated(tmp_path: Path, folder: Path) -> None:
+    whole = [
+        {**talk(f"d{n}", 3, strategy="Offer Hope"), "id": f"{n}", "dialogue": f"d{n}"}
+        for n in range(4)
+    ]
+    file, tuned = write_jsonl(tmp_path / "test.jsonl", whole), tmp_path / "tuned"
+    shutil.copytree(folder, tuned)
+    cut = {**whole[2], "id": "another name", "messages": whole[2]["messages"][:4], "dialogue": "x"}
+    write_trained_on(tuned, [beginning(one) for one in as_conversations([cut])])
+    status, said = run(file, folder, tmp_path / "out", "--tuned", str(tuned))
+    assert status == 1
+    assert "1 of 4 conversations are of dialogues that tuned was trained on" in said
+    assert "the first is '2'" in said
+    assert not (tmp_path / "out").exists()
+    write_trained_on(tuned, [])
+    assert run(file, folder, tmp_path / "out", "--tuned", str(tuned))[0] == 0
+
+
+def test_a_corrected_file_finds_its_folder_free(tmp_path: Path, folder: Path) -> None:
+    file = write_jsonl(tmp_path / "test.jsonl", [{"messages": []}])
+    assert run(file, folder, tmp_path / "out")[0] == 1
+    assert not (tmp_path / "out").exists()
+    write_jsonl(file, conversations())
+    assert run(file, folder, tmp_path / "out", "--templates", "standard")[0] == 0
+
+
+def test_more_conversations_than_there_are(tmp_path: Path, folder: Path) -> None:
+    file = write_jsonl(tmp_path / "test.jsonl", conversations())
+    status, said = run(file, folder, tmp_path / "out", "--items", "9")
+    assert status == 1
+    assert "holds 8 conversations, and 9 are asked for; lower --items" in said
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "a/b", "fine-tuned", ""])
+def test_names_of_templates_that_are_no_names_of_rows(
+    tmp_path: Path, folder: Path, name: str
+) -> None:
+    file = write_jsonl(tmp_path / "test.jsonl", conversations())
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"name": name, "instruction": 'Be kind, by "{strategy}".'}))
+    status, said = run(file, folder, tmp_path / "out", "--templates", str(own))
+    assert status == 1
+    assert "name" in said
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_replies_without_a_word_are_a_gap(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_jsonl(tmp_path / "test.jsonl", conversations())
+    monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", lambda text: "...")
+    status, _ = run(file, folder, tmp_path / "out", "--templates", "standard")
+    assert status == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert results["quality"] is None
+    assert "language: no reply has a word" in results["gaps"]

@@ -32,6 +32,7 @@ _NO_KEY = "none"  # local servers ask for no key, and the openai package for any
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 _SECRET = 12  # characters from which on a key is kept out of everything
 _SHOWN = 200  # characters of what a server said in an error
+_REFUSED_ALONE = (400, 413, 422)  # statuses that are about what one request says
 
 
 class EndpointError(ValueError):
@@ -39,11 +40,13 @@ class EndpointError(ValueError):
 
     Attributes:
         for_all: every other request would fail alike (the key is wrong, there is no such model).
+        for_this: the server works and refused what this request says (a filter, or it is too
+            long), so it tells nothing about the others.
     """
 
-    def __init__(self, message: str, *, for_all: bool = False) -> None:
+    def __init__(self, message: str, *, for_all: bool = False, for_this: bool = False) -> None:
         super().__init__(message)
-        self.for_all = for_all
+        self.for_all, self.for_this = for_all, for_this
 
 
 @dataclass(frozen=True)
@@ -191,8 +194,11 @@ class Endpoint:
     def _tried(self) -> str:
         return f"with up to {self.retries} retries"
 
-    def _error(self, what: str, *, for_all: bool = False) -> EndpointError:
-        return EndpointError(f"endpoint {self.base_url}: {what}", for_all=for_all)
+    def _error(
+        self, what: str, *, for_all: bool = False, for_this: bool = False
+    ) -> EndpointError:
+        message = f"endpoint {self.base_url}: {what}"
+        return EndpointError(message, for_all=for_all, for_this=for_this)
 
     def _shown(self, said: str) -> str:
         """Something from outside, short, in one line and without the key."""
@@ -224,7 +230,7 @@ class Endpoint:
             )
         if status >= 500:
             return self._error(f"failed ({self._tried}; {found}); try again later")
-        return self._error(f"refused the request ({found})")
+        return self._error(f"refused the request ({found})", for_this=status in _REFUSED_ALONE)
 
     def _read(self, body: str) -> Reply:
         """The answer in a response's body, of which nothing is guessed."""
@@ -235,11 +241,17 @@ class Endpoint:
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise self._malformed("has no 'choices'", body)
-        message = choices[0].get("message")
-        text = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(text, str):
+        message, reason = choices[0].get("message"), choices[0].get("finish_reason")
+        if not isinstance(message, dict):
             raise self._malformed("has no 'content'", body)
-        reason, usage = choices[0].get("finish_reason"), answer.get("usage")
+        text = message.get("content")
+        if not isinstance(text, str):
+            raise self._error(
+                f"sent an answer that has no 'content' (finish_reason {self._shown(str(reason))}): "
+                f"{self._shown(body)}; a filter may have taken it, or it was cut before it began",
+                for_this=True,
+            )
+        usage = answer.get("usage")
         counts: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
         return Reply(
             # Half of a surrogate pair is JSON, and cannot be written to a file.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast import __version__
+from sra_fast.conversations import read_conversations
 from sra_fast.loading import ModelSource
 from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
 from sra_fast.templates import TEMPLATES, PromptTemplate, get_template, read_template
@@ -16,6 +17,7 @@ from sra_fast.training import processes
 from sra_fast.training.config import TrainingConfig, settings_of
 from sra_fast.training.data import split_by_conversation, training_examples
 from sra_fast.training.examples import TrainingDataError
+from sra_fast.training.trained_on import beginning
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class RunData:
         training, evaluation: data sets; no evaluation where none was asked for.
         template, strategies: what the prompts were made with.
         notes: what the limit did, one sentence each.
+        beginnings: of the dialogues in ``training``, as ``trained_on`` tells them.
     """
 
     training: Any
@@ -33,6 +36,7 @@ class RunData:
     template: PromptTemplate
     strategies: dict[str, str]
     notes: tuple[str, ...]
+    beginnings: frozenset[str]
 
     @property
     def longest(self) -> int:
@@ -99,7 +103,10 @@ def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
             raise TrainingDataError(
                 f"{error}; give --eval-data FILE, or --eval-fraction 0 for no evaluation"
             ) from error
-    return RunData(training, evaluation, template, strategies, tuple(notes))
+    beginnings = _beginnings(file, training)
+    if config.eval_data is not None:
+        _check_unlike(beginnings, Path(config.eval_data))
+    return RunData(training, evaluation, template, strategies, tuple(notes), beginnings)
 
 
 def settings_of_run(
@@ -129,6 +136,20 @@ def settings_of_run(
         },
         "examples_sha256": data.digest(),  # last: the other settings say more
     }
+
+
+def _beginnings(file: Path, training: Any) -> frozenset[str]:
+    known = set(training["conversation"])
+    return frozenset(beginning(one) for one in read_conversations(file) if one.id in known)
+
+
+def _check_unlike(beginnings: frozenset[str], file: Path) -> None:
+    both = [one.id for one in read_conversations(file) if beginning(one) in beginnings]
+    if both:
+        raise TrainingDataError(
+            f"{len(both)} conversations of {file.name} begin like one of the training data, the "
+            f"first is {both[0]!r}: they are of one dialogue under two names; hold out whole ones"
+        )
 
 
 def _check_apart(training: Any, evaluation: Any) -> None:

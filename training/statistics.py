@@ -2,7 +2,8 @@
 
 Whole groups are drawn, with replacement: replies to one item, or cut from one dialogue, resemble
 each other. Without groups every point stands for itself. The draws depend on the seed alone. A
-figure that is undefined is None, with the reason beside it; it is never a number.
+figure that is undefined is None, with the reason beside it; it is never a number. So is an interval
+without a width: where all resamples agree they do not say how far off they are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ DRAWS = 10_000
 LEVEL = 0.95
 
 _WEIGHTS_AT_ONCE = 1_000_000  # bounds the memory of a bootstrap
+_ROUNDING = 1e-12  # width of an interval, relative to its ends, that is nothing but rounding
 
 
 class StatisticsError(ValueError):
@@ -110,8 +112,8 @@ def correlation(
             for counts in _draw_groups(number, len(xs), draws, seed)
         ]
     )
-    low, high, left_out = percentile_interval(drawn)
-    return Correlation(r, low, high, len(xs), _why_no_interval(low), left_out)
+    low, high, left_out, why = _interval_or_reason(drawn)
+    return Correlation(r, low, high, len(xs), why, left_out)
 
 
 def trimmed(
@@ -208,8 +210,7 @@ def interval_of_sums(
     by_group = numpy.zeros((number, columns.shape[1]))
     numpy.add.at(by_group, index, columns)
     sums = [counts @ by_group for counts in _draw_groups(number, number, draws, seed)]
-    low, high, left_out = percentile_interval(statistic(numpy.concatenate(sums)))
-    return low, high, left_out, _why_no_interval(low)
+    return _interval_or_reason(statistic(numpy.concatenate(sums)))
 
 
 def _column(values: ArrayLike, name: str) -> Floats:
@@ -241,10 +242,6 @@ def _group_index(groups: Sequence[object] | None, n: int) -> tuple[NDArray[numpy
     return numpy.array(index, dtype=numpy.int64), len(numbers)
 
 
-def _why_no_interval(low: float | None) -> str | None:
-    return "undefined in every resample, so there is no interval" if low is None else None
-
-
 def _draw_groups(number: int, width: int, draws: int, seed: int) -> Iterator[Floats]:
     """How often each group was drawn, ``[block, number]``; ``width`` numbers a draw are held."""
     generator = numpy.random.default_rng(seed)
@@ -266,3 +263,14 @@ def percentile_interval(drawn: Floats) -> tuple[float | None, float | None, int]
     tail = (1 - LEVEL) / 2
     low, high = numpy.quantile(defined, [tail, 1 - tail])
     return float(low), float(high), left_out
+
+
+def _interval_or_reason(drawn: Floats) -> tuple[float | None, float | None, int, str | None]:
+    """:func:`percentile_interval`, and the reason why there is none that says anything."""
+    low, high, left_out = percentile_interval(drawn)
+    if low is None or high is None:
+        return None, None, left_out, "undefined in every resample, so there is no interval"
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+        why = "the same in every resample, so the bootstrap gives no interval"
+        return None, None, left_out, why
+    return low, high, left_out, None

@@ -105,8 +105,8 @@ def export(
             unknown = [None] * len(chosen)
             systems = Systems(*names, unknown, unknown)
         else:
-            scores_a, definition_a = read_scores(sra_a, chosen)
-            scores_b, definition_b = read_scores(sra_b, chosen)
+            scores_a, definition_a = read_scores(sra_a, chosen, file_a)
+            scores_b, definition_b = read_scores(sra_b, chosen, file_b)
             definition = same_definition(definition_a, definition_b)
             systems = Systems(*names, scores_a, scores_b, definition)
         sheets, key = make_sheets(chosen, annotators, seed, systems)

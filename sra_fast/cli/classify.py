@@ -148,8 +148,8 @@ def predict(
     with session(as_json, debug) as current:
         from sra_fast.training.classifiers import load_classifier
         from sra_fast.training.classifiers.data import read_responses
+        from sra_fast.training.classifiers.prediction import count_learnt, write_predictions
         from sra_fast.training.classifiers.prediction import predict as predictions_of
-        from sra_fast.training.classifiers.prediction import write_predictions
         from sra_fast.training.classifiers.report import sentence
 
         if out.exists() and (not force or out.samefile(file)):
@@ -162,6 +162,12 @@ def predict(
             current.show(_by_class(found.quality))
             current.show(_confusions(found.quality))
             current.say(sentence(found.quality))
+        learnt = count_learnt(classifier, responses)
+        if learnt:
+            current.say(
+                f"{learnt} of {len(responses)} responses are among those that the classifier has "
+                "learnt from; what it says of them measures nothing"
+            )
         if found.unlabelled:
             current.say(f"{found.unlabelled} of {len(responses)} responses name no strategy")
         for strategy, count in found.outside.items():
@@ -176,6 +182,7 @@ def predict(
             "classifier": classifier,
             "responses": len(responses),
             "unlabelled": found.unlabelled,
+            "learnt": learnt,
             "outside": found.outside,
             "quality": found.quality and found.quality.to_json(),
         }

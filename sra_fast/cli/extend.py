@@ -29,6 +29,8 @@ def extend(
     test: options.TestShare = 0.077,
     validation: options.ValidationShare = 0.039,
     endpoint: generation.EndpointURL = None,
+    retries: generation.Retries = 5,
+    timeout: generation.Timeout = 120.0,
     temperature: generation.Temperature = 0.7,
     top_p: generation.TopP = 0.9,
     max_new_tokens: generation.MaxNewTokens = 512,
@@ -56,7 +58,14 @@ def extend(
 
         sampling = Sampling(temperature, top_p, max_new_tokens, seed)
         named, make = generation.replier(
-            model, endpoint, sampling, batch_size, dtype.value, device.value
+            model,
+            endpoint,
+            sampling,
+            batch_size,
+            dtype.value,
+            device.value,
+            retries=retries,
+            timeout=timeout,
         )
         extension = Extension(
             file=file,

@@ -25,6 +25,12 @@ EndpointURL = Annotated[
         rich_help_panel=_GENERATION,
     ),
 ]
+Retries = Annotated[
+    int, typer.Option("--retries", help="Of a request that met 429, 5xx or nobody.", min=0)
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", help="Until a request has failed.")
+]
 Temperature = Annotated[
     float,
     typer.Option("--temperature", min=0.0, help="0 is greedy.", rich_help_panel=_GENERATION),
@@ -55,15 +61,30 @@ def replier(
     batch: int,
     dtype: DType,
     device: Device,
+    *,
+    retries: int,
+    timeout: float,
 ) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
-    """What tells the model from others, and how to make it reply; nothing is loaded yet."""
+    """What tells the model from others, and how to make it reply; nothing is loaded yet.
+
+    Args:
+        model: of ``--model``.
+        endpoint: its URL, or None for a model that is loaded here.
+        sampling: how tokens are drawn.
+        batch: prompts of a forward pass, or requests at a time.
+        dtype, device: of a model that is loaded here.
+        retries, timeout: of a request to the endpoint; seconds.
+
+    Raises:
+        ValueError: there is no such model, or the endpoint's settings cannot be.
+    """
     if endpoint is not None:
         from sra_fast.training.endpoint import Endpoint
 
-        place = Endpoint(endpoint, model, concurrency=batch)
+        place = Endpoint(endpoint, model, timeout=timeout, retries=retries, concurrency=batch)
 
         def ask() -> Replier:
-            from sra_fast.training.generation.run import EndpointReplier
+            from sra_fast.training.generation.endpoint_replier import EndpointReplier
 
             return EndpointReplier(place, sampling, batch=batch)
 

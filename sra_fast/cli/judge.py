@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sra_fast.cli import options
+from sra_fast.cli import generation, options
 from sra_fast.cli.session import session
 from sra_fast.printable import printable
 
@@ -80,12 +80,8 @@ def judge(
     concurrency: Annotated[
         int, typer.Option("--concurrency", help="Requests at the same time.", min=1)
     ] = 8,
-    retries: Annotated[
-        int, typer.Option("--retries", help="Of a request that met 429, 5xx or nobody.", min=0)
-    ] = 5,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="Until a request has failed.")
-    ] = 120.0,
+    retries: generation.Retries = 5,
+    timeout: generation.Timeout = 120.0,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -178,6 +174,7 @@ def _gaps(overall: Tally) -> Iterator[str]:
     for ids, what in (
         (overall.undecided, "the judge named neither, so it counts for nobody"),
         (overall.missing, "no answer yet"),
+        (overall.identical, "both replies are the same, so a preference would be chance"),
     ):
         if ids:
             named = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

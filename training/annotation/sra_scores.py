@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sra_fast.runs import RUN
+from sra_fast.strict_json import decode_utf8, parse_json
 from sra_fast.suggestions import did_you_mean
 from sra_fast.training.annotation.errors import AnnotationError
 from sra_fast.training.annotation.tables import number_of, read_table
@@ -14,22 +17,28 @@ _SCORES = "scores.jsonl"
 _FIELDS = ("conversation", "turn", "strategy", "definition", "sra")
 
 
-def read_scores(path: Path, items: Sequence[Item]) -> tuple[list[float | None], str]:
+def read_scores(
+    path: Path, items: Sequence[Item], scored: Path
+) -> tuple[list[float | None], str]:
     """The score of each item's reply, and the definition that all are of.
 
     Args:
-        path: the folder, its scores.jsonl, or a CSV of the same columns.
+        path: the folder, its scores.jsonl, or a CSV of the same columns. Only where a run.json lies
+            beside them is it known which file they are of.
         items: the items.
+        scored: the file of conversations that must have been scored.
 
     Returns:
         ``[n]`` scores, None where the file has none for that reply; and the definition's name.
 
     Raises:
         AnnotationError: the file is no such table, is of another definition from row to row, or
-            lacks an item's reply.
+            lacks an item's reply; or the scores are of another file than ``scored``.
         OSError: the file cannot be read.
     """
     file = path / _SCORES if path.is_dir() else path
+    if path.is_dir() or file.name == _SCORES:
+        _check_scored(file.parent, scored, required=path.is_dir())
     scores: dict[tuple[str, str], tuple[str, Mapping[str, object]]] = {}
     definitions: dict[str, str] = {}
     for where, row in read_table(file, _FIELDS):
@@ -63,6 +72,32 @@ def read_scores(path: Path, items: Sequence[Item]) -> tuple[list[float | None], 
         value = number_of(row["sra"], f"{where}: column 'sra'")
         values.append(value)
     return values, next(iter(definitions))
+
+
+def _check_scored(folder: Path, scored: Path, *, required: bool) -> None:
+    """Whether run.json, where ``sra-fast score`` notes what it scored, names this very file."""
+    run = folder / RUN
+    if not run.exists():
+        if required:
+            raise AnnotationError(
+                f"{folder}: holds no {RUN}, so nothing tells which file its scores are of; give a "
+                "folder that sra-fast score wrote, or the table itself"
+            )
+        return
+    record = parse_json(
+        decode_utf8(run.read_bytes(), str(run), raises=AnnotationError),
+        str(run),
+        raises=AnnotationError,
+    )
+    settings = record.get("settings") if isinstance(record, dict) else None
+    digest = settings.get("input_sha256") if isinstance(settings, dict) else None
+    if digest is None:
+        raise AnnotationError(f"{run}: is not that of sra-fast score; give the folder it wrote")
+    if digest != hashlib.sha256(scored.read_bytes()).hexdigest():
+        raise AnnotationError(
+            f"{folder}: its scores are not of {scored.name} as it is now; if --sra-a and --sra-b "
+            f"are not the wrong way round, score {scored.name} again"
+        )
 
 
 def same_definition(one: str, other: str) -> str:

@@ -29,6 +29,7 @@ from sra_fast.training.classifiers.lexical import LexicalClassifier
 from sra_fast.training.classifiers.report import Quality, by_class_table, quality, sentence
 from sra_fast.training.classifiers.splits import Indices, dialogue_of, folds, holdout
 from sra_fast.training.classifiers.stored import RECORD, write_json
+from sra_fast.training.trained_on import digest, write_trained_on
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
 CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"
@@ -118,6 +119,7 @@ def train_with_report(
         "all_folds": evaluation.all_folds and evaluation.all_folds.to_json(),
     }
     _write_report(folder, report, evaluation, classifier)
+    write_trained_on(folder, (digest(one.response) for one in labelled))
     classifier.save(folder)  # last: from here on the folder is taken
     shutil.rmtree(folder / _SPLITS)
     return evaluation, report

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.files import replaced_atomically
-from sra_fast.training.classifiers.data import LabelledResponse
+from sra_fast.training.classifiers import PLAIN, PLAIN_REPLIES
+from sra_fast.training.classifiers.data import LabelledResponse, read_labelled
 from sra_fast.training.classifiers.interface import StrategyClassifier, most_probable
 from sra_fast.training.classifiers.report import Quality, quality
 from sra_fast.training.classifiers.splits import dialogue_of
+from sra_fast.training.trained_on import digest, read_trained_on
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,19 @@ def predict(classifier: StrategyClassifier, responses: Sequence[LabelledResponse
         unlabelled=sum(one.strategy is None for one in responses),
         outside=outside,
     )
+
+
+def count_learnt(classifier: str, responses: Sequence[LabelledResponse]) -> int:
+    """How many of the responses a classifier has learnt from, as far as that is known.
+
+    Args:
+        classifier: its folder, or "plain".
+    """
+    if classifier == PLAIN:
+        learnt = frozenset(digest(one.response) for one in read_labelled(PLAIN_REPLIES))
+    else:
+        learnt = read_trained_on(Path(classifier))
+    return sum(digest(one.response) in learnt for one in responses)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

@@ -13,7 +13,7 @@ from sra_fast.training.evaluation.ablation import ablated
 from sra_fast.training.evaluation.analysis import RowResult
 from sra_fast.training.evaluation.figures import write_figures
 from sra_fast.training.evaluation.heads import HeadAnalysis, analyse_heads
-from sra_fast.training.evaluation.quality import analyse_quality
+from sra_fast.training.evaluation.quality import analyse_quality, words
 from sra_fast.training.evaluation.relation import analyse, table_of_rows
 from sra_fast.training.evaluation.report import Findings, results, write_report
 from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records, summary
@@ -51,13 +51,18 @@ def conclude(
     base_rows = [row for row in evaluated.rows if row.plan.name != TUNED]
     heads = _heads(base_rows, evaluated)
     notes = [note for row in evaluated.rows for note in _notes(row)]
+    quality = None
+    if any(words(record.text) for record in evaluated.records):
+        quality = analyse_quality(evaluated.records, base=evaluated.rows[0].plan.name)
+    else:
+        notes.append("language: no reply has a word")
     ablation = None
     if ablate and heads.best:
         ablation = _ablation(evaluation, base_rows, evaluated, heads, ablate, on_progress)
     findings = Findings(
         analysis=analysis,
         definition=DEFINITION,
-        quality=analyse_quality(evaluated.records, base=evaluated.rows[0].plan.name),
+        quality=quality,
         heads=heads,
         ablation=ablation,
         settings={

@@ -37,6 +37,6 @@ def perplexities(
         labels = prompt.input_ids.masked_fill(prompt.response_mask == 0, IGNORED_LABEL)
         batch = {"input_ids": prompt.input_ids[None], "labels": labels[None]}
         on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        found.append(float(reply_loss(model, on_device).loss.float().exp()))
+        found.append(float(reply_loss(model, on_device).loss.double().exp()))
         on_progress()
     return found

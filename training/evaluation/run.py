@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -33,10 +34,13 @@ from sra_fast.training.classifiers import StrategyClassifier
 from sra_fast.training.evaluation.records import Record, write_records
 from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records, row_perplexities
 from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.trained_on import beginning, read_trained_on
 
 ROWS, ALL_REPLIES = "rows", "replies.jsonl"
 TUNED = "fine-tuned"
 LANGUAGE_TEMPLATE = "standard"  # under which every reply's perplexity is measured
+
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 class EvaluationError(ValueError):
@@ -80,7 +84,11 @@ class Evaluation:
     say: Callable[[str], None] = field(default=lambda text: None)
 
     def settings(self) -> dict[str, Any]:
-        """Everything the results depend on."""
+        """Everything the replies and their scores depend on.
+
+        Classifiers, perplexities and ablations are computed from these: another call with others
+        finds the replies done.
+        """
         import transformers
 
         return {
@@ -102,7 +110,17 @@ class Evaluation:
         }
 
     def plans(self) -> list[RowPlan]:
-        """The rows, in the order of the table."""
+        """The rows, in the order of the table.
+
+        Raises:
+            EvaluationError: a template's name cannot be a row's.
+        """
+        for template in self.templates:
+            if not _NAME.fullmatch(template.name) or template.name == TUNED:
+                raise EvaluationError(
+                    f"template {template.name!r}: rows and their folders are called so; give it a "
+                    f"name of letters, digits, '-', '_' and '.', other than {TUNED!r}"
+                )
         rows = [RowPlan(template.name, self.base, template) for template in self.templates]
         if self.tuned is not None:
             rows.append(RowPlan(TUNED, self.tuned, TEMPLATES["standard"]))
@@ -181,7 +199,13 @@ def _pass_on(on_progress: OnProgress, row: str, total: int, done: int) -> None:
 
 @contextmanager
 def opened(evaluation: Evaluation) -> Iterator[None]:
-    """The folder is this run's, and nobody else works in it."""
+    """The folder is this run's, and nobody else works in it.
+
+    Raises:
+        ValueError: the conversations cannot be evaluated, or the folder holds something else.
+    """
+    evaluation.plans()
+    _check_unseen(evaluation, chosen(evaluation))  # before the folder takes the file as its own
     with RunFolder(evaluation.out, evaluation.settings()).opened():
         yield
 
@@ -190,9 +214,15 @@ def chosen(evaluation: Evaluation) -> list[Conversation]:
     """The conversations whose last reply is written anew, in the file's order.
 
     Raises:
-        EvaluationError: the classifier does not know a strategy.
+        EvaluationError: the classifier does not know a strategy, or there are fewer conversations
+            than are asked for.
     """
     conversations = read_conversations(evaluation.file)
+    if evaluation.items is not None and evaluation.items > len(conversations):
+        raise EvaluationError(
+            f"{evaluation.file.name} holds {len(conversations)} conversations, and "
+            f"{evaluation.items} are asked for; lower --items"
+        )
     if evaluation.items is not None and evaluation.items < len(conversations):
         kept = random.Random(evaluation.sampling.seed).sample(
             range(len(conversations)), evaluation.items
@@ -206,6 +236,20 @@ def chosen(evaluation: Evaluation) -> list[Conversation]:
             f"the strategies {', '.join(unknown)}; train one that does (sra-fast classify train)"
         )
     return conversations
+
+
+def _check_unseen(evaluation: Evaluation, conversations: Sequence[Conversation]) -> None:
+    for source in (evaluation.base, evaluation.tuned):
+        if source is None:
+            continue
+        learnt = read_trained_on(Path(source.place))
+        both = [one.id for one in conversations if beginning(one) in learnt]
+        if both:
+            raise EvaluationError(
+                f"{evaluation.file.name}: {len(both)} of {len(conversations)} conversations are of "
+                f"dialogues that {source.name} was trained on, the first is {both[0]!r}; evaluate "
+                "dialogues that were held out (test.jsonl of sra-fast extend)"
+            )
 
 
 class LoadedModels:

@@ -18,16 +18,12 @@ from sra_fast.runs import write_text
 from sra_fast.strict_json import read_json_lines
 from sra_fast.training.generation.cleaning import clean_reply
 from sra_fast.training.generation.prompts import GenerationPrompt, encode_prompts
-from sra_fast.training.generation.sampling import Sampling, item_seed
+from sra_fast.training.generation.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sra_fast.training.endpoint import Endpoint
-
 BATCH = 32
-FAILURES_IN_A_ROW = 10
-"""After so many the endpoint is given up for now, at the end of their batch."""
 
 _NAMED = 3  # reasons of failures in an error
 
@@ -74,7 +70,7 @@ class Reply:
         item: the prompt's.
         text: cleaned; empty if the model said nothing.
         raw: as it came.
-        tokens: number of new tokens.
+        tokens: number of new tokens; 0 if an endpoint does not count them.
         finished: False where it was cut at ``max_new_tokens``.
     """
 
@@ -138,54 +134,6 @@ class LocalReplier:
             raw = self._tokenizer.decode(new.tokens, skip_special_tokens=True)
             replies.append(Reply(item, clean_reply(raw), raw, len(new.tokens), new.finished))
         return replies
-
-
-class EndpointReplier:
-    """A model behind an OpenAI-compatible endpoint; each item's seed goes with its request."""
-
-    def __init__(self, endpoint: Endpoint, sampling: Sampling, *, batch: int = BATCH) -> None:
-        self._endpoint, self._sampling, self._batch = endpoint, sampling, batch
-        self._failed_in_a_row = 0
-
-    def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
-        """In their order."""
-        everything = range(len(prompts))
-        return [list(everything[at : at + self._batch]) for at in everything[:: self._batch]]
-
-    def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
-        """Requests of one batch run side by side, each to its end.
-
-        Raises:
-            UnansweredError: some of them failed for good.
-        """
-        replies: dict[str, Reply] = {}
-        reasons: list[str] = []
-        for_all = False
-        for prompt, outcome in self._endpoint.each(prompts, self._one):
-            if isinstance(outcome, Reply):
-                replies[prompt.item] = outcome
-                self._failed_in_a_row = 0
-            else:
-                reasons.append(str(outcome))
-                self._failed_in_a_row += 1
-                for_all |= outcome.for_all or self._failed_in_a_row >= FAILURES_IN_A_ROW
-        in_order = [replies[prompt.item] for prompt in prompts if prompt.item in replies]
-        if reasons:
-            raise UnansweredError(in_order, reasons, for_all=for_all)
-        return in_order
-
-    def _one(self, prompt: GenerationPrompt) -> Reply:
-        sampling = self._sampling
-        answer = self._endpoint.chat(
-            prompt.messages,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_new_tokens,
-            seed=item_seed(sampling.seed, prompt.item) % 2**31,
-        )
-        used = int(answer.usage.get("completion_tokens", 0))
-        text = clean_reply(answer.text)
-        return Reply(prompt.item, text, answer.text, used, answer.finish_reason != "length")
 
 
 def batches(groups: Sequence[str], lengths: Sequence[int], most: int) -> list[list[int]]:

@@ -41,6 +41,19 @@ def sample(items: Sequence[Item], count: int, seed: int) -> list[Item]:
     return draw(items, count, seed)
 
 
+def check_replies_differ(items: Sequence[Item], file_a: Path, file_b: Path) -> None:
+    """Whether there is something to prefer.
+
+    Raises:
+        JudgingError: A and B have the same reply to every item.
+    """
+    if all(item.a == item.b for item in items):
+        raise JudgingError(
+            f"{file_a} and {file_b} hold the same reply to all of the {len(items)} items to judge; "
+            "give the replies of two systems"
+        )
+
+
 def _refuse_alone(alone: Sequence[Conversation], file: Path, other: Path) -> None:
     if alone:
         names = ", ".join(repr(one.id) for one in alone[:_NAMED])

@@ -20,7 +20,7 @@ from sra_fast.runs import RunFolder, write_text
 from sra_fast.strategies import DEFAULT_STRATEGIES
 from sra_fast.training.endpoint import ChatMessage, Endpoint
 from sra_fast.training.items import Item
-from sra_fast.training.judging.items import read_items, sample
+from sra_fast.training.judging.items import check_replies_differ, read_items, sample
 from sra_fast.training.judging.prompt import DEFAULT_PROMPT, Order, asked_again, question
 from sra_fast.training.judging.tally import (
     Judged,
@@ -43,7 +43,10 @@ MAX_TOKENS = 2048
 """Of an answer; room for a judge that thinks first."""
 
 FAILURES_IN_A_ROW = 10
-"""After so many the run gives the endpoint up for now."""
+"""After so many the run gives the endpoint up for now.
+
+Requests that were refused for what they say are not among them: others may be answered.
+"""
 
 _NAMED = 3  # reasons of failures in an error
 _ORDERS: tuple[Order, ...] = get_args(Order)
@@ -123,6 +126,7 @@ def judge(run: JudgingRun) -> JudgingResult:
     items = read_items(run.file_a, run.file_b, run.strategies)
     if run.items is not None:
         items = sample(items, run.items, run.seed)
+    check_replies_differ(items, run.file_a, run.file_b)
     folder = RunFolder(run.out, _settings(run, items))
     of_id = {item.id: item for item in items}
 
@@ -196,7 +200,7 @@ def _ask_all(
                     run.on_answer(answered, len(wanted))
                     continue
                 failures[str(outcome)] += 1
-                in_a_row += 1
+                in_a_row += not outcome.for_this
                 if outcome.for_all or in_a_row == FAILURES_IN_A_ROW:
                     return failures
     return failures

@@ -6,21 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy
-from numpy.typing import NDArray
-
 from sra_fast.training.items import Item
 from sra_fast.training.judging.prompt import Order, Verdict
+from sra_fast.training.statistics import LEVEL, rate_interval
 
 RESAMPLES = 2000
-LEVEL = 0.95
 SEED = 20240210
-_DRAWS_AT_ONCE = 4_000_000  # bounds the memory of a bootstrap
 
 Outcome = Literal["win", "tie", "loss"]
 """Of system A."""
-
-_OUTCOMES: tuple[Outcome, ...] = ("win", "tie", "loss")
 
 
 @dataclass(frozen=True)
@@ -71,12 +65,14 @@ class Share:
         percent: of the decided items; None if there are none.
         low, high: 95% interval of it; None with fewer than two dialogues, or if all dialogues have
             the same share, of which the bootstrap cannot say how far it is from the truth.
+        why: the reason why one of them is None.
     """
 
     count: int
     percent: float | None
     low: float | None
     high: float | None
+    why: str | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +84,7 @@ class Tally:
         decided: with an outcome.
         undecided: ids of those whose judge named neither; they count for nobody.
         missing: ids of those that lack an answer.
+        identical: ids of those whose two replies are the same text; they are judged like others.
         wins, ties, losses: of A, over the decided.
         first_place, second_place: requests of the decided items whose verdict was for it.
         first_percent: ``first_place`` out of both, 50 for a judge without a bias; None if no
@@ -99,6 +96,7 @@ class Tally:
     decided: int
     undecided: tuple[str, ...]
     missing: tuple[str, ...]
+    identical: tuple[str, ...]
     wins: Share
     ties: Share
     losses: Share
@@ -117,17 +115,6 @@ def interval_settings() -> dict[str, Any]:
 def tally(judged: Sequence[Judged]) -> Tally:
     """Counts a group. Percentages are of the decided items."""
     decided = [one for one in judged if one.outcome is not None]
-    outcomes = [one.outcome for one in decided]
-    intervals = _intervals(decided)
-    shares = [
-        Share(
-            count=outcomes.count(outcome),
-            percent=100 * outcomes.count(outcome) / len(decided) if decided else None,
-            low=low,
-            high=high,
-        )
-        for outcome, (low, high) in zip(_OUTCOMES, intervals, strict=True)
-    ]
     verdicts = [verdict for one in decided for verdict in (one.ab, one.ba)]
     first, second = verdicts.count("first"), verdicts.count("second")
     return Tally(
@@ -135,9 +122,10 @@ def tally(judged: Sequence[Judged]) -> Tally:
         decided=len(decided),
         undecided=tuple(one.item.id for one in judged if one.undecided),
         missing=tuple(one.item.id for one in judged if one.missing),
-        wins=shares[0],
-        ties=shares[1],
-        losses=shares[2],
+        identical=tuple(one.item.id for one in judged if one.item.a == one.item.b),
+        wins=_share("win", decided),
+        ties=_share("tie", decided),
+        losses=_share("loss", decided),
         first_place=first,
         second_place=second,
         first_percent=100 * first / (first + second) if first + second else None,
@@ -159,31 +147,19 @@ def _for_a(verdict: Verdict, order: Order) -> Outcome:
     return "win" if (verdict == "first") == (order == "ab") else "loss"
 
 
-def _intervals(decided: Sequence[Judged]) -> Sequence[tuple[float, float] | tuple[None, None]]:
-    """Of the three percentages.
+def _share(outcome: Outcome, decided: Sequence[Judged]) -> Share:
+    """Items of one dialogue resemble each other, so whole dialogues are drawn."""
+    hits = [float(one.outcome == outcome) for one in decided]
+    dialogues = [one.item.dialogue for one in decided]
+    found = rate_interval(hits, [1.0] * len(hits), dialogues, draws=RESAMPLES, seed=SEED)
+    return Share(
+        count=round(sum(hits)),
+        percent=_percent(found.value),
+        low=_percent(found.low),
+        high=_percent(found.high),
+        why=found.why,
+    )
 
-    Items of one dialogue resemble each other, so whole dialogues are drawn, with replacement:
-    share = Σ_c count_c / Σ_c items_c over the drawn ones.
-    """
-    of_dialogue: dict[str, list[int]] = {}
-    for one in decided:
-        counts = of_dialogue.setdefault(one.item.dialogue, [0, 0, 0])
-        counts[_OUTCOMES.index(one.outcome or "tie")] += 1
-    n = len(of_dialogue)
-    if n < 2:
-        return [(None, None)] * len(_OUTCOMES)
-    counted = numpy.array(list(of_dialogue.values()), dtype=numpy.float64)  # [dialogues, outcomes]
-    generator = numpy.random.default_rng(SEED)
-    at_once = max(1, _DRAWS_AT_ONCE // n)
-    shares: list[NDArray[numpy.float64]] = []
-    for begin in range(0, RESAMPLES, at_once):
-        rows = min(at_once, RESAMPLES - begin)
-        times_drawn = generator.multinomial(n, numpy.full(n, 1 / n), size=rows)
-        sums = times_drawn @ counted  # [resamples, outcomes]
-        shares.append(sums / sums.sum(axis=1, keepdims=True))
-    tail = (1 - LEVEL) / 2
-    low, high = 100 * numpy.quantile(numpy.concatenate(shares), [tail, 1 - tail], axis=0)
-    return [
-        (float(one), float(other)) if other > one else (None, None)
-        for one, other in zip(low, high, strict=True)
-    ]
+
+def _percent(rate: float | None) -> float | None:
+    return None if rate is None else 100 * rate

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,13 @@ from sra_fast.training.evaluation.analysis import Analysis
 from sra_fast.training.evaluation.conclude import conclude
 from sra_fast.training.evaluation.relation import analyse
 from sra_fast.training.evaluation.rows import records
-from sra_fast.training.evaluation.run import Evaluated, OnProgress, collect, opened
+from sra_fast.training.evaluation.run import (
+    Evaluated,
+    Evaluation,
+    OnProgress,
+    collect,
+    opened,
+)
 from sra_fast.training.extension.run import extend
 from sra_fast.training.generation.run import LocalReplier, Replier
 from sra_fast.training.reproduction.deviations import deviations
@@ -88,7 +94,7 @@ def reproduce(
         with progress.steps() as on_log:
             tuned = train(reproduction.training_run(on_log))
         say("4 of 4: evaluating")
-        evaluation = reproduction.evaluation(classifier)
+        evaluation = _evaluation(reproduction, classifier, extended["parts"]["test"]["replies"])
         with opened(evaluation), progress.rows() as on_row:
             found = collect(evaluation, on_row)
             differences = deviations(
@@ -146,6 +152,17 @@ def _classify(reproduction: Reproduction) -> tuple[StrategyClassifier, Mapping[s
         )
     report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     return load_classifier(folder), report
+
+
+def _evaluation(
+    reproduction: Reproduction, classifier: StrategyClassifier, replies: int
+) -> Evaluation:
+    """Of as many conversations as the test part has, if more are asked for."""
+    evaluation = reproduction.evaluation(classifier)
+    if evaluation.items is not None and evaluation.items > replies:
+        reproduction.say(f"the test part holds {replies} conversations, and all are evaluated")
+        return replace(evaluation, items=None)
+    return evaluation
 
 
 def _labelled(reproduction: Reproduction, part: str) -> list[LabelledResponse]:

@@ -1,0 +1,65 @@
+"""Replies of a model behind an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sra_fast.training.endpoint import Endpoint
+from sra_fast.training.generation.cleaning import clean_reply
+from sra_fast.training.generation.prompts import GenerationPrompt
+from sra_fast.training.generation.run import BATCH, Reply, UnansweredError
+from sra_fast.training.generation.sampling import Sampling, item_seed
+
+FAILURES_IN_A_ROW = 10
+"""After so many the endpoint is given up for now, at the end of their batch.
+
+Requests that were refused for what they say are not among them: others may be answered.
+"""
+
+
+class EndpointReplier:
+    """A model behind an OpenAI-compatible endpoint; each item's seed goes with its request."""
+
+    def __init__(self, endpoint: Endpoint, sampling: Sampling, *, batch: int = BATCH) -> None:
+        self._endpoint, self._sampling, self._batch = endpoint, sampling, batch
+        self._failed_in_a_row = 0
+
+    def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
+        """In their order."""
+        everything = range(len(prompts))
+        return [list(everything[at : at + self._batch]) for at in everything[:: self._batch]]
+
+    def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
+        """Requests of one batch run side by side, each to its end.
+
+        Raises:
+            UnansweredError: some of them failed for good.
+        """
+        replies: dict[str, Reply] = {}
+        reasons: list[str] = []
+        for_all = False
+        for prompt, outcome in self._endpoint.each(prompts, self._one):
+            if isinstance(outcome, Reply):
+                replies[prompt.item] = outcome
+                self._failed_in_a_row = 0
+            else:
+                reasons.append(str(outcome))
+                self._failed_in_a_row += not outcome.for_this
+                for_all |= outcome.for_all or self._failed_in_a_row >= FAILURES_IN_A_ROW
+        in_order = [replies[prompt.item] for prompt in prompts if prompt.item in replies]
+        if reasons:
+            raise UnansweredError(in_order, reasons, for_all=for_all)
+        return in_order
+
+    def _one(self, prompt: GenerationPrompt) -> Reply:
+        sampling = self._sampling
+        answer = self._endpoint.chat(
+            prompt.messages,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+            seed=item_seed(sampling.seed, prompt.item) % 2**31,
+        )
+        used = int(answer.usage.get("completion_tokens", 0))
+        text = clean_reply(answer.text)
+        return Reply(prompt.item, text, answer.text, used, answer.finish_reason != "length")

@@ -1,0 +1,61 @@
+"""What something has learnt from, kept beside it, so that it is not measured on that by mistake.
+
+Texts are kept as digests alone. A dialogue is told by how it begins: the conversations that are cut
+from it begin alike, whatever they are called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from sra_fast.conversations import Conversation
+from sra_fast.runs import write_text
+from sra_fast.strict_json import parse_json
+
+NAME = "trained_on.json"
+
+_FORMAT = "sra_fast.trained_on/1"
+_FIRST = 4  # messages; many dialogues share a greeting and its answer
+_DIGITS = 16
+
+
+class TrainedOnError(ValueError):
+    """The file is something else."""
+
+
+def beginning(conversation: Conversation) -> str:
+    """Digest of the situation and the first four messages; a shorter one's with its reply."""
+    said = [message.content for message in conversation.messages[:_FIRST]]
+    if len(said) < _FIRST:
+        said.append(conversation.response or "")
+    return digest(conversation.situation or "", *said)
+
+
+def digest(*texts: str) -> str:
+    """64 bits of a SHA-256, in hexadecimal."""
+    whole = json.dumps(texts, ensure_ascii=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:_DIGITS]
+
+
+def write_trained_on(folder: Path, digests: Iterable[str]) -> None:
+    """Writes ``trained_on.json`` into a folder that exists."""
+    record = {"format": _FORMAT, "digests": sorted(set(digests))}
+    write_text(folder / NAME, json.dumps(record) + "\n")
+
+
+def read_trained_on(folder: Path) -> frozenset[str]:
+    """The digests; none where nobody wrote them, as in a model from elsewhere.
+
+    Raises:
+        TrainedOnError: the file is not one of ours.
+    """
+    file = folder / NAME
+    if not file.is_file():
+        return frozenset()
+    record = parse_json(file.read_text(encoding="utf-8"), str(file), raises=TrainedOnError)
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        raise TrainedOnError(f"{file} is not of the format {_FORMAT}; remove it, or train anew")
+    return frozenset(map(str, record["digests"]))
