@@ -105,6 +105,19 @@ class Conversation:
         return replace(self, messages=self.last_reply[0], response=text)
 
     @property
+    def record(self) -> dict[str, object]:
+        """As a line of a conversation file has it."""
+        found: dict[str, object] = {"id": self.id}
+        for name in ("dialogue", "language", "situation"):
+            if getattr(self, name) is not None:
+                found[name] = getattr(self, name)
+        found["messages"] = [{"role": m.role, "content": m.content} for m in self.messages]
+        found["strategy"] = self.strategy
+        if self.response is not None:
+            found["response"] = self.response
+        return found
+
+    @property
     def label(self) -> str:
         """What errors call this conversation, e.g. ``conversation 'c7' (a.jsonl line 3)``."""
         return _label(self.id, self.where)

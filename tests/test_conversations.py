@@ -197,3 +197,21 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"out\.jsonl"):
         write_conversations(tmp_path / "out.jsonl", [record()])
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_conversation_is_written_as_it_was_read() -> None:
+    whole = {
+        "id": "c1",
+        "dialogue": "d",
+        "language": "de",
+        "situation": "Bad day.",
+        "messages": [{"role": "user", "content": "Hm."}],
+        "strategy": "Offer Hope",
+        "response": "Tomorrow.",
+    }
+    bare = {
+        "id": "c2",
+        "messages": [{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "So."}],
+        "strategy": "Offer Hope",
+    }
+    assert [one.record for one in as_conversations([whole, bare])] == [whole, bare]

@@ -19,7 +19,7 @@ import sra_fast
 from chat_tokenizers import byte_level_bpe
 from model_families import FAMILIES, eager_attentions, random_tokens
 from sra_fast.cli.app import app
-from sra_fast.conversations import as_conversations, write_conversations
+from sra_fast.conversations import as_conversations, read_conversations, write_conversations
 from sra_fast.loading import find_model
 from sra_fast.strategies import STRATEGIES
 from sra_fast.templates import TEMPLATES
@@ -175,6 +175,8 @@ def test_rows_are_the_models_under_their_templates(tmp_path: Path, folder: Path)
             scores.tolist(), rel=1e-5
         )
         assert {record.turn for record in records} <= {1, 2, 3}
+        kept = read_conversations(whole.out / "conversations" / f"{row.plan.name}.jsonl")
+        assert [(c.id, c.response) for c in kept] == [(r.item, r.text) for r in records]
     # the same model under the same template says the same
     same = [(r.item, r.text, r.perplexity) for r in by_row["standard"]]
     assert [(r.item, r.text, r.perplexity) for r in by_row[TUNED]] == same

@@ -6,6 +6,7 @@ What lies in the folder of a run:
     rows/NAME/replies/00007.jsonl     what each row's model said, batch by batch
     rows/NAME/scores/                 a run folder with its masses
     rows/NAME/perplexities.json
+    conversations/NAME.jsonl          with these replies, for judges, annotators and sra-fast score
     replies.jsonl                     every reply with its figures (the only table with texts)
     report.md, results.json, *.png    numbers alone
 """
@@ -26,7 +27,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sra_fast import __version__
-from sra_fast.conversations import Conversation, read_conversations
+from sra_fast.conversations import Conversation, read_conversations, write_conversations
 from sra_fast.loading import Device, DType, ModelSource, choose_device
 from sra_fast.runs import RunFolder
 from sra_fast.templates import TEMPLATES, PromptTemplate
@@ -36,7 +37,7 @@ from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records, r
 from sra_fast.training.generation.sampling import Sampling
 from sra_fast.training.trained_on import beginning, read_trained_on
 
-ROWS, ALL_REPLIES = "rows", "replies.jsonl"
+ROWS, ALL_REPLIES, CONVERSATIONS = "rows", "replies.jsonl", "conversations"
 TUNED = "fine-tuned"
 LANGUAGE_TEMPLATE = "standard"  # under which every reply's perplexity is measured
 
@@ -183,6 +184,9 @@ def collect(
                     evaluation.out / ROWS / name,
                 )
             )
+        conversations_of = evaluation.out / CONVERSATIONS / f"{name}.jsonl"
+        conversations_of.parent.mkdir(exist_ok=True)
+        write_conversations(conversations_of, [one.record for one in row.conversations])
     in_order = [rows[plan.name] for plan in plans]
     found = [
         record

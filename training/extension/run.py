@@ -145,7 +145,7 @@ def _write(
     if not whole:
         raise ExtensionError(f"all of {len(replies)} replies are empty; is this a chat model?")
     for name, part in parts.items():
-        write_conversations(extension.out / f"{name}.jsonl", [_record(c) for c in part])
+        write_conversations(extension.out / f"{name}.jsonl", [c.record for c in part])
     described = describe(parts, list(extension.strategies))
     described["missing"] = len(prompts) - len(replies)
     described["empty"] = len(replies) - len(whole)
@@ -199,14 +199,3 @@ def _split(opened: Sequence[Conversation], extension: Extension) -> dict[str, li
             parts["train"], parts[name] = split_by_conversation(parts["train"], share / left, seed)
         left -= share
     return parts
-
-
-def _record(conversation: Conversation) -> dict[str, Any]:
-    """As a conversation file has it."""
-    record: dict[str, Any] = {"id": conversation.id}
-    for name in ("dialogue", "language", "situation"):
-        value = getattr(conversation, name)
-        if value is not None:
-            record[name] = value
-    record["messages"] = [{"role": m.role, "content": m.content} for m in conversation.messages]
-    return {**record, "strategy": conversation.strategy, "response": conversation.response}
