@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -79,7 +80,7 @@ def measure(
 
     ways = {"score": plainly, "evaluate": as_evaluate}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    difference = 0.0
+    differences: list[float] = []
     for number in range(rounds + 1):
         found = {}
         for name in sorted(ways, reverse=bool(number % 2)):
@@ -89,13 +90,14 @@ def measure(
                 seconds[name].append(time.perf_counter() - begun)
         for definition, values in found["score"].scores.items():
             other = found["evaluate"].scores[definition]
-            difference = max(difference, float(((values - other) / values).abs().max()))
+            differences.append(float(((values - other) / values).abs().max()))
+    finite = all(map(math.isfinite, differences))
     return {
         "dtype": dtype,
         "seconds": {name: median(times) for name, times in seconds.items()},
         "ratio": median(b / a for a, b in zip(seconds["score"], seconds["evaluate"], strict=True)),
-        "largest_relative_difference": difference,
-        "same": difference <= TOLERANCE[dtype],
+        "largest_relative_difference": max(differences) if finite else None,
+        "same": finite and max(differences) <= TOLERANCE[dtype],
     }
 
 
@@ -115,11 +117,12 @@ over {record["rounds"]} rounds. Redraw with `python -m benchmarks.evaluation DIA
 |---|---:|---:|---:|---:|"""
     ]
     for part in record["dtypes"]:
-        seconds = part["seconds"]
+        seconds, largest = part["seconds"], part["largest_relative_difference"]
+        difference = "not finite" if largest is None else f"{largest:.1e}"
         wrong = "" if part["same"] else "**WRONG**: the scores differ. "
         lines.append(
             f"| {part['dtype']} | {seconds['score']:.1f} | {seconds['evaluate']:.1f} "
-            f"| {wrong}{part['ratio']:.2f} | {part['largest_relative_difference']:.1e} |"
+            f"| {wrong}{part['ratio']:.2f} | {difference} |"
         )
     return "\n".join([*lines, ""])
 

@@ -9,6 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "SRA_FAST_COMMIT"  # in the environment
 
+_CODE = ("sra_fast", "kernels", "training", "benchmarks", "setup.py", "pyproject.toml")
+"""Where a new file changes what is run; elsewhere lie data and the folders of runs."""
+_RESULTS = ":!/benchmarks/results"
+
 
 def commit() -> str:
     """The checkout's, or ``SRA_FAST_COMMIT`` where its history is not at hand.
@@ -25,7 +29,8 @@ def commit() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
             return "unknown"  # somebody else's repository, with this package installed inside
-        changed = git("status", "--porcelain", "--", ":/", ":!/benchmarks/results")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", _RESULTS)
+        changed += git("ls-files", "--others", "--exclude-standard", "--", *_CODE, _RESULTS)
         return git("rev-parse", "--short", "HEAD") + (" with local changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

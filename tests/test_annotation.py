@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -22,9 +23,9 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from sra_fast.cli.app import app
-from sra_fast.training.annotation.agreement import SEED, alpha_of_sums, krippendorff_alpha
+from sra_fast.training.annotation.alpha import SEED, alpha_of_sums, krippendorff_alpha
 from sra_fast.training.annotation.tables import plain_text, read_table, safe_cell, write_csv
-from sra_fast.training.statistics import DRAWS
+from sra_fast.training.statistics import DRAWS, correlation, rate_interval
 
 NAN = numpy.nan
 FIELDS = ("item", "annotator", "preference", "sra_a", "sra_b", "system_a", "system_b")
@@ -262,12 +263,45 @@ def score_rows(number: int, sra: Any, **changes: Any) -> list[dict[str, Any]]:
     return [{**row, "turn": 1, "sra": 9.0}, {**row, "turn": 2, "sra": sra}]
 
 
+def scored(folder: Path, file: Path, sra: float) -> Path:
+    """A folder as ``sra-fast score`` leaves it, of that file as it is now."""
+    folder.mkdir()
+    lines(folder / "scores.jsonl", [row for i in range(17) for row in score_rows(i, sra)])
+    settings = {"kind": "score", "input_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    record = {"format": "sra_fast.run/1", "finished": True, "settings": settings}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def test_scores_of_another_file_are_refused(systems: tuple[Path, Path], tmp_path: Path) -> None:
+    base, tuned = systems
+    of_base, of_tuned = scored(tmp_path / "sb", base, 0.5), scored(tmp_path / "st", tuned, 0.6)
+    given = ["export", base, tuned, "--out", tmp_path / "out"]
+    swapped = error_of(*given, "--sra-a", of_tuned, "--sra-b", of_base)
+    assert f"{of_tuned}: its scores are not of base.jsonl as it is now" in swapped
+    assert "the wrong way round" in swapped
+    table = of_tuned / "scores.jsonl"  # the same by the name of the file
+    assert "not of base.jsonl" in error_of(*given, "--sra-a", table, "--sra-b", of_base)
+    kept = tuned.read_text()
+    tuned.write_text(kept.replace("Reply 3", "Reply three"))
+    stale = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
+    assert f"{of_tuned}: its scores are not of tuned.jsonl as it is now" in stale
+    tuned.write_text(kept)
+    run = of_tuned / "run.json"
+    run.write_text('{"settings": {"kind": "judge"}}')
+    said = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
+    assert f"{run}: is not that of sra-fast score" in said
+    run.unlink()
+    said = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
+    assert f"{of_tuned}: holds no run.json" in said
+    assert not (tmp_path / "out").exists()
+    assert call_json(*given, "--sra-a", of_base, "--sra-b", table)["items"] == 17  # a mere table
+
+
 def test_sra_of_the_last_reply_reaches_the_analysis(
     systems: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "scored"
-    folder.mkdir()
-    lines(folder / "scores.jsonl", [row for i in range(17) for row in score_rows(i, 0.5)])
+    folder = scored(tmp_path / "scored", systems[0], 0.5)
     table = pandas.DataFrame([row for i in range(17) for row in score_rows(i, 0.5 + i / 64)])
     table.to_csv(tmp_path / "tuned.csv", index=False)
     out = tmp_path / "out"
@@ -310,6 +344,7 @@ def test_scores_of_something_else(
         ),
         ({"strategy": "Question"}, "differ in their strategy"),
         ({"situation": "Alone."}, "differ in their situation"),
+        ({"dialogue": "d1"}, "differ in their dialogue"),
         ({"messages": [{"role": "user", "content": "Hi."}]}, "differ in their messages"),
         ({"response": "Reply 1 in the manner of one."}, None),
     ],
@@ -609,6 +644,117 @@ def test_swapping_the_systems_changes_nothing_but_their_names(tmp_path: Path) ->
     assert other["win_rate"] == one["win_rate"]
 
 
+def test_rows_the_other_way_round_change_nothing(tmp_path: Path) -> None:
+    expected = call_json("agree", flat(tmp_path / "one.csv", PEOPLE, DIFFERENCES))
+    rows = []
+    for item in range(10):
+        for turn, (name, given) in enumerate(PEOPLE.items()):
+            turned = (item + turn) % 2 and item > 0  # also from annotator to annotator of an item
+            sign, names = (-1, ("tuned", "base")) if turned else (1, ("base", "tuned"))
+            sra = (0, DIFFERENCES[item])[::sign]
+            values = (f"i{item}", name, sign * given[item], *sra, *names)
+            rows.append(dict(zip(FIELDS, values, strict=True)))
+    assert call_json("agree", lines(tmp_path / "mixed.jsonl", rows)) == expected
+
+
+def with_dialogues(path: Path, dialogues: Iterable[object]) -> Path:
+    """A table as :func:`flat` writes it, with the dialogue of each item."""
+    table = pandas.read_csv(path)
+    named = dict(zip(dict.fromkeys(table["item"]), dialogues, strict=True))
+    table["dialogue"] = [named[item] for item in table["item"]]
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_intervals_draw_whole_dialogues_where_they_are_known(tmp_path: Path) -> None:
+    by_item = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES))
+    assert by_item["interval"]["method"] == "percentile bootstrap over items"
+    assert "intervals: bootstrap over whole items" in call("agree", tmp_path / "t.csv")[1]
+    groups = [f"d{item // 2}" for item in range(10)]
+    path = with_dialogues(tmp_path / "t.csv", groups)
+    found = call_json("agree", path)
+    assert found["interval"]["method"] == "percentile bootstrap over dialogues"
+    assert "intervals: bootstrap over whole dialogues" in call("agree", path)[1]
+    for name in ("pearson", "alpha", "alpha_trimmed"):
+        assert found[name] == by_item[name]
+        assert found["intervals"][name] != by_item["intervals"][name]
+    for name, given in PEOPLE.items():
+        truth = correlation(given, DIFFERENCES, groups=groups, seed=SEED)
+        interval = found["intervals"]["pearson"][name]
+        assert (interval["low"], interval["high"]) == pytest.approx((truth.low, truth.high))
+    won = [float(value > 0) for item in zip(*PEOPLE.values(), strict=True) for value in item]
+    twice = [name for name in groups for _ in PEOPLE]
+    rate = rate_interval(won, [1] * 20, twice, seed=SEED)
+    interval = found["win_rate"]["tuned"]["intervals"]["rate_ties_lost"]
+    assert (interval["low"], interval["high"]) == pytest.approx((rate.low, rate.high))
+    ratings = numpy.array(list(PEOPLE.values()), dtype=float)
+    drawn = numpy.random.default_rng(SEED).integers(5, size=(DRAWS, 5))[:300]
+    each = [
+        krippendorff.alpha(
+            ratings[:, [item for at in rows for item in (2 * at, 2 * at + 1)]],
+            level_of_measurement="interval",
+        )
+        for rows in drawn
+    ]
+    interval = found["intervals"]["alpha"]
+    inside = numpy.mean([interval["low"] <= one <= interval["high"] for one in each])
+    assert inside == pytest.approx(0.95, abs=0.04)
+
+
+def test_items_of_one_dialogue_count_as_one_in_intervals(tmp_path: Path) -> None:
+    """Copies of every item would seem to be more of them."""
+    alone = call_json("agree", flat(tmp_path / "one.csv", PEOPLE, DIFFERENCES))
+    copied = flat(tmp_path / "copied.csv", {k: v * 4 for k, v in PEOPLE.items()}, DIFFERENCES * 4)
+    found = call_json("agree", with_dialogues(copied, [n % 10 for n in range(40)]))
+    for name in PEOPLE:
+        one, other = (one["intervals"]["pearson"][name] for one in (alone, found))
+        assert (one["low"], one["high"]) == pytest.approx((other["low"], other["high"]))
+
+
+def test_a_dialogue_that_some_items_lack_is_refused(tmp_path: Path) -> None:
+    path = flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES)
+    with_dialogues(path, [*"abcdefgh", "", ""])
+    said = error_of("agree", path)
+    assert "t.csv line 18: item 'i8' names no dialogue, and others do (2 such items)" in said
+    row = {"item": "i", "annotator": "ann", "preference": 1, "sra_a": 0, "sra_b": 1}
+    row |= {"system_a": "a", "system_b": "b", "dialogue": "d"}
+    other = [row, {**row, "annotator": "bob", "dialogue": "e"}]
+    assert "another dialogue than in" in error_of("agree", lines(tmp_path / "u.jsonl", other))
+    wrong = lines(tmp_path / "u.jsonl", [{**row, "dialogue": [1]}])
+    assert "column 'dialogue' must be a text" in error_of("agree", wrong)
+
+
+def test_the_key_names_the_dialogues_and_one_without_them_is_read(tmp_path: Path) -> None:
+    for system in ("base", "tuned"):
+        chats = [chat(i, system, dialogue=f"d{i // 4}") for i in range(16)]
+        lines(tmp_path / f"{system}.jsonl", chats)
+    out = tmp_path / "out"
+    call("export", tmp_path / "base.jsonl", tmp_path / "tuned.jsonl", "--out", out)
+    path = out / "key.json"
+    key = json.loads(path.read_text())
+    assert key["items"]["c7"]["dialogue"] == "d1"
+    sheet = fill(out / "sheet-annotator-1.csv", {f"c{i}": i % 5 - 2 for i in range(16)})
+    method = "percentile bootstrap over "
+    found = call_json("agree", sheet, "--key", path)
+    assert found["interval"]["method"] == method + "dialogues"
+    assert "d1" not in sheet.read_text()
+    for item in key["items"].values():
+        del item["dialogue"]
+    path.write_text(json.dumps(key))
+    assert call_json("agree", sheet, "--key", path)["interval"]["method"] == method + "items"
+    key["items"]["c7"]["dialogue"] = None
+    path.write_text(json.dumps(key))
+    assert "the key was altered" in error_of("agree", sheet, "--key", path)
+
+
+def test_annotators_who_always_agree_have_an_alpha_without_an_interval(tmp_path: Path) -> None:
+    given = {"ann": PEOPLE["ann"], "bob": PEOPLE["ann"]}
+    found = call_json("agree", flat(tmp_path / "t.csv", given, DIFFERENCES))
+    assert found["alpha"] == 1
+    assert found["intervals"]["alpha"]["low"] is None
+    assert "the same in every resample" in found["notes"]["alpha"]
+
+
 def test_missing_preferences_are_gaps_and_no_zeros(tmp_path: Path) -> None:
     given = {"ann": [*PEOPLE["ann"][:9], ""], "bob": ["", *PEOPLE["bob"][1:]]}
     found = call_json("agree", flat(tmp_path / "t.csv", given, DIFFERENCES))
@@ -680,9 +826,11 @@ def test_items_without_sra_count_for_everything_else(tmp_path: Path) -> None:
         ("i1,ann,1,x,1,base,tuned", "line 3: column 'sra_a' must be a finite number"),
         ("i1,ann,1,0,inf,base,tuned", "line 3: column 'sra_b' must be a finite number"),
         ("i0,ann,1,0,1,base,tuned", "'i0' was judged by 'ann' in t.csv line 2 already"),
-        ("i0,bob,1,0,2,base,tuned", "another SRA than in t.csv line 2"),
-        ("i0,bob,1,0,,base,tuned", "another SRA than in t.csv line 2"),
-        ("i0,bob,1,0,1,base,other", "other systems"),
+        ("i0,bob,1,0,2,base,tuned", "another SRA or another dialogue than in t.csv line 2"),
+        ("i0,bob,1,0,,base,tuned", "another SRA or another dialogue than in t.csv line 2"),
+        ("i0,bob,1,0,1,tuned,base", "another SRA or another dialogue than in t.csv line 2"),
+        ("i0,bob,1,0,1,base,other", "line 3: compares other systems (base and other) than t.csv"),
+        ("i1,bob,1,0,1,other,tuned", "than t.csv line 2 (base and tuned); analyse each pair"),
         ("i1,ann,1,0,1,base,base", "both systems are called 'base'"),
         (",ann,1,0,1,base,tuned", "column 'item' must be a text"),
         ("i1,,1,0,1,base,tuned", "column 'annotator' must be a text"),

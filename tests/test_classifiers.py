@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+import transformers
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from transformers import (
@@ -238,6 +239,18 @@ def test_encoder_learns_and_is_the_same_after_saving(
         assert loaded.probabilities(["a" * 400, "z"]).shape == (2, 2)
 
 
+def test_several_gpus_do_not_multiply_the_encoders_batch(
+    encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    four = property(lambda self: self._n_gpu if self._n_gpu > 0 else 4)  # unless it is set
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", four)
+    monkeypatch.setattr(transformers.Trainer, "train", lambda self: seen.append(self.args))
+    given = {"model": str(encoders["roberta"]), "batch_size": 8, "device_batch_size": 4}
+    train_classifier("roberta", ["aaaa", "zzzz"], ["A", "Z"], **given)
+    assert seen[0].train_batch_size * seen[0].gradient_accumulation_steps == 8
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
@@ -354,8 +367,38 @@ def test_too_few_for_a_split_is_named() -> None:
     with pytest.raises(ClassifierError, match="above 0 and at most"):
         holdout(data, 0.8, 0)
     grouped = labelled(["A", "B"] * 10, [f"d{i // 10}" for i in range(20)])
-    with pytest.raises(ClassifierError, match="has 2 dialogues"):
+    with pytest.raises(ClassifierError, match=r"has 2 dialogues.*ask for fewer --folds"):
         folds(grouped, 4, 0)
+    with pytest.raises(ClassifierError, match=r"has 2 dialogues.*--test-fraction") as found:
+        holdout(grouped, 0.2, 0)
+    assert "--folds" not in str(found.value)
+
+
+def test_the_report_says_how_much_was_held_out_and_no_folder(
+    tmp_path: Path, encoders: dict[str, Path]
+) -> None:
+    texts, names = some_replies(10)
+    data = [
+        LabelledResponse(str(i), text, name, f"d{i % 10}", "x")
+        for i, (text, name) in enumerate(zip(texts, names, strict=True))
+    ]
+    folder = encoders["bert"]
+    _, report = evaluation.train_with_report(
+        "embedding",
+        data,
+        tmp_path / "c",
+        data="x.jsonl",
+        test_fraction=0.4,  # whole dialogues: half of them
+        fold_count=0,
+        settings={"model": str(folder)},
+    )
+    assert report["held_out"]["responses"] == 15
+    page = (tmp_path / "c" / "report.md").read_text(encoding="utf-8")
+    assert "Held-out part (50%)" in page
+    assert "model bert" in page
+    assert report["settings"]["model"] == "bert"
+    assert str(folder.parent) not in page + (tmp_path / "c" / "report.json").read_text()
+    assert load_classifier(tmp_path / "c").settings["model"] == str(folder)
 
 
 # --- Figures of quality ---

@@ -117,6 +117,7 @@ def test_what_cannot_get_better_is_not_tried_again(status: int) -> None:
     assert len(server.requests) == 1
     assert f"({status}: never)" in str(error)
     assert error.for_all == (status in (401, 403, 404))
+    assert error.for_this == (status in (400, 422))
 
 
 def test_wrong_key_and_unknown_model_name_the_way_out() -> None:
@@ -173,6 +174,29 @@ def test_a_malformed_answer_is_a_named_error(body: str, words: str, kind: str) -
     error = error_of(always(Response(body, 200, {"Content-Type": kind})))
     assert words in str(error)
     assert len(str(error)) < 500
+
+
+@pytest.mark.parametrize(
+    ("body", "for_this"),
+    [
+        ('{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}', True),
+        ('{"choices": [{"message": {"refusal": "No."}}]}', True),
+        ('{"choices": [{"text": "completion"}]}', False),
+        ("<html>", False),
+    ],
+)
+def test_an_answer_without_content_tells_nothing_of_other_requests(
+    body: str, for_this: bool
+) -> None:
+    error = error_of(always(Response(body)))
+    assert (error.for_this, error.for_all) == (for_this, False)
+    assert ("content_filter" in str(error)) == ("content_filter" in body)
+
+
+def test_a_server_that_fails_is_no_refusal_of_one_request() -> None:
+    assert not error_of(always(failure(500))).for_this
+    assert not error_of(always(failure(429))).for_this
+    assert not error_of(always(HANG), timeout=0.1).for_this
 
 
 @pytest.mark.parametrize("status", [401, 500])

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sra_fast.strategies import STRATEGIES
 from sra_fast.templates import TEMPLATES
 from sra_fast.training.classifiers import load_classifier
 from sra_fast.training.evaluation.ablation import AblationError, ablated
+from sra_fast.training.evaluation.conclude import conclude
 from sra_fast.training.evaluation.perplexity import perplexities
 from sra_fast.training.evaluation.run import (
     TUNED,
@@ -163,8 +165,8 @@ def test_rows_are_the_models_under_their_templates(tmp_path: Path, folder: Path)
         for row in found.rows
     }
     for row in found.rows:
-        records = by_row[row.plan.name]
-        assert len(records) + row.empty == 8
+        assert len(by_row[row.plan.name]) == 8
+        records = [record for record in by_row[row.plan.name] if record.text]
         assert [record.item for record in records] == [c.id for c in row.conversations]
         assert row.mass.shape == (len(records), 2, 4)
         batch = sra_fast.encode(
@@ -208,6 +210,95 @@ def test_a_second_call_computes_nothing(
     assert len({record.item for record in first.records}) == 3
 
 
+def test_scores_and_perplexities_are_of_these_replies(tmp_path: Path, folder: Path) -> None:
+    whole = evaluation(tmp_path, folder, items=3)
+    with opened(whole):
+        collect(whole)
+        (file,) = (whole.out / "rows" / "c1_hf" / "replies").iterdir()
+        first, *others = file.read_text("utf-8").splitlines()
+        changed = {**json.loads(first), "text": "Quite another reply."}
+        file.write_text("\n".join([json.dumps(changed), *others]) + "\n", "utf-8")
+        again = collect(whole)
+    (row,) = (one for one in again.rows if one.plan.name == "c1_hf")
+    batch = sra_fast.encode(byte_level_bpe(), row.conversations, row.plan.template, turns="last")
+    truth = sra_fast.score(row.plan.source.load("float32", "cpu"), batch).sra
+    assert "Quite another reply." in [one.response for one in row.conversations]
+    torch.testing.assert_close(row.result.sra, truth, rtol=1e-5, atol=1e-8)
+    model = row.plan.source.load("float32", "cpu")
+    found = [r.perplexity for r in again.records if r.row == "c1_hf" and r.text]
+    judged = perplexities(
+        model, byte_level_bpe(), row.conversations, TEMPLATES["standard"], STRATEGIES
+    )
+    assert found == pytest.approx(judged, rel=1e-5)
+
+
+def test_an_empty_reply_follows_nothing(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = iter(["", "So it is.", "Go on.", ""] + ["I see."] * 100)
+    monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", lambda text: next(texts))
+    whole = evaluation(tmp_path, folder, items=4, tuned=None)
+    with opened(whole):
+        found = collect(whole)
+        results = conclude(whole, found, ablate=1)
+    first = found.rows[0].plan.name
+    mine = [record for record in found.records if record.row == first]
+    assert sorted(record.text == "" for record in mine) == [False, False, True, True]
+    assert all(not r.adherent and math.isnan(r.sra["paper"]) for r in mine if not r.text)
+    rows = {row["row"]: row for row in results["analysis"]["rows"]}
+    assert rows[first]["n"] == 4
+    assert rows[first]["accuracy"]["value"] == sum(r.adherent for r in mine) / 4
+    assert rows[first]["scores"]["paper"]["n"] == 2
+    assert f"{first}: 2 conversations got an empty reply" in results["gaps"]
+
+
+def test_heads_are_taken_away_for_each_choice_anew(tmp_path: Path, folder: Path) -> None:
+    whole = evaluation(tmp_path, folder, perplexity=False, tuned=None)
+    write_conversations(whole.file, [{**one, "strategy": "Offer Hope"} for one in conversations()])
+    with opened(whole):
+        found = collect(whole)
+        base = [row.plan.name for row in found.rows]
+        records = [
+            replace(r, predicted=r.strategy if at % 3 else "Chit Chat")
+            for at, r in enumerate(found.records)
+        ]
+        for count in (1, 2):
+            results = conclude(whole, replace(found, records=records), ablate=count)
+            rows = [row["row"] for row in results["ablation"]]
+            assert rows == [
+                "c1_hf, all heads",
+                f"c1_hf, {count} best heads away",
+                f"c1_hf, {count} other heads away",
+            ]
+            measured = results["heads"]["dialogues"][1]
+            assert all(row["dialogues"] == measured for row in results["ablation"])
+            assert results["ablation"][-1]["accuracy_difference"]["value"] is None
+    folders = {one.name for one in (whole.out / "rows").iterdir()} - set(base)
+    assert len(folders) == 4
+    assert all(name.startswith("c1_hf-without-") for name in folders)
+
+
+def test_a_failing_ablation_leaves_the_report(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise AblationError("no projection")
+
+    monkeypatch.setattr("sra_fast.training.evaluation.conclude.answer_without_heads", fail)
+    whole = evaluation(tmp_path, folder, perplexity=False, tuned=None)
+    write_conversations(whole.file, [{**one, "strategy": "Offer Hope"} for one in conversations()])
+    with opened(whole):
+        found = collect(whole)
+        records = [
+            replace(r, predicted=r.strategy if at % 3 else "Chit Chat")
+            for at, r in enumerate(found.records)
+        ]
+        results = conclude(whole, replace(found, records=records), ablate=2)
+    assert results["ablation"] is None
+    assert "ablation: no projection" in results["gaps"]
+    assert json.loads((whole.out / "results.json").read_text("utf-8"))["gaps"] == results["gaps"]
+
+
 def test_strategies_that_the_classifier_lacks_are_named(tmp_path: Path, folder: Path) -> None:
     whole = evaluation(tmp_path, folder)
     records = [{**talk("a"), "strategy": "Question"}]
@@ -219,7 +310,9 @@ def test_strategies_that_the_classifier_lacks_are_named(tmp_path: Path, folder: 
 # --- The command -----------------------------------------------------------------------------
 
 
-def test_the_command_from_end_to_end(tmp_path: Path, folder: Path) -> None:
+def test_the_command_from_end_to_end(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, folder: Path
+) -> None:
     file, out = tmp_path / "test.jsonl", tmp_path / "out"
     write_conversations(file, conversations())
     words = ["evaluate", str(file), "--model", str(folder), "--tuned", str(folder)]
@@ -242,7 +335,8 @@ def test_the_command_from_end_to_end(tmp_path: Path, folder: Path) -> None:
     report = (out / "report.md").read_text(encoding="utf-8")
     for one in kept:
         assert len(one["text"]) < 4 or one["text"] not in report + json.dumps(recorded)
-    assert str(tmp_path) not in report + json.dumps(recorded)
+    # the model and the data lie in other folders below it
+    assert str(tmp_path_factory.getbasetemp()) not in report + json.dumps(recorded)
     for name in re.findall(r"\]\((\w+\.png)\)", report):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(app, words).exit_code == 0  # once more, from what is there

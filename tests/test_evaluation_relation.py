@@ -16,7 +16,13 @@ from sklearn.metrics import roc_auc_score
 from sra_fast.training.evaluation.analysis import AnalysisError
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
 from sra_fast.training.evaluation.quality import analyse_quality, distinct, repetition, words
-from sra_fast.training.evaluation.ranking import auc, midranks, weighted_auc
+from sra_fast.training.evaluation.ranking import (
+    auc,
+    aucs_of_ranks,
+    midranks,
+    stratum_ranks,
+    weighted_auc,
+)
 from sra_fast.training.evaluation.records import Record, RecordError, read_records, write_records
 from sra_fast.training.evaluation.relation import analyse, table_of_rows
 from sra_fast.training.evaluation.resampling import group_means, numbered, resampling
@@ -115,6 +121,17 @@ def test_a_wrong_record_names_its_line(tmp_path: Path, change: dict[str, Any], s
         read_records(file)
 
 
+def brute_force_auc(scores: Any, positive: Any, strata: Any) -> float:
+    """Every pair of one stratum, one by one."""
+    wins = pairs = 0.0
+    for i in numpy.flatnonzero(positive):
+        for j in numpy.flatnonzero(~numpy.asarray(positive)):
+            if strata[i] == strata[j]:
+                pairs += 1
+                wins += (scores[i] > scores[j]) + (scores[i] == scores[j]) / 2
+    return wins / pairs
+
+
 def test_auc_is_sklearns_with_ties() -> None:
     generator = numpy.random.default_rng(0)
     scores = generator.integers(0, 12, 90).astype(float)
@@ -125,13 +142,24 @@ def test_auc_is_sklearns_with_ties() -> None:
     assert weighted_auc(scores, positive, one, ones)[0] == pytest.approx(
         roc_auc_score(positive, scores), abs=1e-12
     )
-    wins = pairs = 0.0
-    for i in range(90):
-        for j in range(90):
-            if positive[i] and not positive[j] and strata[i] == strata[j]:
-                pairs += 1
-                wins += (scores[i] > scores[j]) + (scores[i] == scores[j]) / 2
-    assert weighted_auc(scores, positive, strata, ones)[0] == pytest.approx(wins / pairs, abs=1e-12)
+    truth = brute_force_auc(scores, positive, strata)
+    assert weighted_auc(scores, positive, strata, ones)[0] == pytest.approx(truth, abs=1e-12)
+
+
+def test_aucs_of_ranks_are_those_of_all_pairs() -> None:
+    generator = numpy.random.default_rng(4)
+    scores = generator.integers(0, 9, (60, 5)).astype(float)
+    strata = generator.integers(0, 4, 60)
+    positive = generator.random(60) < 0.4
+    other = positive.copy()
+    for stratum in range(4):
+        other[strata == stratum] = generator.permutation(positive[strata == stratum])
+    found = aucs_of_ranks(stratum_ranks(scores, strata), numpy.stack([positive, other]), strata)
+    assert found is not None
+    for labels, aucs in zip((positive, other), found, strict=True):
+        truth = [brute_force_auc(column, labels, strata) for column in scores.T]
+        assert aucs == pytest.approx(truth, abs=1e-12)
+    assert aucs_of_ranks(stratum_ranks(scores, strata), strata[None] > 1, strata) is None
 
 
 def test_weights_of_auc_are_repetitions() -> None:
@@ -251,11 +279,43 @@ def test_turns_and_strategies_are_plain_means(records: list[Record]) -> None:
         assert group.over_rows["paper"].r == pytest.approx(truth, abs=1e-12)
 
 
-def test_an_auc_within_a_row_is_sklearns(records: list[Record]) -> None:
-    for row in analyse(records, draws=50).rows:
-        mine = [one for one in records if one.row == row.row]
-        truth = roc_auc_score([one.adherent for one in mine], [one.sra["paper"] for one in mine])
-        assert row.auc["paper"].value == pytest.approx(truth, abs=1e-12)
+def test_aucs_compare_pairs_of_one_row_and_strategy() -> None:
+    made = synthetic(languages=("en", "de"))
+    found = analyse(made, draws=50)
+    for groups, name in (
+        (found.rows, "row"),
+        (found.strategies, "strategy"),
+        (found.languages, "language"),
+    ):
+        for group in groups:
+            called = getattr(group, "row" if name == "row" else "name")
+            mine = [one for one in made if getattr(one, name) == called]
+            truth = brute_force_auc(
+                [one.sra["paper"] for one in mine],
+                [one.adherent for one in mine],
+                [(one.row, one.strategy) for one in mine],
+            )
+            assert group.auc["paper"].value == pytest.approx(truth, abs=1e-12)
+
+
+def test_a_longer_name_that_is_followed_more_is_no_prediction() -> None:
+    """Mass is a sum over the strategy's name; only within a strategy does it say anything."""
+    generator = numpy.random.default_rng(6)
+    made = [
+        replace(
+            one,
+            sra={"mass": float((1 + 4 * long) * generator.uniform(0.01, 0.02))},
+            predicted=one.strategy if generator.random() < (0.9 if long else 0.1) else "-",
+        )
+        for one in synthetic(dialogues=300)
+        for long in [one.strategy == "Clarification"]
+    ]
+    found = analyse(made, draws=200)
+    for row in found.rows:
+        mine = [one for one in made if one.row == row.row]
+        pooled = roc_auc_score([one.adherent for one in mine], [one.sra["mass"] for one in mine])
+        assert pooled > 0.8
+        assert row.auc["mass"].value == pytest.approx(0.5, abs=0.1)
 
 
 def test_languages_need_two() -> None:
@@ -281,12 +341,12 @@ def test_what_is_undefined_has_a_reason(records: list[Record]) -> None:
         analyse([])
 
 
-def test_auc_without_pairs_of_one_row_is_undefined() -> None:
+def test_auc_without_pairs_of_one_stratum_is_undefined() -> None:
     draws = resampling(["a", "b"], 20, 0)
     strata, positive = numpy.array([0, 1]), numpy.array([True, False])
     found = auc(numpy.array([1.0, 2.0]), positive, strata, draws, numpy.array([True, True]))
     assert found.value is None
-    assert "no row has both" in (found.why or "")
+    assert "no row and strategy has both" in (found.why or "")
 
 
 def test_draws_depend_on_the_seed_alone(records: list[Record]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -14,13 +15,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fake_endpoint import FakeEndpoint, Request, Response, always, completion, failure
+from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
 from sra_fast.cli.app import app
+from sra_fast.cli.extend import extend
+from sra_fast.cli.reproduce import reproduce
 from sra_fast.conversations import read_conversations
 from sra_fast.esconv import Dialogue, Turn, read_dialogues
 from sra_fast.strategies import STRATEGIES
+from sra_fast.templates import TEMPLATES
 from sra_fast.training.extension.cuts import Cutting, ExtensionError, cut
+from sra_fast.training.extension.run import Extension, cut_and_split
 from sra_fast.training.extension.statistics import as_markdown, describe
+from sra_fast.training.generation.sampling import Sampling
 from tiny_chat_model import save_tiny_model
 
 pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")
@@ -119,6 +125,34 @@ def test_the_statistics_count(tmp_path: Path) -> None:
     assert "| A | 10 | 10 | 20 | 1.0 |" in as_markdown(described)
 
 
+def test_a_strategys_name_leaves_the_table_whole() -> None:
+    found = cut([dialogue(1)], {"A|B": "a"}, Cutting(probability=1.0))
+    page = as_markdown(describe({"train": found}, ["A|B"]))
+    assert r"| A\|B | 10 | 10 | 1.0 |" in page.splitlines()
+
+
+@pytest.mark.parametrize("command", [extend, reproduce])
+def test_the_shares_are_the_papers_dialogues(tmp_path: Path, command: object) -> None:
+    defaults = inspect.signature(command).parameters  # type: ignore[arg-type]
+    shares = {name: defaults[name].default for name in ("test", "validation")}
+    extension = Extension(
+        file=esconv(tmp_path, 1297),
+        out=tmp_path / "out",
+        template=TEMPLATES["c1_hf"],
+        strategies={"A": "a"},
+        cutting=Cutting(probability=1.0, cuts=1),
+        sampling=Sampling(),
+        replier={},
+        **shares,
+    )
+    _, parts = cut_and_split(extension)
+    assert {name: len(part) for name, part in parts.items()} == {
+        "train": 1147,
+        "test": 100,
+        "validation": 50,
+    }
+
+
 # --- The command -----------------------------------------------------------------------------
 
 
@@ -157,6 +191,7 @@ def test_a_run_from_end_to_end(tmp_path: Path, model: Path) -> None:
     assert len(loaded) == len(parts["train"])
     assert loaded[0]["messages"][-1]["role"] == "user"
 
+    assert json.loads((out / "run.json").read_text())["finished"] is True
     before = {path: path.read_bytes() for path in out.rglob("*.json*")}
     assert invoke(*words)[0] == 0  # nothing left to do
     assert {path: path.read_bytes() for path in out.rglob("*.json*")} == before
@@ -279,6 +314,7 @@ def test_a_prompt_that_is_refused_is_a_gap_and_asked_again(tmp_path: Path) -> No
         assert "content filter" in stderr
         described = json.loads((out / "statistics.json").read_text())
         assert described["missing"] == left
+        assert json.loads((out / "run.json").read_text())["finished"] is False
         assert described["parts"]["all"]["replies"] == everything - left
 
         server.requests.clear()
@@ -287,6 +323,17 @@ def test_a_prompt_that_is_refused_is_a_gap_and_asked_again(tmp_path: Path) -> No
     assert len(server.requests) == left
     described = json.loads((out / "statistics.json").read_text())
     assert (described["missing"], described["parts"]["all"]["replies"]) == (0, everything)
+
+
+def test_retries_and_timeout_reach_the_endpoint(tmp_path: Path) -> None:
+    words = (esconv(tmp_path, 4), "--model", "big", "--max-new-tokens", 5, "--out", tmp_path / "o")
+    with always(HANG) as server:
+        given = ("--endpoint", server.url, "--timeout", 0.1, "--retries", 0)
+        status, _, stderr = invoke(*words, *given)
+    assert status == 1
+    assert "did not answer within 0.1 s (with up to 0 retries)" in " ".join(stderr.split())
+    asked = [json.dumps(request.body) for request in server.requests]
+    assert len(asked) == len(set(asked))
 
 
 def test_empty_replies_are_counted_and_no_reply_at_all_is_an_error(tmp_path: Path) -> None:

@@ -23,19 +23,20 @@ from chat_tokenizers import byte_level_bpe
 from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
 from model_families import FAMILIES, random_tokens
 from sra_fast.conversations import as_conversations
+from sra_fast.encoding import control_tokens
 from sra_fast.templates import TEMPLATES
 from sra_fast.training.endpoint import Endpoint
 from sra_fast.training.generation import local
 from sra_fast.training.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.generation.cleaning import clean_reply
+from sra_fast.training.generation.endpoint_replier import FAILURES_IN_A_ROW, EndpointReplier
 from sra_fast.training.generation.local import Generated, GenerationError, LocalModel
 from sra_fast.training.generation.prompts import encode_prompts, generation_prompts
 from sra_fast.training.generation.run import (
-    FAILURES_IN_A_ROW,
-    EndpointReplier,
     IncompleteError,
     LocalReplier,
     Reply,
+    _without,
     batches,
     complete,
 )
@@ -101,6 +102,21 @@ def test_an_items_random_numbers_are_its_own() -> None:
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_control_tokens_that_a_model_spells_out_are_taken_out() -> None:
+    tokenizer = byte_level_bpe()
+    (control, *_) = control_tokens(tokenizer)
+    spelt = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(f"Well{control}."))
+    letters = [
+        one
+        for piece in ("Well", *control, ".")
+        for one in tokenizer.encode(piece, add_special_tokens=False)
+    ]
+    assert tokenizer.decode(letters, skip_special_tokens=True) == f"Well{control}."
+    assert letters != spelt
+    assert _without([control], f"Well{control}.") == "Well."
+    assert _without(["<a>"], "<<a>a>x") == "x"
 
 
 # --- Batches and shared beginnings -----------------------------------------------------------
@@ -278,6 +294,18 @@ def test_the_strategies_of_a_conversation_begin_alike_where_history_comes_first(
         ('"One" and "two"', '"One" and "two"'),
         ("  assistant:  ", ""),
         ("Here is what I think: you are brave.", "Here is what I think: you are brave."),
+        ("Here is my message:\nI hear you.", "I hear you."),
+        ("Here is a warm message of reply: \u201cI hear you.\u201d", "I hear you."),
+        ('Here\'s a possible continuation: "I hear you."', "I hear you."),
+        ("Here is a message:", ""),
+        *(
+            (real, real)
+            for real in (
+                "Here's the message I keep hearing from you: nobody listens.",
+                "My message in reply to that: you matter.",
+                "This is a continuation of what you said: it wears you out.",
+            )
+        ),
     ],
 )
 def test_what_stands_around_a_reply_is_taken_off(raw: str, clean: str) -> None:
@@ -314,6 +342,23 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     replies = complete(again, prompts, tmp_path)
     assert again.asked == ["2", "3", "4", "5"]
     assert [replies[prompt.item].text for prompt in prompts] == list("012345")
+
+
+def test_another_batch_size_finds_what_is_done(tmp_path: Path) -> None:
+    class InThrees(Counting):
+        def plan(self, prompts: Sequence[Any]) -> list[list[int]]:
+            return [list(range(at, at + 3)) for at in range(0, len(prompts), 3)]
+
+    conversations = as_conversations([talk(str(number)) for number in range(6)])
+    prompts = generation_prompts(conversations, TEMPLATES["standard"])
+    with pytest.raises(RuntimeError, match="killed"):
+        complete(Counting(fails_at=4), prompts, tmp_path)
+    other = InThrees()
+    replies = complete(other, prompts, tmp_path)
+    assert other.asked == ["4", "5"]
+    third = Counting()
+    assert complete(third, prompts, tmp_path) == replies
+    assert third.asked == []
 
 
 def test_a_model_replies_to_conversations(tiny: Any, tmp_path: Path) -> None:
@@ -389,6 +434,31 @@ def test_an_endpoint_that_only_fails_is_given_up(tmp_path: Path, status: int, as
     assert caught.value.given_up
     assert len(server.requests) == asked
     assert not list(tmp_path.glob("*.jsonl"))
+
+
+FILTERED = Response(
+    '{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}'
+)
+
+
+@pytest.mark.parametrize("refusal", [failure(400, "filtered"), FILTERED], ids=["400", "empty"])
+def test_prompts_that_are_refused_do_not_keep_an_endpoint_from_the_others(
+    tmp_path: Path, refusal: Response
+) -> None:
+    conversations = as_conversations([talk(str(number)) for number in range(40)])
+    prompts = generation_prompts(conversations, TEMPLATES["standard"])
+    refused = FAILURES_IN_A_ROW + 5
+
+    def answer(request: Request, number: int) -> Response:
+        return refusal if number < refused else completion("Yes.")
+
+    with FakeEndpoint(answer) as server:
+        endpoint = Endpoint(server.url, "big", retries=0, concurrency=1)
+        with pytest.raises(IncompleteError, match=f"{refused} of 40 prompts") as caught:
+            complete(EndpointReplier(endpoint, DRAWN, batch=5), prompts, tmp_path)
+    assert not caught.value.given_up
+    assert len(caught.value.replies) == 40 - refused
+    assert len(server.requests) == 40
 
 
 def test_nan_is_an_error_and_no_reply(tmp_path: Path) -> None:

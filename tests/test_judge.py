@@ -200,6 +200,8 @@ def test_intervals_are_those_of_the_binomial(wins: int, losses: int) -> None:
         assert share.high == pytest.approx(high, abs=100 / n)
     # All resamples alike say nothing about how far off they are.
     assert (found.ties.percent, found.ties.low, found.ties.high) == (0, None, None)
+    assert "the same in every resample" in (found.ties.why or "")
+    assert found.wins.why is None
 
 
 def test_items_of_one_dialogue_count_as_one_in_intervals() -> None:
@@ -209,7 +211,10 @@ def test_items_of_one_dialogue_count_as_one_in_intervals() -> None:
         assert (one.percent, one.low, one.high) == pytest.approx(
             (other.percent, other.low, other.high)
         )
-    assert tally(group(1, 0, copies=9)).wins.low is None
+    alone = tally(group(1, 0, copies=9))
+    assert (alone.wins.percent, alone.wins.low) == (100, None)
+    assert "a single group" in (alone.wins.why or "")
+    assert "nothing to count" in (tally([]).wins.why or "")
 
 
 # --- A run ---
@@ -472,6 +477,35 @@ def test_systems_of_one_name_need_names(tmp_path: Path, files: tuple[Path, Path]
         assert "--name-a" in call(files[0], files[0], *given, status=2)[1]
 
 
+def test_items_with_the_same_replies_are_counted_and_named(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    for path in files:
+        path.write_text(re.sub(r"i([14]) of \w+", r"i\1 of both", path.read_text()))
+    with always(TIE) as server:
+        result = judged(files, server, tmp_path / "out")
+        _, said = call(*files, *options(server, tmp_path / "out"))
+    assert result["overall"]["identical"] == ["i1", "i4"]
+    assert [one["identical"] for one in result["by_strategy"]] == [["i4"], ["i1"]]
+    assert (
+        "2 of 6 items: both replies are the same, so a preference would be chance: i1, i4" in said
+    )
+
+
+def test_the_same_replies_throughout_are_refused(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(files[0].read_bytes())
+    with always(TIE) as server:
+        said = error_of((files[0], copy), server, tmp_path / "out")
+        assert "copy.jsonl hold the same reply to all of the 6 items" in said
+        # also where only those that were drawn are the same
+        copy.write_text(copy.read_text().replace("i5 of tuned", "i5 of base"))
+        given = ("--items", 1, "--seed", 1)
+        assert "all of the 1 items" in error_of((files[0], copy), server, tmp_path / "out", *given)
+    assert not server.requests
+    assert not (tmp_path / "out").exists()
+
+
 # --- Gaps, and going on ---
 
 
@@ -516,10 +550,11 @@ def test_json_of_an_incomplete_run_is_an_error(tmp_path: Path, files: tuple[Path
 def test_what_fails_for_every_request_ends_the_run_at_once(
     tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    with always(failure(404)) as server:
+    # A second request may be under way when the first comes back; it holds up a third.
+    with FakeEndpoint(lambda request, n: HANG if n else failure(404)) as server:
         said = error_of(files, server, tmp_path / "out", "--concurrency", 1)
+        assert len(server.requests) <= 2
     assert "no model 'judge'" in said
-    assert len(server.requests) <= 2
 
 
 @pytest.mark.parametrize("fault", [failure(500), HANG, Response("hello")])
@@ -531,6 +566,30 @@ def test_an_endpoint_that_only_fails_is_given_up(
         said = error_of(files, server, tmp_path / "out", *more)
     assert "6 of 6 items lack an answer" in said
     assert f"{FAILURES_IN_A_ROW} × endpoint {server.url}" in said
+
+
+FILTERED = Response(
+    '{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}'
+)
+
+
+@pytest.mark.parametrize("refusal", [failure(400, "filtered"), FILTERED], ids=["400", "empty"])
+def test_items_that_are_refused_do_not_keep_the_judge_from_the_others(
+    tmp_path: Path, files: tuple[Path, Path], refusal: Response
+) -> None:
+    mind = judging(dict.fromkeys((f"i{n}" for n in range(6)), "tuned"))
+    refused = [f"i{n}" for n in range(5)]  # asked in both orders: ten refusals in a row
+
+    def answer(request: Request, number: int) -> Response:
+        return refusal if item_of(request) in refused else mind(request, number)
+
+    with FakeEndpoint(answer) as server:
+        said = error_of(files, server, tmp_path / "out", "--concurrency", 1)
+    assert len(server.requests) == 12
+    assert "5 of 6 items lack an answer" in said
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert found["overall"]["missing"] == refused
+    assert counts(found["overall"]) == (1, 0, 0)
 
 
 def test_nobody_there(tmp_path: Path, files: tuple[Path, Path]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,18 +53,27 @@ def test_evaluation_scores_as_score_does(tmp_path: Path, words: list[str]) -> No
     assert "WRONG" not in (tmp_path / "evaluation.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("nan", [False, True])
 def test_a_wrong_score_gives_no_ratio_in_silence(
-    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, nan: bool
 ) -> None:
     right = evaluation.score_replies
 
     def wrong(model: Any, tokenizer: Any, whole: Any, template: Any, *rest: Any) -> Any:
-        return right(model, tokenizer, whole, TEMPLATES["c1_hf"], *rest)
+        if not nan:
+            return right(model, tokenizer, whole, TEMPLATES["c1_hf"], *rest)
+        result = right(model, tokenizer, whole, template, *rest)
+        return SimpleNamespace(scores={n: v * math.nan for n, v in result.scores.items()})
 
     monkeypatch.setattr(evaluation, "score_replies", wrong)
     settings = ["--conversations", "2", "--rounds", "1", "--dtypes", "float32"]
     assert evaluation.main([*words, *settings, "--out", str(tmp_path)]) == 1
-    assert "WRONG" in (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    page = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    assert "WRONG" in page
+    assert ("not finite" in page) == nan
+    text = (tmp_path / "evaluation.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert not json.loads(text)["dtypes"][0]["same"]
 
 
 def test_batched_replies_are_those_of_generate(tmp_path: Path, words: list[str]) -> None:

@@ -17,6 +17,7 @@ pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 
 from sra_fast.cli.app import app
 from sra_fast.loading import find_model
+from sra_fast.strategies import STRATEGIES as PAPER_STRATEGIES
 from sra_fast.training.classifiers import load_classifier
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.extension.cuts import Cutting
@@ -24,6 +25,8 @@ from sra_fast.training.generation.sampling import Sampling
 from sra_fast.training.reproduction.deviations import deviations
 from sra_fast.training.reproduction.noise import label_noise, plain_quality
 from sra_fast.training.reproduction.plan import Reproduction
+from sra_fast.training.reproduction.report import seeds
+from sra_fast.training.reproduction.run import Progress
 from tiny_chat_model import save_tiny_model
 
 STRATEGIES = {"Offer Hope": "Hope.", "Clarification": "Ask.", "Affirmation": "Praise."}
@@ -91,6 +94,9 @@ def test_the_report_names_everything(finished: Path) -> None:
     assert all(one.split(":")[0] in page for one in results["deviations"])
     assert results["classifier"]["label_noise"]["when_plain"] > 0.5
     assert results["training"]["steps"] == 2
+    assert results["settings"]["strategies"] == list(STRATEGIES)
+    assert "strategies: 3 of one's own; the paper's are 15" in results["deviations"]
+    assert "- strategies: 3 of one's own; the paper's are 15" in page
     ablated = [row["row"] for row in results["evaluation"]["ablation"]]
     assert len(ablated) == 3 or not results["evaluation"]["heads"]["best"]
 
@@ -104,11 +110,14 @@ def test_figures_of_the_page_are_there(finished: Path) -> None:
         assert (finished / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_text_of_dialogues_and_no_path_is_in_the_report(finished: Path) -> None:
+def test_no_text_of_dialogues_and_no_path_is_in_the_report(
+    finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     for name in ("report.md", "results.json"):
         text = (finished / name).read_text(encoding="utf-8")
         assert "SECRET" not in text
-        assert str(finished.parent) not in text
+        # model, data and settings lie in other folders below it
+        assert str(tmp_path_factory.getbasetemp()) not in text
 
 
 def test_a_second_call_changes_nothing(finished: Path, inputs: list[str]) -> None:
@@ -143,6 +152,91 @@ def test_what_was_lost_is_made_again_and_the_end_is_the_same(
     assert status == 0, stderr
     for name in ("report.md", "results.json", "extended/test.jsonl"):
         assert (out / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("template: c1_hf", "training.yaml: template: the reproduction trains under the standard"),
+        ("eval_data: other.jsonl", "training.yaml: eval_data: the reproduction trains"),
+        ("strategies: own.json", "leave the setting out, and give --strategies"),
+    ],
+)
+def test_what_only_the_fine_tuning_would_read_is_refused(
+    tmp_path: Path, inputs: list[str], line: str, says: str
+) -> None:
+    config = tmp_path / "training.yaml"
+    config.write_text(f"{line}\n", encoding="utf-8")
+    status, stdout, _ = run([*inputs, "--config", str(config)], tmp_path / "run")
+    assert status == 1
+    assert says in json.loads(stdout)["error"]
+    assert not (tmp_path / "run").exists()
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, words: list[str], out: Path) -> Reproduction:
+    """What the command asks for, without doing it."""
+    seen: list[Reproduction] = []
+
+    def remember(reproduction: Reproduction, progress: Progress) -> dict[str, Any]:
+        seen.append(reproduction)
+        return {}
+
+    monkeypatch.setattr("sra_fast.training.reproduction.run.reproduce", remember)
+    status, _, stderr = run(words, out)
+    assert status == 0, stderr
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "seed", "dtype"),
+    [
+        ("rank: 4", [], 42, "auto"),
+        ("{seed: 7, dtype: float32}", [], 7, "float32"),
+        ("{seed: 7, dtype: float32}", ["--seed", "42", "--dtype", "bfloat16"], 42, "bfloat16"),
+    ],
+)
+def test_seed_and_dtype_are_those_given_or_of_the_file_or_the_defaults(
+    tmp_path: Path,
+    inputs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    given: list[str],
+    seed: int,
+    dtype: str,
+) -> None:
+    config = tmp_path / "training.yaml"
+    config.write_text(f"{line}\n", encoding="utf-8")
+    words = [*inputs, "--config", str(config), "--classifier", "roberta", *given]
+    found = asked(monkeypatch, words, tmp_path / "run")
+    assert seeds(found) == dict.fromkeys(("cutting", "sampling", "training", "classifier"), seed)
+    assert found.classifier_settings == {"seed": seed}
+    assert found.training.dtype == found.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--test", "0"], "test must be above 0, found 0.0"),
+        (["--dialogues", "9"], "give more dialogues, more cuts of each, or fewer strategies"),
+    ],
+)
+def test_what_cannot_be_done_is_known_before_anything_is_generated(
+    tmp_path: Path, inputs: list[str], more: list[str], says: str
+) -> None:
+    status, stdout, _ = run([*inputs, *more], tmp_path / "run")
+    assert status == 1
+    assert says in json.loads(stdout)["error"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_is_refused_before_anything_is_generated(
+    tmp_path: Path, inputs: list[str], finished: Path
+) -> None:
+    words = [*inputs, "--model", str(finished / "tuned" / "adapter")]
+    status, stdout, _ = run(words, tmp_path / "run")
+    assert status == 1
+    assert "is itself an adapter" in json.loads(stdout)["error"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_run_is_refused(finished: Path, inputs: list[str]) -> None:
@@ -204,7 +298,7 @@ def test_the_papers_own_settings_deviate_in_nothing_that_is_set(tmp_path: Path) 
             "file": tmp_path / "d.json",
             "out": tmp_path,
             "base": find_model(str(save_tiny_model(tmp_path / "model"))),
-            "strategies": STRATEGIES,
+            "strategies": PAPER_STRATEGIES,
             "cutting": Cutting(),
             "sampling": Sampling(),
             "test": 100 / 1297,
@@ -215,14 +309,23 @@ def test_the_papers_own_settings_deviate_in_nothing_that_is_set(tmp_path: Path) 
         return "\n".join(deviations(Reproduction(**settings), dialogues=1297, responses=1000))
 
     paper = told()
-    for word in ("dialogues:", "cuts:", "temperature", "fine-tuning:", "responses of a row"):
+    for word in (
+        "strategies:",
+        "dialogues:",
+        "cuts:",
+        "temperature",
+        "fine-tuning:",
+        "responses of a row",
+    ):
         assert word not in paper
     changed = told(
         cutting=Cutting(cuts=1, probability=0.5),
         sampling=Sampling(max_new_tokens=99),
         training=TrainingConfig(rank=8, epochs=1.0),
+        strategies={**PAPER_STRATEGIES, "Offer Hope": "Be cheerful."},
     )
     for words in (
+        "strategies: the same names, other descriptions",
         "cuts: at most 1",
         "probability: 0.5",
         "max_new_tokens: 99",

@@ -13,7 +13,6 @@ from sra_fast.training import statistics
 from sra_fast.training.statistics import (
     StatisticsError,
     correlation,
-    mean_interval,
     rate_interval,
     trimmed,
 )
@@ -62,8 +61,8 @@ def test_coefficients_are_scipys(n: int) -> None:
 def test_a_perfect_line_is_one() -> None:
     up = correlation([1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0])
     assert up.r == pytest.approx(1)
-    assert up.low == pytest.approx(1)
-    assert up.high == pytest.approx(1)
+    assert up.low is up.high is None  # every resample lies on the line, too
+    assert "the same in every resample" in (up.why or "")
     assert correlation([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]).r == pytest.approx(-1)
 
 
@@ -166,8 +165,8 @@ def test_nan_and_infinity_are_named(bad: float) -> None:
         correlation([1, bad, 3], [1, 2, 3])
     with pytest.raises(StatisticsError, match=r"y\[2\] is"):
         trimmed([1, 2, 3], [1, 2, bad])
-    with pytest.raises(StatisticsError, match=r"values\[0\] is"):
-        mean_interval([bad])
+    with pytest.raises(StatisticsError, match=r"hits\[0\] is"):
+        rate_interval([bad], [1])
 
 
 def test_lengths_must_agree() -> None:
@@ -191,18 +190,18 @@ def test_trimming_keeps_what_lies_within_both_columns_percentiles() -> None:
 
 def test_a_mean_and_its_interval() -> None:
     values = [1.0, 2.0, 3.0, 6.0]
-    found = mean_interval(values, draws=4000)
+    found = rate_interval(values, [1] * 4, draws=4000)
     drawn = numpy.random.default_rng(0).integers(4, size=(4000, 4))
     means = numpy.array(values)[drawn].mean(axis=1)
     assert found.value == 3.0
     assert (found.low, found.high) == pytest.approx(numpy.quantile(means, [0.025, 0.975]))
-    assert mean_interval([5.0]).low is None
-    assert mean_interval([]).value is None
+    assert rate_interval([5.0], [1]).low is None
+    assert rate_interval([], []).value is None
 
 
 def test_equal_groups_of_equal_points_count_as_one_point_each() -> None:
-    alone = mean_interval([1.0, 2.0, 4.0], draws=500)
-    thrice = mean_interval([1.0, 2.0, 4.0] * 3, groups=[0, 1, 2] * 3, draws=500)
+    alone = rate_interval([1.0, 2.0, 4.0], [1] * 3, draws=500)
+    thrice = rate_interval([1.0, 2.0, 4.0] * 3, [1] * 9, groups=[0, 1, 2] * 3, draws=500)
     assert (alone.low, alone.high) == pytest.approx((thrice.low, thrice.high))
 
 
@@ -217,6 +216,23 @@ def test_a_rate_goes_without_what_is_no_chance() -> None:
     assert nothing.why == "there is nothing to count"
     with pytest.raises(StatisticsError, match=r"chances\[1\]"):
         rate_interval([0, 0], [1, -1])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -1 / 3])
+def test_an_interval_without_a_width_is_none_with_the_reason(value: float) -> None:
+    found = rate_interval([value] * 30, [1] * 30)
+    assert found.value == pytest.approx(value)
+    assert found.low is found.high is None
+    assert found.why == "the same in every resample, so the bootstrap gives no interval"
+    whole = rate_interval([1, 2, 4], [1, 2, 4])
+    assert (whole.value, whole.low, whole.n) == (1.0, None, 7)
+
+
+def test_a_narrow_interval_is_still_one() -> None:
+    found = rate_interval([1.0, 1.0 + 1e-9] * 20, [1] * 40)
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 < found.high - found.low < 1e-9
 
 
 def test_a_rate_is_near_the_exact_binomial_interval() -> None:

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 import sra_fast
 from chat_tokenizers import byte_level_bpe
+from sra_fast.conversations import as_conversations
 from sra_fast.loading import find_model
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
@@ -36,6 +37,7 @@ from sra_fast.training.checkpoints import (
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.history import read_history
 from sra_fast.training.run import TrainingRun, train
+from sra_fast.training.trained_on import beginning, read_trained_on
 
 # One import of torch for all the runs: each is a forked child that shares nothing but the code.
 SCRIPT = """
@@ -196,6 +198,16 @@ def test_the_adapter_scores_and_loses_what_the_run_said(tmp_path: Path, model: P
     assert [line["step"] for line in logs(tmp_path, "train")] == [1, 2, 3, 4]
     assert [line["step"] for line in logs(tmp_path, "eval")] == [0, 2, 4]
     assert set(result["files"]) <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_what_a_merged_base_was_trained_on_is_remembered(tmp_path: Path, model: Path) -> None:
+    both = [as_conversations([talk(name)])[0] for name in ("first", "second")]
+    for name, base in (("first", model), ("second", tmp_path / "first" / "out" / "merged")):
+        settings: dict[str, Any] = {"eval_fraction": 0.0, "max_steps": 1, "merge": True}
+        trained(tmp_path / name, base, [talk(name)], **settings)
+    for folder in ("adapter", "merged"):
+        learnt = read_trained_on(tmp_path / "second" / "out" / folder)
+        assert learnt == {beginning(one) for one in both}
 
 
 def test_packed_checkpointed_sliced_and_padded_runs_are_the_same(

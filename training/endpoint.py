@@ -194,9 +194,7 @@ class Endpoint:
     def _tried(self) -> str:
         return f"with up to {self.retries} retries"
 
-    def _error(
-        self, what: str, *, for_all: bool = False, for_this: bool = False
-    ) -> EndpointError:
+    def _error(self, what: str, *, for_all: bool = False, for_this: bool = False) -> EndpointError:
         message = f"endpoint {self.base_url}: {what}"
         return EndpointError(message, for_all=for_all, for_this=for_this)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from sra_fast.loading import ModelSource
@@ -15,7 +16,7 @@ from sra_fast.training.curves import CURVES, write_curves
 from sra_fast.training.history import NAME as HISTORY
 from sra_fast.training.lora import save_adapter, save_merged
 from sra_fast.training.run_data import RunData
-from sra_fast.training.trained_on import write_trained_on
+from sra_fast.training.trained_on import read_trained_on, write_trained_on
 
 ADAPTER = "adapter"
 MERGED = "merged"
@@ -44,11 +45,12 @@ def write_outcome(
     """
     out = last.folder.parent
     chosen = chosen_checkpoint(last)
+    learnt = data.beginnings | read_trained_on(Path(source.place))  # a merged base has learnt too
     parameters = save_adapter(chosen, tokenizer, out / ADAPTER)
-    write_trained_on(out / ADAPTER, data.beginnings)
+    write_trained_on(out / ADAPTER, learnt)
     if merge:
         save_merged(source, out / ADAPTER, config.dtype, tokenizer, out / MERGED)
-        write_trained_on(out / MERGED, data.beginnings)
+        write_trained_on(out / MERGED, learnt)
     log: list[dict[str, Any]] = last.state["log_history"]
     before, after = _evaluation(log, 0), _evaluation(log, chosen.step)
     notes = list(data.notes)

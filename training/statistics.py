@@ -139,18 +139,6 @@ def trimmed(
     return kept
 
 
-def mean_interval(
-    values: ArrayLike,
-    groups: Sequence[object] | None = None,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Estimate:
-    """The mean of ``values [n]``; arguments and errors as for :func:`correlation`."""
-    column = _column(values, "values")
-    return rate_interval(column, numpy.ones(len(column)), groups, draws=draws, seed=seed)
-
-
 def rate_interval(
     hits: ArrayLike,
     chances: ArrayLike,

@@ -132,8 +132,8 @@ def agree(
         list[Path],
         options.existing_file(
             "FILE...",
-            "CSV or JSONL with item, annotator, preference, sra_a, sra_b, system_a, system_b; "
-            "with --key the filled-in sheets, or Label Studio's JSON exports.",
+            "CSV or JSONL with item, annotator, preference, sra_a, sra_b, system_a, system_b, and "
+            "dialogue if known; with --key the filled-in sheets, or Label Studio's JSON exports.",
         ),
     ],
     key: Annotated[
@@ -155,7 +155,8 @@ def agree(
 
     A positive preference (to +4) says that b is better, a negative one (to -4) a; the SRA
     difference is b less a. Trimmed figures go without the values outside the 1st to 99th
-    percentile. Missing preferences are counted and named, and never taken for 0.
+    percentile. Missing preferences are counted and named, and never taken for 0. Intervals draw
+    whole dialogues where the key or a column 'dialogue' names them, else items.
     """
     with session(as_json, debug) as current:
         from sra_fast.training.annotation.agreement import analyse, to_json
@@ -192,12 +193,17 @@ def _tables(agreement: Agreement) -> list[Table]:
 
 
 def _notes(agreement: Agreement) -> list[str]:
-    """What is missing, and why figures are."""
+    """What is missing, why figures are, and what the intervals draw."""
     figures: list[tuple[str, Correlation | Estimate]] = [
         *((f"r of {name}", one) for name, one in agreement.pearson.items()),
         *((f"trimmed r of {name}", one) for name, one in agreement.pearson_trimmed.items()),
         ("alpha", agreement.alpha),
         ("trimmed alpha", agreement.alpha_trimmed),
+        *(
+            (f"{how.removeprefix('rate_').replace('_', ' ')}, rate of {system}", rate)
+            for system, one in agreement.win_rates.items()
+            for how, rate in one.rates.items()
+        ),
     ]
     notes = [f"{what}: {one.why}" for what, one in figures if one.why]
     gaps = [f"{item} by {annotator}" for item, annotator in agreement.judgements.gaps]
@@ -208,6 +214,7 @@ def _notes(agreement: Agreement) -> list[str]:
         if places:
             more = "" if len(places) <= _SHOWN_GAPS else ", …; --json has all"
             notes.append(f"{title}: {len(places)} ({', '.join(places[:_SHOWN_GAPS])}{more})")
+    notes.append(f"intervals: bootstrap over whole {agreement.drawn}")
     return notes
 
 

@@ -188,11 +188,16 @@ def predict(
         }
 
 
+def settings_of(kind: ClassifierKind, seed: int) -> dict[str, Any]:
+    """Those that a seed gives: only the encoder's training draws."""
+    return {"seed": seed} if kind is ClassifierKind.ROBERTA else {}
+
+
 def _settings(
     kind: ClassifierKind, model: str | None, given: list[str], seed: int
 ) -> dict[str, Any]:
     """The settings of the kind by name; wrong ones are a wrong use."""
-    found: dict[str, Any] = {"seed": seed} if kind is ClassifierKind.ROBERTA else {}
+    found = settings_of(kind, seed)
     if model is not None and kind is ClassifierKind.LEXICAL:
         raise typer.BadParameter("the lexical classifier has none", param_hint="'--model'")
     if model is not None:

@@ -10,6 +10,7 @@ import typer
 from sra_fast.cli import generation, options
 from sra_fast.cli.inputs import choose_template
 from sra_fast.cli.session import session
+from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,8 +27,8 @@ def extend(
     probability: Annotated[
         float, typer.Option("--probability", max=1.0, help="Of each strategy at each cut.")
     ] = 0.3,
-    test: options.TestShare = 0.077,
-    validation: options.ValidationShare = 0.039,
+    test: options.TestShare = TEST_SHARE,
+    validation: options.ValidationShare = VALIDATION_SHARE,
     endpoint: generation.EndpointURL = None,
     retries: generation.Retries = 5,
     timeout: generation.Timeout = 120.0,

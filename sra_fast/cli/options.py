@@ -105,9 +105,15 @@ MostDialogues = Annotated[
 MostCuts = Annotated[
     int | None, typer.Option("--cuts", min=1, help="Most cuts of a dialogue.", show_default="all")
 ]
-TestShare = Annotated[float, typer.Option("--test", min=0.0, help="Share of the dialogues.")]
+TestShare = Annotated[
+    float,
+    typer.Option("--test", min=0.0, help="Share of the dialogues.", show_default="100 of 1,297"),
+]
 ValidationShare = Annotated[
-    float, typer.Option("--validation", min=0.0, help="Share of the dialogues.")
+    float,
+    typer.Option(
+        "--validation", min=0.0, help="Share of the dialogues.", show_default="50 of 1,297"
+    ),
 ]
 AblatedHeads = Annotated[
     int, typer.Option("--ablate", min=0, help="Best heads to take away, as a test.")

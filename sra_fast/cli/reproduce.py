@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from sra_fast.cli import generation, options
-from sra_fast.cli.classify import ClassifierKind
+from sra_fast.cli.classify import ClassifierKind, settings_of
 from sra_fast.cli.session import session
+from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
 
 
 def reproduce(
@@ -21,7 +22,7 @@ def reproduce(
         typer.Option(
             "--config",
             metavar="FILE.yaml",
-            help="Settings of the fine-tuning by name (sra_fast.training.config has all).",
+            help="Settings of the fine-tuning by name (sra_fast.training.config has them).",
             exists=True,
             dir_okay=False,
             readable=True,
@@ -35,8 +36,8 @@ def reproduce(
     strategies: options.StrategyFile = None,
     dialogues: options.MostDialogues = None,
     cuts: options.MostCuts = None,
-    test: options.TestShare = 0.077,
-    validation: options.ValidationShare = 0.039,
+    test: options.TestShare = TEST_SHARE,
+    validation: options.ValidationShare = VALIDATION_SHARE,
     items: Annotated[
         int | None,
         typer.Option(
@@ -48,8 +49,23 @@ def reproduce(
     top_p: generation.TopP = 0.9,
     max_new_tokens: generation.MaxNewTokens = 512,
     batch_size: generation.BatchSize = 32,
-    seed: generation.Seed = 42,
-    dtype: options.DTypeOption = options.DType.AUTO,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            help="Of everything that is drawn.",
+            show_default="that of --config, or 42",
+        ),
+    ] = None,
+    dtype: Annotated[
+        options.DType | None,
+        typer.Option(
+            "--dtype",
+            help="Of the weights; auto is what they are stored in.",
+            show_default="that of --config, or auto",
+        ),
+    ] = None,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
@@ -64,35 +80,31 @@ def reproduce(
         from sra_fast.cli.progress import reply_progress, row_progress, step_progress
         from sra_fast.loading import find_model
         from sra_fast.strategies import STRATEGIES, read_strategies
-        from sra_fast.training.config import read_config
         from sra_fast.training.extension.cuts import Cutting
         from sra_fast.training.generation.sampling import Sampling
-        from sra_fast.training.reproduction.plan import Reproduction
+        from sra_fast.training.reproduction.plan import Reproduction, read_training
         from sra_fast.training.reproduction.run import Progress
         from sra_fast.training.reproduction.run import reproduce as run
 
+        training = read_training(
+            config, strategies=strategies, seed=seed, dtype=None if dtype is None else dtype.value
+        )
         results = run(
             Reproduction(
                 file=file,
                 out=out,
                 base=find_model(model),
                 strategies=STRATEGIES if strategies is None else read_strategies(strategies),
-                cutting=Cutting(cuts=cuts, dialogues=dialogues, seed=seed),
-                sampling=Sampling(temperature, top_p, max_new_tokens, seed),
+                cutting=Cutting(cuts=cuts, dialogues=dialogues, seed=training.seed),
+                sampling=Sampling(temperature, top_p, max_new_tokens, training.seed),
                 test=test,
                 validation=validation,
-                training=read_config(
-                    config,
-                    {
-                        "seed": seed,
-                        "dtype": dtype.value,
-                        "strategies": None if strategies is None else str(strategies),
-                    },
-                ),
+                training=training,
                 classifier=classifier.value,
+                classifier_settings=settings_of(classifier, training.seed),
                 items=items,
                 ablate=ablate,
-                dtype=dtype.value,
+                dtype=training.dtype,
                 device=device.value,
                 batch=batch_size,
                 say=current.say,

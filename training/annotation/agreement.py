@@ -8,21 +8,19 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.annotation.ratings import Judgements
+from sra_fast.training.annotation.alpha import SEED, krippendorff_alpha
+from sra_fast.training.annotation.judgements import Judgements
 from sra_fast.training.statistics import (
     DRAWS,
     LEVEL,
     Correlation,
     Estimate,
     correlation,
-    interval_of_sums,
     rate_interval,
     trimmed,
 )
 
 Floats = NDArray[numpy.float64]
-
-SEED = 20240210
 
 LOW, HIGH = 0.01, 0.99  # quantiles that trimming keeps
 
@@ -69,80 +67,40 @@ class Agreement:
         return len({item for item, _ in self.judgements.preferences})
 
     @property
+    def drawn(self) -> str:
+        """What the intervals draw whole: "dialogues", or "items" where no dialogue is known."""
+        return "dialogues" if self.judgements.by_dialogue else "items"
+
+    @property
     def without_sra(self) -> list[str]:
         """The items whose SRA difference is unknown; no correlation has them."""
         return [name for name, item in self.judgements.items.items() if item.difference is None]
 
 
 def analyse(judgements: Judgements) -> Agreement:
-    """All of it, with 95% intervals over items.
+    """All of it, with 95% intervals over dialogues, or over items where no dialogue is known.
 
     Raises:
         ValueError: the package krippendorff is missing.
     """
     points = {name: _points(judgements, name) for name in judgements.annotators}
-    ratings = _ratings(judgements, list(judgements.items))
     known = {
         item: one.difference for item, one in judgements.items.items() if one.difference is not None
     }
     differences = numpy.array(list(known.values()))
     kept = trimmed(differences, differences, LOW, HIGH)
     middle = [item for item, stays in zip(known, kept, strict=True) if stays]
-    systems = dict.fromkeys(
-        system for one in judgements.items.values() for system in (one.system_a, one.system_b)
-    )
     return Agreement(
         judgements=judgements,
-        pearson={name: _pearson(x, y) for name, (x, y) in points.items()},
-        pearson_trimmed={name: _trimmed_pearson(x, y) for name, (x, y) in points.items()},
-        alpha=krippendorff_alpha(ratings),
-        alpha_trimmed=krippendorff_alpha(_ratings(judgements, middle)),
-        win_rates={system: _win_rate(judgements, system) for system in systems},
+        pearson={name: _pearson(*columns) for name, columns in points.items()},
+        pearson_trimmed={name: _trimmed_pearson(*columns) for name, columns in points.items()},
+        alpha=_alpha(judgements, list(judgements.items)),
+        alpha_trimmed=_alpha(judgements, middle),
+        win_rates={
+            judgements.system_a: _win_rate(judgements, -1),
+            judgements.system_b: _win_rate(judgements, 1),
+        },
     )
-
-
-def krippendorff_alpha(ratings: Floats) -> Estimate:
-    """Krippendorff's alpha at the level of intervals, with its interval over items.
-
-    With m_i values v of item i, and sums over the n values of items that have two or more:
-    alpha = 1 − (n − 1) · Σ_i m_i·S_i/(m_i − 1) / (n·S),   S = Σ v² − (Σ v)²/n, S_i alike.
-
-    Args:
-        ratings: ``[annotators, items]``, NaN where there is none.
-
-    Raises:
-        ValueError: the package krippendorff is missing.
-    """
-    try:
-        import krippendorff
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "agreement needs the package 'krippendorff': pip install 'sra_fast[pipeline]'"
-        ) from error
-    if (~numpy.isnan(ratings)).any(axis=1).sum() < 2:
-        return Estimate(None, None, None, 0, "a single annotator; alpha compares two or more")
-    paired = ratings[:, (~numpy.isnan(ratings)).sum(axis=0) >= 2]
-    items = paired.shape[1]
-    if not items:
-        return Estimate(None, None, None, 0, "no item was judged by two annotators")
-    values = paired[~numpy.isnan(paired)]
-    if (values == values[0]).all():
-        return Estimate(None, None, None, items, "all preferences are the same: alpha is 0/0")
-    alpha = float(krippendorff.alpha(reliability_data=paired, level_of_measurement="interval"))
-    m = (~numpy.isnan(paired)).sum(axis=0).astype(numpy.float64)
-    v, vv = numpy.nansum(paired, axis=0), numpy.nansum(paired**2, axis=0)
-    columns = numpy.stack([m, v, vv, (m * vv - v * v) / (m - 1)], axis=1)
-    low, high, left_out, why = interval_of_sums(columns, alpha_of_sums, seed=SEED)
-    return Estimate(alpha, low, high, items, why, left_out)
-
-
-def alpha_of_sums(sums: Floats) -> Floats:
-    """Alpha from Σ m, Σ v, Σ v² and Σ_i m_i·S_i/(m_i − 1), ``[draws, 4]``; NaN where it is 0/0."""
-    n, v, vv, within = sums.T
-    spread = n * vv - v * v  # n·S; exact, as preferences are whole numbers
-    undefined = spread == 0
-    alpha = 1 - (n - 1) * within / numpy.where(undefined, 1.0, spread)
-    return numpy.where(undefined, numpy.nan, alpha)
 
 
 def to_json(agreement: Agreement) -> dict[str, Any]:
@@ -187,7 +145,7 @@ def to_json(agreement: Agreement) -> dict[str, Any]:
             notes.setdefault("win_rate", {})[system] = reasons
     method = {
         "level": LEVEL,
-        "method": "percentile bootstrap over items",
+        "method": f"percentile bootstrap over {agreement.drawn}",
         "resamples": DRAWS,
         "seed": SEED,
         "trimmed": [LOW, HIGH],
@@ -199,27 +157,31 @@ def _interval(one: Correlation | Estimate) -> dict[str, Any]:
     return {"low": one.low, "high": one.high, "n": one.n, "resamples_left_out": one.left_out}
 
 
-def _points(judgements: Judgements, annotator: str) -> tuple[Floats, Floats]:
-    """Preferences and SRA differences of one annotator, where both are known."""
-    points = [
-        (float(judgements.preferences[item, annotator]), one.difference)
+def _points(judgements: Judgements, annotator: str) -> tuple[Floats, Floats, list[str]]:
+    """Preferences and SRA differences of one annotator, where both are known, and their groups."""
+    points = {
+        item: (float(judgements.preferences[item, annotator]), one.difference)
         for item, one in judgements.items.items()
         if (item, annotator) in judgements.preferences and one.difference is not None
-    ]
-    x, y = numpy.array(points, dtype=numpy.float64).reshape(-1, 2).T
-    return x, y
+    }
+    x, y = numpy.array(list(points.values()), dtype=numpy.float64).reshape(-1, 2).T
+    return x, y, judgements.groups(points)
 
 
-def _pearson(x: Floats, y: Floats) -> Correlation:
-    found = correlation(x, y, seed=SEED)
+def _pearson(x: Floats, y: Floats, groups: list[str]) -> Correlation:
+    found = correlation(x, y, groups=groups, seed=SEED)
     if found.why is None:
         return found
     return replace(found, why=f"{found.why} (x: preferences, y: SRA differences)")
 
 
-def _trimmed_pearson(x: Floats, y: Floats) -> Correlation:
+def _trimmed_pearson(x: Floats, y: Floats, groups: list[str]) -> Correlation:
     kept = trimmed(x, y, LOW, HIGH)
-    return _pearson(x[kept], y[kept])
+    return _pearson(x[kept], y[kept], [groups[at] for at in kept.nonzero()[0]])
+
+
+def _alpha(judgements: Judgements, items: list[str]) -> Estimate:
+    return krippendorff_alpha(_ratings(judgements, items), judgements.groups(items))
 
 
 def _ratings(judgements: Judgements, items: list[str]) -> Floats:
@@ -231,26 +193,19 @@ def _ratings(judgements: Judgements, items: list[str]) -> Floats:
     return numpy.array(rows, dtype=numpy.float64).reshape(len(rows), len(items))
 
 
-def _win_rate(judgements: Judgements, system: str) -> WinRate:
-    """Counts judgements; the intervals draw whole items."""
-    outcomes: list[int] = []  # 1 won, 0 tied, -1 lost
-    items: list[str] = []
-    for (item, _), preference in judgements.preferences.items():
-        one = judgements.items[item]
-        if system in (one.system_a, one.system_b):
-            mine = preference if system == one.system_b else -preference
-            outcomes.append((mine > 0) - (mine < 0))
-            items.append(item)
-    outcome = numpy.array(outcomes, dtype=numpy.int64)
-    won, tied, lost = (outcome == 1) * 1.0, (outcome == 0) * 1.0, (outcome == -1) * 1.0
-    all_of_them = numpy.ones(len(outcome))
+def _win_rate(judgements: Judgements, sign: int) -> WinRate:
+    """Counts judgements of b (sign 1) or of a (-1); the intervals draw whole groups of items."""
+    mine = sign * numpy.array(list(judgements.preferences.values()), dtype=numpy.int64)
+    groups = judgements.groups(item for item, _ in judgements.preferences)
+    won, tied, lost = (mine > 0) * 1.0, (mine == 0) * 1.0, (mine < 0) * 1.0
+    all_of_them = numpy.ones(len(mine))
     return WinRate(
         wins=int(won.sum()),
         ties=int(tied.sum()),
         losses=int(lost.sum()),
         rates={
-            "rate_ties_half": rate_interval(won + tied / 2, all_of_them, items, seed=SEED),
-            "rate_ties_lost": rate_interval(won, all_of_them, items, seed=SEED),
-            "rate_ties_left_out": rate_interval(won, won + lost, items, seed=SEED),
+            "rate_ties_half": rate_interval(won + tied / 2, all_of_them, groups, seed=SEED),
+            "rate_ties_lost": rate_interval(won, all_of_them, groups, seed=SEED),
+            "rate_ties_left_out": rate_interval(won, won + lost, groups, seed=SEED),
         },
     )

@@ -14,8 +14,15 @@ from sra_fast.training.annotation.tables import number_of, text_of
 
 @dataclass(frozen=True)
 class KeyItem:
-    """The SRA of both replies, if known, and per annotator the system that stood first."""
+    """What the sheets do not tell of an item.
 
+    Attributes:
+        dialogue: what it was cut from; None in keys that do not name it.
+        sra_a, sra_b: of both replies, if known.
+        first: per annotator the system that stood first.
+    """
+
+    dialogue: str | None
     sra_a: float | None
     sra_b: float | None
     first: dict[str, str]
@@ -60,4 +67,9 @@ def _item(entry: Any) -> KeyItem:
     first = {str(name): side for name, side in entry["first"].items()}
     if not set(first.values()) <= {"a", "b"}:
         raise AnnotationError(f"'first' must be 'a' or 'b', found {first}")
-    return KeyItem(number_of(entry["sra_a"], "sra_a"), number_of(entry["sra_b"], "sra_b"), first)
+    return KeyItem(
+        text_of(entry["dialogue"], "dialogue") if "dialogue" in entry else None,
+        number_of(entry["sra_a"], "sra_a"),
+        number_of(entry["sra_b"], "sra_b"),
+        first,
+    )

@@ -51,7 +51,7 @@ def choose_items(items: list[Item], count: int | None, seed: int) -> list[Item]:
 
 
 def _item(a: Conversation, b: Conversation, strategies: Mapping[str, str]) -> Item:
-    found = first_difference(a, b, ("strategy", "situation", "messages"))
+    found = first_difference(a, b, ("strategy", "situation", "dialogue", "messages"))
     if found:
         what = _MESSAGES if found[0] == "messages" else found[0]
         raise AnnotationError(

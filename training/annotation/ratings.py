@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sra_fast.training.annotation.errors import AnnotationError
+from sra_fast.training.annotation.judgements import Item, Judgements
 from sra_fast.training.annotation.key import Key
 from sra_fast.training.annotation.label_studio import is_label_studio, read_label_studio
 from sra_fast.training.annotation.sheet_files import PREFERENCE
@@ -21,72 +22,42 @@ _WHOLE = re.compile(r"[+-]?\d{1,9}(\.0*)?")
 
 
 @dataclass(frozen=True)
-class Item:
-    """Two replies that were compared: the systems' names, and the SRA if it is known."""
-
-    system_a: str
-    system_b: str
-    sra_a: float | None
-    sra_b: float | None
-
-    @property
-    def difference(self) -> float | None:
-        """SRA of b less that of a."""
-        if self.sra_a is None or self.sra_b is None:
-            return None
-        return self.sra_b - self.sra_a
-
-
-@dataclass(frozen=True)
-class Judgements:
-    """Everything that was judged.
-
-    Attributes:
-        items: by id.
-        annotators: in the order in which they appear.
-        preferences: (item, annotator) to -4 … +4, above 0 if b is better. What is not there was
-            not judged.
-    """
-
-    items: dict[str, Item]
-    annotators: tuple[str, ...]
-    preferences: dict[tuple[str, str], int]
-
-    @property
-    def gaps(self) -> list[tuple[str, str]]:
-        """Every (item, annotator) without a preference."""
-        grid = [(item, annotator) for item in self.items for annotator in self.annotators]
-        return [place for place in grid if place not in self.preferences]
-
-
-@dataclass(frozen=True)
 class _Rating:
     where: str
     item: str
     annotator: str
     preference: int | None
+    systems: tuple[str, str]
     about: Item
+
+    def turned(self) -> _Rating:
+        """The same judgement with a and b in each other's place."""
+        preference = None if self.preference is None else -self.preference
+        about = replace(self.about, sra_a=self.about.sra_b, sra_b=self.about.sra_a)
+        return replace(self, preference=preference, systems=self.systems[::-1], about=about)
 
 
 def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements:
     """Reads the files together.
 
     Args:
-        files: without a key, CSV or JSONL with :data:`FLAT_FIELDS`; with it, filled-in sheets, or
-            Label Studio's JSON exports of them.
+        files: without a key, CSV or JSONL with :data:`FLAT_FIELDS`, and ``dialogue`` if it is
+            known; with it, filled-in sheets, or Label Studio's JSON exports of them.
         key: of those sheets. Its items count as gaps where no sheet has them.
 
     Raises:
         AnnotationError: a file is malformed, a preference is no whole number from -4 to +4, an
-            item is judged twice by one annotator or described in two ways, nothing is judged, or
-            the key is another sheet's.
+            item is judged twice by one annotator or described in two ways, the rows compare more
+            than two systems or name the dialogue of some items alone, nothing is judged, or the key
+            is another sheet's.
         OSError: a file cannot be read.
     """
     items = {} if key is None else {item: _keyed_item(key, item) for item in key.items}
     described: dict[str, str] = {}
     seen: dict[tuple[str, str], str] = {}
     preferences: dict[tuple[str, str], int] = {}
-    for rating in _ratings(files, key):
+    ratings = list(_turned_alike(_ratings(files, key)))
+    for rating in ratings:
         place = (rating.item, rating.annotator)
         if place in seen:
             raise AnnotationError(
@@ -96,8 +67,8 @@ def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements
         seen[place] = rating.where
         if items.setdefault(rating.item, rating.about) != rating.about:
             raise AnnotationError(
-                f"{rating.where}: item {rating.item!r} has other systems or another SRA than in "
-                f"{described[rating.item]}; an item is one pair of replies"
+                f"{rating.where}: item {rating.item!r} has another SRA or another dialogue than "
+                f"in {described[rating.item]}; an item is one pair of replies"
             )
         described.setdefault(rating.item, rating.where)
         if rating.preference is not None:
@@ -107,8 +78,39 @@ def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements
             f"{', '.join(file.name for file in files)}: no preference is filled in; write whole "
             f"numbers from -{STRONGEST} to +{STRONGEST} into the column {PREFERENCE!r}"
         )
+    _refuse_some_dialogues(items, described)
     annotators = tuple(dict.fromkeys(annotator for _, annotator in seen))
-    return Judgements(items, annotators, preferences)
+    return Judgements(*ratings[0].systems, items, annotators, preferences)
+
+
+def _turned_alike(ratings: Iterable[_Rating]) -> Iterator[_Rating]:
+    """The ratings with the two systems in the order of the first one.
+
+    Raises:
+        AnnotationError: there are more than two.
+    """
+    first: _Rating | None = None
+    for rating in ratings:
+        first = first or rating
+        if rating.systems == first.systems:
+            yield rating
+        elif rating.systems == first.systems[::-1]:
+            yield rating.turned()
+        else:
+            raise AnnotationError(
+                f"{rating.where}: compares other systems ({' and '.join(rating.systems)}) than "
+                f"{first.where} ({' and '.join(first.systems)}); analyse each pair by itself"
+            )
+
+
+def _refuse_some_dialogues(items: Mapping[str, Item], described: Mapping[str, str]) -> None:
+    without = [name for name, item in items.items() if item.dialogue is None]
+    if 0 < len(without) < len(items):
+        where = described.get(without[0], "the key")
+        raise AnnotationError(
+            f"{where}: item {without[0]!r} names no dialogue, and others do ({len(without)} such "
+            "items); fill in the column 'dialogue' for all, or take it away"
+        )
 
 
 def _ratings(files: Iterable[Path], key: Key | None) -> Iterable[_Rating]:
@@ -138,19 +140,23 @@ def _flat_rows(file: Path) -> list[tuple[str, Row]]:
 
 
 def _flat_rating(where: str, row: Row) -> _Rating:
-    about = Item(
+    systems = (
         text_of(row["system_a"], f"{where}: column 'system_a'"),
         text_of(row["system_b"], f"{where}: column 'system_b'"),
+    )
+    about = Item(
         number_of(row["sra_a"], f"{where}: column 'sra_a'"),
         number_of(row["sra_b"], f"{where}: column 'sra_b'"),
+        _dialogue(row.get("dialogue"), where),
     )
-    if about.system_a == about.system_b:
-        raise AnnotationError(f"{where}: both systems are called {about.system_a!r}")
+    if systems[0] == systems[1]:
+        raise AnnotationError(f"{where}: both systems are called {systems[0]!r}")
     return _Rating(
         where,
         text_of(row["item"], f"{where}: column 'item'"),
         text_of(row["annotator"], f"{where}: column 'annotator'"),
         _preference(row[PREFERENCE], where),
+        systems,
         about,
     )
 
@@ -172,12 +178,20 @@ def _sheet_rating(where: str, row: Row, key: Key) -> _Rating:
     preference = _preference(row[PREFERENCE], where)
     if preference is not None and side == "b":
         preference = -preference
-    return _Rating(where, item, annotator, preference, _keyed_item(key, item))
+    systems = (key.system_a, key.system_b)
+    return _Rating(where, item, annotator, preference, systems, _keyed_item(key, item))
 
 
 def _keyed_item(key: Key, item: str) -> Item:
     entry = key.items[item]
-    return Item(key.system_a, key.system_b, entry.sra_a, entry.sra_b)
+    return Item(entry.sra_a, entry.sra_b, entry.dialogue)
+
+
+def _dialogue(value: object, where: str) -> str | None:
+    """A name; None for a column that is not there, an empty cell or a null."""
+    if value is None or not str(value).strip():
+        return None
+    return text_of(value, f"{where}: column 'dialogue'")
 
 
 def _preference(value: object, where: str) -> int | None:

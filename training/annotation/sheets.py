@@ -80,6 +80,7 @@ def make_sheets(
         "definition": systems.definition,
         "items": {
             item.id: {
+                "dialogue": item.dialogue,
                 "sra_a": systems.sra_a[index],
                 "sra_b": systems.sra_b[index],
                 "first": {name: first[name][index] for name in names},

@@ -6,20 +6,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sra_fast.runs import RUN
 from sra_fast.strict_json import decode_utf8, parse_json
 from sra_fast.suggestions import did_you_mean
 from sra_fast.training.annotation.errors import AnnotationError
 from sra_fast.training.annotation.tables import number_of, read_table
 from sra_fast.training.items import Item
 
-_SCORES = "scores.jsonl"
+_SCORES, _RUN = "scores.jsonl", "run.json"
 _FIELDS = ("conversation", "turn", "strategy", "definition", "sra")
 
 
-def read_scores(
-    path: Path, items: Sequence[Item], scored: Path
-) -> tuple[list[float | None], str]:
+def read_scores(path: Path, items: Sequence[Item], scored: Path) -> tuple[list[float | None], str]:
     """The score of each item's reply, and the definition that all are of.
 
     Args:
@@ -76,11 +73,11 @@ def read_scores(
 
 def _check_scored(folder: Path, scored: Path, *, required: bool) -> None:
     """Whether run.json, where ``sra-fast score`` notes what it scored, names this very file."""
-    run = folder / RUN
+    run = folder / _RUN
     if not run.exists():
         if required:
             raise AnnotationError(
-                f"{folder}: holds no {RUN}, so nothing tells which file its scores are of; give a "
+                f"{folder}: holds no {_RUN}, so nothing tells which file its scores are of; give a "
                 "folder that sra-fast score wrote, or the table itself"
             )
         return

@@ -100,22 +100,24 @@ class EncoderClassifier:
             row["labels"] = classes.index(strategy)
         device_batch = min(settings.batch_size, settings.device_batch_size)
         with tempfile.TemporaryDirectory() as temporary:
+            arguments = TrainingArguments(
+                output_dir=temporary,
+                num_train_epochs=settings.epochs,
+                per_device_train_batch_size=device_batch,
+                gradient_accumulation_steps=settings.batch_size // device_batch,
+                learning_rate=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                seed=settings.seed,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                dataloader_pin_memory=torch.cuda.is_available(),
+                disable_tqdm=True,
+            )
+            arguments._n_gpu = min(1, arguments.n_gpu)  # more would multiply the batch
             Trainer(
                 model=model,
-                args=TrainingArguments(
-                    output_dir=temporary,
-                    num_train_epochs=settings.epochs,
-                    per_device_train_batch_size=device_batch,
-                    gradient_accumulation_steps=settings.batch_size // device_batch,
-                    learning_rate=settings.learning_rate,
-                    weight_decay=settings.weight_decay,
-                    seed=settings.seed,
-                    save_strategy="no",
-                    logging_strategy="no",
-                    report_to=[],
-                    dataloader_pin_memory=torch.cuda.is_available(),
-                    disable_tqdm=True,
-                ),
+                args=arguments,
                 train_dataset=rows,
                 data_collator=DataCollatorWithPadding(tokenizer),
             ).train()

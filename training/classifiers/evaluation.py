@@ -34,6 +34,9 @@ from sra_fast.training.trained_on import digest, write_trained_on
 REPORT, REPORT_TEXT = "report.json", "report.md"
 CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"
 
+TEST_FRACTION, FOLDS = 0.2, 4
+"""What is held out, and how often, where nothing else is asked for."""
+
 _SPLITS = "splits"
 _FORMAT = "sra_fast.classifier_report/1"
 
@@ -59,8 +62,8 @@ def train_with_report(
     folder: Path,
     *,
     data: str,
-    test_fraction: float = 0.2,
-    fold_count: int = 4,
+    test_fraction: float = TEST_FRACTION,
+    fold_count: int = FOLDS,
     seed: int = 42,
     settings: Mapping[str, Any],
     replace: bool = False,
@@ -111,7 +114,7 @@ def train_with_report(
         "kind": kind,
         "data": data,
         "responses": len(labelled),
-        "settings": classifier.settings,
+        "settings": _without_paths(classifier.settings),
         "seed": seed,
         "test_fraction": test_fraction,
         "held_out": evaluation.held_out.to_json(),
@@ -202,15 +205,24 @@ def _write_report(
     write_json(folder / REPORT, report)
 
 
+def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a model's folder its name alone: reports are shown around."""
+    kept = dict(settings)
+    if "model" in kept and Path(kept["model"]).is_dir():
+        kept["model"] = Path(kept["model"]).resolve().name
+    return kept
+
+
 def _text(report: Mapping[str, Any], evaluation: Evaluation, what: str) -> str:
     shown = evaluation.all_folds or evaluation.held_out
     settings = ", ".join(f"{name} {value}" for name, value in report["settings"].items())
+    held_out = report["held_out"]["responses"] / report["responses"]
     lines = [
         f"# Strategy classifier: {report['kind']}",
         "",
         f"{report['responses']} responses of {report['data']}. Settings: {settings}.",
         "",
-        f"- Held-out part ({report['test_fraction']:.0%}): {sentence(evaluation.held_out)}.",
+        f"- Held-out part ({held_out:.0%}): {sentence(evaluation.held_out)}.",
     ]
     if evaluation.all_folds is not None:
         each = ", ".join(f"{one.accuracy:.1%}" for one in evaluation.folds)

@@ -14,6 +14,8 @@ from sra_fast.training.classifiers.interface import ClassifierError
 
 Indices = NDArray[numpy.int64]
 
+_HOLD_OUT_MORE = "hold out more (--test-fraction, at most 0.5)"
+
 
 def holdout(
     labelled: Sequence[LabelledResponse], fraction: float, seed: int
@@ -31,11 +33,12 @@ def holdout(
         raise ClassifierError(
             f"the test fraction must be above 0 and at most 0.5, found {fraction}"
         )
-    _need(labelled, 2, "a held-out part")
+    _need(labelled, 2, "a held-out part", _HOLD_OUT_MORE)
     groups, strategies = _groups(labelled), [one.label for one in labelled]
     if groups is not None:
-        parts = max(2, round(1 / fraction))
-        _need(labelled, parts, f"a held-out part of {fraction:.0%}, whole dialogues,")
+        parts = holdout_parts(fraction)
+        what = f"a held-out part of {fraction:.0%}, whole dialogues,"
+        _need(labelled, parts, what, _HOLD_OUT_MORE)
         splitter: Any = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     else:
         classes = len(set(strategies))
@@ -60,7 +63,7 @@ def folds(
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    _need(labelled, count, f"{count} folds")
+    _need(labelled, count, f"{count} folds", "ask for fewer --folds")
     groups, strategies = _groups(labelled), [one.label for one in labelled]
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     splitter = kind(count, shuffle=True, random_state=seed)
@@ -68,6 +71,19 @@ def folds(
     for train, _ in found:
         _complete(train, strategies)
     return found
+
+
+def holdout_parts(fraction: float) -> int:
+    """So many parts are made of whole dialogues, one of which is held out."""
+    return max(2, round(1 / fraction))
+
+
+def dialogues_by_strategy(labelled: Sequence[LabelledResponse]) -> dict[str, int]:
+    """In how many dialogues each strategy is followed: what splits need enough of."""
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for one, number in zip(labelled, dialogue_of(labelled), strict=True):
+        found[one.label].add(number)
+    return {strategy: len(numbers) for strategy, numbers in sorted(found.items())}
 
 
 def dialogue_of(labelled: Sequence[LabelledResponse]) -> list[int]:
@@ -86,16 +102,13 @@ def _groups(labelled: Sequence[LabelledResponse]) -> list[int] | None:
     return numbers if len(set(numbers)) < len(numbers) else None
 
 
-def _need(labelled: Sequence[LabelledResponse], least: int, what: str) -> None:
-    dialogues: defaultdict[str, set[int]] = defaultdict(set)
-    for one, number in zip(labelled, dialogue_of(labelled), strict=True):
-        dialogues[one.label].add(number)
+def _need(labelled: Sequence[LabelledResponse], least: int, what: str, way: str) -> None:
     unit = "responses" if _groups(labelled) is None else "dialogues"
-    for strategy, found in sorted(dialogues.items()):
-        if len(found) < least:
+    for strategy, found in dialogues_by_strategy(labelled).items():
+        if found < least:
             raise ClassifierError(
-                f"strategy {strategy!r} has {len(found)} {unit}, and {what} needs {least} of each; "
-                "add some, leave the strategy out, or ask for fewer --folds"
+                f"strategy {strategy!r} has {found} {unit}, and {what} needs {least} of each; "
+                f"add some, leave the strategy out, or {way}"
             )
 
 

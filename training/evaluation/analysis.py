@@ -29,7 +29,7 @@ class RowResult:
         scores: mean of the responses where it is known.
         log_scores: natural logarithm of that mean.
         accuracy_difference, score_differences: this row minus the base row, paired.
-        auc: of the score for adherence, over this row's responses.
+        auc: of the score for adherence, over pairs of this row's responses to one strategy.
     """
 
     row: str
@@ -69,7 +69,7 @@ class GroupResult:
     Attributes:
         name: of the group.
         accuracy, scores: means over its responses, of all rows together.
-        auc: of the score for adherence, over pairs of responses of the same row.
+        auc: of the score for adherence, over pairs of responses of the same row and strategy.
         over_rows: Pearson of the rows' means and accuracies in this group.
     """
 

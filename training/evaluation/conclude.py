@@ -1,31 +1,24 @@
-"""From finished rows to the report: analyses, figures, and heads taken away as a test."""
+"""From finished rows to the report: analyses, figures, and the answers without the best heads."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy
 
 from sra_fast.definitions import Definition
-from sra_fast.training.evaluation.ablation import ablated
-from sra_fast.training.evaluation.analysis import RowResult
+from sra_fast.training.evaluation.ablation import AblationError
 from sra_fast.training.evaluation.figures import write_figures
-from sra_fast.training.evaluation.heads import HeadAnalysis, analyse_heads
+from sra_fast.training.evaluation.heads import BEST, HeadAnalysis, analyse_heads, halves
 from sra_fast.training.evaluation.quality import analyse_quality, words
-from sra_fast.training.evaluation.relation import analyse, table_of_rows
+from sra_fast.training.evaluation.records import Record
+from sra_fast.training.evaluation.relation import analyse
 from sra_fast.training.evaluation.report import Findings, results, write_report
-from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records, summary
-from sra_fast.training.evaluation.run import (
-    ROWS,
-    TUNED,
-    Evaluated,
-    Evaluation,
-    LoadedModels,
-    OnProgress,
-    chosen,
-)
+from sra_fast.training.evaluation.rows import Row, summary
+from sra_fast.training.evaluation.run import TUNED, Evaluated, Evaluation, OnProgress
+from sra_fast.training.evaluation.without_heads import answer_without_heads
 
 DEFINITION: Definition = "paper"
 
@@ -49,22 +42,18 @@ def conclude(
     """
     analysis = analyse(evaluated.records, base=evaluated.rows[0].plan.name)
     base_rows = [row for row in evaluated.rows if row.plan.name != TUNED]
-    heads = _heads(base_rows, evaluated)
+    heads = _heads(base_rows, evaluated, max(BEST, ablate))
     notes = [note for row in evaluated.rows for note in _notes(row)]
     quality = None
     if any(words(record.text) for record in evaluated.records):
         quality = analyse_quality(evaluated.records, base=evaluated.rows[0].plan.name)
     else:
         notes.append("language: no reply has a word")
-    ablation = None
-    if ablate and heads.best:
-        ablation = _ablation(evaluation, base_rows, evaluated, heads, ablate, on_progress)
     findings = Findings(
         analysis=analysis,
         definition=DEFINITION,
         quality=quality,
         heads=heads,
-        ablation=ablation,
         settings={
             "model": evaluation.base.name,
             "tuned": None if evaluation.tuned is None else evaluation.tuned.name,
@@ -77,68 +66,57 @@ def conclude(
         notes=notes,
     )
     drawn = write_figures(evaluation.out, analysis, DEFINITION, heads)
-    write_report(evaluation.out, findings, drawn)
+    write_report(evaluation.out, findings, drawn)  # what there is, before more is generated
+    if ablate:
+        findings = _with_ablation(
+            findings, evaluation, evaluated, base_rows, heads, ablate, on_progress
+        )
+        write_report(evaluation.out, findings, drawn)
     return results(findings)
 
 
-def _heads(rows: Sequence[Row], evaluated: Evaluated) -> HeadAnalysis:
-    """Of the base model's rows."""
-    names = {row.plan.name for row in rows}
-    of_base = [record for record in evaluated.records if record.row in names]
-    return analyse_heads(
-        numpy.concatenate([row.mass.numpy() for row in rows]),
-        [record.adherent for record in of_base],
-        [record.dialogue for record in of_base],
-        [record.row for record in of_base],
-    )
-
-
-def _ablation(
+def _with_ablation(
+    findings: Findings,
     evaluation: Evaluation,
-    rows: Sequence[Row],
     evaluated: Evaluated,
+    rows: Sequence[Row],
     heads: HeadAnalysis,
     count: int,
     on_progress: OnProgress,
-) -> tuple[RowResult, ...]:
-    """The best heads away, and as many others, in the base row with the highest adherence."""
-    layers = rows[0].result.layers
-    best = [(layers[one.layer], one.head) for one in heads.best[:count]]
-    others = [
-        (layer, head)
-        for layer in layers
-        for head in range(heads.heads)
-        if (layer, head) not in set(best)
-    ]
-    drawn = random.Random(evaluation.sampling.seed).sample(others, min(len(best), len(others)))
-    share = {
-        row.plan.name: numpy.mean([r.adherent for r in evaluated.records if r.row == row.plan.name])
-        for row in rows
-    }
-    whole = max(rows, key=lambda row: float(share[row.plan.name]))
-    name = whole.plan.name
-    found = [record for record in evaluated.records if record.row == name]
-    models = LoadedModels(evaluation)
-    conversations = chosen(evaluation)
-    for label, taken in (("best", best), ("other", drawn)):
-        plan = RowPlan(
-            f"{name}, {len(taken)} {label} heads away", whole.plan.source, whole.plan.template
+) -> Findings:
+    """With the answers without heads, or the reason why there are none among the notes."""
+    if not heads.best:
+        why = "no head is better than another, so none is taken away"
+        return replace(findings, notes=[*findings.notes, f"ablation: {why}"])
+    of_base = [record.dialogue for record in _of_base(rows, evaluated)]
+    _, measuring = halves(of_base, heads.seed)
+    try:
+        found = answer_without_heads(
+            evaluation, rows, evaluated.records, heads, measuring, count, on_progress
         )
-        model, tokenizer = models.get(evaluation.base)
-        with ablated(model, taken):
-            row = fill_row(
-                plan,
-                model,
-                tokenizer,
-                conversations,
-                evaluation.strategies,
-                evaluation.sampling,
-                evaluation.batch,
-                evaluation.out / ROWS / f"{name}-{label}-heads-away-{len(taken)}",
-                lambda done: on_progress("heads away", done, len(conversations)),
-            )
-        found += records(row, evaluation.classifier, [None] * len(row.conversations))
-    return table_of_rows(found, base=name)
+    except AblationError as error:
+        return replace(findings, notes=[*findings.notes, f"ablation: {error}"])
+    return replace(findings, ablation=found)
+
+
+def _of_base(rows: Sequence[Row], evaluated: Evaluated) -> list[Record]:
+    """Records of the base model's replies, as their masses follow each other."""
+    names = {row.plan.name for row in rows}
+    return [record for record in evaluated.records if record.row in names and record.text]
+
+
+def _heads(rows: Sequence[Row], evaluated: Evaluated, best: int) -> HeadAnalysis:
+    """Of the base model's rows."""
+    of_base = _of_base(rows, evaluated)
+    return analyse_heads(
+        numpy.concatenate([row.mass.numpy() for row in rows]),
+        [record.adherent for record in of_base],
+        dialogue=[record.dialogue for record in of_base],
+        row=[record.row for record in of_base],
+        strategy=[record.strategy for record in of_base],
+        item=[record.item for record in of_base],
+        best=best,
+    )
 
 
 def _notes(row: Row) -> list[str]:

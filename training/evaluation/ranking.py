@@ -4,8 +4,12 @@ With the responses of stratum s that adhere, P_s, and those that do not, N_s:
 
     AUC = Σ_s Σ_{i∈P_s} Σ_{j∈N_s} ([x_i > x_j] + [x_i = x_j]/2)  /  Σ_s |P_s|·|N_s|
 
-Only pairs of one stratum are compared (a row of Table 1, say), so differences between strata do
-not pose as prediction. With a single stratum this is the area under the ROC curve.
+Only pairs of one stratum are compared, so differences between strata do not pose as prediction. In
+an evaluation a stratum is a row of Table 1 and a strategy. With a single stratum this is the area
+under the ROC curve.
+
+With the midranks r_i in the strata the numerator is Σ_s (Σ_{i∈P_s} r_i − |P_s|·(|P_s| + 1)/2),
+which serves many scores and many labellings at once.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from sra_fast.training.evaluation.resampling import Floats, Integers, Resampling
 from sra_fast.training.statistics import Estimate
 
 Booleans = NDArray[numpy.bool_]
+Ranks = NDArray[numpy.float32]  # half numbers, exact up to 2²³
+
+_AT_ONCE = 4096  # responses in float64; bounds the memory
 
 
 def auc(
@@ -27,7 +34,7 @@ def auc(
     Args:
         scores: ``[n]``; NaN leaves a response out.
         positive: ``[n]`` whether it adheres.
-        strata: ``[n]``.
+        strata: ``[n]`` number of its row and strategy.
         draws: of the same n responses.
         chosen: ``[n]`` those that count.
     """
@@ -40,7 +47,7 @@ def auc(
         return Estimate(None, None, None, len(at), f"{which} response adheres, so AUC is undefined")
     value = float(weighted_auc(scores[at], labels, strata[at], numpy.ones((1, len(at))))[0])
     if numpy.isnan(value):
-        why = "no row has both responses that adhere and others, so AUC is undefined"
+        why = "no row and strategy has both responses that adhere and others, so AUC is undefined"
         return Estimate(None, None, None, len(at), why)
     drawn = [weighted_auc(scores[at], labels, strata[at], weights) for weights in draws.weights(at)]
     dialogues = len(numpy.unique(draws.dialogue[at]))
@@ -70,6 +77,36 @@ def weighted_auc(scores: Floats, positive: Booleans, strata: Integers, weights: 
     negatives = numpy.add.reduceat(misses, firsts, axis=1)
     pairs = (positives * negatives).sum(axis=1)
     return numpy.where(pairs > 0, wins / numpy.maximum(pairs, 1.0), numpy.nan)
+
+
+def stratum_ranks(scores: NDArray[numpy.floating], strata: Integers) -> Ranks:
+    """Midranks ``[n, H]`` of ``scores [n, H]`` without NaN, in their strata ``[n]``."""
+    ranks = numpy.empty(scores.shape, dtype=numpy.float32)
+    for stratum in numpy.unique(strata):
+        mine = (strata == stratum).nonzero()[0]
+        ranks[mine] = numpy.stack([midranks(column) for column in scores[mine].T], axis=1)
+    return ranks
+
+
+def aucs_of_ranks(ranks: Ranks, positive: Booleans, strata: Integers) -> Floats | None:
+    """The AUCs ``[k, H]`` of k labellings of the same responses; None if 0/0.
+
+    Args:
+        ranks: ``[n, H]`` by :func:`stratum_ranks`.
+        positive: ``[k, n]``, k ≥ 1; each has as many positive ones in every stratum.
+        strata: ``[n]``.
+    """
+    number = numpy.bincount(strata)
+    adherent = numpy.bincount(strata, weights=positive[0], minlength=len(number))
+    pairs = float((adherent * (number - adherent)).sum())
+    if not pairs:
+        return None
+    offset = float((adherent * (adherent + 1) / 2).sum())
+    sums = numpy.zeros((len(positive), ranks.shape[1]))
+    for begin in range(0, len(ranks), _AT_ONCE):
+        part = slice(begin, begin + _AT_ONCE)
+        sums += positive[:, part].astype(numpy.float64) @ ranks[part].astype(numpy.float64)
+    return (sums - offset) / pairs
 
 
 def midranks(values: NDArray[numpy.floating]) -> Floats:

@@ -41,13 +41,14 @@ from sra_fast.training.statistics import Estimate
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """Records as arrays: the number of each one's row, and values ``[n, 1 + scores]``.
+    """Records as arrays: each one's row and stratum (row and strategy), ``[n, 1 + scores]`` values.
 
     The first column of ``values`` is adherence, 0 or 1; the others are scores, NaN where unknown.
     """
 
     rows: tuple[str, ...]
     row: Integers
+    stratum: Integers
     scores: tuple[str, ...]
     values: Floats
     draws: Resampling
@@ -129,6 +130,7 @@ def _columns(records: Sequence[Record], draws: int, seed: int) -> _Columns:
     return _Columns(
         rows=tuple(str(name) for name in names),
         row=row,
+        stratum=numbered([(record.row, record.strategy) for record in records])[0],
         scores=(*definitions, LOOKBACK),
         values=numpy.array(values, dtype=numpy.float64),
         draws=resampling([record.dialogue for record in records], draws, seed),
@@ -212,8 +214,10 @@ def _groups(
 
 
 def _auc(columns: _Columns, chosen: Booleans) -> dict[str, Estimate]:
+    """Of each score, over the pairs of one row and strategy among the chosen ``[n]``."""
+    strata, draws = columns.stratum, columns.draws
     return {
-        score: auc(columns.values[:, 1 + i], columns.adherent, columns.row, columns.draws, chosen)
+        score: auc(columns.values[:, 1 + i], columns.adherent, strata, draws, chosen)
         for i, score in enumerate(columns.scores)
     }
 

@@ -143,13 +143,14 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         *relation_table(analysis),
         "## SRA against adherence within rows",
         "",
-        "AUC: how often a response that adheres has the higher score than one of the same row that "
-        "does not (ties count half); 0.5 is chance.",
+        "AUC: how often a response that adheres has the higher score than one of the same row and "
+        "strategy that does not (ties count half); 0.5 is chance.",
         "",
         *row_auc_table(analysis),
         "## By strategy",
         "",
-        "All rows together; AUC over pairs of the same row; r over the rows' means in it.",
+        "All rows together; AUC over pairs of the same row and strategy; r over the rows' means in "
+        "it.",
         "",
         *group_table("strategy", analysis.strategies, definition),
     ]
@@ -172,7 +173,14 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
     if findings.heads is not None:
         lines += ["## Heads", "", *_heads(findings.heads)]
     if findings.ablation is not None:
-        lines += ["## Without the best heads", "", *ablation_table(findings.ablation, definition)]
+        lines += [
+            "## Without the best heads",
+            "",
+            "The dialogues that the heads were not chosen by, answered again without the best "
+            "heads and without as many drawn by lot. Differences are from the last row.",
+            "",
+            *ablation_table(findings.ablation, definition),
+        ]
     lines += ["## Figures", ""]
     for name in figures:
         lines += [f"![{name}]({name})", ""]
@@ -187,12 +195,13 @@ def _heads(heads: HeadAnalysis) -> list[str]:
         if heads.threshold is None
         else f"{heads.beyond} of {heads.layers * heads.heads} lie beyond 0.5 ± "
         f"{heads.threshold:.3f}, which the best of all heads exceeds in 5% of "
-        f"{heads.permutations} shuffles of adherence within row and dialogue "
-        f"({heads.shuffled:,} responses can be shuffled)."
+        f"{heads.permutations} shuffles of adherence among the conversations of one strategy, all "
+        f"rows of a conversation together ({heads.shuffled:,} responses can be shuffled)."
     )
     median = "undefined" if heads.median is None else f"{heads.median:.3f}"
     text = (
-        "AUC of a head's attention on the strategy for adherence, over pairs of the same row. "
+        "AUC of a head's attention on the strategy for adherence, over pairs of the same row and "
+        "strategy. "
         f"Heads are chosen on {heads.dialogues[0]:,} dialogues ({heads.responses[0]:,} responses) "
         f"and measured on the other {heads.dialogues[1]:,} ({heads.responses[1]:,}). "
         f"The median head has {median}. {chance}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from sra_fast.training.evaluation.scoring import head_masses, lookback, score_re
 from sra_fast.training.generation.prompts import generation_prompts
 from sra_fast.training.generation.run import LocalReplier, Reply, complete
 from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.trained_on import digest
 
 REPLIES, SCORES, PERPLEXITIES = "replies", "scores", "perplexities.json"
 
@@ -50,14 +53,14 @@ class Row:
         plan: which.
         conversations: those that got a reply, with it.
         replies: to these, in order.
-        empty: number of conversations without one.
-        result: SRA of each.
+        unanswered: those that got an empty one.
+        result: SRA of the replies.
     """
 
     plan: RowPlan
     conversations: list[Conversation]
     replies: list[Reply]
-    empty: int
+    unanswered: list[Conversation]
     result: SRAResult
 
     @property
@@ -85,21 +88,23 @@ def fill_row(
     prompts = generation_prompts(conversations, plan.template, strategies)
     replier = LocalReplier(model, tokenizer, sampling, batch=batch)
     replies = complete(replier, prompts, folder / REPLIES, on_progress)
-    answered = [one for one in conversations if replies[one.id].text]
-    if not answered:
+    whole = [
+        one.with_last_reply(replies[one.id].text) for one in conversations if replies[one.id].text
+    ]
+    if not whole:
         raise ValueError(
             f"{plan.name}: all of {len(conversations)} replies are empty; is this a chat model?"
         )
-    whole = [one.with_last_reply(replies[one.id].text) for one in answered]
     settings = {"row": plan.name, "model": plan.source.fingerprint(), "sampling": asdict(sampling)}
-    result = score_replies(
-        model, tokenizer, whole, plan.template, strategies, folder / SCORES, settings
-    )
+    scores = folder / f"{SCORES}-{_digest(whole)}"
+    for stale in set(folder.glob(f"{SCORES}*")) - {scores}:  # of other replies
+        shutil.rmtree(stale)
+    result = score_replies(model, tokenizer, whole, plan.template, strategies, scores, settings)
     return Row(
         plan,
         whole,
-        [replies[one.id] for one in answered],
-        len(conversations) - len(whole),
+        [replies[one.id] for one in whole],
+        [one for one in conversations if not replies[one.id].text],
         result,
     )
 
@@ -113,23 +118,28 @@ def row_perplexities(
 ) -> list[float]:
     """Of each reply, by one and the same model under one template; kept in ``folder``."""
     file = folder / PERPLEXITIES
-    names = [conversation.id for conversation in row.conversations]
+    digest = _digest(row.conversations)
     try:
-        found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
-        if list(found) == names:
-            return list(found.values())
-    except (OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["replies"] == digest:
+            return [float(value) for value in found["perplexities"]]
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     model, tokenizer = judge()
     values = perplexities(model, tokenizer, row.conversations, template, strategies)
-    write_text(file, json.dumps(dict(zip(names, values, strict=True))))
+    write_text(file, json.dumps({"replies": digest, "perplexities": values}))
     return values
 
 
 def records(
     row: Row, classifier: StrategyClassifier, perplexity: Sequence[float | None]
 ) -> list[Record]:
-    """What the analysis reads.
+    """What the analysis reads: of each reply in order, then of the conversations without one.
+
+    An empty reply follows no strategy and pays no attention to any: its scores are NaN.
+
+    Args:
+        perplexity: of each reply.
 
     Raises:
         ValueError: a strategy that the classifier does not know.
@@ -137,7 +147,7 @@ def records(
     texts = [reply.text for reply in row.replies]
     probabilities = classifier.probabilities(texts)
     classes = list(classifier.classes)
-    unknown = {c.strategy for c in row.conversations} - set(classes)
+    unknown = {c.strategy for c in (*row.conversations, *row.unanswered)} - set(classes)
     if unknown:
         raise ValueError(
             f"the classifier does not know the strategies {', '.join(sorted(unknown))}; train one "
@@ -145,7 +155,7 @@ def records(
         )
     scores = {name: values.tolist() for name, values in row.result.scores.items()}
     looks = lookback(row.result).tolist()
-    return [
+    found = [
         Record(
             row=row.plan.name,
             item=conversation.id,
@@ -164,11 +174,36 @@ def records(
         )
         for index, conversation in enumerate(row.conversations)
     ]
+    return found + [_of_nothing(row, conversation) for conversation in row.unanswered]
+
+
+def _of_nothing(row: Row, conversation: Conversation) -> Record:
+    return Record(
+        row=row.plan.name,
+        item=conversation.id,
+        dialogue=conversation.dialogue or conversation.id,
+        strategy=conversation.strategy,
+        turn=_turn(conversation),
+        language=conversation.language,
+        predicted="",
+        probability=0.0,
+        sra=dict.fromkeys(row.result.scores, math.nan),
+        lookback=math.nan,
+        tokens=0,
+        finished=True,
+        perplexity=None,
+        text="",
+    )
 
 
 def _turn(conversation: Conversation) -> int:
-    """Number of the reply among the assistant's messages."""
-    return 1 + sum(message.role == "assistant" for message in conversation.messages)
+    """Number of the last reply among the assistant's messages."""
+    return 1 + sum(message.role == "assistant" for message in conversation.last_reply[0])
+
+
+def _digest(whole: Sequence[Conversation]) -> str:
+    """Of conversations with their replies."""
+    return digest(*(text for one in whole for text in (one.id, one.last_reply[1])))
 
 
 def summary(row: Row) -> dict[str, Any]:
@@ -176,6 +211,6 @@ def summary(row: Row) -> dict[str, Any]:
     return {
         "row": row.plan.name,
         "replies": len(row.conversations),
-        "empty": row.empty,
+        "empty": len(row.unanswered),
         "cut_off": sum(not reply.finished for reply in row.replies),
     }

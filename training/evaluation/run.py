@@ -4,7 +4,7 @@ What lies in the folder of a run:
 
     run.json                          everything the results depend on; another run's is refused
     rows/NAME/replies/00007.jsonl     what each row's model said, batch by batch
-    rows/NAME/scores/                 a run folder with its masses
+    rows/NAME/scores-DIGEST/          a run folder with the masses of these replies
     rows/NAME/perplexities.json
     conversations/NAME.jsonl          with these replies, for judges, annotators and sra-fast score
     replies.jsonl                     every reply with its figures (the only table with texts)

@@ -19,6 +19,7 @@ from typing import Any
 
 from sra_fast import __version__
 from sra_fast.conversations import Conversation, write_conversations
+from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
 from sra_fast.esconv import Dialogue, read_dialogues
 from sra_fast.runs import RunFolder, write_text
 from sra_fast.templates import PromptTemplate
@@ -55,8 +56,8 @@ class Extension:
     cutting: Cutting
     sampling: Sampling
     replier: Mapping[str, Any]
-    test: float = 100 / 1297
-    validation: float = 50 / 1297
+    test: float = TEST_SHARE
+    validation: float = VALIDATION_SHARE
     say: Callable[[str], None] = field(default=lambda text: None)
 
     def settings(self) -> dict[str, Any]:
@@ -96,12 +97,7 @@ def extend(
             written without them.
         OSError: a file cannot be read or written.
     """
-    dialogues, notes = read_dialogues(extension.file)
-    for note in notes:
-        extension.say(note)
-    opened = cut(dialogues, extension.strategies, extension.cutting)
-    _say_uncut(extension, dialogues, opened)
-    parts = _split(opened, extension)  # before anything is generated: it may be impossible
+    opened, parts = cut_and_split(extension)  # before anything is generated: it may be impossible
     prompts = generation_prompts(opened, extension.template, extension.strategies)
     folder = RunFolder(extension.out, extension.settings())
     with folder.opened():
@@ -116,7 +112,26 @@ def extend(
             if not error.given_up and error.replies:
                 _write(extension, parts, error.replies)
             raise
-        return _write(extension, parts, replies)
+        described = _write(extension, parts, replies)
+        folder.finish()
+    return described
+
+
+def cut_and_split(
+    extension: Extension,
+) -> tuple[list[Conversation], dict[str, list[Conversation]]]:
+    """The conversations whose replies are still open, and the same by part.
+
+    Raises:
+        ValueError: the dialogues cannot be read, cut or split.
+        OSError: the file cannot be read.
+    """
+    dialogues, notes = read_dialogues(extension.file)
+    for note in notes:
+        extension.say(note)
+    opened = cut(dialogues, extension.strategies, extension.cutting)
+    _say_uncut(extension, dialogues, opened)
+    return opened, _split(opened, extension)
 
 
 def _say_uncut(

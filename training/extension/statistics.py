@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from sra_fast.conversations import Conversation
+from sra_fast.report_text import markdown_text
 
 
 def describe(
@@ -57,7 +58,8 @@ def as_markdown(described: Mapping[str, Any]) -> str:
     ]
     for name, row in strategies.items():
         words = "–" if row["words"] is None else f"{row['words']:.1f}"
-        lines.append(f"| {name} | {' | '.join(str(row[part]) for part in names)} | {words} |")
+        counts = " | ".join(str(row[part]) for part in names)
+        lines.append(f"| {markdown_text(name)} | {counts} | {words} |")
     return "\n".join(lines) + "\n"
 
 

@@ -9,11 +9,20 @@ _LABEL = re.compile(
     r"(?:\*\*)?\s*",
     re.IGNORECASE,
 )
+_OPENING = (
+    r"^(?:(?:sure|certainly|of course|okay|ok|absolutely)[,.!]*\s*)?"
+    r"(?:here(?:'s|\u2019s| is| are)|this is|my|a possible)\b"
+)
+_WORDS = r"[^\n:.?!]{0,80}"
 # One line that speaks of the reply and ends in a colon: "Sure, here is a response:".
 _ANNOUNCEMENT = re.compile(
-    r"^(?:(?:sure|certainly|of course|okay|ok|absolutely)[,.!]*\s*)?"
-    r"(?:here(?:'s|\u2019s| is| are)|this is|my|a possible)\b[^\n:.?!]{0,80}"
-    r"\b(?:response|reply|message|answer|continuation)\b[^\n:.?!]{0,80}:\s*",
+    rf"{_OPENING}(?![^\n:]*\bmessage\b){_WORDS}\b(?:response|reply|answer)\b{_WORDS}:\s*",
+    re.IGNORECASE,
+)
+# Of a message a supporter may speak too, so the reply must stand apart: below, or in quotes.
+_ANNOUNCED_APART = re.compile(
+    rf"{_OPENING}{_WORDS}\b(?:message|continuation)\b{_WORDS}:"
+    r"(?=[^\S\n]*(?:\n|[\"\u201c]|$))\s*",
     re.IGNORECASE,
 )
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
@@ -30,7 +39,7 @@ def clean_reply(text: str) -> str:
     before = None
     while text != before:
         before = text
-        for pattern in (_ANNOUNCEMENT, _LABEL):
+        for pattern in (_ANNOUNCEMENT, _ANNOUNCED_APART, _LABEL):
             text = pattern.sub("", text, count=1).strip()
         text = _unquoted(text)
     return text

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sra_fast.encoding import control_tokens
 from sra_fast.runs import write_text
 from sra_fast.strict_json import read_json_lines
 from sra_fast.training.generation.cleaning import clean_reply
@@ -117,6 +118,7 @@ class LocalReplier:
         from sra_fast.training.generation.local import LocalModel
 
         self._tokenizer: Any = tokenizer
+        self._controls = control_tokens(tokenizer)
         self._batch = batch
         self._model = LocalModel(model, tokenizer, sampling, share=share)
 
@@ -132,8 +134,17 @@ class LocalReplier:
         replies = []
         for item, new in zip(items, self._model.reply(items, encoded, groups), strict=True):
             raw = self._tokenizer.decode(new.tokens, skip_special_tokens=True)
-            replies.append(Reply(item, clean_reply(raw), raw, len(new.tokens), new.finished))
+            text = clean_reply(_without(self._controls, raw))
+            replies.append(Reply(item, text, raw, len(new.tokens), new.finished))
         return replies
+
+
+def _without(tokens: Sequence[str], text: str) -> str:
+    """Control tokens that a model spelt out letter by letter would be read as such in a chat."""
+    while any(token in text for token in tokens):
+        for token in tokens:
+            text = text.replace(token, "")
+    return text
 
 
 def batches(groups: Sequence[str], lengths: Sequence[int], most: int) -> list[list[int]]:
@@ -168,22 +179,22 @@ def complete(
             unless it has ``given_up``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    kept = _kept(folder)
     replies: dict[str, Reply] = {}
     failures: Counter[str] = Counter()
     given_up = False
-    for number, batch in enumerate(replier.plan(prompts)):
-        file = folder / f"{number:05d}.jsonl"
+    for batch in replier.plan(prompts):
         wanted = [prompts[index] for index in batch]
-        done = _read(file, {prompt.item for prompt in wanted})
-        missing = [prompt for prompt in wanted if prompt.item not in done]
+        missing = [prompt for prompt in wanted if prompt.item not in kept]
         if missing:
             try:
                 found = replier.reply(missing)
             except UnansweredError as error:
                 found, given_up = error.replies, error.for_all
                 failures.update(error.reasons)
-            done.update({reply.item: reply for reply in found})
-            _write(file, [done[prompt.item] for prompt in wanted if prompt.item in done])
+            _write(folder, found)
+            kept.update({reply.item: reply for reply in found})
+        done = {prompt.item: kept[prompt.item] for prompt in wanted if prompt.item in kept}
         replies.update(done)
         on_progress(len(done))
         if given_up:
@@ -193,19 +204,24 @@ def complete(
     return replies
 
 
-def _write(file: Path, replies: Sequence[Reply]) -> None:
+def _write(folder: Path, replies: Sequence[Reply]) -> None:
+    """A file of its own behind those that are there."""
     if replies:
+        numbers = [int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isdigit()]
         lines = (json.dumps(asdict(reply), ensure_ascii=False) for reply in replies)
+        file = folder / f"{max(numbers, default=-1) + 1:05d}.jsonl"
         write_text(file, "".join(f"{line}\n" for line in lines))
 
 
-def _read(file: Path, wanted: set[str]) -> dict[str, Reply]:
-    """What a batch's file holds, by item; nothing if it is not there, torn, or of other items."""
-    try:
-        lines = read_json_lines(file, raises=ValueError)
-        found = [Reply(**entry) for _, entry in lines if isinstance(entry, dict)]
-    except (OSError, ValueError, TypeError):
-        return {}
-    whole = len(found) == len(lines) and all(isinstance(one.text, str) for one in found)
-    by_item = {reply.item: reply for reply in found}
-    return by_item if whole and by_item.keys() <= wanted else {}
+def _kept(folder: Path) -> dict[str, Reply]:
+    """What all files hold, by item, whatever they were batched with; a torn file holds nothing."""
+    kept: dict[str, Reply] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        try:
+            lines = read_json_lines(file, raises=ValueError)
+            found = [Reply(**entry) for _, entry in lines if isinstance(entry, dict)]
+        except (OSError, ValueError, TypeError):
+            continue
+        if len(found) == len(lines) and all(isinstance(one.text, str) for one in found):
+            kept.update({reply.item: reply for reply in found})
+    return kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
+from sra_fast.strategies import STRATEGIES
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.extension.cuts import Cutting
 from sra_fast.training.generation.sampling import Sampling
@@ -43,6 +44,11 @@ def _deviations(reproduction: Reproduction, dialogues: int, responses: int) -> I
         "wording: the prompt templates and the descriptions of the strategies are this project's "
         "own; the paper's names and layouts"
     )
+    own = dict(reproduction.strategies)
+    if own != STRATEGIES:
+        same = "the same names, other descriptions"
+        which = same if set(own) == set(STRATEGIES) else f"{len(own)} of one's own"
+        yield f"strategies: {which}; the paper's are {len(STRATEGIES)}"
     yield (
         "extended data: replies of the model itself; the paper's come from Llama-2-chat of 7, 13 "
         "and 70 billion parameters"

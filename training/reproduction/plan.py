@@ -12,7 +12,7 @@ from sra_fast import __version__
 from sra_fast.loading import Device, DType, ModelSource, choose_device, find_model
 from sra_fast.templates import TEMPLATES
 from sra_fast.training.classifiers import Kind, StrategyClassifier
-from sra_fast.training.config import TrainingConfig, settings_of
+from sra_fast.training.config import TrainingConfig, read_config, settings_of
 from sra_fast.training.evaluation.run import Evaluation
 from sra_fast.training.extension.cuts import Cutting
 from sra_fast.training.extension.run import Extension
@@ -24,6 +24,34 @@ EXTENDED, CLASSIFIER, TUNED, EVALUATION = "extended", "classifier", "tuned", "ev
 """Folders of the stages, in their order."""
 
 TRAIN, TEST, VALIDATION = (f"{part}.jsonl" for part in ("train", "test", "validation"))
+
+_NOT_ASKED = ("template", "strategies", "eval_data")
+"""Settings of a fine-tuning that the other stages would not share."""
+
+
+class ReproductionError(ValueError):
+    """What is asked for cannot be reproduced; the message says why and the way out."""
+
+
+def read_training(
+    path: Path | None, *, strategies: Path | None, seed: int | None, dtype: DType | None
+) -> TrainingConfig:
+    """The fine-tuning of a reproduction: the paper's, under a YAML file, under what is given.
+
+    Raises:
+        ReproductionError: the file sets what is the reproduction's own.
+        TrainingConfigError: as :func:`read_config`.
+        OSError: the file cannot be read.
+    """
+    config = read_config(path, {"seed": seed, "dtype": dtype})
+    for name in _NOT_ASKED:
+        if path is not None and getattr(config, name) != getattr(TrainingConfig(), name):
+            raise ReproductionError(
+                f"{path.name}: {name}: the reproduction trains under the standard template on its "
+                "own data; leave the setting out"
+                + (", and give --strategies" if name == "strategies" else "")
+            )
+    return replace(config, strategies=None if strategies is None else str(strategies))
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def results(reproduced: Reproduced) -> dict[str, Any]:
         "device": _device(run),
         "dtype": run.dtype,
         "settings": {
+            "strategies": list(run.strategies),
             "cutting": asdict(run.cutting),
             "sampling": asdict(run.sampling),
             "test": run.test,
@@ -124,6 +125,7 @@ def seeds(run: Reproduction) -> dict[str, int]:
         "cutting": run.cutting.seed,
         "sampling": run.sampling.seed,
         "training": run.training.seed,
+        **({"classifier": own["seed"]} if "seed" in (own := run.classifier_settings) else {}),
     }
 
 

@@ -38,6 +38,7 @@ from sra_fast.training.evaluation.run import (
 from sra_fast.training.extension.run import extend
 from sra_fast.training.generation.run import LocalReplier, Replier
 from sra_fast.training.reproduction.deviations import deviations
+from sra_fast.training.reproduction.feasible import check_feasible
 from sra_fast.training.reproduction.noise import plain_quality
 from sra_fast.training.reproduction.opinions import Opinions, opinions
 from sra_fast.training.reproduction.plan import CLASSIFIER, EXTENDED, TEST, TRAIN, Reproduction
@@ -83,6 +84,8 @@ def reproduce(
     """
     say = reproduction.say
     folder = RunFolder(reproduction.out, reproduction.settings())
+    folder.check()
+    check_feasible(reproduction)
     with folder.opened():
         commits = _commits(reproduction.out / COMMITS)
         say("1 of 4: extending the dialogues")

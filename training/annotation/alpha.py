@@ -1,0 +1,61 @@
+"""Krippendorff's alpha: how far annotators agree beyond chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+from numpy.typing import NDArray
+
+from sra_fast.training.statistics import Estimate, interval_of_sums
+
+Floats = NDArray[numpy.float64]
+
+SEED = 20240210
+
+
+def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> Estimate:
+    """Krippendorff's alpha at the level of intervals, with its own interval over groups of items.
+
+    With m_i values v of item i, and sums over the n values of items that have two or more:
+    alpha = 1 − (n − 1) · Σ_i m_i·S_i/(m_i − 1) / (n·S),   S = Σ v² − (Σ v)²/n, S_i alike.
+
+    Args:
+        ratings: ``[annotators, items]``, NaN where there is none.
+        groups: ``[items]``; items of one group are drawn together. Each for itself if None.
+
+    Raises:
+        ValueError: the package krippendorff is missing.
+    """
+    try:
+        import krippendorff
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "agreement needs the package 'krippendorff': pip install 'sra_fast[pipeline]'"
+        ) from error
+    if (~numpy.isnan(ratings)).any(axis=1).sum() < 2:
+        return Estimate(None, None, None, 0, "a single annotator; alpha compares two or more")
+    twice = (~numpy.isnan(ratings)).sum(axis=0) >= 2
+    paired = ratings[:, twice]
+    items = paired.shape[1]
+    if not items:
+        return Estimate(None, None, None, 0, "no item was judged by two annotators")
+    values = paired[~numpy.isnan(paired)]
+    if (values == values[0]).all():
+        return Estimate(None, None, None, items, "all preferences are the same: alpha is 0/0")
+    alpha = float(krippendorff.alpha(reliability_data=paired, level_of_measurement="interval"))
+    m = (~numpy.isnan(paired)).sum(axis=0).astype(numpy.float64)
+    v, vv = numpy.nansum(paired, axis=0), numpy.nansum(paired**2, axis=0)
+    columns = numpy.stack([m, v, vv, (m * vv - v * v) / (m - 1)], axis=1)
+    drawn = None if groups is None else [groups[at] for at in twice.nonzero()[0]]
+    low, high, left_out, why = interval_of_sums(columns, alpha_of_sums, drawn, seed=SEED)
+    return Estimate(alpha, low, high, items, why, left_out)
+
+
+def alpha_of_sums(sums: Floats) -> Floats:
+    """Alpha from Σ m, Σ v, Σ v² and Σ_i m_i·S_i/(m_i − 1), ``[draws, 4]``; NaN where it is 0/0."""
+    n, v, vv, within = sums.T
+    spread = n * vv - v * v  # n·S; exact, as preferences are whole numbers
+    undefined = spread == 0
+    alpha = 1 - (n - 1) * within / numpy.where(undefined, 1.0, spread)
+    return numpy.where(undefined, numpy.nan, alpha)

@@ -1,0 +1,39 @@
+"""Whether all stages can be done, as far as is known before the first of them, which is long."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sra_fast.training.classifiers.data import LabelledResponse
+from sra_fast.training.classifiers.evaluation import FOLDS, TEST_FRACTION
+from sra_fast.training.classifiers.splits import dialogues_by_strategy, holdout_parts
+from sra_fast.training.extension.run import cut_and_split
+from sra_fast.training.lora import check_base
+from sra_fast.training.reproduction.plan import Reproduction, ReproductionError
+
+
+def check_feasible(reproduction: Reproduction) -> None:
+    """Whether there is a test part, a base model, and enough for the classifier to learn from.
+
+    Raises:
+        ReproductionError: one of them is missing.
+        ValueError: the dialogues cannot be read, cut or split, or the model is an adapter.
+        OSError: the dialogues cannot be read.
+    """
+    if not reproduction.test > 0:
+        raise ReproductionError(
+            f"test must be above 0, found {reproduction.test}: the test part is what is evaluated"
+        )
+    check_base(reproduction.base)
+    _, parts = cut_and_split(replace(reproduction.extension(), say=lambda text: None))
+    found = dialogues_by_strategy(
+        [LabelledResponse(c.id, "", c.strategy, c.dialogue, c.id) for c in parts["train"]]
+    )
+    least = max(holdout_parts(TEST_FRACTION), FOLDS)
+    for strategy in sorted({c.strategy for part in parts.values() for c in part}):
+        if found.get(strategy, 0) < least:
+            raise ReproductionError(
+                f"strategy {strategy!r} is drawn in {found.get(strategy, 0)} dialogues of the "
+                f"training part, and the classifier needs {least} of each; give more dialogues, "
+                "more cuts of each, or fewer strategies"
+            )
