@@ -28,6 +28,8 @@ _OTHER_NAMES = {
     "Other": "Others",
 }
 
+_TOLD_BY = 4  # turns; many dialogues share a greeting and its answer
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -74,8 +76,8 @@ class Dialogue:
         id: the file's name and the dialogue's number in it, from 0.
         situation: what the seeker came with, or None.
         turns: seeker ("user") and supporter ("assistant") alternate.
-        same_as: id of the first dialogue of the file that says the very same, if one does. Records
-            of both are of that one, so that no split puts them on two sides.
+        same_as: id of the first dialogue of the file that begins alike (situation and four turns),
+            if one does. Records of both are of that one, so that no split puts them on two sides.
     """
 
     id: str
@@ -147,11 +149,11 @@ def _read(file: Path) -> tuple[list[Dialogue], _Dialect, Counter[str]]:
     dialect = _dialect(entries, file.name)
     counts: Counter[str] = Counter()
     found: list[Dialogue] = []
-    first: dict[tuple[tuple[str, str], ...], str] = {}
+    first: dict[object, str] = {}
     for number, (where, entry) in enumerate(entries):
         one = _dialogue(f"{file.stem}-{number}", entry, where, dialect, counts)
-        said = tuple((turn.role, turn.content) for turn in one.turns)
-        earlier = first.setdefault(said, one.id)
+        said = tuple((turn.role, turn.content) for turn in one.turns[:_TOLD_BY])
+        earlier = first.setdefault((one.situation, said), one.id)
         if earlier != one.id:
             one = replace(one, same_as=earlier)
             counts["repeated"] += 1
@@ -317,7 +319,7 @@ def _counted(counts: Counter[str]) -> tuple[str, ...]:
     sentences = {
         "joined": "messages were joined to the one before, of the same speaker.",
         "empty": "empty messages were dropped.",
-        "repeated": "dialogues say the same as an earlier one and count as that one in splits.",
+        "repeated": "dialogues begin like an earlier one and count as that one in splits.",
         "renamed": "strategies of other names were given those of ESConv's eight.",
         "opening": "supporter turns open their dialogue: context, not responses.",
         "unannotated": "supporter turns have no strategy: context, not responses.",

@@ -71,6 +71,14 @@ class ModelSource:
             "weights": _weights(folder) if folder.is_dir() else config._commit_hash,
         }
 
+    def as_run(self, dtype: DType, device: str) -> dict[str, Any]:
+        """The fingerprint, with what else its replies depend on, for a run's settings."""
+        import torch
+        import transformers
+
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        return {**self.fingerprint(), "dtype": dtype, "device": device, "versions": versions}
+
     def load(self, dtype: DType, device: str) -> PreTrainedModel:
         """The model, ready to be scored.
 

@@ -222,12 +222,11 @@ def test_a_dialogue_that_stands_there_twice_is_one_for_splits(
     tmp_path: Path, strategy: str | None
 ) -> None:
     source = [dialogue(talk, "esconv") for talk in (TALK, TALK[1:], TALK, TALK[1:])]
-    source[2]["situation"] = "Another one."
     found = convert(write(tmp_path / "data.json", source), strategy=strategy)
     conversations = as_conversations(found.records)
     assert len(conversations) == len(found.records)
     assert {c.dialogue or c.id for c in conversations} == {"data-0", "data-1"}
-    assert any("2 dialogues say the same as an earlier one" in note for note in found.notes)
+    assert any("2 dialogues begin like an earlier one" in note for note in found.notes)
     for seed in range(4):
         rest, held_out = split_by_conversation(list(found.records), 0.5, seed)
         said = [{str(record["messages"]) for record in part} for part in (rest, held_out)]

@@ -204,6 +204,9 @@ def test_report_and_figures(tmp_path: Path) -> None:
     assert "- a smaller \\*model\\*" in page
     assert "- 3 replies are empty" in page
     assert "## Without the best heads" in page
+    assert "one of the same row and strategy that does not" in page
+    assert "shuffles of adherence among the conversations of one strategy" in page
+    assert '"d0"' not in json.dumps(results["heads"])  # thousands of dialogues would be clutter
     accuracy = results["analysis"]["rows"][0]["accuracy"]
     assert f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]" in page
     assert results["published"]["Llama3-8B-instruct"]["rows"][0]["accuracy"] == 0.594

@@ -99,4 +99,4 @@ def replier(
 
         return LocalReplier(source.load(dtype, where), source.tokenizer(), sampling, batch=batch)
 
-    return {**source.fingerprint(), "dtype": dtype, "device": where}, load
+    return source.as_run(dtype, where), load

@@ -164,7 +164,7 @@ def _by_strategy(analysis: Analysis, definition: str) -> Any:
     panels: Sequence[tuple[str, str, list[Estimate]]] = (
         ("accuracy", BLUE, [one.accuracy for one in groups]),
         (f"SRA ({definition})", ORANGE, [one.scores[definition] for one in groups]),
-        ("AUC of SRA, within rows", BLUE, [one.auc[definition] for one in groups]),
+        ("AUC of SRA, same row", BLUE, [one.auc[definition] for one in groups]),
     )
     for axes, (label, colour, estimates) in zip(figure.axes, panels, strict=True):
         reach = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,14 +21,12 @@ def perplexities(
     conversations: Sequence[Conversation],
     template: PromptTemplate,
     strategies: Mapping[str, str],
-    on_progress: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """exp of the mean loss per token of each conversation's last reply, given its prompt.
 
     Args:
         model: the judge of language, the base model say.
         template: of the prompt, the same for all replies that are to be compared.
-        on_progress: called after each reply.
     """
     found = []
     for prompt in encode_prompts(
@@ -38,5 +36,4 @@ def perplexities(
         batch = {"input_ids": prompt.input_ids[None], "labels": labels[None]}
         on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
         found.append(float(reply_loss(model, on_device).loss.double().exp()))
-        on_progress()
     return found

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.files import replaced_atomically
-from sra_fast.strict_json import read_json_lines
 
 
 class RecordError(ValueError):
@@ -88,104 +87,21 @@ class Record:
         return self.predicted == self.strategy
 
 
-_TEXTS = ("row", "item", "dialogue", "strategy", "predicted")
-_FIELDS = frozenset(Record.__dataclass_fields__)
-
-
-def write_records(path: Path, records: Iterable[Record], *, with_text: bool) -> None:
-    """Writes an object a line; NaN becomes null.
-
-    Args:
-        with_text: False leaves the responses out, for files that leave the run's folder.
-    """
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Writes an object a line; NaN becomes null."""
     with (
         replaced_atomically(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,
     ):
         for record in records:
-            line = record_to_json(record, with_text=with_text)
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_records(path: Path) -> list[Record]:
-    """Reads what :func:`write_records` wrote; a record without its text has "".
-
-    Raises:
-        RecordError: a line is something else; names file, line and field.
-        OSError: the file cannot be read.
-    """
-    return [
-        record_from_json(value, where) for where, value in read_json_lines(path, raises=RecordError)
-    ]
-
-
-def record_to_json(record: Record, *, with_text: bool) -> dict[str, Any]:
-    """One record as JSON can say it."""
+def _plain(record: Record) -> dict[str, Any]:
     found: dict[str, Any] = {name: getattr(record, name) for name in Record.__dataclass_fields__}
     found["sra"] = {name: _null_if_nan(value) for name, value in record.sra.items()}
     found["lookback"] = _null_if_nan(record.lookback)
-    if not with_text:
-        del found["text"]
     return found
-
-
-def record_from_json(value: object, where: str) -> Record:
-    """The record of :func:`record_to_json`.
-
-    Raises:
-        RecordError: a field is missing, unknown, or of another type; the message begins with where.
-    """
-    if not isinstance(value, dict):
-        raise RecordError(f"{where}: expected an object, found {type(value).__name__}")
-    fields: dict[str, Any] = {"text": "", **value}
-    if fields.keys() != _FIELDS:
-        wrong = ", ".join(sorted(fields.keys() ^ _FIELDS))
-        raise RecordError(f"{where}: missing or unknown fields: {wrong}; evaluate anew")
-    if not isinstance(fields["sra"], dict):
-        raise RecordError(f"{where}: sra must be an object, found {fields['sra']!r:.60}")
-    for name in (*_TEXTS, "text"):
-        _check(isinstance(fields[name], str), where, name, "a text", fields[name])
-    for name in ("turn", "tokens"):
-        _check(type(fields[name]) is int, where, name, "a whole number", fields[name])
-    _check(
-        isinstance(fields["finished"], bool), where, "finished", "true or false", fields["finished"]
-    )
-    language = fields["language"]
-    _check(language is None or isinstance(language, str), where, "language", "a text", language)
-    perplexity = fields["perplexity"]
-    try:
-        return Record(
-            **fields
-            | {
-                "probability": _number(fields["probability"], f"{where}: probability"),
-                "lookback": _number_or_nan(fields["lookback"], f"{where}: lookback"),
-                "perplexity": None
-                if perplexity is None
-                else _number(perplexity, f"{where}: perplexity"),
-                "sra": {
-                    name: _number_or_nan(one, f"{where}: sra[{name!r}]")
-                    for name, one in fields["sra"].items()
-                },
-            }
-        )
-    except RecordError as error:
-        message = str(error)
-        raise RecordError(message if message.startswith(where) else f"{where}: {error}") from error
-
-
-def _check(holds: bool, where: str, name: str, rule: str, found: object) -> None:
-    if not holds:
-        raise RecordError(f"{where}: {name} must be {rule}, found {found!r:.60}")
-
-
-def _number(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RecordError(f"{what} must be a finite number, found {value!r:.60}")
-    return float(value)
-
-
-def _number_or_nan(value: object, what: str) -> float:
-    return math.nan if value is None else _number(value, what)
 
 
 def _null_if_nan(value: float) -> float | None:

@@ -29,6 +29,8 @@ from sra_fast.training.trained_on import digest
 
 REPLIES, SCORES, PERPLEXITIES = "replies", "scores", "perplexities.json"
 
+_AT_ONCE = 64  # perplexities that a crash may cost
+
 
 @dataclass(frozen=True)
 class RowPlan:
@@ -118,16 +120,18 @@ def row_perplexities(
 ) -> list[float]:
     """Of each reply, by one and the same model under one template; kept in ``folder``."""
     file = folder / PERPLEXITIES
-    digest = _digest(row.conversations)
+    replies = _digest(row.conversations)
+    values: list[float] = []
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if found["replies"] == digest:
-            return [float(value) for value in found["perplexities"]]
+        if found["replies"] == replies:
+            values = [float(value) for value in found["perplexities"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    model, tokenizer = judge()
-    values = perplexities(model, tokenizer, row.conversations, template, strategies)
-    write_text(file, json.dumps({"replies": digest, "perplexities": values}))
+    while len(values) < len(row.conversations):
+        part = row.conversations[len(values) : len(values) + _AT_ONCE]
+        values += perplexities(*judge(), part, template, strategies)
+        write_text(file, json.dumps({"replies": replies, "perplexities": values}))
     return values
 
 

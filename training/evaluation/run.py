@@ -193,7 +193,7 @@ def collect(
         for row in in_order
         for record in records(row, evaluation.classifier, perplexity[row.plan.name])
     ]
-    write_records(evaluation.out / ALL_REPLIES, found, with_text=True)
+    write_records(evaluation.out / ALL_REPLIES, found)
     return Evaluated(in_order, found)
 
 
@@ -210,8 +210,10 @@ def opened(evaluation: Evaluation) -> Iterator[None]:
     """
     evaluation.plans()
     _check_unseen(evaluation, chosen(evaluation))  # before the folder takes the file as its own
-    with RunFolder(evaluation.out, evaluation.settings()).opened():
+    folder = RunFolder(evaluation.out, evaluation.settings())
+    with folder.opened():
         yield
+        folder.finish()
 
 
 def chosen(evaluation: Evaluation) -> list[Conversation]:

@@ -56,12 +56,13 @@ def cut(
     """One conversation for each turn that is to be written, its reply still open.
 
     A cut lies behind a seeker's turn that the supporter answered; what the supporter said is not
-    read. Ids are ``<dialogue>-t<turn>-<strategy>``.
+    read. Ids are ``<dialogue>-t<turn>-<strategy>``. A dialogue that begins like an earlier one of
+    its file is left out.
 
     Raises:
         ExtensionError: nothing can be cut.
     """
-    chosen = list(dialogues)
+    chosen = [dialogue for dialogue in dialogues if dialogue.same_as is None]
     if cutting.dialogues is not None and cutting.dialogues < len(chosen):
         kept = random.Random(cutting.seed).sample(range(len(chosen)), cutting.dialogues)
         chosen = [chosen[index] for index in sorted(kept)]
@@ -97,7 +98,7 @@ def _records(
         records += [
             {
                 "id": f"{identity}-{name}",
-                "dialogue": dialogue.same_as or dialogue.id,
+                "dialogue": dialogue.id,
                 **dialogue.context(position),
                 "strategy": name,
                 "response": PLACEHOLDER,

@@ -72,6 +72,7 @@ class Extension:
             "test": self.test,
             "validation": self.validation,
             "version": __version__,
+            "file": self.file.stem,  # ids begin with it, and random numbers come from ids
             "file_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
         }
 

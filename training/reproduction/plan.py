@@ -123,11 +123,7 @@ class Reproduction:
             strategies=self.strategies,
             cutting=self.cutting,
             sampling=self.sampling,
-            replier={
-                **self.base.fingerprint(),
-                "dtype": self.dtype,
-                "device": choose_device(self.device),
-            },
+            replier=self.base.as_run(self.dtype, choose_device(self.device)),
             test=self.test,
             validation=self.validation,
             say=self.say,

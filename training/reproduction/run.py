@@ -44,6 +44,7 @@ from sra_fast.training.reproduction.opinions import Opinions, opinions
 from sra_fast.training.reproduction.plan import CLASSIFIER, EXTENDED, TEST, TRAIN, Reproduction
 from sra_fast.training.reproduction.report import Reproduced, results, write_report
 from sra_fast.training.run import OnLog, train
+from sra_fast.training.trained_on import digest, read_trained_on
 
 COMMITS = "commits.json"
 
@@ -143,14 +144,17 @@ def _replier(reproduction: Reproduction) -> Callable[[], Replier]:
 def _classify(reproduction: Reproduction) -> tuple[StrategyClassifier, Mapping[str, Any]]:
     """The classifier of the training part, and its report."""
     folder = reproduction.out / CLASSIFIER
-    if not (folder / RECORD).exists():
+    labelled = _labelled(reproduction, TRAIN)
+    learnt = read_trained_on(folder)
+    if not (folder / RECORD).exists() or learnt != {digest(one.response) for one in labelled}:
         train_with_report(
             reproduction.classifier,
-            _labelled(reproduction, TRAIN),
+            labelled,
             folder,
             data="the training part",
             seed=reproduction.sampling.seed,
             settings=reproduction.classifier_settings,
+            replace=True,
             say=reproduction.say,
         )
     report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
