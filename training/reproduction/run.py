@@ -104,7 +104,7 @@ def reproduce(
             differences = deviations(
                 reproduction,
                 dialogues=extended["parts"]["all"]["dialogues"],
-                responses=len(found.rows[0].conversations),
+                responses=len(found.rows[0].conversations) + len(found.rows[0].unanswered),
             )
             concluded = conclude(
                 evaluation,
