@@ -26,7 +26,7 @@ from sra_fast.training.evaluation.ranking import (
 from sra_fast.training.evaluation.records import Record, RecordError, write_records
 from sra_fast.training.evaluation.relation import analyse, table_of_rows
 from sra_fast.training.evaluation.resampling import group_means, numbered, resampling
-from sra_fast.training.evaluation.row_correlation import drawn_correlations
+from sra_fast.training.evaluation.row_correlation import drawn_correlations, leave_one_out
 
 PLAIN = Record(
     row="standard",
@@ -419,3 +419,25 @@ def test_empty_texts_are_a_gap() -> None:
     assert base.perplexity.why == "no response with a value"
     with pytest.raises(AnalysisError, match="no record has a text"):
         analyse_quality([replace(PLAIN, text="")])
+
+
+def test_what_hangs_on_one_row_shows() -> None:
+    scores, accuracy = [1.0, 2.0, 3.0, 10.0, math.nan], [0.3, 0.2, 0.1, 0.9, 0.5]
+    found = leave_one_out(["a", "b", "c", "far", "unknown"], scores, accuracy)
+    assert list(found) == ["a", "b", "c", "far"]
+    assert found["far"] == pytest.approx(-1.0)
+    for row in ("a", "b", "c"):
+        others = [at for at in range(4) if "abcf"[at] != row[0]]
+        truth = stats.pearsonr(
+            [scores[at] for at in others], [accuracy[at] for at in others]
+        ).statistic
+        assert found[row] == pytest.approx(truth)
+        assert truth > 0.8
+    assert leave_one_out(["a", "b"], [1.0, 2.0], [0.1, 0.2]) == {"a": None, "b": None}
+
+
+def test_the_published_relation_hangs_on_no_single_row() -> None:
+    for model in PUBLISHED:
+        without = published_relation(model).without
+        assert set(without) == {row.row for row in PUBLISHED[model]}
+        assert min(r for r in without.values() if r is not None) > 0.6

@@ -55,11 +55,16 @@ class TurnResult:
 
 @dataclass(frozen=True)
 class RowRelation:
-    """One score against accuracy over the rows: of means, of their logarithms, of ranks."""
+    """One score against accuracy over the rows: of means, of their logarithms, of ranks.
+
+    Attributes:
+        without: Pearson's r of the means of all rows but one, by the name of that one.
+    """
 
     pearson: Correlation
     pearson_log: Correlation
     spearman: Correlation
+    without: dict[str, float | None]
 
 
 @dataclass(frozen=True)

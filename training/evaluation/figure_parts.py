@@ -120,7 +120,12 @@ def place_labels(figure: Any, axes: Any, marks: Sequence[tuple[float, float, str
             label.set_ha("left" if dx > 0 else "right")
             box = label.get_window_extent(renderer).padded(1.5)
             clear = not any(box.overlaps(other) for other in taken)
-            if clear and axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 > 0:
+            if (
+                clear
+                and axes.bbox.x0 <= box.x0
+                and box.x1 <= figure.bbox.x1
+                and axes.bbox.y0 <= box.y0
+            ):
                 break
         taken.append(box)
         if max(abs(dx), abs(dy)) > 16:

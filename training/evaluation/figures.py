@@ -87,7 +87,7 @@ def _by_turn(analysis: Analysis, definition: str | None) -> Any:
             axes.vlines(turns, low, high, color=colour, linewidth=1.5, alpha=0.4)
     axes.set_ylim(bottom=0)
     if definition is None:
-        axes.set_ylim(0, 1.03)
+        axes.set_ylim(0, _top([one.accuracy for one in analysis.turns], intervals=False))
     every = [one.turn for one in analysis.turns]
     axes.set_xlim(min(every) - 0.3, max(every) + 0.3)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -121,6 +121,7 @@ def _against_accuracy(analysis: Analysis, definition: str) -> Any:
     relation = analysis.over_rows[definition]
     parts = (coefficient("r", relation.pearson), coefficient("rho", relation.spearman))
     _panel(ours, "measured (bars: 95% interval over dialogues)", _quantity(definition))
+    ours.set_ylim(0, _top([row.accuracy for row in analysis.rows]))
     published = []
     for (model, table), marker in zip(PUBLISHED.items(), "os", strict=True):
         theirs.plot(
@@ -147,6 +148,13 @@ def _against_accuracy(analysis: Analysis, definition: str) -> Any:
     place_labels(figure, ours, marks)
     place_labels(figure, theirs, published)
     return figure
+
+
+def _top(shares: Sequence[Estimate], *, intervals: bool = True) -> float:
+    """Where an axis of shares ends: a little above the highest, and no higher than 1."""
+    known = [one for one in shares if one.value is not None]
+    highest = max((bounds(one)[1] if intervals else one.value or 0.0 for one in known), default=1.0)
+    return min(1.03, max(0.1, 1.2 * highest))
 
 
 def _panel(axes: Any, subtitle: str, quantity: str) -> None:
@@ -228,7 +236,7 @@ def _heads(found: HeadAnalysis) -> Any:
     title(
         figure,
         "Heads whose attention predicts adherence",
-        f"{found.layers * found.heads} heads, {chance}; squares: chosen on the other dialogues",
+        f"{found.layers * found.heads} heads, {chance}; squares: the chosen",
     )
     return figure
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sra_fast.training.evaluation.row_correlation import leave_one_out
 from sra_fast.training.statistics import Correlation, correlation
 
 NO_INTERVAL = "eight published rows; their dialogues are not published, so there is no interval"
@@ -49,11 +50,16 @@ PUBLISHED: dict[str, tuple[PublishedRow, ...]] = {
 
 @dataclass(frozen=True)
 class PublishedRelation:
-    """Of SRA to accuracy over a model's rows: Pearson of SRA and of log-SRA, and Spearman."""
+    """Of SRA to accuracy over a model's rows: Pearson of SRA and of log-SRA, and Spearman.
+
+    Attributes:
+        without: Pearson's r of all rows but one, by the name of that one.
+    """
 
     pearson: Correlation
     pearson_log: Correlation
     spearman: Correlation
+    without: dict[str, float | None]
 
 
 def published_relation(model: str) -> PublishedRelation:
@@ -70,6 +76,8 @@ def published_relation(model: str) -> PublishedRelation:
         correlation(log, accuracy, draws=1),
         correlation(raw, accuracy, "spearman", draws=1),
     )
-    return PublishedRelation(
-        *(replace(one, low=None, high=None, why=NO_INTERVAL, left_out=0) for one in found)
+    pearson, pearson_log, spearman = (
+        replace(one, low=None, high=None, why=NO_INTERVAL, left_out=0) for one in found
     )
+    without = leave_one_out([row.row for row in rows], raw, accuracy)
+    return PublishedRelation(pearson, pearson_log, spearman, without)

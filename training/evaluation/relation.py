@@ -35,7 +35,7 @@ from sra_fast.training.evaluation.resampling import (
     numbered,
     resampling,
 )
-from sra_fast.training.evaluation.row_correlation import row_correlation
+from sra_fast.training.evaluation.row_correlation import leave_one_out, row_correlation
 from sra_fast.training.statistics import Estimate
 
 
@@ -89,6 +89,9 @@ def analyse(
                 row_correlation(by_row, 1 + at),
                 row_correlation(by_row, 1 + at, log=True),
                 row_correlation(by_row, 1 + at, "spearman"),
+                leave_one_out(
+                    columns.rows, by_row.values[:, 1 + at].tolist(), by_row.values[:, 0].tolist()
+                ),
             )
             for at, score in enumerate(columns.scores)
         },

@@ -138,7 +138,8 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         "",
         f"Each of the {len(analysis.rows)} rows is a point. Pearson of the means (r), of the "
         "logarithm of mean SRA (log r), and Spearman (rho). Intervals draw dialogues and compute "
-        "all rows anew; they do not tell how other rows would lie.",
+        "all rows anew; they do not tell how other rows would lie. The last column leaves out one "
+        "row at a time, and says which.",
         "",
         *relation_table(analysis),
         "## SRA against adherence within rows",

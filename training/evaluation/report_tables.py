@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sra_fast.report_text import markdown_text, number
 from sra_fast.training.evaluation.analysis import LOOKBACK, Analysis, GroupResult, RowResult
@@ -124,6 +124,7 @@ def relation_table(analysis: Analysis) -> list[str]:
             coefficient(one.pearson),
             coefficient(one.pearson_log),
             coefficient(one.spearman),
+            _without(one.without),
         )
         for name, one in analysis.over_rows.items()
     ]
@@ -136,9 +137,19 @@ def relation_table(analysis: Analysis) -> list[str]:
                 coefficient(known.pearson),
                 coefficient(known.pearson_log),
                 coefficient(known.spearman),
+                _without(known.without),
             )
         )
-    return table(("score", "rows", "r", "log r", "rho"), rows)
+    return table(("score", "rows", "r", "log r", "rho", "r without one row"), rows)
+
+
+def _without(found: Mapping[str, float | None]) -> str:
+    """The lowest and the highest, each with the row that it does without."""
+    known = sorted((r, name) for name, r in found.items() if r is not None)
+    if not known:
+        return DASH
+    ends = [f"{rate(r)} ({markdown_text(name)})" for r, name in (known[0], known[-1])]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def row_auc_table(analysis: Analysis) -> list[str]:

@@ -6,6 +6,8 @@ and computing every row's two means anew, not from drawing rows.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy
@@ -44,6 +46,25 @@ def row_correlation(
     if low is None:
         left = "undefined in every resample, so there is no interval"
     return replace(found, low=low, high=high, why=left, left_out=left_out)
+
+
+def leave_one_out(
+    names: Sequence[str], scores: Sequence[float], accuracy: Sequence[float]
+) -> dict[str, float | None]:
+    """Pearson's r of all rows but one, by the name of that one; rows with NaN are not among them.
+
+    Rows are few: what hangs on one of them shows here, and not in the interval.
+    """
+    known = [
+        (name, x, y)
+        for name, x, y in zip(names, scores, accuracy, strict=True)
+        if not (math.isnan(x) or math.isnan(y))
+    ]
+    found: dict[str, float | None] = {}
+    for left_out, _, _ in known:
+        others = [(x, y) for name, x, y in known if name != left_out]
+        found[left_out] = correlation([x for x, _ in others], [y for _, y in others], draws=1).r
+    return found
 
 
 def drawn_correlations(xs: Floats, ys: Floats, kind: Kind) -> Floats:

@@ -139,7 +139,7 @@ def markdown(reproduced: Reproduced) -> str:
         *_facts(reproduced),
         "## In brief",
         "",
-        *(f"- {one}" for one in _brief(evaluation, reproduced.by_plain)),
+        *(f"- {one}" for one in _brief(reproduced)),
         "",
         "## The extended data",
         "",
@@ -189,8 +189,10 @@ def _facts(reproduced: Reproduced) -> list[str]:
     return table(("", ""), named.items(), names=2)
 
 
-def _brief(evaluation: Mapping[str, Any], by_plain: Analysis | None) -> list[str]:
+def _brief(reproduced: Reproduced) -> list[str]:
     """What was found, in sentences made of the numbers."""
+    evaluation, by_plain = reproduced.evaluation, reproduced.by_plain
+    guessing = 1 / len(reproduced.reproduction.strategies)
     rows = {row["row"]: row for row in evaluation["analysis"]["rows"]}
     known = {name: row for name, row in rows.items() if row["accuracy"]["value"] is not None}
     lines = []
@@ -198,8 +200,9 @@ def _brief(evaluation: Mapping[str, Any], by_plain: Analysis | None) -> list[str
         best = max(known, key=lambda name: known[name]["accuracy"]["value"])
         least = min(known, key=lambda name: known[name]["accuracy"]["value"])
         lines.append(
-            f"Strategy following lies between {_of(known[least]['accuracy'])} "
-            f"({markdown_text(least)}) and {_of(known[best]['accuracy'])} ({markdown_text(best)})."
+            f"Strategy following, by the classifier, lies between {_of(known[least]['accuracy'])} "
+            f"({markdown_text(least)}) and {_of(known[best]['accuracy'])} ({markdown_text(best)}); "
+            f"guessing reaches {rate(guessing)}."
         )
     if TUNED_ROW in rows:
         tuned = rows[TUNED_ROW]
@@ -209,6 +212,10 @@ def _brief(evaluation: Mapping[str, Any], by_plain: Analysis | None) -> list[str
             f"{_of(tuned['accuracy_difference'], signed=True)}, and SRA by "
             f"{_of(tuned['score_differences'][definition], number, signed=True)}."
         )
+        language = {row["row"]: row for row in (evaluation["quality"] or {"rows": []})["rows"]}
+        if TUNED_ROW in language:
+            repeated = language[TUNED_ROW]["repetition_difference"]
+            lines.append(f"Repetition within its replies changes by {_of(repeated, signed=True)}.")
     relation = evaluation["analysis"]["over_rows"]["table1"]
     published = " and ".join(
         f"{_r(plain(published_relation(model).pearson))} ({model})" for model in PUBLISHED
@@ -217,6 +224,13 @@ def _brief(evaluation: Mapping[str, Any], by_plain: Analysis | None) -> list[str
         f"SRA (`table1`) against accuracy over the {len(rows)} rows: "
         f"r = {_r(relation['pearson'])}; from the published tables: {published}."
     )
+    without = {row: r for row, r in relation["without"].items() if r is not None}
+    if without and relation["pearson"]["r"] is not None:
+        row = max(without, key=lambda name: abs(without[name] - relation["pearson"]["r"]))
+        lines.append(
+            f"The row that this hangs on most is {markdown_text(row)}: without it r = "
+            f"{'−' if without[row] < 0 else ''}{rate(abs(without[row]))}."
+        )
     if by_plain is not None:
         other = plain(by_plain.over_rows["table1"].pearson)
         lines.append(f"With adherence by the `plain` classifier: r = {_r(other)}.")
