@@ -431,7 +431,8 @@ def test_empty_replies_are_counted_and_a_row_of_them_is_named(
     status, said = run(file, folder, out, "--templates", "standard")
     assert status == 0, said
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert results["analysis"]["rows"][0]["n"] == 6
+    (row,) = results["analysis"]["rows"]
+    assert (row["n"], row["scores"]["paper"]["n"]) == (8, 6)
     assert "standard: 2 conversations got an empty reply" in results["notes"]
     monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", lambda raw: "")
     status, said = run(file, folder, tmp_path / "none", "--templates", "standard")

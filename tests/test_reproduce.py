@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -26,8 +27,8 @@ from sra_fast.training.reproduction.deviations import deviations
 from sra_fast.training.reproduction.noise import label_noise, plain_quality
 from sra_fast.training.reproduction.plan import Reproduction
 from sra_fast.training.reproduction.report import seeds
-from sra_fast.training.reproduction.run import Progress
-from tiny_chat_model import save_tiny_model
+from sra_fast.training.reproduction.run import Progress, _opinions
+from tiny_chat_model import save_tiny_model, write_jsonl
 
 STRATEGIES = {"Offer Hope": "Hope.", "Clarification": "Ask.", "Affirmation": "Praise."}
 ROWS = ["standard", "c1_hf", "c3_hf", "c5_hf", "c1_hl", "c3_hl", "c5_hl", "fine-tuned"]
@@ -333,3 +334,21 @@ def test_the_papers_own_settings_deviate_in_nothing_that_is_set(tmp_path: Path) 
         "alpha 16",
     ):
         assert words in changed
+
+
+def test_a_test_part_of_one_strategy_is_measured_too(tmp_path: Path) -> None:
+    folder = tmp_path / "extended"
+    folder.mkdir()
+    lines = {
+        "train": [("I see hope.", "Offer Hope"), ("What do you mean?", "Clarification")],
+        "test": [("There is hope.", "Offer Hope"), ("Hope again.", "Offer Hope")],
+    }
+    for part, replies in lines.items():
+        records = [{"response": text, "strategy": strategy} for text, strategy in replies]
+        write_jsonl(folder / f"{part}.jsonl", records)
+    plain = load_classifier("plain")
+    asked: Any = SimpleNamespace(out=tmp_path, strategies=STRATEGIES, sampling=Sampling())
+    found = _opinions(asked, plain, plain)
+    assert found.plain is not None
+    assert found.plain.responses == 2
+    assert found.noise is not None

@@ -159,6 +159,9 @@ def test_the_section_of_the_gpu_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_interval_is_of_dialogues() -> None:
     base = [1.0, 1.0, 2.0, 2.0]
-    assert ratio_interval([2.0, 2.0, 4.0, 4.0], base, ["a", "a", "b", "b"]) == (2.0, 2.0)
+    assert ratio_interval([2.0, 2.0, 4.0, 4.0], base, ["a", "a", "b", "b"]) == (
+        None,
+        None,
+    )  # all alike
     low, high = ratio_interval([3.0, 1.0, 2.0, 2.0], base, ["a", "a", "b", "b"])
     assert (low, high) == (1.0, 2.0)  # dialogue a alone, or b alone

@@ -108,6 +108,7 @@ def _against_accuracy(analysis: Analysis, definition: str) -> Any:
     ours, theirs = figure.axes
     rows = [row.row for row in analysis.rows]
     marks = []
+    reach = 0.0
     for row in analysis.rows:
         sra, accuracy = row.scores[definition], row.accuracy
         if sra.value is None or accuracy.value is None:
@@ -115,9 +116,11 @@ def _against_accuracy(analysis: Analysis, definition: str) -> Any:
         colour, marker, _ = style(row.row, rows)
         ours.plot(bounds(sra), [accuracy.value] * 2, color=colour, linewidth=1.5, alpha=0.45)
         ours.plot([sra.value] * 2, bounds(accuracy), color=colour, linewidth=1.5, alpha=0.45)
-        ours.plot([sra.value], [accuracy.value], marker, color=colour, markersize=8)
+        ours.plot([sra.value], [accuracy.value], marker, color=colour, markersize=8, clip_on=False)
+        reach = max(reach, bounds(sra)[1])
         marks.append((sra.value, accuracy.value, row.row, colour))
-    ours.set_xlim(0, 1.22 * max((x for x, *_ in marks), default=1.0) or 1.0)
+    labelled = 1.22 * max((x for x, *_ in marks), default=1.0)
+    ours.set_xlim(0, max(labelled, 1.04 * reach) or 1.0)
     relation = analysis.over_rows[definition]
     parts = (coefficient("r", relation.pearson), coefficient("rho", relation.spearman))
     _panel(ours, "measured (bars: 95% interval over dialogues)", _quantity(definition))

@@ -15,6 +15,7 @@ from typing import Any
 
 from sra_fast.files import replaced_atomically
 from sra_fast.report_text import markdown_text
+from sra_fast.training.classifiers import PLAIN
 from sra_fast.training.evaluation.analysis import Analysis, RowResult
 from sra_fast.training.evaluation.gaps import gaps
 from sra_fast.training.evaluation.heads import HeadAnalysis
@@ -124,7 +125,8 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         "",
         "## Table 1",
         "",
-        "Accuracy is the share of responses that the classifier takes for the strategy asked for. "
+        f"Accuracy is the share of responses that the classifier{_named(findings)} takes for the "
+        "strategy asked for. "
         f"SRA is the `{definition}` definition, log SRA the natural logarithm of its mean. "
         "Lookback is the mass on the strategy over that mass and the mass on the response so far. "
         f"Differences are from the row {markdown_text(analysis.base)}.",
@@ -185,9 +187,17 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
     lines += ["## Figures", ""]
     for name in figures:
         lines += [f"![{name}]({name})", ""]
-    lines += ["## Deviations from the paper", "", *_bullets(findings.deviations)]
+    if findings.deviations:
+        lines += ["## Deviations from the paper", "", *_bullets(findings.deviations)]
     lines += ["## Gaps", "", *_bullets(_all_gaps(findings))]
     return "\n".join(lines)
+
+
+def _named(findings: Findings) -> str:
+    name = findings.settings.get("classifier")
+    if name is None:
+        return ""
+    return f" ({markdown_text(str(name))}{', which knows English alone' if name == PLAIN else ''})"
 
 
 def _heads(heads: HeadAnalysis) -> list[str]:

@@ -78,16 +78,17 @@ def _deviations(reproduction: Reproduction, dialogues: int, responses: int) -> I
     if responses != PAPER_RESPONSES:
         yield f"responses of a row: {responses:,}; the paper's {PAPER_RESPONSES:,}"
     yield (
-        "SRA: by the definition `paper` where nothing else is said; the published tables are by "
-        "`table1`, which stands beside it"
+        "SRA: by the definition paper where nothing else is said; the published tables are by "
+        "table1, which stands beside it"
     )
-    yield "no judge and no annotators: `sra-fast judge` and `sra-fast annotate` are for those"
+    yield "no judge and no annotators: sra-fast judge and sra-fast annotate are for those"
 
 
 def _of_training(config: TrainingConfig) -> Iterator[str]:
     yield f"learning rate: {config.learning_rate:g}; the paper gives none"
     differ = [
-        f"{one.name} {getattr(config, one.name)!r} (the paper's {theirs!r})"
+        f"{one.name} {getattr(config, one.name)!r} "
+        f"({'not set in the paper' if theirs is None else f'the paper has {theirs!r}'})"
         for one in fields(TrainingConfig)
         if one.name not in _WITHOUT_MEANING
         and getattr(config, one.name) != (theirs := getattr(PAPER_TRAINING, one.name))

@@ -21,7 +21,7 @@ from sra_fast.loading import choose_device
 from sra_fast.provenance import commit
 from sra_fast.runs import RunFolder, write_text
 from sra_fast.training.classifiers import PLAIN, StrategyClassifier, load_classifier
-from sra_fast.training.classifiers.data import LabelledResponse, read_labelled
+from sra_fast.training.classifiers.data import LabelledResponse, read_labelled, read_responses
 from sra_fast.training.classifiers.evaluation import REPORT, train_with_report
 from sra_fast.training.classifiers.stored import RECORD
 from sra_fast.training.evaluation.analysis import Analysis
@@ -181,7 +181,7 @@ def _opinions(
 ) -> Opinions:
     return opinions(
         _labelled(reproduction, TRAIN),
-        _labelled(reproduction, TEST),
+        read_responses(reproduction.out / EXTENDED / TEST),  # of one strategy alone, perhaps
         classifier,
         plain,
         plain_quality(reproduction.sampling.seed),
