@@ -49,6 +49,7 @@ def conclude(
         quality = analyse_quality(evaluated.records, base=evaluated.rows[0].plan.name)
     else:
         notes.append("language: no reply has a word")
+    settings = evaluation.settings()
     findings = Findings(
         analysis=analysis,
         definition=DEFINITION,
@@ -60,7 +61,7 @@ def conclude(
             "classifier": evaluation.classifier_name,
             "items": evaluation.items,
             "file": evaluation.file.name,
-            **{key: evaluation.settings()[key] for key in ("sampling", "dtype", "versions")},
+            **{key: settings[key] for key in ("sampling", "dtype", "versions")},
         },
         deviations=deviations,
         notes=notes,

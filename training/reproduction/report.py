@@ -62,8 +62,8 @@ class Reproduced:
     deviations: Sequence[str]
 
 
-def write_report(reproduced: Reproduced) -> None:
-    """Writes both files, and copies the figures."""
+def write_report(reproduced: Reproduced) -> dict[str, Any]:
+    """Writes both files, and copies the figures; returns what ``results.json`` holds."""
     out = reproduced.reproduction.out
     for folder, names in (
         (CLASSIFIER, [CONFUSION]),
@@ -72,9 +72,11 @@ def write_report(reproduced: Reproduced) -> None:
     ):
         for name in names:
             shutil.copyfile(out / folder / name, out / name)
-    text = json.dumps(results(reproduced), ensure_ascii=False, allow_nan=False, indent=1)
+    found = results(reproduced)
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False, indent=1)
     write_text(out / RESULTS, text + "\n")
-    write_text(out / REPORT, markdown(reproduced))
+    write_text(out / REPORT, markdown(reproduced, found))
+    return found
 
 
 def results(reproduced: Reproduced) -> dict[str, Any]:
@@ -129,14 +131,14 @@ def seeds(run: Reproduction) -> dict[str, int]:
     }
 
 
-def markdown(reproduced: Reproduced) -> str:
-    """The page."""
+def markdown(reproduced: Reproduced, found: Mapping[str, Any]) -> str:
+    """The page, of what ``results.json`` holds too."""
     run, evaluation = reproduced.reproduction, reproduced.evaluation
     stages = (run.out / EVALUATION / EVALUATION_REPORT).read_text(encoding="utf-8")
     lines = [
         f"# The paper's experiments with {markdown_text(run.base.name)}",
         "",
-        *_facts(reproduced),
+        *_facts(reproduced, found),
         "## In brief",
         "",
         *(f"- {one}" for one in _brief(reproduced)),
@@ -176,14 +178,14 @@ def _device(run: Reproduction) -> str:
     return device if device == "cpu" else torch.cuda.get_device_name()
 
 
-def _facts(reproduced: Reproduced) -> list[str]:
-    run, found = reproduced.reproduction, results(reproduced)
+def _facts(reproduced: Reproduced, found: Mapping[str, Any]) -> list[str]:
+    run = reproduced.reproduction
     weights = str(found["model"]["weights"] or "unknown")
     named = {
-        "model": f"{run.base.name}, weights {weights[:12]}, {run.dtype}, on {_device(run)}",
-        "data": f"{run.file.name}, SHA-256 {run.digest()[:12]}",
-        "seeds": ", ".join(f"{name} {seed}" for name, seed in seeds(run).items()),
-        "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+        "model": f"{run.base.name}, weights {weights[:12]}, {run.dtype}, on {found['device']}",
+        "data": f"{run.file.name}, SHA-256 {found['data']['sha256'][:12]}",
+        "seeds": ", ".join(f"{name} {seed}" for name, seed in found["seeds"].items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         "commit": ", ".join(reproduced.commits),
     }
     return table(("", ""), named.items(), names=2)

@@ -42,7 +42,7 @@ from sra_fast.training.reproduction.feasible import check_feasible
 from sra_fast.training.reproduction.noise import plain_quality
 from sra_fast.training.reproduction.opinions import Opinions, opinions
 from sra_fast.training.reproduction.plan import CLASSIFIER, EXTENDED, TEST, TRAIN, Reproduction
-from sra_fast.training.reproduction.report import Reproduced, results, write_report
+from sra_fast.training.reproduction.report import Reproduced, write_report
 from sra_fast.training.run import OnLog, train
 from sra_fast.training.trained_on import digest, read_trained_on
 
@@ -125,9 +125,9 @@ def reproduce(
             by_plain=_by_plain(found, plain),
             deviations=differences,
         )
-        write_report(reproduced)
+        written = write_report(reproduced)
         folder.finish()
-    return results(reproduced)
+    return written
 
 
 def _replier(reproduction: Reproduction) -> Callable[[], Replier]:
