@@ -25,14 +25,10 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(CORES) $(PYTEST)
 
-# mypy sees the packages where they are installed: kernels and training inside sra_fast.
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/typed && mkdir -p build/typed
-	cp -r sra_fast build/typed/ && cp -r kernels/span_attention build/typed/sra_fast/kernels
-	cp -r training build/typed/sra_fast/training
-	cd build/typed && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml
+	$(BIN)/mypy
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.run

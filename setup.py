@@ -7,12 +7,35 @@ level, where the first would shadow the package of that name from Hugging Face.
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
+
+PLACES = {
+    "sra_fast": "sra_fast",
+    "sra_fast.kernels": "kernels/span_attention",
+    "sra_fast.training": "training",
+}
+"""Where each tree of packages is kept."""
 
 CLI = ["typer>=0.12", "rich>=13", "pandas>=2", "pyarrow>=15", "matplotlib>=3.8"]
 PEFT = ["peft>=0.18", "accelerate>=1.10"]
 TRAIN = [*CLI, *PEFT, "datasets>=3", "PyYAML>=6"]
 PIPELINE = [*TRAIN, "scikit-learn>=1.5", "scipy>=1.12", "krippendorff>=0.7", "openai>=1.60"]
+
+
+def packages() -> list[str]:
+    """Return the names of all packages, read from the real folders and never through the links.
+
+    In a checkout ``sra_fast/kernels`` and ``sra_fast/training`` are symbolic links, so that editors
+    and type checkers see the tree that is installed; on systems without such links they are absent.
+    """
+    found = []
+    for name, folder in PLACES.items():
+        inside = find_packages(folder)
+        if name == "sra_fast":
+            inside = [one for one in inside if one.split(".")[0] not in ("kernels", "training")]
+        found += [name, *(f"{name}.{one}" for one in inside)]
+    return found
+
 
 setup(
     name="sra_fast",
@@ -22,27 +45,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[
-        "sra_fast",
-        "sra_fast.cli",
-        "sra_fast.kernels",
-        "sra_fast.kernels.triton_kernels",
-        "sra_fast.training",
-        "sra_fast.training.annotation",
-        "sra_fast.training.classifiers",
-        "sra_fast.training.evaluation",
-        "sra_fast.training.extension",
-        "sra_fast.training.generation",
-        "sra_fast.training.judging",
-        "sra_fast.training.reproduction",
-    ],
-    package_dir={
-        "sra_fast": "sra_fast",
-        "sra_fast.cli": "sra_fast/cli",
-        "sra_fast.kernels": "kernels/span_attention",
-        "sra_fast.kernels.triton_kernels": "kernels/span_attention/triton_kernels",
-        "sra_fast.training": "training",
-    },
+    packages=packages(),
+    package_dir=PLACES,
     package_data={
         "sra_fast": ["py.typed", "data/*"],
         "sra_fast.kernels": ["py.typed", "measured.json"],

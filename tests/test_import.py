@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,16 +72,100 @@ def test_the_folder_kernels_does_not_shadow_the_package_of_that_name(tmp_path: P
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
 
-def test_every_package_is_installed() -> None:
-    listed = set(re.findall(r'"(sra_fast(?:\.\w+)*)",', (ROOT / "setup.py").read_text("utf-8")))
+def copied(folder: Path) -> Path:
+    """A copy of what is packaged, whose links are as in the checkout."""
+    for name in ("sra_fast", "kernels", "training", "setup.py", "pyproject.toml", "README.md"):
+        place = ROOT / name
+        if place.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(place, folder / name, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(place, folder / name)
+    return folder
+
+
+def setup_py(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "setup.py", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def modules_of_the_real_folders() -> set[str]:
     places = {
         "sra_fast": "sra_fast",
-        "kernels/span_attention": "sra_fast.kernels",
-        "training": "sra_fast.training",
+        "kernels/span_attention": "sra_fast/kernels",
+        "training": "sra_fast/training",
     }
-    found = {
-        ".".join([name, *module.parent.relative_to(ROOT / folder).parts])
-        for folder, name in places.items()
-        for module in (ROOT / folder).rglob("__init__.py")
+    return {
+        str(Path(inside, file.relative_to(ROOT / folder)))
+        for folder, inside in places.items()
+        for file in (ROOT / folder).rglob("*.py")
+        if folder != "sra_fast" or file.relative_to(ROOT / folder).parts[0] not in LINKS
     }
-    assert found == listed
+
+
+LINKS = {"kernels": "../kernels/span_attention", "training": "../training"}
+
+
+def test_the_checkout_shows_the_installed_tree_by_links() -> None:
+    for name, target in LINKS.items():
+        assert os.readlink(ROOT / "sra_fast" / name) == target
+
+
+def without_links(checkout: Path, instead: str) -> None:
+    """A checkout on a system without symbolic links, where git may write small files for them."""
+    for name, target in LINKS.items():
+        link = checkout / "sra_fast" / name
+        link.unlink()
+        if instead == "files":
+            link.write_text(target)
+
+
+@pytest.mark.parametrize("instead", ["links", "nothing", "files"])
+def test_every_module_is_packaged_once(tmp_path: Path, instead: str) -> None:
+    checkout = copied(tmp_path / "checkout")
+    if instead != "links":
+        without_links(checkout, instead)
+    setup_py(checkout, "-q", "build", "--build-lib", str(tmp_path / "built"))
+    built = [str(file.relative_to(tmp_path / "built")) for file in (tmp_path / "built").rglob("*")]
+    assert {name for name in built if name.endswith(".py")} == modules_of_the_real_folders()
+    for data in (
+        "sra_fast/py.typed",
+        "sra_fast/kernels/measured.json",
+        "sra_fast/kernels/py.typed",
+    ):
+        assert data in built
+
+
+@pytest.mark.parametrize("instead", ["nothing", "files"])
+def test_an_editable_install_works_without_symbolic_links(tmp_path: Path, instead: str) -> None:
+    checkout = copied(tmp_path / "checkout")
+    without_links(checkout, instead)
+    site = tmp_path / "site"
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--target", str(site)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "--editable", str(checkout)],
+        check=True,
+        capture_output=True,
+    )
+    code = (
+        f"import site; site.addsitedir({str(site)!r}); import sra_fast.kernels, sra_fast.training\n"
+        "print(sra_fast.kernels.__file__, sra_fast.training.__file__)"
+    )
+    done = subprocess.run(  # without other installations of this project
+        [sys.executable, "-S", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    kernels, training = done.stdout.split()
+    assert kernels == str(checkout / "kernels" / "span_attention" / "__init__.py")
+    assert training == str(checkout / "training" / "__init__.py")

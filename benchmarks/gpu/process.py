@@ -34,12 +34,8 @@ def run_apart(
     settings: Settings,
     ends: float,
     ceilings: Mapping[str, float],
-    first_on_path: Path = ROOT,
 ) -> Outcome:
-    """As :func:`sections.run_here`, in a new process, which is ended soon after its time.
-
-    ``first_on_path``: where ``sra_fast`` is imported from.
-    """
+    """As :func:`sections.run_here`, in a new process, which is ended soon after its time."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
         result = Path(folder, "result.json")
@@ -49,8 +45,8 @@ def run_apart(
         command += ["--quick"] if settings.quick else []
         process = subprocess.Popen(
             command,
-            cwd=first_on_path,
-            env=_environment(settings, first_on_path),
+            cwd=ROOT,
+            env=_environment(settings),
             stdout=printed,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -93,8 +89,8 @@ def _sayable(value: Any) -> Any:
     return value
 
 
-def _environment(settings: Settings, first_on_path: Path) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (first_on_path, ROOT)))}
+def _environment(settings: Settings) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["HF_HUB_OFFLINE"] = "1"
     environment.pop("TRITON_INTERPRET", None)
     if settings.device == "cpu":

@@ -9,7 +9,6 @@ pictures, and prints a short table last. Exit status: 0 if everything ran and wa
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import card, dispatch_table, tables, targets, tree
+from benchmarks.gpu import card, dispatch_table, tables, targets
 from benchmarks.gpu.failures import describe
 from benchmarks.gpu.process import ROOT, run_apart, write
 from benchmarks.gpu.sections import SECTIONS, Outcome, Section, Settings, known_ceilings
@@ -106,7 +105,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    first_on_path = tree.importable(ROOT, ROOT / "build" / "checkout")
     facts = card.facts(options.device)
     folder: Path = options.out or RESULTS / _folder_name(facts, options.only)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sections,
         Settings(options.device, options.quick),
         begun + options.seconds - LAST_SECONDS,
-        functools.partial(run_apart, first_on_path=first_on_path),
+        run_apart,
         lambda outcomes: record(facts, outcomes, folder),
     )
     if options.device == "cuda":
