@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from sra_fast.files import replaced_atomically
-from sra_fast.strict_json import clean_text, read_json_lines
-from sra_fast.suggestions import did_you_mean
+from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.strict_json import clean_text, read_json_lines
+from sra_fast.tools.suggestions import did_you_mean
 
 Role = Literal["user", "assistant"]
 

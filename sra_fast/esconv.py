@@ -16,8 +16,8 @@ from typing import NoReturn
 
 from sra_fast.conversations import ConversationError, Role
 from sra_fast.strategies import DEFAULT_STRATEGIES, ESCONV_STRATEGIES, lookup
-from sra_fast.strict_json import clean_text, decode_utf8, parse_json, read_json_lines
-from sra_fast.suggestions import did_you_mean
+from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json, read_json_lines
+from sra_fast.tools.suggestions import did_you_mean
 
 # FailedESConv comes from an earlier round of annotation, with other names for the same eight.
 _OTHER_NAMES = {

@@ -15,7 +15,6 @@ from sra_fast.conversations import Conversation
 from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.definitions import DEFINITIONS, Definition
 from sra_fast.encoding import EncodedPrompt, collate, encode_prompts, padding_token
-from sra_fast.files import replaced_atomically
 from sra_fast.loading import Device, DType, ModelSource, choose_device
 from sra_fast.op import Backend
 from sra_fast.result import SRAResult
@@ -25,6 +24,7 @@ from sra_fast.served import serve
 from sra_fast.spans import BatchRowError
 from sra_fast.strategies import DEFAULT_STRATEGIES
 from sra_fast.templates import PromptTemplate
+from sra_fast.tools.atomic import replaced_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

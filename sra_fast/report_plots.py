@@ -10,7 +10,6 @@ from typing import Any
 import numpy
 
 from sra_fast.comparison import LEVEL, Comparison, Estimate
-from sra_fast.files import replaced_atomically
 from sra_fast.palette import (
     DARK_GREY,
     GREEN,
@@ -22,8 +21,9 @@ from sra_fast.palette import (
     Style,
     further_style,
 )
-from sra_fast.printable import printable
 from sra_fast.report_text import MEANING, number
+from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.printable import printable
 
 BY_TEMPLATE = "sra_by_template.png"
 BY_TURN = "sra_by_turn.png"

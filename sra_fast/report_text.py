@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sra_fast.comparison import LEVEL, RESAMPLES, Comparison, Estimate
 from sra_fast.definitions import Definition
-from sra_fast.printable import printable
+from sra_fast.tools.printable import printable
 
 MEANING: dict[Definition, str] = {
     "paper": "mean attention per strategy token",

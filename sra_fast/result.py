@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.definitions import DEFINITIONS, Definition
-from sra_fast.files import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically
 
 if TYPE_CHECKING:
     import pandas

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.encoding import EncodedPrompt
-from sra_fast.files import replaced_atomically
 from sra_fast.result import SRAResult
+from sra_fast.tools.atomic import replaced_atomically
 
 RUN = "run.json"
 MASSES = "masses.safetensors"

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from sra_fast.files import umask
+from sra_fast.tools.atomic import umask
 
 NAME = "smollm2"
 """What the command line calls it."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from sra_fast.strict_json import clean_text, decode_utf8, parse_json
-from sra_fast.suggestions import did_you_mean
+from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
+from sra_fast.tools.suggestions import did_you_mean
 
 # Everything that a terminal, an editor or a chat template may take for the end of a line.
 _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"

@@ -17,8 +17,8 @@ from typing import Literal, NoReturn
 
 from sra_fast.conversations import Conversation, ConversationError, Message
 from sra_fast.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
-from sra_fast.strict_json import clean_text, decode_utf8, parse_json
-from sra_fast.suggestions import did_you_mean
+from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
+from sra_fast.tools.suggestions import did_you_mean
 
 _FIELDS = ("situation", "strategy", "description")
 _PLACEHOLDER = re.compile(r"\{(" + "|".join(_FIELDS) + r")\}")

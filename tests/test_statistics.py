@@ -9,8 +9,8 @@ import numpy
 import pytest
 from scipy import stats
 
-from sra_fast.training import statistics
-from sra_fast.training.statistics import (
+from sra_fast.tools import bootstrap
+from sra_fast.tools.bootstrap import (
     StatisticsError,
     correlation,
     rate_interval,

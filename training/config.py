@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sra_fast.loading import DType
-from sra_fast.suggestions import did_you_mean
+from sra_fast.tools.suggestions import did_you_mean
 
 # As sra_fast.training.examples.TooLong and .regulariser.Differentiable, which import torch.
 TooLong = Literal["error", "drop", "cut_oldest_turns"]

@@ -22,8 +22,8 @@ from sra_fast.conversations import (
     parse_conversation,
     read_conversations,
 )
-from sra_fast.strict_json import decode_utf8, parse_json
 from sra_fast.templates import PromptTemplate, get_template
+from sra_fast.tools.strict_json import decode_utf8, parse_json
 from sra_fast.training.examples import ExampleEncoder, LengthReport, TooLong, TrainingDataError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from sra_fast.printable import printable
+from sra_fast.tools.printable import printable
 from sra_fast.training.request_flow import Pace, in_threads
 
 if TYPE_CHECKING:

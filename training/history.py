@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.definitions import Definition
-from sra_fast.files import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.training.means import Means
 
 NAME = "sra_history.jsonl"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sra_fast.conversations import Conversation
 from sra_fast.runs import write_text
-from sra_fast.strict_json import parse_json
+from sra_fast.tools.strict_json import parse_json
 
 NAME = "trained_on.json"
 

@@ -16,10 +16,10 @@ import numpy
 import sra_fast
 from sra_fast.conversations import read_conversations
 from sra_fast.loading import ModelSource, find_model
+from sra_fast.tools.bootstrap import interval_of_sums
 from sra_fast.training.checkpoints import newest_checkpoint
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.run import TrainingRun, train
-from sra_fast.training.statistics import interval_of_sums
 
 CONFIG = TrainingConfig(
     rank=16,

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from sra_fast.tools.bootstrap import Correlation, Estimate
     from sra_fast.training.annotation.agreement import Agreement
-    from sra_fast.training.statistics import Correlation, Estimate
 
 _SHOWN_GAPS = 5
 
@@ -232,7 +232,7 @@ def _table(title: str, names: tuple[str, ...], figure: str) -> Table:
 def _text(text: str) -> Text:
     from rich.text import Text
 
-    from sra_fast.printable import printable
+    from sra_fast.tools.printable import printable
 
     return Text(printable(text))
 

@@ -218,7 +218,7 @@ def _by_class(measured: Quality) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from sra_fast.printable import printable
+    from sra_fast.tools.printable import printable
     from sra_fast.training.classifiers.report import share
 
     title = f"{measured.accuracy:.1%} of {measured.responses} responses right"
@@ -240,7 +240,7 @@ def _confusions(measured: Quality) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from sra_fast.printable import printable
+    from sra_fast.tools.printable import printable
 
     table = Table(title="taken for another strategy", title_justify="left")
     table.add_column("strategy")

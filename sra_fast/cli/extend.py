@@ -98,7 +98,7 @@ def extend(
 def _tables(described: Mapping[str, Any]) -> list[Table]:
     from rich.table import Table
 
-    from sra_fast.printable import printable
+    from sra_fast.tools.printable import printable
 
     parts = Table(title="the data set", title_justify="left")
     columns = ("dialogues", "replies", "turns", "turn_words", "reply_words")

@@ -10,7 +10,7 @@ import typer
 
 from sra_fast.cli import generation, options
 from sra_fast.cli.session import session
-from sra_fast.printable import printable
+from sra_fast.tools.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sra_fast.cli.session import Session
-from sra_fast.printable import printable
+from sra_fast.tools.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sra_fast.printable import printable
+from sra_fast.tools.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -8,9 +8,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.annotation.alpha import SEED, krippendorff_alpha
-from sra_fast.training.annotation.judgements import Judgements
-from sra_fast.training.statistics import (
+from sra_fast.tools.bootstrap import (
     DRAWS,
     LEVEL,
     Correlation,
@@ -19,6 +17,8 @@ from sra_fast.training.statistics import (
     rate_interval,
     trimmed,
 )
+from sra_fast.training.annotation.alpha import SEED, krippendorff_alpha
+from sra_fast.training.annotation.judgements import Judgements
 
 Floats = NDArray[numpy.float64]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.statistics import Estimate, interval_of_sums
+from sra_fast.tools.bootstrap import Estimate, interval_of_sums
 
 Floats = NDArray[numpy.float64]
 

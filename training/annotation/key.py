@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.strict_json import decode_utf8, parse_json
+from sra_fast.tools.strict_json import decode_utf8, parse_json
 from sra_fast.training.annotation.errors import AnnotationError
 from sra_fast.training.annotation.sheets import KEY_FORMAT
 from sra_fast.training.annotation.tables import number_of, text_of

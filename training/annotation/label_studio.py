@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sra_fast.strict_json import decode_utf8, parse_json
+from sra_fast.tools.strict_json import decode_utf8, parse_json
 from sra_fast.training.annotation.errors import AnnotationError
 from sra_fast.training.annotation.sheet_files import PREFERENCE
 from sra_fast.training.annotation.tables import Row

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sra_fast.files import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.training.annotation.errors import AnnotationError
 from sra_fast.training.annotation.sheets import Sheet
 from sra_fast.training.annotation.tables import write_csv

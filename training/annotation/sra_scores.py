@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sra_fast.strict_json import decode_utf8, parse_json
-from sra_fast.suggestions import did_you_mean
+from sra_fast.tools.strict_json import decode_utf8, parse_json
+from sra_fast.tools.suggestions import did_you_mean
 from sra_fast.training.annotation.errors import AnnotationError
 from sra_fast.training.annotation.tables import number_of, read_table
 from sra_fast.training.items import Item

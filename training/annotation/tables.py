@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sra_fast.strict_json import decode_utf8, read_json_lines
-from sra_fast.suggestions import did_you_mean
+from sra_fast.tools.strict_json import decode_utf8, read_json_lines
+from sra_fast.tools.suggestions import did_you_mean
 from sra_fast.training.annotation.errors import AnnotationError
 
 Row = Mapping[str, object]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from sra_fast.suggestions import did_you_mean
+from sra_fast.tools.suggestions import did_you_mean
 from sra_fast.training.classifiers.interface import ClassifierError, Kind, StrategyClassifier
 from sra_fast.training.classifiers.settings import checked_settings
 from sra_fast.training.classifiers.stored import read_record

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.files import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.training.classifiers import train_classifier
 from sra_fast.training.classifiers.data import LabelledResponse
 from sra_fast.training.classifiers.figure import write_confusion

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy
 
-from sra_fast.files import replaced_atomically
-from sra_fast.printable import printable
+from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.printable import printable
 from sra_fast.training.classifiers.report import Quality
 
 _DPI = 150

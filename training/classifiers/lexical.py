@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.strict_json import parse_json
+from sra_fast.tools.strict_json import parse_json
 from sra_fast.training.classifiers.interface import ClassifierError, Kind
 from sra_fast.training.classifiers.logistic import (
     fit_logistic,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.files import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.training.classifiers import PLAIN, PLAIN_REPLIES
 from sra_fast.training.classifiers.data import LabelledResponse, read_labelled
 from sra_fast.training.classifiers.interface import StrategyClassifier, most_probable

@@ -11,8 +11,8 @@ from typing import Any, get_args
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.files import replaced_atomically
-from sra_fast.strict_json import decode_utf8, parse_json
+from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.strict_json import decode_utf8, parse_json
 from sra_fast.training.classifiers.interface import ClassifierError, Kind
 
 RECORD = "classifier.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sra_fast.training.statistics import Correlation, Estimate
+from sra_fast.tools.bootstrap import Correlation, Estimate
 
 LOOKBACK = "lookback"
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sra_fast.files import replaced_atomically
 from sra_fast.palette import (
     DARK_GREY,
     GREEN,
@@ -18,8 +17,9 @@ from sra_fast.palette import (
     Style,
     further_style,
 )
-from sra_fast.printable import printable
-from sra_fast.training.statistics import Correlation, Estimate
+from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.printable import printable
 
 _OTHERS = (PURPLE, SKY, YELLOW)
 _STYLES = {**TEMPLATE_STYLES, "fine-tuned": (GREEN, "*", "-")}

@@ -8,6 +8,7 @@ from typing import Any
 
 from sra_fast.palette import BLACK, BLUE, DARK_GREY, GREY, GRID, ORANGE
 from sra_fast.report_text import MEANING
+from sra_fast.tools.bootstrap import Estimate
 from sra_fast.training.evaluation.analysis import Analysis, AnalysisError
 from sra_fast.training.evaluation.figure_parts import (
     bounds,
@@ -21,7 +22,6 @@ from sra_fast.training.evaluation.figure_parts import (
 )
 from sra_fast.training.evaluation.heads import HeadAnalysis
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
-from sra_fast.training.statistics import Estimate
 
 ACCURACY_BY_TURN = "accuracy_by_turn.png"
 SRA_BY_TURN = "sra_by_turn.png"

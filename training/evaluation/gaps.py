@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sra_fast.tools.bootstrap import Correlation, Estimate
 from sra_fast.training.evaluation.analysis import Analysis, RowResult
 from sra_fast.training.evaluation.heads import HeadAnalysis
 from sra_fast.training.evaluation.quality import Quality
-from sra_fast.training.statistics import Correlation, Estimate
 
 _NO_GAP = "the row itself"
 _SHOWN = 6  # places of one sentence; results.json has the reason beside every figure

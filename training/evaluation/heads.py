@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from sra_fast.tools.bootstrap import LEVEL, Estimate
 from sra_fast.training.evaluation.ranking import Booleans, auc, aucs_of_ranks, stratum_ranks
 from sra_fast.training.evaluation.resampling import (
     DRAWS,
@@ -30,7 +31,6 @@ from sra_fast.training.evaluation.resampling import (
     numbered,
     resampling,
 )
-from sra_fast.training.statistics import LEVEL, Estimate
 
 PERMUTATIONS = 200
 BEST = 10

@@ -24,6 +24,7 @@ from functools import lru_cache
 
 import numpy
 
+from sra_fast.tools.bootstrap import Estimate
 from sra_fast.training.evaluation.analysis import AnalysisError
 from sra_fast.training.evaluation.records import Record
 from sra_fast.training.evaluation.resampling import (
@@ -34,7 +35,6 @@ from sra_fast.training.evaluation.resampling import (
     numbered,
     resampling,
 )
-from sra_fast.training.statistics import Estimate
 
 SHUFFLES = 5
 ORDERS = (1, 2, 3)

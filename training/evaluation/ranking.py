@@ -17,8 +17,8 @@ from __future__ import annotations
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.tools.bootstrap import Estimate
 from sra_fast.training.evaluation.resampling import Floats, Integers, Resampling, estimate
-from sra_fast.training.statistics import Estimate
 
 Booleans = NDArray[numpy.bool_]
 Ranks = NDArray[numpy.float32]  # half numbers, exact up to 2²³

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.files import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically
 
 
 class RecordError(ValueError):

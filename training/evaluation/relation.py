@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy
 
+from sra_fast.tools.bootstrap import Estimate
 from sra_fast.training.evaluation.analysis import (
     LOOKBACK,
     Analysis,
@@ -36,7 +37,6 @@ from sra_fast.training.evaluation.resampling import (
     resampling,
 )
 from sra_fast.training.evaluation.row_correlation import leave_one_out, row_correlation
-from sra_fast.training.statistics import Estimate
 
 
 @dataclass(frozen=True, eq=False)

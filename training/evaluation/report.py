@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.files import replaced_atomically
 from sra_fast.report_text import markdown_text
+from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.bootstrap import LEVEL
 from sra_fast.training.classifiers import PLAIN
 from sra_fast.training.evaluation.analysis import Analysis, RowResult
 from sra_fast.training.evaluation.gaps import gaps
@@ -32,7 +33,6 @@ from sra_fast.training.evaluation.report_tables import (
     row_table,
     turn_table,
 )
-from sra_fast.training.statistics import LEVEL
 
 REPORT, RESULTS = "report.md", "results.json"
 FORMAT = "sra_fast.evaluation/1"

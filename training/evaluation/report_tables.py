@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sra_fast.report_text import markdown_text, number
+from sra_fast.tools.bootstrap import Correlation, Estimate
 from sra_fast.training.evaluation.analysis import LOOKBACK, Analysis, GroupResult, RowResult
 from sra_fast.training.evaluation.heads import HeadAnalysis
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
 from sra_fast.training.evaluation.quality import Quality
-from sra_fast.training.statistics import Correlation, Estimate
 
 DASH = "–"
 Format = Callable[[float], str]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.statistics import Estimate, percentile_interval
+from sra_fast.tools.bootstrap import Estimate, percentile_interval
 
 Floats = NDArray[numpy.float64]
 Integers = NDArray[numpy.int64]

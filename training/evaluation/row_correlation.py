@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy
 
+from sra_fast.tools.bootstrap import Correlation, Kind, correlation, percentile_interval
 from sra_fast.training.evaluation.resampling import Floats, Means
-from sra_fast.training.statistics import Correlation, Kind, correlation, percentile_interval
 
 
 def row_correlation(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sra_fast.encoding import control_tokens
 from sra_fast.runs import write_text
-from sra_fast.strict_json import read_json_lines
+from sra_fast.tools.strict_json import read_json_lines
 from sra_fast.training.generation.cleaning import clean_reply
 from sra_fast.training.generation.prompts import GenerationPrompt, encode_prompts
 from sra_fast.training.generation.sampling import Sampling

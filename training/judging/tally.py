@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sra_fast.tools.bootstrap import LEVEL, rate_interval
 from sra_fast.training.items import Item
 from sra_fast.training.judging.prompt import Order, Verdict
-from sra_fast.training.statistics import LEVEL, rate_interval
 
 RESAMPLES = 2000
 SEED = 20240210

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy
 
+from sra_fast.tools.bootstrap import Estimate, percentile_interval
 from sra_fast.training.classifiers import PLAIN_REPLIES, train_classifier
 from sra_fast.training.classifiers.data import read_labelled
 from sra_fast.training.classifiers.interface import most_probable
@@ -30,7 +31,6 @@ from sra_fast.training.evaluation.resampling import (
     numbered,
     resampling,
 )
-from sra_fast.training.statistics import Estimate, percentile_interval
 
 _FOLDS = 4
 

@@ -17,6 +17,7 @@ from sra_fast import __version__
 from sra_fast.loading import choose_device
 from sra_fast.report_text import markdown_text, number
 from sra_fast.runs import write_text
+from sra_fast.tools.bootstrap import Correlation, Estimate
 from sra_fast.training.classifiers.evaluation import CONFUSION
 from sra_fast.training.config import settings_of
 from sra_fast.training.curves import CURVES
@@ -29,7 +30,6 @@ from sra_fast.training.evaluation.run import TUNED as TUNED_ROW
 from sra_fast.training.extension.statistics import as_markdown
 from sra_fast.training.reproduction.opinions import Opinions
 from sra_fast.training.reproduction.plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
-from sra_fast.training.statistics import Correlation, Estimate
 
 REPORT = "report.md"
 FORMAT = "sra_fast.reproduction/1"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from sra_fast.training.coefficients import (
+from sra_fast.tools.coefficients import (
     Floats,
     ordinals,
     scaled,
