@@ -48,7 +48,8 @@ setup(
     packages=packages(),
     package_dir=PLACES,
     package_data={
-        "sra_fast": ["py.typed", "data/*"],
+        "sra_fast": ["py.typed"],
+        "sra_fast.chat": ["data/*"],
         "sra_fast.kernels": ["py.typed", "measured.json"],
         "sra_fast.training.classifiers": ["data/*"],
     },

@@ -20,16 +20,16 @@ from statistics import median
 from typing import Any
 
 from benchmarks import machine
-from sra_fast.conversations import Conversation
+from sra_fast.chat.conversations import Conversation
+from sra_fast.chat.encoding import collate, encode_prompts, padding_token
+from sra_fast.chat.esconv import read_dialogues
+from sra_fast.chat.strategies import STRATEGIES
+from sra_fast.chat.templates import TEMPLATES
 from sra_fast.defaults import FORWARD_TOKENS
-from sra_fast.encoding import collate, encode_prompts, padding_token
-from sra_fast.esconv import read_dialogues
 from sra_fast.loading import DType, find_model
 from sra_fast.result import SRAResult
 from sra_fast.runs import batches
 from sra_fast.scoring import score
-from sra_fast.strategies import STRATEGIES
-from sra_fast.templates import TEMPLATES
 from sra_fast.training.classifiers import PLAIN_REPLIES
 from sra_fast.training.classifiers.data import read_labelled
 from sra_fast.training.evaluation.scoring import score_replies

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sra_fast.encoding import encode
+    from sra_fast.chat.encoding import encode
     from sra_fast.kernels.contract import SpanAttention, SpanMass, SpanQuery
     from sra_fast.monitoring import monitor
     from sra_fast.op import span_attention, span_mass
@@ -25,7 +25,7 @@ _HOME = {
     "SpanMass": "kernels.contract",
     "SpanQuery": "kernels.contract",
     "SpanRequest": "request",
-    "encode": "encoding",
+    "encode": "chat.encoding",
     "monitor": "monitoring",
     "score": "scoring",
     "span_attention": "op",

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sra_fast import __version__
-from sra_fast.conversations import Conversation
+from sra_fast.chat.conversations import Conversation
+from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
+from sra_fast.chat.strategies import DEFAULT_STRATEGIES
+from sra_fast.chat.templates import PromptTemplate
 from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.definitions import DEFINITIONS, Definition
-from sra_fast.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.loading import Device, DType, ModelSource, choose_device
 from sra_fast.op import Backend
 from sra_fast.result import SRAResult
@@ -22,8 +24,6 @@ from sra_fast.runs import RunFolder, write_text
 from sra_fast.scoring import score
 from sra_fast.served import serve
 from sra_fast.spans import BatchRowError
-from sra_fast.strategies import DEFAULT_STRATEGIES
-from sra_fast.templates import PromptTemplate
 from sra_fast.tools.atomic import replaced_atomically
 
 if TYPE_CHECKING:

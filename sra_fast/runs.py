@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sra_fast.encoding import EncodedPrompt
+from sra_fast.chat.encoding import EncodedPrompt
 from sra_fast.result import SRAResult
 from sra_fast.tools.atomic import replaced_atomically
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from chat_tokenizers import byte_level_bpe, word_piece
-from sra_fast.strategies import STRATEGIES
+from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.training.classifiers import (
     PLAIN_REPLIES,
     ClassifierError,

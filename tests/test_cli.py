@@ -18,13 +18,13 @@ import torch
 from typer.testing import CliRunner
 
 from sra_fast import SRAResult, op
+from sra_fast.chat.conversations import read_conversations
+from sra_fast.chat.encoding import encode
+from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli import options
 from sra_fast.cli.app import app
-from sra_fast.conversations import read_conversations
 from sra_fast.definitions import DEFINITIONS
-from sra_fast.encoding import encode
 from sra_fast.scoring import score
-from sra_fast.templates import TEMPLATES
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 COMMANDS = ("score", "compare", "convert", "demo", "train", "extend", "evaluate", "judge")

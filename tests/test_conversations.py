@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sra_fast.conversations import (
+from sra_fast.chat.conversations import (
     Conversation,
     ConversationError,
     Message,

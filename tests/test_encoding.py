@@ -24,10 +24,10 @@ from chat_tokenizers import (
     byte_level_bpe,
     word_piece,
 )
-from sra_fast.chat_text import EncodingError
-from sra_fast.conversations import ConversationError
-from sra_fast.encoding import EncodedPrompt, collate, encode, encode_prompts, padding_token
-from sra_fast.templates import TEMPLATES, PromptTemplate
+from sra_fast.chat.chat_text import EncodingError
+from sra_fast.chat.conversations import ConversationError
+from sra_fast.chat.encoding import EncodedPrompt, collate, encode, encode_prompts, padding_token
+from sra_fast.chat.templates import TEMPLATES, PromptTemplate
 
 REPLIES = ["Hope? \n\n Oh no.", 'You said "Offer Hope" strategy.', "Bad."]
 

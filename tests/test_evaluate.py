@@ -19,11 +19,11 @@ pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pi
 import sra_fast
 from chat_tokenizers import byte_level_bpe
 from model_families import FAMILIES, eager_attentions, random_tokens
+from sra_fast.chat.conversations import as_conversations, read_conversations, write_conversations
+from sra_fast.chat.strategies import STRATEGIES
+from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
-from sra_fast.conversations import as_conversations, read_conversations, write_conversations
 from sra_fast.loading import find_model
-from sra_fast.strategies import STRATEGIES
-from sra_fast.templates import TEMPLATES
 from sra_fast.training.classifiers import load_classifier
 from sra_fast.training.evaluation.ablation import AblationError, ablated
 from sra_fast.training.evaluation.conclude import conclude

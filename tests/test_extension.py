@@ -16,13 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
+from sra_fast.chat.conversations import read_conversations
+from sra_fast.chat.esconv import Dialogue, Turn, read_dialogues
+from sra_fast.chat.strategies import STRATEGIES
+from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
 from sra_fast.cli.extend import extend
 from sra_fast.cli.reproduce import reproduce
-from sra_fast.conversations import read_conversations
-from sra_fast.esconv import Dialogue, Turn, read_dialogues
-from sra_fast.strategies import STRATEGIES
-from sra_fast.templates import TEMPLATES
 from sra_fast.training.extension.cuts import Cutting, ExtensionError, cut
 from sra_fast.training.extension.run import Extension, cut_and_split
 from sra_fast.training.extension.statistics import as_markdown, describe

@@ -22,9 +22,9 @@ import sra_fast
 from chat_tokenizers import byte_level_bpe
 from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
 from model_families import FAMILIES, random_tokens
-from sra_fast.conversations import as_conversations
-from sra_fast.encoding import control_tokens
-from sra_fast.templates import TEMPLATES
+from sra_fast.chat.conversations import as_conversations
+from sra_fast.chat.encoding import control_tokens
+from sra_fast.chat.templates import TEMPLATES
 from sra_fast.training.endpoint import Endpoint
 from sra_fast.training.generation import local
 from sra_fast.training.generation.cache import GrowingLayer, growing_cache

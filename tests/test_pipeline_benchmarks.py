@@ -20,7 +20,7 @@ pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pi
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import evaluation, generation
-from sra_fast.templates import TEMPLATES
+from sra_fast.chat.templates import TEMPLATES
 
 
 @pytest.fixture(scope="module")

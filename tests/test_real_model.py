@@ -10,8 +10,8 @@ import torch
 
 import sra_fast
 from esconv_data import ESCONV, WHY_ABSENT
-from sra_fast.encoding import encode_prompts
-from sra_fast.esconv import convert
+from sra_fast.chat.encoding import encode_prompts
+from sra_fast.chat.esconv import convert
 
 pytestmark = pytest.mark.real_model
 
@@ -92,8 +92,8 @@ def test_every_turn_of_a_long_conversation_is_scored_in_one_pass(
     smollm2: tuple[Any, Any],
 ) -> None:
     model, tokenizer = smollm2
-    path = Path(sra_fast.__file__).parent / "data" / "demo_conversations.jsonl"
-    from sra_fast.conversations import read_conversations
+    path = Path(sra_fast.__file__).parent / "chat" / "data" / "demo_conversations.jsonl"
+    from sra_fast.chat.conversations import read_conversations
 
     long = [c for c in read_conversations(path) if c.id == "long-drift"]
     batch = sra_fast.encode(tokenizer, long)

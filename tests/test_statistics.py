@@ -9,7 +9,6 @@ import numpy
 import pytest
 from scipy import stats
 
-from sra_fast.tools import bootstrap
 from sra_fast.tools.bootstrap import (
     StatisticsError,
     correlation,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sra_fast.strategies import (
+from sra_fast.chat.strategies import (
     DEFAULT_STRATEGIES,
     ESCONV_STRATEGIES,
     STRATEGIES,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sra_fast.conversations import Conversation, ConversationError, Message
-from sra_fast.strategies import STRATEGIES
-from sra_fast.templates import (
+from sra_fast.chat.conversations import Conversation, ConversationError, Message
+from sra_fast.chat.strategies import STRATEGIES
+from sra_fast.chat.templates import (
     TEMPLATES,
     Prompt,
     PromptTemplate,

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
-from sra_fast.conversations import (
+from sra_fast.chat.conversations import (
     Conversation,
     ConversationError,
     as_conversations,
     parse_conversation,
     read_conversations,
 )
-from sra_fast.templates import PromptTemplate, get_template
+from sra_fast.chat.templates import PromptTemplate, get_template
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 from sra_fast.training.examples import ExampleEncoder, LengthReport, TooLong, TrainingDataError
 
@@ -69,7 +69,7 @@ def training_examples(
 
     Args:
         source: JSONL file or files of conversations, or conversations (see
-            ``sra_fast.conversations``).
+            ``sra_fast.chat.conversations``).
         tokenizer: a fast tokenizer with a chat template.
         template: as for ``sra_fast.encode``.
         max_length: most tokens of an example.

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import torch
 
-from sra_fast.conversations import Conversation
-from sra_fast.encoding import EncodedPrompt, encode_prompts
-from sra_fast.templates import PromptTemplate
+from sra_fast.chat.conversations import Conversation
+from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
+from sra_fast.chat.templates import PromptTemplate
 from sra_fast.watching import IGNORED_LABEL
 
 TooLong = Literal["error", "drop", "cut_oldest_turns"]

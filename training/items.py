@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sra_fast.conversations import Conversation, Message, read_conversations
-from sra_fast.strategies import StrategyError, lookup
+from sra_fast.chat.conversations import Conversation, Message, read_conversations
+from sra_fast.chat.strategies import StrategyError, lookup
 
 Field = Literal["strategy", "situation", "dialogue", "messages"]
 

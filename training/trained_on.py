@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from sra_fast.conversations import Conversation
+from sra_fast.chat.conversations import Conversation
 from sra_fast.runs import write_text
 from sra_fast.tools.strict_json import parse_json
 

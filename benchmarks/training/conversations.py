@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.conversations import write_conversations
-from sra_fast.esconv import convert
+from sra_fast.chat.conversations import write_conversations
+from sra_fast.chat.esconv import convert
 
 HELD_OUT_DIALOGUES = 0.15  # of all dialogues
 HELD_OUT_PER_STRATEGY = 6

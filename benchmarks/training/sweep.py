@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 
 import sra_fast
-from sra_fast.conversations import read_conversations
+from sra_fast.chat.conversations import read_conversations
 from sra_fast.loading import ModelSource, find_model
 from sra_fast.tools.bootstrap import interval_of_sums
 from sra_fast.training.checkpoints import newest_checkpoint

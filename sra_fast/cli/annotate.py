@@ -93,7 +93,7 @@ def export(
                 param_hint="'--sra-a'",
             )
 
-        from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
+        from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.training.annotation.pairing import choose_items, read_items
         from sra_fast.training.annotation.sheet_files import export_files, write_export
         from sra_fast.training.annotation.sheets import Systems, make_sheets

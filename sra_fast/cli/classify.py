@@ -91,7 +91,7 @@ def train(
     """
     given = _settings(kind, model, settings or [], seed)
     with session(as_json, debug) as current:
-        from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
+        from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.training.classifiers.data import read_labelled
         from sra_fast.training.classifiers.evaluation import train_with_report
 

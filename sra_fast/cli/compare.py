@@ -39,10 +39,10 @@ def compare(
     with session(as_json, debug) as current:
         chosen = choose_templates(templates, "--templates")
 
+        from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
         from sra_fast.comparison import compare as compared
-        from sra_fast.conversations import read_conversations
         from sra_fast.report import REPORT_FILES, write_report
         from sra_fast.runs import RunFolder
 

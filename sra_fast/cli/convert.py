@@ -40,9 +40,14 @@ def convert(
 ) -> None:
     """Convert a file of ESConv's formats to conversations, one JSON object a line."""
     with session(as_json, debug) as current:
-        from sra_fast import esconv
-        from sra_fast.conversations import write_conversations
-        from sra_fast.strategies import DEFAULT_STRATEGIES, StrategyError, lookup, read_strategies
+        from sra_fast.chat import esconv
+        from sra_fast.chat.conversations import write_conversations
+        from sra_fast.chat.strategies import (
+            DEFAULT_STRATEGIES,
+            StrategyError,
+            lookup,
+            read_strategies,
+        )
 
         if out.exists() and (not force or out.samefile(source)):
             way = "give another --out" if out.samefile(source) else "give another --out, or --force"

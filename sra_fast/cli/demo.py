@@ -13,7 +13,7 @@ from sra_fast.cli.inputs import make_scorer
 from sra_fast.cli.session import session
 from sra_fast.defaults import FORWARD_TOKENS
 
-_CONVERSATIONS = Path(__file__).parents[1] / "data" / "demo_conversations.jsonl"
+_CONVERSATIONS = Path(__file__).parents[1] / "chat" / "data" / "demo_conversations.jsonl"
 _DRIFT_FOLDER = "drift"
 
 
@@ -44,13 +44,13 @@ def demo(
     an earlier demo's results in DIR are replaced.
     """
     with session(as_json, debug) as current:
+        from sra_fast.chat.conversations import read_conversations
+        from sra_fast.chat.templates import TEMPLATES
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
         from sra_fast.comparison import compare
-        from sra_fast.conversations import read_conversations
         from sra_fast.report import REPORT_FILES, write_report
         from sra_fast.runs import RunFolder
-        from sra_fast.templates import TEMPLATES
 
         conversations = read_conversations(_CONVERSATIONS)
         short = [one for one in conversations if one.response is not None]

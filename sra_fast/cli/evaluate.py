@@ -70,9 +70,9 @@ def evaluate(
     with session(as_json, debug) as current:
         chosen = choose_templates(templates, "--templates")
 
+        from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.cli.progress import row_progress
         from sra_fast.loading import find_model
-        from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.training.classifiers import load_classifier
         from sra_fast.training.evaluation.conclude import conclude
         from sra_fast.training.evaluation.run import Evaluation, collect, opened

@@ -50,8 +50,8 @@ def extend(
     with session(as_json, debug) as current:
         chosen = choose_template(template, "--template")
 
+        from sra_fast.chat.strategies import STRATEGIES, read_strategies
         from sra_fast.cli.progress import reply_progress
-        from sra_fast.strategies import STRATEGIES, read_strategies
         from sra_fast.training.extension.cuts import Cutting
         from sra_fast.training.extension.run import PARTS, STATISTICS, Extension
         from sra_fast.training.extension.run import extend as run

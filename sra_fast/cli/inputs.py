@@ -10,15 +10,15 @@ import typer
 from sra_fast.cli.options import Backend, Definition, Device, DType
 
 if TYPE_CHECKING:
+    from sra_fast.chat.templates import PromptTemplate
     from sra_fast.file_scoring import FileScorer
-    from sra_fast.templates import PromptTemplate
 
 RESULTS = Path("sra-results")
 
 
 def choose_template(name: str, option: str) -> PromptTemplate:
     """One of the seven by name, or a user's own from a file."""
-    from sra_fast.templates import TEMPLATES, PromptTemplateError, get_template, read_template
+    from sra_fast.chat.templates import TEMPLATES, PromptTemplateError, get_template, read_template
 
     if name not in TEMPLATES and Path(name).is_file():
         return read_template(name)
@@ -57,9 +57,9 @@ def make_scorer(
     backend: Backend,
 ) -> FileScorer:
     """The scorer for a file, its model not loaded yet."""
+    from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
     from sra_fast.file_scoring import FileScorer, ScoringOptions
     from sra_fast.loading import choose_device, find_model
-    from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
 
     choose_device(device.value)
     options = ScoringOptions(

@@ -92,8 +92,8 @@ def judge(
     at any moment, the same command goes on, and asks nothing twice that was answered.
     """
     with session(as_json, debug) as current:
+        from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.cli.progress import request_progress
-        from sra_fast.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.training.endpoint import Endpoint
         from sra_fast.training.judging import run as judging
         from sra_fast.training.judging.prompt import DEFAULT_PROMPT, read_prompt

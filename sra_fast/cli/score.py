@@ -31,10 +31,10 @@ def score(
     with session(as_json, debug) as current:
         chosen = choose_template(template, "--template")
 
+        from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import estimates_table
         from sra_fast.comparison import estimate, groups
-        from sra_fast.conversations import read_conversations
         from sra_fast.file_scoring import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.runs import MASSES, RUN
 

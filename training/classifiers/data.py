@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sra_fast.conversations import read_conversations
-from sra_fast.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
+from sra_fast.chat.conversations import read_conversations
+from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
 from sra_fast.tools.strict_json import clean_text, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
 from sra_fast.training.classifiers.interface import ClassifierError

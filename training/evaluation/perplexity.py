@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sra_fast.conversations import Conversation
-from sra_fast.encoding import encode_prompts
-from sra_fast.templates import PromptTemplate
+from sra_fast.chat.conversations import Conversation
+from sra_fast.chat.encoding import encode_prompts
+from sra_fast.chat.templates import PromptTemplate
 from sra_fast.training.reply_logits import reply_loss
 from sra_fast.watching import IGNORED_LABEL
 

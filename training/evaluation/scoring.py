@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sra_fast.conversations import Conversation
+from sra_fast.chat.conversations import Conversation
+from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
+from sra_fast.chat.templates import PromptTemplate
 from sra_fast.defaults import FORWARD_TOKENS
-from sra_fast.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.result import SRAResult
 from sra_fast.runs import RunFolder
 from sra_fast.scoring import score
-from sra_fast.templates import PromptTemplate
 
 STRATEGY, REPLY = "strategy", "reply"
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sra_fast.conversations import Conversation
+from sra_fast.chat.conversations import Conversation
 from sra_fast.training.evaluation.ablation import ablated
 from sra_fast.training.evaluation.analysis import RowResult
 from sra_fast.training.evaluation.heads import HeadAnalysis

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sra_fast.conversations import Conversation, as_conversations
-from sra_fast.esconv import Dialogue
+from sra_fast.chat.conversations import Conversation, as_conversations
+from sra_fast.chat.esconv import Dialogue
 from sra_fast.training.generation.prompts import PLACEHOLDER
 from sra_fast.training.generation.sampling import item_seed
 

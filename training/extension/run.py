@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast import __version__
-from sra_fast.conversations import Conversation, write_conversations
+from sra_fast.chat.conversations import Conversation, write_conversations
+from sra_fast.chat.esconv import Dialogue, read_dialogues
+from sra_fast.chat.templates import PromptTemplate
 from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
-from sra_fast.esconv import Dialogue, read_dialogues
 from sra_fast.runs import RunFolder, write_text
-from sra_fast.templates import PromptTemplate
 from sra_fast.training.data import split_by_conversation
 from sra_fast.training.extension.cuts import Cutting, ExtensionError, cut
 from sra_fast.training.extension.statistics import as_markdown, describe

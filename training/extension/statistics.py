@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from sra_fast.conversations import Conversation
+from sra_fast.chat.conversations import Conversation
 from sra_fast.report_text import markdown_text
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sra_fast.chat_text import takes_system_message, write_chat
-from sra_fast.conversations import Conversation
-from sra_fast.encoding import check_tokenizer, control_tokens
-from sra_fast.templates import Prompt, PromptTemplate, render_prompts
+from sra_fast.chat.chat_text import takes_system_message, write_chat
+from sra_fast.chat.conversations import Conversation
+from sra_fast.chat.encoding import check_tokenizer, control_tokens
+from sra_fast.chat.templates import Prompt, PromptTemplate, render_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sra_fast.encoding import control_tokens
+from sra_fast.chat.encoding import control_tokens
 from sra_fast.runs import write_text
 from sra_fast.tools.strict_json import read_json_lines
 from sra_fast.training.generation.cleaning import clean_reply

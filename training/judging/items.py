@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sra_fast.conversations import Conversation
+from sra_fast.chat.conversations import Conversation
 from sra_fast.training.items import Item, draw, first_difference, make_item, read_matches
 
 _NAMED = 5  # messages name so many items and count the others

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from sra_fast.conversations import Message
+from sra_fast.chat.conversations import Message
 from sra_fast.tools.strict_json import decode_utf8
 from sra_fast.tools.suggestions import did_you_mean
 from sra_fast.training.endpoint import ChatMessage

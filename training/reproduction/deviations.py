@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from sra_fast.strategies import STRATEGIES
+from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.extension.cuts import Cutting
 from sra_fast.training.generation.sampling import Sampling

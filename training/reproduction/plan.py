@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast import __version__
+from sra_fast.chat.templates import TEMPLATES
 from sra_fast.loading import Device, DType, ModelSource, choose_device, find_model
-from sra_fast.templates import TEMPLATES
 from sra_fast.training.classifiers import Kind, StrategyClassifier
 from sra_fast.training.config import TrainingConfig, read_config, settings_of
 from sra_fast.training.evaluation.run import Evaluation

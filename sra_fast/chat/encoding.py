@@ -1,7 +1,7 @@
 """From conversations to tokens, with the strategy's and every reply's tokens marked.
 
 A prompt is written by the tokenizer's chat template, with known ranges of characters (see
-``sra_fast.chat_text``). It is tokenised once, and the tokenizer's offsets tell the tokens of a
+``sra_fast.chat.chat_text``). It is tokenised once, and the tokenizer's offsets tell the tokens of a
 range. Token ids are never searched.
 """
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from sra_fast.chat_text import ChatText, EncodingError, takes_system_message, write_chat
-from sra_fast.conversations import Conversation, as_conversations
-from sra_fast.templates import Prompt, PromptTemplate, get_template, render_prompts
+from sra_fast.chat.chat_text import ChatText, EncodingError, takes_system_message, write_chat
+from sra_fast.chat.conversations import Conversation, as_conversations
+from sra_fast.chat.templates import Prompt, PromptTemplate, get_template, render_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +57,7 @@ def encode(
 
     Args:
         tokenizer: a fast tokenizer with a chat template.
-        conversations: records (see ``sra_fast.conversations``) or ``Conversation`` objects.
+        conversations: records (see ``sra_fast.chat.conversations``) or ``Conversation`` objects.
         template: name of one of the seven prompt templates, or a ``PromptTemplate``.
         strategies: strategy name to description; the library's 23 if None.
         turns: score "all" replies, or the "last" one of each conversation.

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NoReturn
 
-from sra_fast.conversations import Conversation, ConversationError, Message
-from sra_fast.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
+from sra_fast.chat.conversations import Conversation, ConversationError, Message
+from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
 from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
 from sra_fast.tools.suggestions import did_you_mean
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from sra_fast.conversations import ConversationError, Role
-from sra_fast.strategies import DEFAULT_STRATEGIES, ESCONV_STRATEGIES, lookup
+from sra_fast.chat.conversations import ConversationError, Role
+from sra_fast.chat.strategies import DEFAULT_STRATEGIES, ESCONV_STRATEGIES, lookup
 from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -36,7 +36,7 @@ class Converted:
     """What became of a file.
 
     Attributes:
-        records: conversation records, as ``sra_fast.conversations.write_conversations`` takes them.
+        records: conversation records, as ``sra_fast.chat.conversations.write_conversations`` takes them.
         notes: one sentence for each thing that was changed or left out, with how often.
     """
 

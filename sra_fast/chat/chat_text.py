@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sra_fast.templates import Prompt, PromptMessage
+from sra_fast.chat.templates import Prompt, PromptMessage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

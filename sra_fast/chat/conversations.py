@@ -172,7 +172,7 @@ def as_conversations(
     if isinstance(items, (str, bytes, os.PathLike)):
         raise ConversationError(
             f"expected a list of conversations, found {type(items).__name__} {str(items)!r:.80}; "
-            "sra_fast.conversations.read_conversations(path) reads a file"
+            "sra_fast.chat.conversations.read_conversations(path) reads a file"
         )
     if isinstance(items, (Mapping, Conversation)):
         raise ConversationError("expected a list of conversations, found one; put it in a list")
