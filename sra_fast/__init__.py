@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sra_fast.chat.encoding import encode
     from sra_fast.kernels.contract import SpanAttention, SpanMass, SpanQuery
+    from sra_fast.measure.request import SpanRequest
     from sra_fast.monitoring import monitor
     from sra_fast.op import span_attention, span_mass
-    from sra_fast.request import SpanRequest
     from sra_fast.result import SRAResult
     from sra_fast.scoring import score
 
@@ -24,7 +24,7 @@ _HOME = {
     "SpanAttention": "kernels.contract",
     "SpanMass": "kernels.contract",
     "SpanQuery": "kernels.contract",
-    "SpanRequest": "request",
+    "SpanRequest": "measure.request",
     "encode": "chat.encoding",
     "monitor": "monitoring",
     "score": "scoring",

@@ -18,12 +18,12 @@ from sra_fast.chat.templates import PromptTemplate
 from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.definitions import DEFINITIONS, Definition
 from sra_fast.loading import Device, DType, ModelSource, choose_device
+from sra_fast.measure.served import serve
+from sra_fast.measure.spans import BatchRowError
 from sra_fast.op import Backend
 from sra_fast.result import SRAResult
 from sra_fast.runs import RunFolder, write_text
 from sra_fast.scoring import score
-from sra_fast.served import serve
-from sra_fast.spans import BatchRowError
 from sra_fast.tools.atomic import replaced_atomically
 
 if TYPE_CHECKING:

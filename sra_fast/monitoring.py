@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from torch import nn
 
 from sra_fast.definitions import Definition
+from sra_fast.measure.reduction import reduce
+from sra_fast.measure.served import serve, switched
+from sra_fast.measure.watching import Answer, unwrapped, watching
 from sra_fast.op import Backend
-from sra_fast.reduction import reduce
 from sra_fast.result import SRAResult, check_definition
-from sra_fast.served import serve, switched
-from sra_fast.watching import Answer, unwrapped, watching
 
 
 class Monitor:

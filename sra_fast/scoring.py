@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.definitions import Definition
+from sra_fast.measure.packing import Forward, forwards, fresh_rope
+from sra_fast.measure.reduction import reduce
+from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
+from sra_fast.measure.served import ServedModel, evaluating, serve, switched
+from sra_fast.measure.spans import BatchRowError, MarkedBatch, build_query, read_batch
 from sra_fast.op import Backend
-from sra_fast.packing import Forward, forwards, fresh_rope
-from sra_fast.reduction import reduce
-from sra_fast.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.result import SRAResult, check_definition
-from sra_fast.served import ServedModel, evaluating, serve, switched
-from sra_fast.spans import BatchRowError, MarkedBatch, build_query, read_batch
 
 
 def score(

@@ -18,10 +18,10 @@ from transformers import (
 )
 from transformers.masking_utils import AttentionMaskInterface, create_causal_mask
 
-import sra_fast.attention as implementation
+import sra_fast.measure.attention as implementation
 from model_families import DENSE, FAMILIES, MULTIMODAL, VARIANTS, Family, random_tokens
 from sra_fast import SpanQuery, SpanRequest, span_attention, span_mass
-from sra_fast.request import ForwardStopped
+from sra_fast.measure.request import ForwardStopped
 
 each_family = pytest.mark.parametrize("family", FAMILIES + VARIANTS, ids=str)
 each_dense = pytest.mark.parametrize("family", DENSE, ids=str)

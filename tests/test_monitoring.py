@@ -10,7 +10,7 @@ import torch
 import sra_fast
 from marked_batches import marked_batch
 from model_families import FAMILIES, HYBRIDS, Family
-from sra_fast.served import UnservedModelError
+from sra_fast.measure.served import UnservedModelError
 
 LLAMA = FAMILIES[0]
 

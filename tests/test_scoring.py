@@ -21,9 +21,9 @@ from model_families import (
     random_tokens,
 )
 from sra_fast.defaults import FORWARD_TOKENS
-from sra_fast.packing import forwards
-from sra_fast.reduction import UnansweredRequestError
-from sra_fast.served import UnservedModelError, serve
+from sra_fast.measure.packing import forwards
+from sra_fast.measure.reduction import UnansweredRequestError
+from sra_fast.measure.served import UnservedModelError, serve
 
 LLAMA = DENSE[0]
 LENGTHS = (40, 29, 33)

@@ -20,7 +20,7 @@ from model_families import DENSE, FAMILIES, HYBRIDS, VARIANTS, Family
 from sra_fast.chat.conversations import as_conversations
 from sra_fast.chat.esconv import convert
 from sra_fast.chat.templates import get_template
-from sra_fast.served import serve
+from sra_fast.measure.served import serve
 from sra_fast.training import PackingCollator, PaddingCollator, TokenBudgetSampler, why_not_packed
 from sra_fast.training.examples import ExampleEncoder
 from tiny_chat_model import save_tiny_model, talk

@@ -25,7 +25,7 @@ import sra_fast
 from chat_tokenizers import byte_level_bpe
 from marked_examples import COLLATORS, STRATEGIES, arguments, marked_examples, scores
 from model_families import FAMILIES, NOT_SERVED
-from sra_fast.served import UnservedModelError
+from sra_fast.measure.served import UnservedModelError
 from sra_fast.training.callback import SRACallback
 from sra_fast.training.history import NAME, read_history
 

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel, Trainer
 from marked_batches import marked_batch
 from marked_examples import COLLATORS, arguments, marked_examples, scores
 from model_families import FAMILIES, NOT_SERVED, Family
-from sra_fast.request import SpanRequest
-from sra_fast.served import UnservedModelError, serve, switched
+from sra_fast.measure.request import SpanRequest
+from sra_fast.measure.served import UnservedModelError, serve, switched
+from sra_fast.measure.watching import Answer, watching
 from sra_fast.training import keep_reply_logits
 from sra_fast.training.callback import SRACallback
 from sra_fast.training.regulariser import NoGradientError, SRARegulariser
 from sra_fast.training.trainer import SRATrainer
-from sra_fast.watching import Answer, watching
 
 LLAMA = FAMILIES[0]
 EXAMPLES = marked_examples(4)
@@ -242,7 +242,7 @@ def test_callback_and_trainer_share_one_request_per_forward(
             made.append(kwargs["mass_grad"])
             super().__init__(*args, **kwargs)
 
-    monkeypatch.setattr("sra_fast.watching.SpanRequest", Counted)
+    monkeypatch.setattr("sra_fast.measure.watching.SpanRequest", Counted)
     trainer = trainer_of(tmp_path, sra_weight=1.0, callbacks=[SRACallback()], eval_strategy="epoch")
     forwards: list[None] = []
     trainer.model.model.register_forward_hook(lambda *_: forwards.append(None))

@@ -1,7 +1,7 @@
 """``SRACallback``: SRA in the logs of any ``transformers.Trainer``, at no second forward pass.
 
 Two facts of the Trainer shape this file. Callbacks see neither batches nor outputs, so hooks on the
-model read the masks of each call and the masses it brings back (``sra_fast.watching``). And
+model read the masks of each call and the masses it brings back (``sra_fast.measure.watching``). And
 ``Trainer.log`` copies the logs into its history before it asks the callbacks, reporters first, so
 this callback moves to the front of them and writes into both.
 """
@@ -28,13 +28,13 @@ from transformers import (
 from transformers.trainer_callback import CallbackHandler
 
 from sra_fast.definitions import Definition
+from sra_fast.measure.served import serve
+from sra_fast.measure.watching import Watch, unwrapped, watching
 from sra_fast.op import Backend
 from sra_fast.result import check_definition
-from sra_fast.served import serve
 from sra_fast.training.history import History
 from sra_fast.training.listening import TrainingListener
 from sra_fast.training.means import Means
-from sra_fast.watching import Watch, unwrapped, watching
 
 HOW_MASKS_ARRIVE = (
     "each batch needs `strategy_mask` [B, T] bool (or `span_masks`) and `response_mask` [B, T], or "

@@ -17,7 +17,7 @@ import torch
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
 from sra_fast.chat.templates import PromptTemplate
-from sra_fast.watching import IGNORED_LABEL
+from sra_fast.measure.watching import IGNORED_LABEL
 
 TooLong = Literal["error", "drop", "cut_oldest_turns"]
 

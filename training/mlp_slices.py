@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from sra_fast.served import serve
+from sra_fast.measure.served import serve
 
 _MLP_NAMES = ("mlp", "feed_forward", "shared_mlp")
 _EXPERT_NAMES = ("experts", "router")

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 from torch.utils.data import Sampler
 
-from sra_fast.packing import forwards
-from sra_fast.served import rope_types, serve
+from sra_fast.measure.packing import forwards
+from sra_fast.measure.served import rope_types, serve
 
 
 def why_not_packed(

@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sra_fast.reduction import answered_layers, response_scores
-from sra_fast.watching import Answer
+from sra_fast.measure.reduction import answered_layers, response_scores
+from sra_fast.measure.watching import Answer
 
 Differentiable = Literal["paper", "mass"]
 _SMALLEST = 1e-12  # below it the logarithm gives no gradient, rather than an infinite one

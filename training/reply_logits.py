@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from sra_fast.watching import IGNORED_LABEL, unwrapped
+from sra_fast.measure.watching import IGNORED_LABEL, unwrapped
 
 
 @dataclass(frozen=True, eq=False)

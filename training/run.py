@@ -35,8 +35,8 @@ from transformers import (
 )
 
 from sra_fast.loading import Device, ModelSource, choose_device
+from sra_fast.measure.served import rope_types, serve
 from sra_fast.runs import RunFolder, RunFolderError
-from sra_fast.served import rope_types, serve
 from sra_fast.training import processes
 from sra_fast.training.callback import SRACallback
 from sra_fast.training.checkpoints import checkpoints, newest_checkpoint, remove_incomplete

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from sra_fast.served import ServedModel, serve, switched
-from sra_fast.training.callback import HOW_MASKS_ARRIVE
-from sra_fast.training.regulariser import Differentiable, SRARegulariser
-from sra_fast.watching import (
+from sra_fast.measure.served import ServedModel, serve, switched
+from sra_fast.measure.watching import (
     Answer,
     carries_masks,
     is_watched,
@@ -23,6 +21,8 @@ from sra_fast.watching import (
     watching,
     without_marks,
 )
+from sra_fast.training.callback import HOW_MASKS_ARRIVE
+from sra_fast.training.regulariser import Differentiable, SRARegulariser
 
 _WAYS_OUT = (
     "lower the learning rate or sra_weight, prefer bfloat16 to float16, or look for a broken "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sra_fast.served import serve
+from sra_fast.measure.served import serve
 
 _OUTPUTS = ("o_proj", "out_proj", "dense", "wo")
 

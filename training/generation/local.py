@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from sra_fast.served import serve
+from sra_fast.measure.served import serve
 from sra_fast.training.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.generation.sampling import Sampling, draw, uniforms
 

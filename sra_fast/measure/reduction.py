@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sra_fast.definitions import DEFINITIONS, Definition, RowMasses
-from sra_fast.request import SpanRequest
+from sra_fast.measure.request import SpanRequest
+from sra_fast.measure.spans import BatchRowError, MarkedBatch, Placed
 from sra_fast.result import SRAResult
-from sra_fast.spans import BatchRowError, MarkedBatch, Placed
 
 
 class UnansweredRequestError(RuntimeError):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.kernels.contract import MAX_SPANS, SpanQuery, segment_tensor
-from sra_fast.sequences import numbered_runs
+from sra_fast.measure.sequences import numbered_runs
 
 MASK_KEYS = ("strategy_mask", "span_masks", "response_mask")
 COLUMN_KEYS = ("conversation", "turns")

@@ -15,12 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sra_fast import attention
+from sra_fast.measure import attention
+from sra_fast.measure.request import REQUEST, SpanRequest
+from sra_fast.measure.sequences import numbered_by_position, numbered_runs
+from sra_fast.measure.served import ServedModel, switched
+from sra_fast.measure.spans import (
+    COLUMN_KEYS,
+    MASK_KEYS,
+    MarkedBatch,
+    Placed,
+    build_query,
+    read_batch,
+)
 from sra_fast.op import Backend
-from sra_fast.request import REQUEST, SpanRequest
-from sra_fast.sequences import numbered_by_position, numbered_runs
-from sra_fast.served import ServedModel, switched
-from sra_fast.spans import COLUMN_KEYS, MASK_KEYS, MarkedBatch, Placed, build_query, read_batch
 
 STRATEGIES = "strategies"
 IGNORED_LABEL = -100  # of tokens that the loss leaves out
@@ -66,7 +73,7 @@ def read_marks(served: ServedModel, inputs: Mapping[str, Any]) -> MarkedBatch:
     Rows are packed if ``position_ids`` start anew and there is no ``attention_mask``.
 
     Raises:
-        ValueError, KeyError: as :func:`sra_fast.spans.read_batch`.
+        ValueError, KeyError: as :func:`sra_fast.measure.spans.read_batch`.
     """
     responses = _response_mask(inputs)
     given = {**inputs, "response_mask": responses}

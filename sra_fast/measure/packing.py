@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sra_fast.served import ServedModel, rope_types
+from sra_fast.measure.served import ServedModel, rope_types
 
 _LIKE_LENGTH = 0.9  # rows of one padded forward differ by at most this ratio
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from sra_fast import attention
+from sra_fast.measure import attention
 
 # Layers that attend; anything else in `config.layer_types` carries a state along the sequence.
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}

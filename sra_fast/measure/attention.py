@@ -1,6 +1,6 @@
 """The attention implementation ``"sra_fast"``: transformers' own door to the op.
 
-Importing this module registers it. With a :class:`~sra_fast.request.SpanRequest` among the keyword
+Importing this module registers it. With a :class:`~sra_fast.measure.request.SpanRequest` among the keyword
 arguments of the model call, each attention layer leaves its masses there; without one it is an
 ordinary exact causal attention.
 """
@@ -17,9 +17,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
 from sra_fast.kernels.contract import SpanQuery, segment_tensor
+from sra_fast.measure.request import ForwardStopped, SpanRequest
+from sra_fast.measure.sequences import numbered_runs
 from sra_fast.op import span_attention, span_mass
-from sra_fast.request import ForwardStopped, SpanRequest
-from sra_fast.sequences import numbered_runs
 
 NAME = "sra_fast"
 
