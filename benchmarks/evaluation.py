@@ -26,9 +26,9 @@ from sra_fast.chat.esconv import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.defaults import FORWARD_TOKENS
-from sra_fast.loading import DType, find_model
+from sra_fast.files.models import DType, find_model
+from sra_fast.files.run_folder import batches
 from sra_fast.result import SRAResult
-from sra_fast.runs import batches
 from sra_fast.scoring import score
 from sra_fast.training.classifiers import PLAIN_REPLIES
 from sra_fast.training.classifiers.data import read_labelled

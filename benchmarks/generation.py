@@ -26,7 +26,7 @@ from benchmarks import machine
 from sra_fast.chat.esconv import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.loading import DType, find_model
+from sra_fast.files.models import DType, find_model
 from sra_fast.training.extension.cuts import Cutting, cut
 from sra_fast.training.generation.local import end_tokens
 from sra_fast.training.generation.prompts import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from sra_fast.provenance import commit
+from sra_fast.files.provenance import commit
 
 if TYPE_CHECKING:
     from benchmarks.alternatives import Alternative

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sra_fast.comparison import Comparison
+from sra_fast.files.run_folder import write_text
 from sra_fast.report_plots import BY_STRATEGY, BY_TEMPLATE, BY_TURN, write_plots
 from sra_fast.report_text import markdown_report
-from sra_fast.runs import write_text
 
 REPORT_JSON = "compare.json"
 REPORT_MARKDOWN = "compare.md"

@@ -207,7 +207,7 @@ def test_the_table_goes_to_stdout_and_progress_to_stderr(
 
 def test_json_alone_reaches_a_real_stdout(model: Path, chats: Path, tmp_path: Path) -> None:
     script = (
-        "import os, sra_fast.file_scoring as file_scoring; score = file_scoring.score\n"
+        "import os, sra_fast.files.score_file as file_scoring; score = file_scoring.score\n"
         "def noisy(*arguments, **named):\n"
         "    print('noise'); os.write(1, b'raw noise'); os.system('echo noise of a child')\n"
         "    return score(*arguments, **named)\n"
@@ -327,7 +327,7 @@ def test_an_interrupt_ends_with_130(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sra_fast.file_scoring.score", interrupted)
+    monkeypatch.setattr("sra_fast.files.score_file.score", interrupted)
     stdout, stderr = call(
         "score", chats, "--model", model, "--out", tmp_path / "out", "--json", status=130
     )
@@ -345,7 +345,7 @@ def test_a_finished_run_is_printed_again_without_the_model(
     first = call_json("score", chats, "--model", model, "--out", out)
     before = tree(out)
     (out / "scores.parquet").unlink()
-    monkeypatch.setattr("sra_fast.loading.ModelSource.load", None)
+    monkeypatch.setattr("sra_fast.files.models.ModelSource.load", None)
     assert call_json("score", chats, "--model", model, "--out", out) == first
     assert tree(out) == before
 
@@ -488,7 +488,7 @@ def test_compare_scores_only_the_templates_that_are_new(
 
 def note_templates(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Notes the template of every batch that is scored from now on."""
-    from sra_fast.file_scoring import FileScorer
+    from sra_fast.files.score_file import FileScorer
 
     used: list[str] = []
     original = FileScorer._score

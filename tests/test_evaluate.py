@@ -23,7 +23,7 @@ from sra_fast.chat.conversations import as_conversations, read_conversations, wr
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
-from sra_fast.loading import find_model
+from sra_fast.files.models import find_model
 from sra_fast.training.classifiers import load_classifier
 from sra_fast.training.evaluation.ablation import AblationError, ablated
 from sra_fast.training.evaluation.conclude import conclude

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sra_fast import provenance
-from sra_fast.provenance import COMMIT, commit
+from sra_fast.files import provenance
+from sra_fast.files.provenance import COMMIT, commit
 
 
 def git(root: Path, *words: str) -> str:

@@ -23,7 +23,7 @@ def smollm2() -> tuple[Any, Any]:
     """The model in float32 and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from sra_fast.smollm2 import SmolLM2Error, smollm2_folder
+    from sra_fast.files.smollm2 import SmolLM2Error, smollm2_folder
 
     try:
         folder = smollm2_folder()

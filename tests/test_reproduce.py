@@ -18,7 +18,7 @@ pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 
 from sra_fast.chat.strategies import STRATEGIES as PAPER_STRATEGIES
 from sra_fast.cli.app import app
-from sra_fast.loading import find_model
+from sra_fast.files.models import find_model
 from sra_fast.training.classifiers import load_classifier
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.extension.cuts import Cutting

@@ -13,7 +13,7 @@ import torch
 from sra_fast import SRAResult
 from sra_fast.chat.encoding import EncodedPrompt
 from sra_fast.definitions import DEFINITIONS
-from sra_fast.runs import MASSES, RUN, SHARDS, RunFolder, RunFolderError, batches
+from sra_fast.files.run_folder import MASSES, RUN, SHARDS, RunFolder, RunFolderError, batches
 
 SETTINGS: dict[str, Any] = {"kind": "score", "model": {"name": "tiny"}, "turns": "all"}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sra_fast import smollm2
-from sra_fast.smollm2 import SmolLM2Error, smollm2_folder
+from sra_fast.files import smollm2
+from sra_fast.files.smollm2 import SmolLM2Error, smollm2_folder
 
 
 @pytest.fixture

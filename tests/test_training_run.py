@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 import sra_fast
 from chat_tokenizers import byte_level_bpe
 from sra_fast.chat.conversations import as_conversations
-from sra_fast.loading import find_model
+from sra_fast.files.models import find_model
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sra_fast.loading import DType
+from sra_fast.files.models import DType
 from sra_fast.tools.suggestions import did_you_mean
 
 # As sra_fast.training.examples.TooLong and .regulariser.Differentiable, which import torch.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sra_fast.loading import DType, ModelSource
+from sra_fast.files.models import DType, ModelSource
 from sra_fast.tools.suggestions import did_you_mean
 from sra_fast.training.checkpoints import Checkpoint
 from sra_fast.training.config import TrainingConfig

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sra_fast.loading import ModelSource
-from sra_fast.runs import write_text
+from sra_fast.files.models import ModelSource
+from sra_fast.files.run_folder import write_text
 from sra_fast.training import processes
 from sra_fast.training.checkpoints import Checkpoint, chosen_checkpoint
 from sra_fast.training.config import TrainingConfig, settings_of

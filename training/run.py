@@ -34,9 +34,9 @@ from transformers import (
     set_seed,
 )
 
-from sra_fast.loading import Device, ModelSource, choose_device
+from sra_fast.files.models import Device, ModelSource, choose_device
+from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.measure.served import rope_types, serve
-from sra_fast.runs import RunFolder, RunFolderError
 from sra_fast.training import processes
 from sra_fast.training.callback import SRACallback
 from sra_fast.training.checkpoints import checkpoints, newest_checkpoint, remove_incomplete

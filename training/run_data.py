@@ -12,7 +12,7 @@ from sra_fast import __version__
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate, get_template, read_template
-from sra_fast.loading import ModelSource
+from sra_fast.files.models import ModelSource
 from sra_fast.training import processes
 from sra_fast.training.config import TrainingConfig, settings_of
 from sra_fast.training.data import split_by_conversation, training_examples

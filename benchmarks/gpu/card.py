@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sra_fast.provenance import commit
+from sra_fast.files.provenance import commit
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "pytest", "pytest-xdist", "matplotlib")
 QUERIED = (

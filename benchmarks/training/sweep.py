@@ -15,7 +15,7 @@ import numpy
 
 import sra_fast
 from sra_fast.chat.conversations import read_conversations
-from sra_fast.loading import ModelSource, find_model
+from sra_fast.files.models import ModelSource, find_model
 from sra_fast.tools.bootstrap import interval_of_sums
 from sra_fast.training.checkpoints import newest_checkpoint
 from sra_fast.training.config import TrainingConfig

@@ -49,8 +49,8 @@ def demo(
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
         from sra_fast.comparison import compare
+        from sra_fast.files.run_folder import RunFolder
         from sra_fast.report import REPORT_FILES, write_report
-        from sra_fast.runs import RunFolder
 
         conversations = read_conversations(_CONVERSATIONS)
         short = [one for one in conversations if one.response is not None]
@@ -107,7 +107,7 @@ def quick_dtype(device: options.Device) -> options.DType:
     """bfloat16 on a CPU with instructions for it: twice as fast, means within a percent or so."""
     import torch
 
-    from sra_fast.loading import choose_device
+    from sra_fast.files.models import choose_device
 
     if choose_device(device.value) == "cpu":
         can: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()

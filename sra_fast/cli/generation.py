@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from sra_fast.loading import Device, DType
+    from sra_fast.files.models import Device, DType
     from sra_fast.training.generation.run import Replier
     from sra_fast.training.generation.sampling import Sampling
 
@@ -90,7 +90,7 @@ def replier(
 
         return {"name": model, "endpoint": endpoint}, ask
 
-    from sra_fast.loading import choose_device, find_model
+    from sra_fast.files.models import choose_device, find_model
 
     source, where = find_model(model), choose_device(device)
 

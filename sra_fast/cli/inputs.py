@@ -11,7 +11,7 @@ from sra_fast.cli.options import Backend, Definition, Device, DType
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
-    from sra_fast.file_scoring import FileScorer
+    from sra_fast.files.score_file import FileScorer
 
 RESULTS = Path("sra-results")
 
@@ -58,8 +58,8 @@ def make_scorer(
 ) -> FileScorer:
     """The scorer for a file, its model not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
-    from sra_fast.file_scoring import FileScorer, ScoringOptions
-    from sra_fast.loading import choose_device, find_model
+    from sra_fast.files.models import choose_device, find_model
+    from sra_fast.files.score_file import FileScorer, ScoringOptions
 
     choose_device(device.value)
     options = ScoringOptions(

@@ -12,7 +12,7 @@ from sra_fast.tools.printable import printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from sra_fast.file_scoring import Job
+    from sra_fast.files.score_file import Job
     from sra_fast.training.evaluation.run import OnProgress
     from sra_fast.training.run import OnLog
 

@@ -79,7 +79,7 @@ def reproduce(
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
         from sra_fast.cli.progress import reply_progress, row_progress, step_progress
-        from sra_fast.loading import find_model
+        from sra_fast.files.models import find_model
         from sra_fast.training.extension.cuts import Cutting
         from sra_fast.training.generation.sampling import Sampling
         from sra_fast.training.reproduction.plan import Reproduction, read_training

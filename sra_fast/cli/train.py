@@ -155,7 +155,7 @@ def train(
     first = processes.is_first()
     with session(as_json and first, debug) as current:
         from sra_fast.cli.progress import step_progress
-        from sra_fast.loading import find_model
+        from sra_fast.files.models import find_model
         from sra_fast.training.config import read_config
         from sra_fast.training.run import TrainingRun
         from sra_fast.training.run import train as run

@@ -140,7 +140,7 @@ class SentenceEmbedder:
     def __init__(self, settings: EmbeddingSettings) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        from sra_fast.loading import choose_device
+        from sra_fast.files.models import choose_device
 
         self.settings = settings
         source = packaged_model() if settings.model == PACKAGED else settings.model

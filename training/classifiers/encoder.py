@@ -160,7 +160,7 @@ class EncoderClassifier:
         Raises:
             ClassifierError: the folder's files are damaged.
         """
-        from sra_fast.loading import choose_device
+        from sra_fast.files.models import choose_device
 
         settings = checked_settings(EncoderSettings, record["settings"])
         classes = tuple(record["classes"])

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.templates import PromptTemplate
-from sra_fast.loading import ModelSource
+from sra_fast.files.models import ModelSource
+from sra_fast.files.run_folder import write_text
 from sra_fast.result import SRAResult
-from sra_fast.runs import write_text
 from sra_fast.training.classifiers import StrategyClassifier
 from sra_fast.training.evaluation.perplexity import perplexities
 from sra_fast.training.evaluation.records import Record

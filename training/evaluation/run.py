@@ -29,8 +29,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation, read_conversations, write_conversations
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate
-from sra_fast.loading import Device, DType, ModelSource, choose_device
-from sra_fast.runs import RunFolder
+from sra_fast.files.models import Device, DType, ModelSource, choose_device
+from sra_fast.files.run_folder import RunFolder
 from sra_fast.training.classifiers import StrategyClassifier
 from sra_fast.training.evaluation.records import Record, write_records
 from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records, row_perplexities

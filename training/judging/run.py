@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
-from sra_fast.runs import RunFolder, write_text
+from sra_fast.files.run_folder import RunFolder, write_text
 from sra_fast.training.endpoint import ChatMessage, Endpoint
 from sra_fast.training.items import Item
 from sra_fast.training.judging.items import check_replies_differ, read_items, sample

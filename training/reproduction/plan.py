@@ -10,7 +10,7 @@ from typing import Any
 
 from sra_fast import __version__
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.loading import Device, DType, ModelSource, choose_device, find_model
+from sra_fast.files.models import Device, DType, ModelSource, choose_device, find_model
 from sra_fast.training.classifiers import Kind, StrategyClassifier
 from sra_fast.training.config import TrainingConfig, read_config, settings_of
 from sra_fast.training.evaluation.run import Evaluation

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sra_fast.loading import choose_device
-from sra_fast.provenance import commit
-from sra_fast.runs import RunFolder, write_text
+from sra_fast.files.models import choose_device
+from sra_fast.files.provenance import commit
+from sra_fast.files.run_folder import RunFolder, write_text
 from sra_fast.training.classifiers import PLAIN, StrategyClassifier, load_classifier
 from sra_fast.training.classifiers.data import LabelledResponse, read_labelled, read_responses
 from sra_fast.training.classifiers.evaluation import REPORT, train_with_report

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "SRA_FAST_COMMIT"  # in the environment
 
 _CODE = ("sra_fast", "kernels", "training", "benchmarks", "setup.py", "pyproject.toml")

@@ -17,12 +17,12 @@ from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.definitions import DEFINITIONS, Definition
-from sra_fast.loading import Device, DType, ModelSource, choose_device
+from sra_fast.files.models import Device, DType, ModelSource, choose_device
+from sra_fast.files.run_folder import RunFolder, write_text
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.op import Backend
 from sra_fast.result import SRAResult
-from sra_fast.runs import RunFolder, write_text
 from sra_fast.scoring import score
 from sra_fast.tools.atomic import replaced_atomically
 

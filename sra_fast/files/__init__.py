@@ -1,0 +1,1 @@
+"""Runs over files that can be killed at any moment and continued."""
