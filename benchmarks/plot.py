@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.alternatives import ALTERNATIVES
 from benchmarks.compare import Row
-from sra_fast.palette import BLUE, DARK_GREY, GRID, ORANGE, YELLOW
+from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE, YELLOW
 
 STYLES: dict[str, dict[str, Any]] = {
     "a": {"color": ORANGE, "marker": "s", "linestyle": "-"},

@@ -22,7 +22,7 @@ torch.set_num_threads(1)  # so that forking is safe
 from safetensors import safe_open
 from sra_fast import files
 from sra_fast.cli.app import app
-import sra_fast.cli.progress, sra_fast.comparison, sra_fast.files.score_file, pandas
+import sra_fast.cli.progress, sra_fast.report.comparison, sra_fast.files.score_file, pandas
 
 arguments, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 replace = os.replace

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sra_fast.palette import BLUE, DARK_GREY, GRID, ORANGE
+from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE
 from sra_fast.tools.atomic import replaced_atomically
 
 CURVES = "curves.png"

@@ -42,9 +42,9 @@ def compare(
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
-        from sra_fast.comparison import compare as compared
         from sra_fast.files.run_folder import RunFolder
-        from sra_fast.report import REPORT_FILES, write_report
+        from sra_fast.report.comparison import compare as compared
+        from sra_fast.report.write import REPORT_FILES, write_report
 
         conversations = read_conversations(file)
         folder = out or RESULTS / f"{file.stem}-compare"

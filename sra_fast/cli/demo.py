@@ -48,9 +48,9 @@ def demo(
         from sra_fast.chat.templates import TEMPLATES
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
-        from sra_fast.comparison import compare
         from sra_fast.files.run_folder import RunFolder
-        from sra_fast.report import REPORT_FILES, write_report
+        from sra_fast.report.comparison import compare
+        from sra_fast.report.write import REPORT_FILES, write_report
 
         conversations = read_conversations(_CONVERSATIONS)
         short = [one for one in conversations if one.response is not None]

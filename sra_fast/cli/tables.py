@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from sra_fast.comparison import Comparison, Estimate
-from sra_fast.report_text import COLUMNS, columns
+from sra_fast.report.comparison import Comparison, Estimate
+from sra_fast.report.markdown import COLUMNS, columns
 from sra_fast.tools.printable import printable
 
 _MOST_TURNS = 12  # shown of each template; the files have all

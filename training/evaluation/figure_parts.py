@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sra_fast.palette import (
+from sra_fast.report.palette import (
     DARK_GREY,
     GREEN,
     PURPLE,

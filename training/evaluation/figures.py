@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sra_fast.palette import BLACK, BLUE, DARK_GREY, GREY, GRID, ORANGE
-from sra_fast.report_text import MEANING
+from sra_fast.report.markdown import MEANING
+from sra_fast.report.palette import BLACK, BLUE, DARK_GREY, GREY, GRID, ORANGE
 from sra_fast.tools.bootstrap import Estimate
 from sra_fast.training.evaluation.analysis import Analysis, AnalysisError
 from sra_fast.training.evaluation.figure_parts import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.report_text import markdown_text
+from sra_fast.report.markdown import markdown_text
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.bootstrap import LEVEL
 from sra_fast.training.classifiers import PLAIN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sra_fast.report_text import markdown_text, number
+from sra_fast.report.markdown import markdown_text, number
 from sra_fast.tools.bootstrap import Correlation, Estimate
 from sra_fast.training.evaluation.analysis import LOOKBACK, Analysis, GroupResult, RowResult
 from sra_fast.training.evaluation.heads import HeadAnalysis

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from sra_fast.chat.conversations import Conversation
-from sra_fast.report_text import markdown_text
+from sra_fast.report.markdown import markdown_text
 
 
 def describe(

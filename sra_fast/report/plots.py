@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy
 
-from sra_fast.comparison import LEVEL, Comparison, Estimate
-from sra_fast.palette import (
+from sra_fast.report.comparison import LEVEL, Comparison, Estimate
+from sra_fast.report.markdown import MEANING, number
+from sra_fast.report.palette import (
     DARK_GREY,
     GREEN,
     GRID,
@@ -21,7 +22,6 @@ from sra_fast.palette import (
     Style,
     further_style,
 )
-from sra_fast.report_text import MEANING, number
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.printable import printable
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sra_fast.comparison import LEVEL, RESAMPLES, Comparison, Estimate
 from sra_fast.definitions import Definition
+from sra_fast.report.comparison import LEVEL, RESAMPLES, Comparison, Estimate
 from sra_fast.tools.printable import printable
 
 MEANING: dict[Definition, str] = {

@@ -1,0 +1,1 @@
+"""Compare scores and write what was found: tables, pages and figures."""
