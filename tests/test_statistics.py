@@ -9,6 +9,7 @@ import numpy
 import pytest
 from scipy import stats
 
+from sra_fast.tools import bootstrap
 from sra_fast.tools.bootstrap import (
     StatisticsError,
     correlation,
@@ -124,7 +125,7 @@ def test_constant_resamples_are_left_out_and_counted() -> None:
 def test_blocks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = noisy()
     whole = correlation(x, y, "spearman", draws=500)
-    monkeypatch.setattr(statistics, "_WEIGHTS_AT_ONCE", 40 * 16)
+    monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", 40 * 16)
     assert correlation(x, y, "spearman", draws=500) == whole
 
 

@@ -36,7 +36,8 @@ class Converted:
     """What became of a file.
 
     Attributes:
-        records: conversation records, as ``sra_fast.chat.conversations.write_conversations`` takes them.
+        records: conversation records, as :func:`~sra_fast.chat.conversations.write_conversations`
+            takes them.
         notes: one sentence for each thing that was changed or left out, with how often.
     """
 

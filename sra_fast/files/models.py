@@ -110,8 +110,8 @@ def find_model(name: str) -> ModelSource:
     """The model that a user means by ``name``.
 
     A folder with a ``config.json`` is taken as it is; one without it that holds a single ``.gguf``
-    is loaded from that; ``smollm2`` is SmolLM2-135M-Instruct (:mod:`sra_fast.files.smollm2`); everything
-    else is for the hub to know.
+    is loaded from that; ``smollm2`` is SmolLM2-135M-Instruct
+    (:mod:`sra_fast.files.smollm2`); everything else is for the hub to know.
 
     Raises:
         ModelNotFoundError: a path to nothing, or a folder without a model.

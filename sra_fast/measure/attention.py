@@ -1,8 +1,8 @@
 """The attention implementation ``"sra_fast"``: transformers' own door to the op.
 
-Importing this module registers it. With a :class:`~sra_fast.measure.request.SpanRequest` among the keyword
-arguments of the model call, each attention layer leaves its masses there; without one it is an
-ordinary exact causal attention.
+Importing this module registers it. With a :class:`~sra_fast.measure.request.SpanRequest` among the
+keyword arguments of the model call, each attention layer leaves its masses there; without one it is
+an ordinary exact causal attention.
 """
 
 from __future__ import annotations
