@@ -15,7 +15,7 @@ from esconv_data import WHY_ABSENT
 from sra_fast.chat.conversations import ConversationError, as_conversations
 from sra_fast.chat.esconv import convert, read_dialogues
 from sra_fast.chat.strategies import ESCONV_STRATEGIES, StrategyError
-from sra_fast.training.data import split_by_conversation
+from sra_fast.training.data.dataset import split_by_conversation
 
 # (speaker of the seeker, of the supporter, field of the text, strategy beside the text?)
 DIALECTS = {

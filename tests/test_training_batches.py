@@ -22,7 +22,7 @@ from sra_fast.chat.esconv import convert
 from sra_fast.chat.templates import get_template
 from sra_fast.measure.served import serve
 from sra_fast.training import PackingCollator, PaddingCollator, TokenBudgetSampler, why_not_packed
-from sra_fast.training.examples import ExampleEncoder
+from sra_fast.training.data.examples import ExampleEncoder
 from tiny_chat_model import save_tiny_model, talk
 
 BATCH_KEYS = {"input_ids", "position_ids", "labels", "strategy_mask", "response_mask", "strategies"}

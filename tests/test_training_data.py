@@ -20,7 +20,7 @@ from sra_fast.chat.conversations import ConversationError, read_conversations
 from sra_fast.chat.encoding import encode
 from sra_fast.chat.esconv import convert
 from sra_fast.training import split_by_conversation, training_examples
-from sra_fast.training.examples import TrainingDataError
+from sra_fast.training.data.examples import TrainingDataError
 from tiny_chat_model import talk, write_jsonl
 
 datasets = pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")

@@ -16,7 +16,7 @@ import sra_fast
 from marked_batches import marked_batch
 from model_families import DENSE, FAMILIES, MULTIMODAL, Family, random_tokens
 from sra_fast.training import keep_reply_logits, reply_loss, sliced_mlps
-from sra_fast.training.collator import PackingCollator, PaddingCollator
+from sra_fast.training.data.collator import PackingCollator, PaddingCollator
 
 BY_NAME = {family.name: family for family in FAMILIES}
 EXPERTS = ("qwen3_moe", "gpt_oss", "deepseek_v3", "llama4", "granitemoehybrid", "qwen3_next")

@@ -35,9 +35,9 @@ from sra_fast.training.checkpoints import (
     remove_incomplete,
 )
 from sra_fast.training.config import TrainingConfig
+from sra_fast.training.data.trained_on import beginning, read_trained_on
 from sra_fast.training.history import read_history
 from sra_fast.training.run import TrainingRun, train
-from sra_fast.training.trained_on import beginning, read_trained_on
 
 # One import of torch for all the runs: each is a forked child that shares nothing but the code.
 SCRIPT = """

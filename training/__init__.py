@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sra_fast.training.callback import SRACallback
-    from sra_fast.training.collator import PackingCollator, PaddingCollator
-    from sra_fast.training.data import TrainingExamples, split_by_conversation, training_examples
+    from sra_fast.training.data.collator import PackingCollator, PaddingCollator
+    from sra_fast.training.data.dataset import (
+        TrainingExamples,
+        split_by_conversation,
+        training_examples,
+    )
+    from sra_fast.training.data.packable import TokenBudgetSampler, why_not_packed
     from sra_fast.training.history import read_history
     from sra_fast.training.mlp_slices import sliced_mlps
-    from sra_fast.training.packing import TokenBudgetSampler, why_not_packed
     from sra_fast.training.regulariser import SRARegulariser
     from sra_fast.training.reply_logits import keep_reply_logits, reply_loss, why_full_logits
     from sra_fast.training.trainer import SRATrainer

@@ -15,9 +15,9 @@ from sra_fast.chat.templates import TEMPLATES, PromptTemplate, get_template, rea
 from sra_fast.files.models import ModelSource
 from sra_fast.training import processes
 from sra_fast.training.config import TrainingConfig, settings_of
-from sra_fast.training.data import split_by_conversation, training_examples
-from sra_fast.training.examples import TrainingDataError
-from sra_fast.training.trained_on import beginning
+from sra_fast.training.data.dataset import split_by_conversation, training_examples
+from sra_fast.training.data.examples import TrainingDataError
+from sra_fast.training.data.trained_on import beginning
 
 
 @dataclass(frozen=True)

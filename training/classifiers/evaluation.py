@@ -29,7 +29,7 @@ from sra_fast.training.classifiers.lexical import LexicalClassifier
 from sra_fast.training.classifiers.report import Quality, by_class_table, quality, sentence
 from sra_fast.training.classifiers.splits import Indices, dialogue_of, folds, holdout
 from sra_fast.training.classifiers.stored import RECORD, write_json
-from sra_fast.training.trained_on import digest, write_trained_on
+from sra_fast.training.data.trained_on import digest, write_trained_on
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
 CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"

@@ -14,7 +14,7 @@ from sra_fast.training.classifiers.data import LabelledResponse, read_labelled
 from sra_fast.training.classifiers.interface import StrategyClassifier, most_probable
 from sra_fast.training.classifiers.report import Quality, quality
 from sra_fast.training.classifiers.splits import dialogue_of
-from sra_fast.training.trained_on import digest, read_trained_on
+from sra_fast.training.data.trained_on import digest, read_trained_on
 
 
 @dataclass(frozen=True)

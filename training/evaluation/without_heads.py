@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sra_fast.chat.conversations import Conversation
+from sra_fast.training.data.trained_on import digest
 from sra_fast.training.evaluation.ablation import ablated
 from sra_fast.training.evaluation.analysis import RowResult
 from sra_fast.training.evaluation.heads import HeadAnalysis
@@ -19,7 +20,6 @@ from sra_fast.training.evaluation.records import Record
 from sra_fast.training.evaluation.relation import table_of_rows
 from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records
 from sra_fast.training.evaluation.run import ROWS, Evaluation, LoadedModels
-from sra_fast.training.trained_on import digest
 
 PREFERRED = "c1_hf"
 """The row whose prompt is answered again, if there is one; else the first."""

@@ -23,7 +23,7 @@ from sra_fast.chat.esconv import Dialogue, read_dialogues
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
 from sra_fast.files.run_folder import RunFolder, write_text
-from sra_fast.training.data import split_by_conversation
+from sra_fast.training.data.dataset import split_by_conversation
 from sra_fast.training.extension.cuts import Cutting, ExtensionError, cut
 from sra_fast.training.extension.statistics import as_markdown, describe
 from sra_fast.training.generation.prompts import generation_prompts

@@ -24,6 +24,7 @@ from sra_fast.training.classifiers import PLAIN, StrategyClassifier, load_classi
 from sra_fast.training.classifiers.data import LabelledResponse, read_labelled, read_responses
 from sra_fast.training.classifiers.evaluation import REPORT, train_with_report
 from sra_fast.training.classifiers.stored import RECORD
+from sra_fast.training.data.trained_on import digest, read_trained_on
 from sra_fast.training.evaluation.analysis import Analysis
 from sra_fast.training.evaluation.conclude import conclude
 from sra_fast.training.evaluation.relation import analyse
@@ -44,7 +45,6 @@ from sra_fast.training.reproduction.opinions import Opinions, opinions
 from sra_fast.training.reproduction.plan import CLASSIFIER, EXTENDED, TEST, TRAIN, Reproduction
 from sra_fast.training.reproduction.report import Reproduced, write_report
 from sra_fast.training.run import OnLog, train
-from sra_fast.training.trained_on import digest, read_trained_on
 
 COMMITS = "commits.json"
 

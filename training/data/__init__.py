@@ -1,0 +1,1 @@
+"""Data for training: conversations to examples, batches and a split."""
