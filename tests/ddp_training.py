@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from marked_examples import COLLATORS, arguments, marked_examples
 from model_families import FAMILIES
-from sra_fast.training.callback import SRACallback
-from sra_fast.training.trainer import SRATrainer
+from sra_fast.training.sra.callback import SRACallback
+from sra_fast.training.sra.trainer import SRATrainer
 
 TRAINING, EVALUATION = marked_examples(8), marked_examples(5, seed=3)
 WEIGHT = 0.5

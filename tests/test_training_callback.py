@@ -26,8 +26,8 @@ from chat_tokenizers import byte_level_bpe
 from marked_examples import COLLATORS, STRATEGIES, arguments, marked_examples, scores
 from model_families import FAMILIES, NOT_SERVED
 from sra_fast.measure.served import UnservedModelError
-from sra_fast.training.callback import SRACallback
-from sra_fast.training.history import NAME, read_history
+from sra_fast.training.sra.callback import SRACallback
+from sra_fast.training.sra.history import NAME, read_history
 
 LLAMA = FAMILIES[0]
 TRAINING, EVALUATION = marked_examples(8), marked_examples(5, seed=3)

@@ -36,8 +36,8 @@ from sra_fast.training.checkpoints import (
 )
 from sra_fast.training.config import TrainingConfig
 from sra_fast.training.data.trained_on import beginning, read_trained_on
-from sra_fast.training.history import read_history
 from sra_fast.training.run import TrainingRun, train
+from sra_fast.training.sra.history import read_history
 
 # One import of torch for all the runs: each is a forked child that shares nothing but the code.
 SCRIPT = """

@@ -17,9 +17,9 @@ from sra_fast.measure.request import SpanRequest
 from sra_fast.measure.served import UnservedModelError, serve, switched
 from sra_fast.measure.watching import Answer, watching
 from sra_fast.training import keep_reply_logits
-from sra_fast.training.callback import SRACallback
-from sra_fast.training.regulariser import NoGradientError, SRARegulariser
-from sra_fast.training.trainer import SRATrainer
+from sra_fast.training.sra.callback import SRACallback
+from sra_fast.training.sra.regulariser import NoGradientError, SRARegulariser
+from sra_fast.training.sra.trainer import SRATrainer
 
 LLAMA = FAMILIES[0]
 EXAMPLES = marked_examples(4)

@@ -10,7 +10,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sra_fast.training.callback import SRACallback
     from sra_fast.training.data.collator import PackingCollator, PaddingCollator
     from sra_fast.training.data.dataset import (
         TrainingExamples,
@@ -18,28 +17,29 @@ if TYPE_CHECKING:
         training_examples,
     )
     from sra_fast.training.data.packable import TokenBudgetSampler, why_not_packed
-    from sra_fast.training.history import read_history
     from sra_fast.training.mlp_slices import sliced_mlps
-    from sra_fast.training.regulariser import SRARegulariser
     from sra_fast.training.reply_logits import keep_reply_logits, reply_loss, why_full_logits
-    from sra_fast.training.trainer import SRATrainer
+    from sra_fast.training.sra.callback import SRACallback
+    from sra_fast.training.sra.history import read_history
+    from sra_fast.training.sra.regulariser import SRARegulariser
+    from sra_fast.training.sra.trainer import SRATrainer
 
 _HOME = {
-    "PackingCollator": "collator",
-    "PaddingCollator": "collator",
+    "PackingCollator": "data.collator",
+    "PaddingCollator": "data.collator",
     "SRACallback": "callback",
     "SRARegulariser": "regulariser",
     "SRATrainer": "trainer",
-    "TokenBudgetSampler": "packing",
-    "TrainingExamples": "data",
+    "TokenBudgetSampler": "data.packable",
+    "TrainingExamples": "data.dataset",
     "keep_reply_logits": "reply_logits",
     "read_history": "history",
     "reply_loss": "reply_logits",
     "sliced_mlps": "mlp_slices",
-    "split_by_conversation": "data",
-    "training_examples": "data",
+    "split_by_conversation": "data.dataset",
+    "training_examples": "data.dataset",
     "why_full_logits": "reply_logits",
-    "why_not_packed": "packing",
+    "why_not_packed": "data.packable",
 }
 
 __all__ = [

@@ -14,9 +14,9 @@ from sra_fast.training.checkpoints import Checkpoint, chosen_checkpoint
 from sra_fast.training.config import TrainingConfig, settings_of
 from sra_fast.training.curves import CURVES, write_curves
 from sra_fast.training.data.trained_on import read_trained_on, write_trained_on
-from sra_fast.training.history import NAME as HISTORY
 from sra_fast.training.lora import save_adapter, save_merged
 from sra_fast.training.run_data import RunData
+from sra_fast.training.sra.history import NAME as HISTORY
 
 ADAPTER = "adapter"
 MERGED = "merged"

@@ -21,8 +21,8 @@ from sra_fast.measure.watching import (
     watching,
     without_marks,
 )
-from sra_fast.training.callback import HOW_MASKS_ARRIVE
-from sra_fast.training.regulariser import Differentiable, SRARegulariser
+from sra_fast.training.sra.callback import HOW_MASKS_ARRIVE
+from sra_fast.training.sra.regulariser import Differentiable, SRARegulariser
 
 _WAYS_OUT = (
     "lower the learning rate or sra_weight, prefer bfloat16 to float16, or look for a broken "

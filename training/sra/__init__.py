@@ -1,0 +1,1 @@
+"""SRA in training: watch it in every step, and train towards it."""
