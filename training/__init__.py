@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         training_examples,
     )
     from sra_fast.training.data.packable import TokenBudgetSampler, why_not_packed
-    from sra_fast.training.mlp_slices import sliced_mlps
-    from sra_fast.training.reply_logits import keep_reply_logits, reply_loss, why_full_logits
+    from sra_fast.training.memory.mlp_slices import sliced_mlps
+    from sra_fast.training.memory.reply_logits import keep_reply_logits, reply_loss, why_full_logits
     from sra_fast.training.sra.callback import SRACallback
     from sra_fast.training.sra.history import read_history
     from sra_fast.training.sra.regulariser import SRARegulariser
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 _HOME = {
     "PackingCollator": "data.collator",
     "PaddingCollator": "data.collator",
-    "SRACallback": "callback",
-    "SRARegulariser": "regulariser",
-    "SRATrainer": "trainer",
+    "SRACallback": "sra.callback",
+    "SRARegulariser": "sra.regulariser",
+    "SRATrainer": "sra.trainer",
     "TokenBudgetSampler": "data.packable",
     "TrainingExamples": "data.dataset",
     "keep_reply_logits": "reply_logits",
-    "read_history": "history",
+    "read_history": "sra.history",
     "reply_loss": "reply_logits",
     "sliced_mlps": "mlp_slices",
     "split_by_conversation": "data.dataset",

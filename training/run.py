@@ -43,7 +43,7 @@ from sra_fast.training.config import TrainingConfig
 from sra_fast.training.data.collator import PackingCollator, PaddingCollator
 from sra_fast.training.data.packable import why_not_packed
 from sra_fast.training.lora import check_base, load_base, with_adapter
-from sra_fast.training.mlp_slices import sliced_mlps
+from sra_fast.training.memory.mlp_slices import sliced_mlps
 from sra_fast.training.outcome import RESULT, RESULT_FILES, write_outcome
 from sra_fast.training.processes import is_first
 from sra_fast.training.reply_trainer import ReplyTrainer

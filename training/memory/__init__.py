@@ -1,0 +1,1 @@
+"""Save memory in training: sliced MLPs, and logits of replies alone."""
