@@ -19,7 +19,7 @@ from tiny_chat_model import save_tiny_model, talk, write_jsonl
 pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")
 pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 
-from sra_fast.training.config import TrainingConfig, TrainingConfigError, read_config
+from sra_fast.training.lora.settings import TrainingConfig, TrainingConfigError, read_config
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 SMALL = ("--rank", 4, "--accumulation", 1, "--learning-rate", 0.01, "--device", "cpu")
@@ -234,7 +234,7 @@ def test_nan_leaves_what_was_saved(tmp_path: Path, model: Path, chats: Path) -> 
     _, said = call(*given, *few, status=1)
     assert "lower the learning rate" in said
     assert "valid" in said
-    from sra_fast.training.checkpoints import newest_checkpoint
+    from sra_fast.training.lora.checkpoints import newest_checkpoint
 
     saved = newest_checkpoint(tmp_path / "out")
     assert saved is not None

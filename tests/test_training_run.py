@@ -27,16 +27,17 @@ from tiny_chat_model import save_tiny_model, talk, write_jsonl
 pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")
 pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 
-import sra_fast.training.run as run_module
-from sra_fast.training import outcome, training_examples
-from sra_fast.training.checkpoints import (
+import sra_fast.training.lora.train as run_module
+from sra_fast.training import training_examples
+from sra_fast.training.data.trained_on import beginning, read_trained_on
+from sra_fast.training.lora.adapter import outcome
+from sra_fast.training.lora.checkpoints import (
     Checkpoint,
     newest_checkpoint,
     remove_incomplete,
 )
-from sra_fast.training.config import TrainingConfig
-from sra_fast.training.data.trained_on import beginning, read_trained_on
-from sra_fast.training.run import TrainingRun, train
+from sra_fast.training.lora.settings import TrainingConfig
+from sra_fast.training.lora.train import TrainingRun, train
 from sra_fast.training.sra.history import read_history
 
 # One import of torch for all the runs: each is a forked child that shares nothing but the code.
@@ -51,7 +52,7 @@ from transformers import Trainer, TrainerState
 import datasets, matplotlib.figure, matplotlib.backends.backend_agg, pandas, peft, rich.progress
 from sra_fast.cli.app import app
 from sra_fast.training import history, outcome
-import sra_fast.training.run
+import sra_fast.training.lora.train
 
 arguments, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 

@@ -32,13 +32,13 @@ _HOME = {
     "SRATrainer": "sra.trainer",
     "TokenBudgetSampler": "data.packable",
     "TrainingExamples": "data.dataset",
-    "keep_reply_logits": "reply_logits",
+    "keep_reply_logits": "memory.reply_logits",
     "read_history": "sra.history",
-    "reply_loss": "reply_logits",
-    "sliced_mlps": "mlp_slices",
+    "reply_loss": "memory.reply_logits",
+    "sliced_mlps": "memory.mlp_slices",
     "split_by_conversation": "data.dataset",
     "training_examples": "data.dataset",
-    "why_full_logits": "reply_logits",
+    "why_full_logits": "memory.reply_logits",
     "why_not_packed": "data.packable",
 }
 

@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.alternatives import attending
 from sra_fast.training import PackingCollator, SRACallback
-from sra_fast.training.reply_trainer import ReplyTrainer
+from sra_fast.training.lora.reply_trainer import ReplyTrainer
 
 Way = Literal["plain", "callback", "regulariser", "maps"]
 WAYS: dict[Way, str] = {

@@ -17,9 +17,9 @@ import sra_fast
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.files.models import ModelSource, find_model
 from sra_fast.tools.bootstrap import interval_of_sums
-from sra_fast.training.checkpoints import newest_checkpoint
-from sra_fast.training.config import TrainingConfig
-from sra_fast.training.run import TrainingRun, train
+from sra_fast.training.lora.checkpoints import newest_checkpoint
+from sra_fast.training.lora.settings import TrainingConfig
+from sra_fast.training.lora.train import TrainingRun, train
 
 CONFIG = TrainingConfig(
     rank=16,

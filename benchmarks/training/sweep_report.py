@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.training.conversations import Chosen
 from benchmarks.training.sweep import Outcome, ratio_interval
-from sra_fast.training.config import TrainingConfig, settings_of
+from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
 RAISED = 1.25  # times the SRA of the run without
 HARMED = 1.02  # times its held-out loss

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sra_fast.files.score_file import Job
     from sra_fast.training.evaluation.run import OnProgress
-    from sra_fast.training.run import OnLog
+    from sra_fast.training.lora.train import OnLog
 
 _LOGGED = {
     "lm_loss": "loss",

@@ -22,7 +22,7 @@ def reproduce(
         typer.Option(
             "--config",
             metavar="FILE.yaml",
-            help="Settings of the fine-tuning by name (sra_fast.training.config has them).",
+            help="Settings of the fine-tuning by name (sra_fast.training.lora.settings has them).",
             exists=True,
             dir_okay=False,
             readable=True,

@@ -11,7 +11,7 @@ import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.session import session
-from sra_fast.training import processes
+from sra_fast.training.lora.adapter import processes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +48,7 @@ def train(
         typer.Option(
             "--config",
             metavar="FILE.yaml",
-            help="Settings by name (sra_fast.training.config has all); options override them.",
+            help="Settings by name (sra_fast.training.lora.settings has all); options override them.",
             exists=True,
             dir_okay=False,
             readable=True,
@@ -156,9 +156,9 @@ def train(
     with session(as_json and first, debug) as current:
         from sra_fast.cli.progress import step_progress
         from sra_fast.files.models import find_model
-        from sra_fast.training.config import read_config
-        from sra_fast.training.run import TrainingRun
-        from sra_fast.training.run import train as run
+        from sra_fast.training.lora.settings import read_config
+        from sra_fast.training.lora.train import TrainingRun
+        from sra_fast.training.lora.train import train as run
 
         settings = read_config(
             config,

@@ -19,8 +19,6 @@ from sra_fast.files.run_folder import write_text
 from sra_fast.report.markdown import markdown_text, number
 from sra_fast.tools.bootstrap import Correlation, Estimate
 from sra_fast.training.classifiers.evaluation import CONFUSION
-from sra_fast.training.config import settings_of
-from sra_fast.training.curves import CURVES
 from sra_fast.training.evaluation.analysis import Analysis
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
 from sra_fast.training.evaluation.report import REPORT as EVALUATION_REPORT
@@ -28,6 +26,8 @@ from sra_fast.training.evaluation.report import RESULTS, plain
 from sra_fast.training.evaluation.report_tables import coefficient, figure, rate, table
 from sra_fast.training.evaluation.run import TUNED as TUNED_ROW
 from sra_fast.training.extension.statistics import as_markdown
+from sra_fast.training.lora.curves import CURVES
+from sra_fast.training.lora.settings import settings_of
 from sra_fast.training.reproduction.opinions import Opinions
 from sra_fast.training.reproduction.plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
 

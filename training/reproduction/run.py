@@ -38,13 +38,13 @@ from sra_fast.training.evaluation.run import (
 )
 from sra_fast.training.extension.run import extend
 from sra_fast.training.generation.run import LocalReplier, Replier
+from sra_fast.training.lora.train import OnLog, train
 from sra_fast.training.reproduction.deviations import deviations
 from sra_fast.training.reproduction.feasible import check_feasible
 from sra_fast.training.reproduction.noise import plain_quality
 from sra_fast.training.reproduction.opinions import Opinions, opinions
 from sra_fast.training.reproduction.plan import CLASSIFIER, EXTENDED, TEST, TRAIN, Reproduction
 from sra_fast.training.reproduction.report import Reproduced, write_report
-from sra_fast.training.run import OnLog, train
 
 COMMITS = "commits.json"
 

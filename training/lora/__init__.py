@@ -1,0 +1,1 @@
+"""A LoRA run: from settings and conversations to an adapter and its curves."""
