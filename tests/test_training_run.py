@@ -30,7 +30,7 @@ pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 import sra_fast.training.lora.train as run_module
 from sra_fast.training import training_examples
 from sra_fast.training.data.trained_on import beginning, read_trained_on
-from sra_fast.training.lora.adapter import outcome
+from sra_fast.training.lora import outcome
 from sra_fast.training.lora.checkpoints import (
     Checkpoint,
     newest_checkpoint,

@@ -11,7 +11,7 @@ import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.session import session
-from sra_fast.training.lora.adapter import processes
+from sra_fast.training.lora import processes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +48,7 @@ def train(
         typer.Option(
             "--config",
             metavar="FILE.yaml",
-            help="Settings by name (sra_fast.training.lora.settings has all); options override them.",
+            help="Settings by name (sra_fast.training.lora.settings); options override them.",
             exists=True,
             dir_okay=False,
             readable=True,

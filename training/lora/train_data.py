@@ -16,7 +16,7 @@ from sra_fast.files.models import ModelSource
 from sra_fast.training.data.dataset import split_by_conversation, training_examples
 from sra_fast.training.data.examples import TrainingDataError
 from sra_fast.training.data.trained_on import beginning
-from sra_fast.training.lora.adapter import processes
+from sra_fast.training.lora import processes
 from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
 
