@@ -39,7 +39,8 @@ from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.measure.served import rope_types, serve
 from sra_fast.training.data.collator import PackingCollator, PaddingCollator
 from sra_fast.training.data.packable import why_not_packed
-from sra_fast.training.lora.adapter import check_base, load_base, processes, with_adapter
+from sra_fast.training.lora import processes
+from sra_fast.training.lora.adapter import check_base, load_base, with_adapter
 from sra_fast.training.lora.checkpoints import checkpoints, newest_checkpoint, remove_incomplete
 from sra_fast.training.lora.outcome import RESULT, RESULT_FILES, write_outcome
 from sra_fast.training.lora.processes import is_first
