@@ -51,7 +51,7 @@ setup(
         "sra_fast": ["py.typed"],
         "sra_fast.chat": ["data/*"],
         "sra_fast.kernels": ["py.typed", "measured.json"],
-        "sra_fast.training.classifiers": ["data/*"],
+        "sra_fast.training.pipeline.classifiers": ["data/*"],
     },
     install_requires=[
         "torch>=2.11",

@@ -30,10 +30,10 @@ from sra_fast.files.models import DType, find_model
 from sra_fast.files.run_folder import batches
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
-from sra_fast.training.classifiers import PLAIN_REPLIES
-from sra_fast.training.classifiers.data import read_labelled
 from sra_fast.training.evaluation.scoring import score_replies
 from sra_fast.training.extension.cuts import Cutting, cut
+from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES
+from sra_fast.training.pipeline.classifiers.labelled import read_labelled
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "evaluation"

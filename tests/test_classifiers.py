@@ -26,24 +26,24 @@ from transformers import (
 
 from chat_tokenizers import byte_level_bpe, word_piece
 from sra_fast.chat.strategies import STRATEGIES
-from sra_fast.training.classifiers import (
+from sra_fast.training.pipeline.classifiers import (
     PLAIN_REPLIES,
     ClassifierError,
     embedding,
-    evaluation,
     load_classifier,
     train_classifier,
 )
-from sra_fast.training.classifiers.data import (
+from sra_fast.training.pipeline.classifiers import held_out as evaluation
+from sra_fast.training.pipeline.classifiers.embedding import EmbeddingSettings, SentenceEmbedder
+from sra_fast.training.pipeline.classifiers.interface import StrategyClassifier, most_probable
+from sra_fast.training.pipeline.classifiers.labelled import (
     LabelledResponse,
     read_labelled,
     read_responses,
 )
-from sra_fast.training.classifiers.embedding import EmbeddingSettings, SentenceEmbedder
-from sra_fast.training.classifiers.interface import StrategyClassifier, most_probable
-from sra_fast.training.classifiers.lexical import LexicalClassifier
-from sra_fast.training.classifiers.report import accuracy_interval, quality
-from sra_fast.training.classifiers.splits import folds, holdout
+from sra_fast.training.pipeline.classifiers.lexical import LexicalClassifier
+from sra_fast.training.pipeline.classifiers.quality import accuracy_interval, quality
+from sra_fast.training.pipeline.classifiers.splits import folds, holdout
 from tiny_chat_model import talk, write_jsonl
 
 HELD_OUT = Path(__file__).with_name("plain_replies.jsonl")

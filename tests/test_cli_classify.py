@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sra_fast.cli.app import app
-from sra_fast.training.classifiers import PLAIN_REPLIES
+from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES
 from tiny_chat_model import talk, write_jsonl
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

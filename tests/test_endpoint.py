@@ -13,7 +13,7 @@ from fake_endpoint import HANG, FakeEndpoint, Response, always, completion, fail
 
 pytest.importorskip("openai", reason="needs the package openai (extra 'pipeline')")
 
-from sra_fast.training.endpoint import Endpoint, EndpointError, Reply
+from sra_fast.training.pipeline.endpoint import Endpoint, EndpointError, Reply
 
 KEY = "sk-not-to-be-seen-0123456789"
 HELLO = [{"role": "user", "content": "Hello?"}]
@@ -333,7 +333,7 @@ def test_the_rate_limit_spaces_every_request_retries_included(
 ) -> None:
     slept: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: 100.0, sleep=slept.append)  # it stands still
-    monkeypatch.setattr("sra_fast.training.request_flow.time", clock)
+    monkeypatch.setattr("sra_fast.training.pipeline.request_flow.time", clock)
     with in_turn(failure(500), failure(500), completion("Hi!")) as server:
         endpoint = Endpoint(server.url, "judge", requests_per_minute=120, concurrency=4)
         outcomes = list(endpoint.each(range(4), lambda _: endpoint.chat(HELLO)))

@@ -24,7 +24,6 @@ from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
 from sra_fast.files.models import find_model
-from sra_fast.training.classifiers import load_classifier
 from sra_fast.training.data.trained_on import beginning, write_trained_on
 from sra_fast.training.evaluation.ablation import AblationError, ablated
 from sra_fast.training.evaluation.conclude import conclude
@@ -38,6 +37,7 @@ from sra_fast.training.evaluation.run import (
 )
 from sra_fast.training.evaluation.scoring import REPLY, head_masses, lookback, score_replies
 from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.pipeline.classifiers import load_classifier
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 LLAMA = FAMILIES[0]

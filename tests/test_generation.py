@@ -25,7 +25,6 @@ from model_families import FAMILIES, random_tokens
 from sra_fast.chat.conversations import as_conversations
 from sra_fast.chat.encoding import control_tokens
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.training.endpoint import Endpoint
 from sra_fast.training.generation import local
 from sra_fast.training.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.generation.cleaning import clean_reply
@@ -41,6 +40,7 @@ from sra_fast.training.generation.run import (
     complete,
 )
 from sra_fast.training.generation.sampling import Sampling, draw, uniforms
+from sra_fast.training.pipeline.endpoint import Endpoint
 from tiny_chat_model import save_tiny_model, talk
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)

@@ -19,10 +19,10 @@ pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 from sra_fast.chat.strategies import STRATEGIES as PAPER_STRATEGIES
 from sra_fast.cli.app import app
 from sra_fast.files.models import find_model
-from sra_fast.training.classifiers import load_classifier
 from sra_fast.training.extension.cuts import Cutting
 from sra_fast.training.generation.sampling import Sampling
 from sra_fast.training.lora.settings import TrainingConfig
+from sra_fast.training.pipeline.classifiers import load_classifier
 from sra_fast.training.reproduction.deviations import deviations
 from sra_fast.training.reproduction.noise import label_noise, plain_quality
 from sra_fast.training.reproduction.plan import Reproduction

@@ -15,7 +15,7 @@ from sra_fast.cli.session import session
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sra_fast.training.classifiers.report import Quality
+    from sra_fast.training.pipeline.classifiers.quality import Quality
 
 classify = typer.Typer(
     no_args_is_help=True, help="Train and use classifiers of the strategy that a reply follows."
@@ -23,7 +23,7 @@ classify = typer.Typer(
 
 
 class ClassifierKind(str, Enum):
-    """The kinds (``sra_fast.training.classifiers``, which would import numpy)."""
+    """The kinds (``sra_fast.training.pipeline.classifiers``, which would import numpy)."""
 
     LEXICAL = "lexical"
     EMBEDDING = "embedding"
@@ -92,8 +92,8 @@ def train(
     given = _settings(kind, model, settings or [], seed)
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
-        from sra_fast.training.classifiers.data import read_labelled
-        from sra_fast.training.classifiers.evaluation import train_with_report
+        from sra_fast.training.pipeline.classifiers.held_out import train_with_report
+        from sra_fast.training.pipeline.classifiers.labelled import read_labelled
 
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
         evaluation, report = train_with_report(
@@ -146,11 +146,14 @@ def predict(
 ) -> None:
     """Predict the strategy of each reply, and say how often it is the one that the file names."""
     with session(as_json, debug) as current:
-        from sra_fast.training.classifiers import load_classifier
-        from sra_fast.training.classifiers.data import read_responses
-        from sra_fast.training.classifiers.prediction import count_learnt, write_predictions
-        from sra_fast.training.classifiers.prediction import predict as predictions_of
-        from sra_fast.training.classifiers.report import sentence
+        from sra_fast.training.pipeline.classifiers import load_classifier
+        from sra_fast.training.pipeline.classifiers.labelled import read_responses
+        from sra_fast.training.pipeline.classifiers.prediction import (
+            count_learnt,
+            write_predictions,
+        )
+        from sra_fast.training.pipeline.classifiers.prediction import predict as predictions_of
+        from sra_fast.training.pipeline.classifiers.quality import sentence
 
         if out.exists() and (not force or out.samefile(file)):
             way = "give another --out" if out.samefile(file) else "give another --out, or --force"
@@ -219,7 +222,7 @@ def _by_class(measured: Quality) -> Table:
     from rich.text import Text
 
     from sra_fast.tools.printable import printable
-    from sra_fast.training.classifiers.report import share
+    from sra_fast.training.pipeline.classifiers.quality import share
 
     title = f"{measured.accuracy:.1%} of {measured.responses} responses right"
     table = Table(title=title, title_justify="left")

@@ -79,7 +79,7 @@ def replier(
         ValueError: there is no such model, or the endpoint's settings cannot be.
     """
     if endpoint is not None:
-        from sra_fast.training.endpoint import Endpoint
+        from sra_fast.training.pipeline.endpoint import Endpoint
 
         place = Endpoint(endpoint, model, timeout=timeout, retries=retries, concurrency=batch)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sra_fast.chat.conversations import Conversation
 from sra_fast.training.annotation.errors import AnnotationError
-from sra_fast.training.items import Item, draw, first_difference, make_item, read_matches
+from sra_fast.training.pipeline.items import Item, draw, first_difference, make_item, read_matches
 
 _MESSAGES = "messages before the reply"
 

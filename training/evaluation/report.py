@@ -16,7 +16,6 @@ from typing import Any
 from sra_fast.report.markdown import markdown_text
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.bootstrap import LEVEL
-from sra_fast.training.classifiers import PLAIN
 from sra_fast.training.evaluation.analysis import Analysis, RowResult
 from sra_fast.training.evaluation.gaps import gaps
 from sra_fast.training.evaluation.heads import HeadAnalysis
@@ -33,6 +32,7 @@ from sra_fast.training.evaluation.report_tables import (
     row_table,
     turn_table,
 )
+from sra_fast.training.pipeline.classifiers import PLAIN
 
 REPORT, RESULTS = "report.md", "results.json"
 FORMAT = "sra_fast.evaluation/1"

@@ -18,7 +18,6 @@ from sra_fast.chat.templates import PromptTemplate
 from sra_fast.files.models import ModelSource
 from sra_fast.files.run_folder import write_text
 from sra_fast.result import SRAResult
-from sra_fast.training.classifiers import StrategyClassifier
 from sra_fast.training.data.trained_on import digest
 from sra_fast.training.evaluation.perplexity import perplexities
 from sra_fast.training.evaluation.records import Record
@@ -26,6 +25,7 @@ from sra_fast.training.evaluation.scoring import head_masses, lookback, score_re
 from sra_fast.training.generation.prompts import generation_prompts
 from sra_fast.training.generation.run import LocalReplier, Reply, complete
 from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.pipeline.classifiers import StrategyClassifier
 
 REPLIES, SCORES, PERPLEXITIES = "replies", "scores", "perplexities.json"
 

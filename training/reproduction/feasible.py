@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sra_fast.training.classifiers.data import LabelledResponse
-from sra_fast.training.classifiers.evaluation import FOLDS, TEST_FRACTION
-from sra_fast.training.classifiers.splits import dialogues_by_strategy, holdout_parts
 from sra_fast.training.extension.run import cut_and_split
 from sra_fast.training.lora.adapter import check_base
+from sra_fast.training.pipeline.classifiers.held_out import FOLDS, TEST_FRACTION
+from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse
+from sra_fast.training.pipeline.classifiers.splits import dialogues_by_strategy, holdout_parts
 from sra_fast.training.reproduction.plan import Reproduction, ReproductionError
 
 

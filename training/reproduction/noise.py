@@ -19,11 +19,6 @@ from dataclasses import dataclass
 import numpy
 
 from sra_fast.tools.bootstrap import Estimate, percentile_interval
-from sra_fast.training.classifiers import PLAIN_REPLIES, train_classifier
-from sra_fast.training.classifiers.data import read_labelled
-from sra_fast.training.classifiers.interface import most_probable
-from sra_fast.training.classifiers.report import Quality, quality
-from sra_fast.training.classifiers.splits import folds
 from sra_fast.training.evaluation.resampling import (
     DRAWS,
     SEED,
@@ -31,6 +26,11 @@ from sra_fast.training.evaluation.resampling import (
     numbered,
     resampling,
 )
+from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES, train_classifier
+from sra_fast.training.pipeline.classifiers.interface import most_probable
+from sra_fast.training.pipeline.classifiers.labelled import read_labelled
+from sra_fast.training.pipeline.classifiers.quality import Quality, quality
+from sra_fast.training.pipeline.classifiers.splits import folds
 
 _FOLDS = 4
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sra_fast.training.classifiers import StrategyClassifier
-from sra_fast.training.classifiers.data import LabelledResponse
-from sra_fast.training.classifiers.interface import most_probable
-from sra_fast.training.classifiers.report import Quality, quality
-from sra_fast.training.classifiers.splits import dialogue_of
+from sra_fast.training.pipeline.classifiers import StrategyClassifier
+from sra_fast.training.pipeline.classifiers.interface import most_probable
+from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse
+from sra_fast.training.pipeline.classifiers.quality import Quality, quality
+from sra_fast.training.pipeline.classifiers.splits import dialogue_of
 from sra_fast.training.reproduction.noise import LabelNoise, label_noise
 
 

@@ -18,7 +18,6 @@ from sra_fast.files.models import choose_device
 from sra_fast.files.run_folder import write_text
 from sra_fast.report.markdown import markdown_text, number
 from sra_fast.tools.bootstrap import Correlation, Estimate
-from sra_fast.training.classifiers.evaluation import CONFUSION
 from sra_fast.training.evaluation.analysis import Analysis
 from sra_fast.training.evaluation.published import PUBLISHED, published_relation
 from sra_fast.training.evaluation.report import REPORT as EVALUATION_REPORT
@@ -28,6 +27,7 @@ from sra_fast.training.evaluation.run import TUNED as TUNED_ROW
 from sra_fast.training.extension.statistics import as_markdown
 from sra_fast.training.lora.curves import CURVES
 from sra_fast.training.lora.settings import settings_of
+from sra_fast.training.pipeline.classifiers.held_out import CONFUSION
 from sra_fast.training.reproduction.opinions import Opinions
 from sra_fast.training.reproduction.plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
 

@@ -20,10 +20,6 @@ from typing import Any
 from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import commit
 from sra_fast.files.run_folder import RunFolder, write_text
-from sra_fast.training.classifiers import PLAIN, StrategyClassifier, load_classifier
-from sra_fast.training.classifiers.data import LabelledResponse, read_labelled, read_responses
-from sra_fast.training.classifiers.evaluation import REPORT, train_with_report
-from sra_fast.training.classifiers.stored import RECORD
 from sra_fast.training.data.trained_on import digest, read_trained_on
 from sra_fast.training.evaluation.analysis import Analysis
 from sra_fast.training.evaluation.conclude import conclude
@@ -39,6 +35,14 @@ from sra_fast.training.evaluation.run import (
 from sra_fast.training.extension.run import extend
 from sra_fast.training.generation.run import LocalReplier, Replier
 from sra_fast.training.lora.train import OnLog, train
+from sra_fast.training.pipeline.classifiers import PLAIN, StrategyClassifier, load_classifier
+from sra_fast.training.pipeline.classifiers.held_out import REPORT, train_with_report
+from sra_fast.training.pipeline.classifiers.labelled import (
+    LabelledResponse,
+    read_labelled,
+    read_responses,
+)
+from sra_fast.training.pipeline.classifiers.stored import RECORD
 from sra_fast.training.reproduction.deviations import deviations
 from sra_fast.training.reproduction.feasible import check_feasible
 from sra_fast.training.reproduction.noise import plain_quality

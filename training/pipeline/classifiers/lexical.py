@@ -24,15 +24,15 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.tools.strict_json import parse_json
-from sra_fast.training.classifiers.interface import ClassifierError, Kind
-from sra_fast.training.classifiers.logistic import (
+from sra_fast.training.pipeline.classifiers.classifier_settings import checked_settings
+from sra_fast.training.pipeline.classifiers.interface import ClassifierError, Kind
+from sra_fast.training.pipeline.classifiers.logistic import (
     fit_logistic,
     logistic_shapes,
     logistic_tensors,
     restored_logistic,
 )
-from sra_fast.training.classifiers.settings import checked_settings
-from sra_fast.training.classifiers.stored import (
+from sra_fast.training.pipeline.classifiers.stored import (
     VOCABULARY,
     begin,
     read_weights,
@@ -80,7 +80,7 @@ class LexicalSettings:
 
 
 class LexicalClassifier:
-    """See :class:`~sra_fast.training.classifiers.interface.StrategyClassifier`."""
+    """See :class:`~sra_fast.training.pipeline.classifiers.interface.StrategyClassifier`."""
 
     kind: Kind = "lexical"
 

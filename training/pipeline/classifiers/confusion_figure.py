@@ -9,7 +9,7 @@ import numpy
 
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.printable import printable
-from sra_fast.training.classifiers.report import Quality
+from sra_fast.training.pipeline.classifiers.quality import Quality
 
 _DPI = 150
 _LONGEST = 30  # characters of a strategy's name

@@ -16,20 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.atomic import replaced_atomically
-from sra_fast.training.classifiers import train_classifier
-from sra_fast.training.classifiers.data import LabelledResponse
-from sra_fast.training.classifiers.figure import write_confusion
-from sra_fast.training.classifiers.interface import (
+from sra_fast.training.data.trained_on import digest, write_trained_on
+from sra_fast.training.pipeline.classifiers import train_classifier
+from sra_fast.training.pipeline.classifiers.confusion_figure import write_confusion
+from sra_fast.training.pipeline.classifiers.interface import (
     ClassifierError,
     Kind,
     StrategyClassifier,
     most_probable,
 )
-from sra_fast.training.classifiers.lexical import LexicalClassifier
-from sra_fast.training.classifiers.report import Quality, by_class_table, quality, sentence
-from sra_fast.training.classifiers.splits import Indices, dialogue_of, folds, holdout
-from sra_fast.training.classifiers.stored import RECORD, write_json
-from sra_fast.training.data.trained_on import digest, write_trained_on
+from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse
+from sra_fast.training.pipeline.classifiers.lexical import LexicalClassifier
+from sra_fast.training.pipeline.classifiers.quality import (
+    Quality,
+    by_class_table,
+    quality,
+    sentence,
+)
+from sra_fast.training.pipeline.classifiers.splits import Indices, dialogue_of, folds, holdout
+from sra_fast.training.pipeline.classifiers.stored import RECORD, write_json
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
 CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"

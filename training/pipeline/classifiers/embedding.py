@@ -20,15 +20,20 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.classifiers.interface import ClassifierError, Kind
-from sra_fast.training.classifiers.logistic import (
+from sra_fast.training.pipeline.classifiers.classifier_settings import checked_settings
+from sra_fast.training.pipeline.classifiers.interface import ClassifierError, Kind
+from sra_fast.training.pipeline.classifiers.logistic import (
     fit_logistic,
     logistic_shapes,
     logistic_tensors,
     restored_logistic,
 )
-from sra_fast.training.classifiers.settings import checked_settings
-from sra_fast.training.classifiers.stored import begin, read_weights, write_record, write_weights
+from sra_fast.training.pipeline.classifiers.stored import (
+    begin,
+    read_weights,
+    write_record,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +70,7 @@ class EmbeddingSettings:
 
 
 class EmbeddingClassifier:
-    """See :class:`~sra_fast.training.classifiers.interface.StrategyClassifier`."""
+    """See :class:`~sra_fast.training.pipeline.classifiers.interface.StrategyClassifier`."""
 
     kind: Kind = "embedding"
 

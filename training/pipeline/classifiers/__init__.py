@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sra_fast.tools.suggestions import did_you_mean
-from sra_fast.training.classifiers.interface import ClassifierError, Kind, StrategyClassifier
-from sra_fast.training.classifiers.settings import checked_settings
-from sra_fast.training.classifiers.stored import read_record
+from sra_fast.training.pipeline.classifiers.classifier_settings import checked_settings
+from sra_fast.training.pipeline.classifiers.interface import (
+    ClassifierError,
+    Kind,
+    StrategyClassifier,
+)
+from sra_fast.training.pipeline.classifiers.stored import read_record
 
 __all__ = ["ClassifierError", "Kind", "StrategyClassifier", "load_classifier", "train_classifier"]
 
@@ -58,16 +62,22 @@ def train_classifier(
             f"{len(set(strategies))}; add responses that follow another"
         )
     if kind == "lexical":
-        from sra_fast.training.classifiers.lexical import LexicalClassifier, LexicalSettings
+        from sra_fast.training.pipeline.classifiers.lexical import (
+            LexicalClassifier,
+            LexicalSettings,
+        )
 
         lexical = checked_settings(LexicalSettings, settings)
         return LexicalClassifier.train(responses, strategies, lexical)
     if kind == "embedding":
-        from sra_fast.training.classifiers.embedding import EmbeddingClassifier, EmbeddingSettings
+        from sra_fast.training.pipeline.classifiers.embedding import (
+            EmbeddingClassifier,
+            EmbeddingSettings,
+        )
 
         embedding = checked_settings(EmbeddingSettings, settings)
         return EmbeddingClassifier.train(responses, strategies, embedding)
-    from sra_fast.training.classifiers.encoder import EncoderClassifier, EncoderSettings
+    from sra_fast.training.pipeline.classifiers.encoder import EncoderClassifier, EncoderSettings
 
     encoder = checked_settings(EncoderSettings, settings)
     return EncoderClassifier.train(responses, strategies, encoder)
@@ -83,7 +93,7 @@ def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
         ModuleNotFoundError: a package of the extra ``pipeline`` is missing.
     """
     if folder == PLAIN:
-        from sra_fast.training.classifiers.data import read_labelled
+        from sra_fast.training.pipeline.classifiers.labelled import read_labelled
 
         replies = read_labelled(PLAIN_REPLIES)
         return train_classifier(
@@ -92,13 +102,13 @@ def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
     path = Path(folder)
     record = read_record(path)
     if record["kind"] == "lexical":
-        from sra_fast.training.classifiers.lexical import LexicalClassifier
+        from sra_fast.training.pipeline.classifiers.lexical import LexicalClassifier
 
         return LexicalClassifier.load(path, record)
     if record["kind"] == "embedding":
-        from sra_fast.training.classifiers.embedding import EmbeddingClassifier
+        from sra_fast.training.pipeline.classifiers.embedding import EmbeddingClassifier
 
         return EmbeddingClassifier.load(path, record)
-    from sra_fast.training.classifiers.encoder import EncoderClassifier
+    from sra_fast.training.pipeline.classifiers.encoder import EncoderClassifier
 
     return EncoderClassifier.load(path, record)
