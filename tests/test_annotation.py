@@ -24,8 +24,13 @@ from typer.testing import CliRunner
 
 from sra_fast.cli.app import app
 from sra_fast.tools.bootstrap import DRAWS, correlation, rate_interval
-from sra_fast.training.annotation.alpha import SEED, alpha_of_sums, krippendorff_alpha
-from sra_fast.training.annotation.tables import plain_text, read_table, safe_cell, write_csv
+from sra_fast.training.pipeline.annotation.alpha import SEED, alpha_of_sums, krippendorff_alpha
+from sra_fast.training.pipeline.annotation.rating_tables import (
+    plain_text,
+    read_table,
+    safe_cell,
+    write_csv,
+)
 
 NAN = numpy.nan
 FIELDS = ("item", "annotator", "preference", "sra_a", "sra_b", "system_a", "system_b")

@@ -26,10 +26,14 @@ pytest.importorskip("scipy", reason="needs the package scipy (extra 'pipeline')"
 
 import scipy.stats
 
-from sra_fast.training.judging.prompt import DEFAULT_PROMPT, PLACEHOLDERS, read_verdict
-from sra_fast.training.judging.run import FAILURES_IN_A_ROW
-from sra_fast.training.judging.tally import Judged, tally
 from sra_fast.training.pipeline.items import Item
+from sra_fast.training.pipeline.judging.judge import FAILURES_IN_A_ROW
+from sra_fast.training.pipeline.judging.judge_prompt import (
+    DEFAULT_PROMPT,
+    PLACEHOLDERS,
+    read_verdict,
+)
+from sra_fast.training.pipeline.judging.tally import Judged, tally
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 KEY = "sk-not-to-be-seen-0123456789"

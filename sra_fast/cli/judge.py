@@ -15,8 +15,8 @@ from sra_fast.tools.printable import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sra_fast.training.judging.run import JudgingResult
-    from sra_fast.training.judging.tally import Share, Tally
+    from sra_fast.training.pipeline.judging.judge import JudgingResult
+    from sra_fast.training.pipeline.judging.tally import Share, Tally
 
 _NONE = "–"
 
@@ -94,9 +94,9 @@ def judge(
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.cli.progress import request_progress
-        from sra_fast.training.judging import run as judging
-        from sra_fast.training.judging.prompt import DEFAULT_PROMPT, read_prompt
         from sra_fast.training.pipeline.endpoint import Endpoint
+        from sra_fast.training.pipeline.judging import judge as judging
+        from sra_fast.training.pipeline.judging.judge_prompt import DEFAULT_PROMPT, read_prompt
 
         first, second = name_a or file_a.stem, name_b or file_b.stem
         if first == second:

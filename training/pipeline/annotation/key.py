@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.strict_json import decode_utf8, parse_json
-from sra_fast.training.annotation.errors import AnnotationError
-from sra_fast.training.annotation.sheets import KEY_FORMAT
-from sra_fast.training.annotation.tables import number_of, text_of
+from sra_fast.training.pipeline.annotation.errors import AnnotationError
+from sra_fast.training.pipeline.annotation.rating_tables import number_of, text_of
+from sra_fast.training.pipeline.annotation.sheets import KEY_FORMAT
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class KeyItem:
 
 @dataclass(frozen=True)
 class Key:
-    """As ``sra_fast.training.annotation.sheets.make_sheets`` writes it."""
+    """As ``sra_fast.training.pipeline.annotation.sheets.make_sheets`` writes it."""
 
     export: str
     system_a: str

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sra_fast.tools.bootstrap import LEVEL, rate_interval
-from sra_fast.training.judging.prompt import Order, Verdict
 from sra_fast.training.pipeline.items import Item
+from sra_fast.training.pipeline.judging.judge_prompt import Order, Verdict
 
 RESAMPLES = 2000
 SEED = 20240210

@@ -18,24 +18,29 @@ from typing import Any, get_args
 
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.files.run_folder import RunFolder, write_text
-from sra_fast.training.judging.items import check_replies_differ, read_items, sample
-from sra_fast.training.judging.prompt import DEFAULT_PROMPT, Order, asked_again, question
-from sra_fast.training.judging.tally import (
+from sra_fast.training.pipeline.endpoint import ChatMessage, Endpoint
+from sra_fast.training.pipeline.items import Item
+from sra_fast.training.pipeline.judging.judge_prompt import (
+    DEFAULT_PROMPT,
+    Order,
+    asked_again,
+    question,
+)
+from sra_fast.training.pipeline.judging.judged_items import check_replies_differ, read_items, sample
+from sra_fast.training.pipeline.judging.tally import (
     Judged,
     Tally,
     interval_settings,
     tally,
     tally_by_strategy,
 )
-from sra_fast.training.judging.transcript import (
+from sra_fast.training.pipeline.judging.transcript import (
     TRANSCRIPT,
     Answer,
     MessagesOf,
     Question,
     Transcript,
 )
-from sra_fast.training.pipeline.endpoint import ChatMessage, Endpoint
-from sra_fast.training.pipeline.items import Item
 
 RESULT = "result.json"
 TEMPERATURE = 0.0

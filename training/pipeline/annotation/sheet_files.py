@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.atomic import replaced_atomically
-from sra_fast.training.annotation.errors import AnnotationError
-from sra_fast.training.annotation.sheets import Sheet
-from sra_fast.training.annotation.tables import write_csv
+from sra_fast.training.pipeline.annotation.errors import AnnotationError
+from sra_fast.training.pipeline.annotation.rating_tables import write_csv
+from sra_fast.training.pipeline.annotation.sheets import Sheet
 
 KEY = "key.json"
 PREFERENCE = "preference"
