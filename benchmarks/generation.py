@@ -27,15 +27,15 @@ from sra_fast.chat.esconv import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import DType, find_model
-from sra_fast.training.extension.cuts import Cutting, cut
-from sra_fast.training.generation.local import end_tokens
-from sra_fast.training.generation.prompts import (
+from sra_fast.training.pipeline.extension.cuts import Cutting, cut
+from sra_fast.training.pipeline.generation.generation_prompts import (
     GenerationPrompt,
     encode_prompts,
     generation_prompts,
 )
-from sra_fast.training.generation.run import BATCH, LocalReplier
-from sra_fast.training.generation.sampling import Sampling, draw, uniforms
+from sra_fast.training.pipeline.generation.local import end_tokens
+from sra_fast.training.pipeline.generation.replies import BATCH, LocalReplier
+from sra_fast.training.pipeline.generation.sampling import Sampling, draw, uniforms
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "generation"

@@ -36,8 +36,8 @@ from sra_fast.training.evaluation.run import (
     opened,
 )
 from sra_fast.training.evaluation.scoring import REPLY, head_masses, lookback, score_replies
-from sra_fast.training.generation.sampling import Sampling
 from sra_fast.training.pipeline.classifiers import load_classifier
+from sra_fast.training.pipeline.generation.sampling import Sampling
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 LLAMA = FAMILIES[0]
@@ -203,7 +203,7 @@ def test_a_second_call_computes_nothing(
 
     monkeypatch.setattr("sra_fast.training.evaluation.scoring.score", fail)
     monkeypatch.setattr("sra_fast.training.evaluation.rows.perplexities", fail)
-    monkeypatch.setattr("sra_fast.training.generation.run.LocalReplier.reply", fail)
+    monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.LocalReplier.reply", fail)
     with opened(whole):
         second = collect(whole)
     assert second.records == first.records
@@ -236,7 +236,9 @@ def test_an_empty_reply_follows_nothing(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = iter(["", "So it is.", "Go on.", ""] + ["I see."] * 100)
-    monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", lambda text: next(texts))
+    monkeypatch.setattr(
+        "sra_fast.training.pipeline.generation.replies.clean_reply", lambda text: next(texts)
+    )
     whole = evaluation(tmp_path, folder, items=4, tuned=None)
     with opened(whole):
         found = collect(whole)
@@ -394,7 +396,8 @@ def test_replies_that_are_all_alike_leave_gaps_with_reasons(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sra_fast.training.generation.run.clean_reply", lambda raw: "It will get better, I promise."
+        "sra_fast.training.pipeline.generation.replies.clean_reply",
+        lambda raw: "It will get better, I promise.",
     )
     one = [{**talk("a", 2, strategy="Share Information"), "id": str(n)} for n in range(3)]
     file, out = write_jsonl(tmp_path / "test.jsonl", one), tmp_path / "out"
@@ -426,7 +429,7 @@ def test_empty_replies_are_counted_and_a_row_of_them_is_named(
         cleaned.append(raw)
         return "" if len(cleaned) in (2, 5) else "It will get better."
 
-    monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", clean)
+    monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.clean_reply", clean)
     file, out = write_jsonl(tmp_path / "test.jsonl", conversations()), tmp_path / "out"
     status, said = run(file, folder, out, "--templates", "standard")
     assert status == 0, said
@@ -434,7 +437,7 @@ def test_empty_replies_are_counted_and_a_row_of_them_is_named(
     (row,) = results["analysis"]["rows"]
     assert (row["n"], row["scores"]["paper"]["n"]) == (8, 6)
     assert "standard: 2 conversations got an empty reply" in results["notes"]
-    monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", lambda raw: "")
+    monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.clean_reply", lambda raw: "")
     status, said = run(file, folder, tmp_path / "none", "--templates", "standard")
     assert status == 1
     assert "standard: all of 8 replies are empty; is this a chat model?" in said
@@ -491,7 +494,9 @@ def test_replies_without_a_word_are_a_gap(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_jsonl(tmp_path / "test.jsonl", conversations())
-    monkeypatch.setattr("sra_fast.training.generation.run.clean_reply", lambda text: "...")
+    monkeypatch.setattr(
+        "sra_fast.training.pipeline.generation.replies.clean_reply", lambda text: "..."
+    )
     status, _ = run(file, folder, tmp_path / "out", "--templates", "standard")
     assert status == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))

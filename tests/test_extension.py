@@ -23,10 +23,10 @@ from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
 from sra_fast.cli.extend import extend
 from sra_fast.cli.reproduce import reproduce
-from sra_fast.training.extension.cuts import Cutting, ExtensionError, cut
-from sra_fast.training.extension.run import Extension, cut_and_split
-from sra_fast.training.extension.statistics import as_markdown, describe
-from sra_fast.training.generation.sampling import Sampling
+from sra_fast.training.pipeline.extension.counts import as_markdown, describe
+from sra_fast.training.pipeline.extension.cuts import Cutting, ExtensionError, cut
+from sra_fast.training.pipeline.extension.extend import Extension, cut_and_split
+from sra_fast.training.pipeline.generation.sampling import Sampling
 from tiny_chat_model import save_tiny_model
 
 pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")

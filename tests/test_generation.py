@@ -25,13 +25,20 @@ from model_families import FAMILIES, random_tokens
 from sra_fast.chat.conversations import as_conversations
 from sra_fast.chat.encoding import control_tokens
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.training.generation import local
-from sra_fast.training.generation.cache import GrowingLayer, growing_cache
-from sra_fast.training.generation.cleaning import clean_reply
-from sra_fast.training.generation.endpoint_replier import FAILURES_IN_A_ROW, EndpointReplier
-from sra_fast.training.generation.local import Generated, GenerationError, LocalModel
-from sra_fast.training.generation.prompts import encode_prompts, generation_prompts
-from sra_fast.training.generation.run import (
+from sra_fast.training.pipeline.endpoint import Endpoint
+from sra_fast.training.pipeline.generation import local
+from sra_fast.training.pipeline.generation.cache import GrowingLayer, growing_cache
+from sra_fast.training.pipeline.generation.cleaning import clean_reply
+from sra_fast.training.pipeline.generation.endpoint_replier import (
+    FAILURES_IN_A_ROW,
+    EndpointReplier,
+)
+from sra_fast.training.pipeline.generation.generation_prompts import (
+    encode_prompts,
+    generation_prompts,
+)
+from sra_fast.training.pipeline.generation.local import Generated, GenerationError, LocalModel
+from sra_fast.training.pipeline.generation.replies import (
     IncompleteError,
     LocalReplier,
     Reply,
@@ -39,8 +46,7 @@ from sra_fast.training.generation.run import (
     batches,
     complete,
 )
-from sra_fast.training.generation.sampling import Sampling, draw, uniforms
-from sra_fast.training.pipeline.endpoint import Endpoint
+from sra_fast.training.pipeline.generation.sampling import Sampling, draw, uniforms
 from tiny_chat_model import save_tiny_model, talk
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)

@@ -19,15 +19,15 @@ pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 from sra_fast.chat.strategies import STRATEGIES as PAPER_STRATEGIES
 from sra_fast.cli.app import app
 from sra_fast.files.models import find_model
-from sra_fast.training.extension.cuts import Cutting
-from sra_fast.training.generation.sampling import Sampling
 from sra_fast.training.lora.settings import TrainingConfig
 from sra_fast.training.pipeline.classifiers import load_classifier
-from sra_fast.training.reproduction.deviations import deviations
-from sra_fast.training.reproduction.noise import label_noise, plain_quality
-from sra_fast.training.reproduction.plan import Reproduction
-from sra_fast.training.reproduction.report import seeds
-from sra_fast.training.reproduction.run import Progress, _opinions
+from sra_fast.training.pipeline.extension.cuts import Cutting
+from sra_fast.training.pipeline.generation.sampling import Sampling
+from sra_fast.training.pipeline.reproduction.deviations import deviations
+from sra_fast.training.pipeline.reproduction.noise import label_noise, plain_quality
+from sra_fast.training.pipeline.reproduction.plan import Reproduction
+from sra_fast.training.pipeline.reproduction.reproduce import Progress, _opinions
+from sra_fast.training.pipeline.reproduction.reproduction_report import seeds
 from tiny_chat_model import save_tiny_model, write_jsonl
 
 STRATEGIES = {"Offer Hope": "Hope.", "Clarification": "Ask.", "Affirmation": "Praise."}
@@ -182,7 +182,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, words: list[str], out: Path) -> Repro
         seen.append(reproduction)
         return {}
 
-    monkeypatch.setattr("sra_fast.training.reproduction.run.reproduce", remember)
+    monkeypatch.setattr("sra_fast.training.pipeline.reproduction.reproduce.reproduce", remember)
     status, _, stderr = run(words, out)
     assert status == 0, stderr
     return seen[0]

@@ -75,8 +75,8 @@ def evaluate(
         from sra_fast.files.models import find_model
         from sra_fast.training.evaluation.conclude import conclude
         from sra_fast.training.evaluation.run import Evaluation, collect, opened
-        from sra_fast.training.generation.sampling import Sampling
         from sra_fast.training.pipeline.classifiers import load_classifier
+        from sra_fast.training.pipeline.generation.sampling import Sampling
 
         evaluation = Evaluation(
             file=file,

@@ -52,10 +52,10 @@ def extend(
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
         from sra_fast.cli.progress import reply_progress
-        from sra_fast.training.extension.cuts import Cutting
-        from sra_fast.training.extension.run import PARTS, STATISTICS, Extension
-        from sra_fast.training.extension.run import extend as run
-        from sra_fast.training.generation.sampling import Sampling
+        from sra_fast.training.pipeline.extension.cuts import Cutting
+        from sra_fast.training.pipeline.extension.extend import PARTS, STATISTICS, Extension
+        from sra_fast.training.pipeline.extension.extend import extend as run
+        from sra_fast.training.pipeline.generation.sampling import Sampling
 
         sampling = Sampling(temperature, top_p, max_new_tokens, seed)
         named, make = generation.replier(

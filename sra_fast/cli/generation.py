@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from sra_fast.files.models import Device, DType
-    from sra_fast.training.generation.run import Replier
-    from sra_fast.training.generation.sampling import Sampling
+    from sra_fast.training.pipeline.generation.replies import Replier
+    from sra_fast.training.pipeline.generation.sampling import Sampling
 
 _GENERATION = "Generation"
 
@@ -84,7 +84,7 @@ def replier(
         place = Endpoint(endpoint, model, timeout=timeout, retries=retries, concurrency=batch)
 
         def ask() -> Replier:
-            from sra_fast.training.generation.endpoint_replier import EndpointReplier
+            from sra_fast.training.pipeline.generation.endpoint_replier import EndpointReplier
 
             return EndpointReplier(place, sampling, batch=batch)
 
@@ -95,7 +95,7 @@ def replier(
     source, where = find_model(model), choose_device(device)
 
     def load() -> Replier:
-        from sra_fast.training.generation.run import LocalReplier
+        from sra_fast.training.pipeline.generation.replies import LocalReplier
 
         return LocalReplier(source.load(dtype, where), source.tokenizer(), sampling, batch=batch)
 

@@ -80,11 +80,11 @@ def reproduce(
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
         from sra_fast.cli.progress import reply_progress, row_progress, step_progress
         from sra_fast.files.models import find_model
-        from sra_fast.training.extension.cuts import Cutting
-        from sra_fast.training.generation.sampling import Sampling
-        from sra_fast.training.reproduction.plan import Reproduction, read_training
-        from sra_fast.training.reproduction.run import Progress
-        from sra_fast.training.reproduction.run import reproduce as run
+        from sra_fast.training.pipeline.extension.cuts import Cutting
+        from sra_fast.training.pipeline.generation.sampling import Sampling
+        from sra_fast.training.pipeline.reproduction.plan import Reproduction, read_training
+        from sra_fast.training.pipeline.reproduction.reproduce import Progress
+        from sra_fast.training.pipeline.reproduction.reproduce import reproduce as run
 
         training = read_training(
             config, strategies=strategies, seed=seed, dtype=None if dtype is None else dtype.value

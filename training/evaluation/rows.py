@@ -22,10 +22,10 @@ from sra_fast.training.data.trained_on import digest
 from sra_fast.training.evaluation.perplexity import perplexities
 from sra_fast.training.evaluation.records import Record
 from sra_fast.training.evaluation.scoring import head_masses, lookback, score_replies
-from sra_fast.training.generation.prompts import generation_prompts
-from sra_fast.training.generation.run import LocalReplier, Reply, complete
-from sra_fast.training.generation.sampling import Sampling
 from sra_fast.training.pipeline.classifiers import StrategyClassifier
+from sra_fast.training.pipeline.generation.generation_prompts import generation_prompts
+from sra_fast.training.pipeline.generation.replies import LocalReplier, Reply, complete
+from sra_fast.training.pipeline.generation.sampling import Sampling
 
 REPLIES, SCORES, PERPLEXITIES = "replies", "scores", "perplexities.json"
 

@@ -34,8 +34,8 @@ from sra_fast.files.run_folder import RunFolder
 from sra_fast.training.data.trained_on import beginning, read_trained_on
 from sra_fast.training.evaluation.records import Record, write_records
 from sra_fast.training.evaluation.rows import Row, RowPlan, fill_row, records, row_perplexities
-from sra_fast.training.generation.sampling import Sampling
 from sra_fast.training.pipeline.classifiers import StrategyClassifier
+from sra_fast.training.pipeline.generation.sampling import Sampling
 
 ROWS, ALL_REPLIES, CONVERSATIONS = "rows", "replies.jsonl", "conversations"
 TUNED = "fine-tuned"

@@ -10,7 +10,7 @@ from sra_fast.training.pipeline.classifiers.interface import most_probable
 from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse
 from sra_fast.training.pipeline.classifiers.quality import Quality, quality
 from sra_fast.training.pipeline.classifiers.splits import dialogue_of
-from sra_fast.training.reproduction.noise import LabelNoise, label_noise
+from sra_fast.training.pipeline.reproduction.noise import LabelNoise, label_noise
 
 
 @dataclass(frozen=True)

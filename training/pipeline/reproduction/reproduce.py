@@ -32,8 +32,6 @@ from sra_fast.training.evaluation.run import (
     collect,
     opened,
 )
-from sra_fast.training.extension.run import extend
-from sra_fast.training.generation.run import LocalReplier, Replier
 from sra_fast.training.lora.train import OnLog, train
 from sra_fast.training.pipeline.classifiers import PLAIN, StrategyClassifier, load_classifier
 from sra_fast.training.pipeline.classifiers.held_out import REPORT, train_with_report
@@ -43,12 +41,20 @@ from sra_fast.training.pipeline.classifiers.labelled import (
     read_responses,
 )
 from sra_fast.training.pipeline.classifiers.stored import RECORD
-from sra_fast.training.reproduction.deviations import deviations
-from sra_fast.training.reproduction.feasible import check_feasible
-from sra_fast.training.reproduction.noise import plain_quality
-from sra_fast.training.reproduction.opinions import Opinions, opinions
-from sra_fast.training.reproduction.plan import CLASSIFIER, EXTENDED, TEST, TRAIN, Reproduction
-from sra_fast.training.reproduction.report import Reproduced, write_report
+from sra_fast.training.pipeline.extension.extend import extend
+from sra_fast.training.pipeline.generation.replies import LocalReplier, Replier
+from sra_fast.training.pipeline.reproduction.deviations import deviations
+from sra_fast.training.pipeline.reproduction.feasible import check_feasible
+from sra_fast.training.pipeline.reproduction.noise import plain_quality
+from sra_fast.training.pipeline.reproduction.opinions import Opinions, opinions
+from sra_fast.training.pipeline.reproduction.plan import (
+    CLASSIFIER,
+    EXTENDED,
+    TEST,
+    TRAIN,
+    Reproduction,
+)
+from sra_fast.training.pipeline.reproduction.reproduction_report import Reproduced, write_report
 
 COMMITS = "commits.json"
 

@@ -24,12 +24,12 @@ from sra_fast.training.evaluation.report import REPORT as EVALUATION_REPORT
 from sra_fast.training.evaluation.report import RESULTS, plain
 from sra_fast.training.evaluation.report_tables import coefficient, figure, rate, table
 from sra_fast.training.evaluation.run import TUNED as TUNED_ROW
-from sra_fast.training.extension.statistics import as_markdown
 from sra_fast.training.lora.curves import CURVES
 from sra_fast.training.lora.settings import settings_of
 from sra_fast.training.pipeline.classifiers.held_out import CONFUSION
-from sra_fast.training.reproduction.opinions import Opinions
-from sra_fast.training.reproduction.plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
+from sra_fast.training.pipeline.extension.counts import as_markdown
+from sra_fast.training.pipeline.reproduction.opinions import Opinions
+from sra_fast.training.pipeline.reproduction.plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
 
 REPORT = "report.md"
 FORMAT = "sra_fast.reproduction/1"
