@@ -30,9 +30,9 @@ from sra_fast.files.models import DType, find_model
 from sra_fast.files.run_folder import batches
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
-from sra_fast.training.evaluation.scoring import score_replies
 from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES
 from sra_fast.training.pipeline.classifiers.labelled import read_labelled
+from sra_fast.training.pipeline.evaluation.reply_scores import score_replies
 from sra_fast.training.pipeline.extension.cuts import Cutting, cut
 
 RESULTS = Path(__file__).parent / "results"

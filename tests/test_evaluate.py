@@ -25,18 +25,23 @@ from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
 from sra_fast.files.models import find_model
 from sra_fast.training.data.trained_on import beginning, write_trained_on
-from sra_fast.training.evaluation.ablation import AblationError, ablated
-from sra_fast.training.evaluation.conclude import conclude
-from sra_fast.training.evaluation.perplexity import perplexities
-from sra_fast.training.evaluation.run import (
+from sra_fast.training.pipeline.classifiers import load_classifier
+from sra_fast.training.pipeline.evaluation.ablation import AblationError, ablated
+from sra_fast.training.pipeline.evaluation.conclude import conclude
+from sra_fast.training.pipeline.evaluation.evaluate import (
     TUNED,
     Evaluation,
     EvaluationError,
     collect,
     opened,
 )
-from sra_fast.training.evaluation.scoring import REPLY, head_masses, lookback, score_replies
-from sra_fast.training.pipeline.classifiers import load_classifier
+from sra_fast.training.pipeline.evaluation.perplexity import perplexities
+from sra_fast.training.pipeline.evaluation.reply_scores import (
+    REPLY,
+    head_masses,
+    lookback,
+    score_replies,
+)
 from sra_fast.training.pipeline.generation.sampling import Sampling
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
@@ -201,8 +206,8 @@ def test_a_second_call_computes_nothing(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("sra_fast.training.evaluation.scoring.score", fail)
-    monkeypatch.setattr("sra_fast.training.evaluation.rows.perplexities", fail)
+    monkeypatch.setattr("sra_fast.training.pipeline.evaluation.reply_scores.score", fail)
+    monkeypatch.setattr("sra_fast.training.pipeline.evaluation.rows.perplexities", fail)
     monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.LocalReplier.reply", fail)
     with opened(whole):
         second = collect(whole)
@@ -286,7 +291,7 @@ def test_a_failing_ablation_leaves_the_report(
     def fail(*args: Any) -> None:
         raise AblationError("no projection")
 
-    monkeypatch.setattr("sra_fast.training.evaluation.conclude.answer_without_heads", fail)
+    monkeypatch.setattr("sra_fast.training.pipeline.evaluation.conclude.answer_without_heads", fail)
     whole = evaluation(tmp_path, folder, perplexity=False, tuned=None)
     write_conversations(whole.file, [{**one, "strategy": "Offer Hope"} for one in conversations()])
     with opened(whole):

@@ -13,20 +13,25 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from sra_fast.training.evaluation.analysis import AnalysisError
-from sra_fast.training.evaluation.published import PUBLISHED, published_relation
-from sra_fast.training.evaluation.quality import analyse_quality, distinct, repetition, words
-from sra_fast.training.evaluation.ranking import (
+from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
+from sra_fast.training.pipeline.evaluation.language_quality import (
+    analyse_quality,
+    distinct,
+    repetition,
+    words,
+)
+from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published_relation
+from sra_fast.training.pipeline.evaluation.ranking import (
     auc,
     aucs_of_ranks,
     midranks,
     stratum_ranks,
     weighted_auc,
 )
-from sra_fast.training.evaluation.records import Record, RecordError, write_records
-from sra_fast.training.evaluation.relation import analyse, table_of_rows
-from sra_fast.training.evaluation.resampling import group_means, numbered, resampling
-from sra_fast.training.evaluation.row_correlation import drawn_correlations, leave_one_out
+from sra_fast.training.pipeline.evaluation.records import Record, RecordError, write_records
+from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_rows
+from sra_fast.training.pipeline.evaluation.resampling import group_means, numbered, resampling
+from sra_fast.training.pipeline.evaluation.row_correlation import drawn_correlations, leave_one_out
 
 PLAIN = Record(
     row="standard",

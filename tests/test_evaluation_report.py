@@ -12,12 +12,17 @@ import numpy
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sra_fast.training.evaluation.analysis import AnalysisError
-from sra_fast.training.evaluation.figures import HEADS, write_figures
-from sra_fast.training.evaluation.heads import HeadsError, analyse_heads, halves
-from sra_fast.training.evaluation.quality import analyse_quality
-from sra_fast.training.evaluation.relation import analyse, table_of_rows
-from sra_fast.training.evaluation.report import REPORT, RESULTS, Findings, write_report
+from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
+from sra_fast.training.pipeline.evaluation.evaluation_report import (
+    REPORT,
+    RESULTS,
+    Findings,
+    write_report,
+)
+from sra_fast.training.pipeline.evaluation.figures import HEADS, write_figures
+from sra_fast.training.pipeline.evaluation.heads import HeadsError, analyse_heads, halves
+from sra_fast.training.pipeline.evaluation.language_quality import analyse_quality
+from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_rows
 from test_evaluation_relation import PLAIN, brute_force_auc, synthetic
 
 STRATEGIES = ("Affirmation", "Reflection of feelings", "Question")

@@ -73,9 +73,9 @@ def evaluate(
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
         from sra_fast.cli.progress import row_progress
         from sra_fast.files.models import find_model
-        from sra_fast.training.evaluation.conclude import conclude
-        from sra_fast.training.evaluation.run import Evaluation, collect, opened
         from sra_fast.training.pipeline.classifiers import load_classifier
+        from sra_fast.training.pipeline.evaluation.conclude import conclude
+        from sra_fast.training.pipeline.evaluation.evaluate import Evaluation, collect, opened
         from sra_fast.training.pipeline.generation.sampling import Sampling
 
         evaluation = Evaluation(

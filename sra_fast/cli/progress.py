@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from sra_fast.files.score_file import Job
-    from sra_fast.training.evaluation.run import OnProgress
     from sra_fast.training.lora.train import OnLog
+    from sra_fast.training.pipeline.evaluation.evaluate import OnProgress
 
 _LOGGED = {
     "lm_loss": "loss",

@@ -19,18 +19,18 @@ from dataclasses import dataclass
 import numpy
 
 from sra_fast.tools.bootstrap import Estimate, percentile_interval
-from sra_fast.training.evaluation.resampling import (
+from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES, train_classifier
+from sra_fast.training.pipeline.classifiers.interface import most_probable
+from sra_fast.training.pipeline.classifiers.labelled import read_labelled
+from sra_fast.training.pipeline.classifiers.quality import Quality, quality
+from sra_fast.training.pipeline.classifiers.splits import folds
+from sra_fast.training.pipeline.evaluation.resampling import (
     DRAWS,
     SEED,
     Floats,
     numbered,
     resampling,
 )
-from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES, train_classifier
-from sra_fast.training.pipeline.classifiers.interface import most_probable
-from sra_fast.training.pipeline.classifiers.labelled import read_labelled
-from sra_fast.training.pipeline.classifiers.quality import Quality, quality
-from sra_fast.training.pipeline.classifiers.splits import folds
 
 _FOLDS = 4
 

@@ -21,17 +21,6 @@ from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import commit
 from sra_fast.files.run_folder import RunFolder, write_text
 from sra_fast.training.data.trained_on import digest, read_trained_on
-from sra_fast.training.evaluation.analysis import Analysis
-from sra_fast.training.evaluation.conclude import conclude
-from sra_fast.training.evaluation.relation import analyse
-from sra_fast.training.evaluation.rows import records
-from sra_fast.training.evaluation.run import (
-    Evaluated,
-    Evaluation,
-    OnProgress,
-    collect,
-    opened,
-)
 from sra_fast.training.lora.train import OnLog, train
 from sra_fast.training.pipeline.classifiers import PLAIN, StrategyClassifier, load_classifier
 from sra_fast.training.pipeline.classifiers.held_out import REPORT, train_with_report
@@ -41,6 +30,17 @@ from sra_fast.training.pipeline.classifiers.labelled import (
     read_responses,
 )
 from sra_fast.training.pipeline.classifiers.stored import RECORD
+from sra_fast.training.pipeline.evaluation.analysis import Analysis
+from sra_fast.training.pipeline.evaluation.conclude import conclude
+from sra_fast.training.pipeline.evaluation.evaluate import (
+    Evaluated,
+    Evaluation,
+    OnProgress,
+    collect,
+    opened,
+)
+from sra_fast.training.pipeline.evaluation.relation import analyse
+from sra_fast.training.pipeline.evaluation.rows import records
 from sra_fast.training.pipeline.extension.extend import extend
 from sra_fast.training.pipeline.generation.replies import LocalReplier, Replier
 from sra_fast.training.pipeline.reproduction.deviations import deviations

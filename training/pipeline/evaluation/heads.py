@@ -22,8 +22,13 @@ import numpy
 from numpy.typing import ArrayLike, NDArray
 
 from sra_fast.tools.bootstrap import LEVEL, Estimate
-from sra_fast.training.evaluation.ranking import Booleans, auc, aucs_of_ranks, stratum_ranks
-from sra_fast.training.evaluation.resampling import (
+from sra_fast.training.pipeline.evaluation.ranking import (
+    Booleans,
+    auc,
+    aucs_of_ranks,
+    stratum_ranks,
+)
+from sra_fast.training.pipeline.evaluation.resampling import (
     DRAWS,
     SEED,
     Floats,

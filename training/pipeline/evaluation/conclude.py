@@ -9,16 +9,16 @@ from typing import Any
 import numpy
 
 from sra_fast.definitions import Definition
-from sra_fast.training.evaluation.ablation import AblationError
-from sra_fast.training.evaluation.figures import write_figures
-from sra_fast.training.evaluation.heads import BEST, HeadAnalysis, analyse_heads, halves
-from sra_fast.training.evaluation.quality import analyse_quality, words
-from sra_fast.training.evaluation.records import Record
-from sra_fast.training.evaluation.relation import analyse
-from sra_fast.training.evaluation.report import Findings, results, write_report
-from sra_fast.training.evaluation.rows import Row, summary
-from sra_fast.training.evaluation.run import TUNED, Evaluated, Evaluation, OnProgress
-from sra_fast.training.evaluation.without_heads import answer_without_heads
+from sra_fast.training.pipeline.evaluation.ablation import AblationError
+from sra_fast.training.pipeline.evaluation.evaluate import TUNED, Evaluated, Evaluation, OnProgress
+from sra_fast.training.pipeline.evaluation.evaluation_report import Findings, results, write_report
+from sra_fast.training.pipeline.evaluation.figures import write_figures
+from sra_fast.training.pipeline.evaluation.heads import BEST, HeadAnalysis, analyse_heads, halves
+from sra_fast.training.pipeline.evaluation.language_quality import analyse_quality, words
+from sra_fast.training.pipeline.evaluation.records import Record
+from sra_fast.training.pipeline.evaluation.relation import analyse
+from sra_fast.training.pipeline.evaluation.rows import Row, summary
+from sra_fast.training.pipeline.evaluation.without_heads import answer_without_heads
 
 DEFINITION: Definition = "paper"
 

@@ -16,12 +16,13 @@ from typing import Any
 from sra_fast.report.markdown import markdown_text
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.bootstrap import LEVEL
-from sra_fast.training.evaluation.analysis import Analysis, RowResult
-from sra_fast.training.evaluation.gaps import gaps
-from sra_fast.training.evaluation.heads import HeadAnalysis
-from sra_fast.training.evaluation.published import PUBLISHED, published_relation
-from sra_fast.training.evaluation.quality import Quality
-from sra_fast.training.evaluation.report_tables import (
+from sra_fast.training.pipeline.classifiers import PLAIN
+from sra_fast.training.pipeline.evaluation.analysis import Analysis, RowResult
+from sra_fast.training.pipeline.evaluation.gaps import gaps
+from sra_fast.training.pipeline.evaluation.heads import HeadAnalysis
+from sra_fast.training.pipeline.evaluation.language_quality import Quality
+from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published_relation
+from sra_fast.training.pipeline.evaluation.report_tables import (
     ablation_table,
     group_table,
     head_table,
@@ -32,7 +33,6 @@ from sra_fast.training.evaluation.report_tables import (
     row_table,
     turn_table,
 )
-from sra_fast.training.pipeline.classifiers import PLAIN
 
 REPORT, RESULTS = "report.md", "results.json"
 FORMAT = "sra_fast.evaluation/1"

@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sra_fast.report.markdown import markdown_text, number
 from sra_fast.tools.bootstrap import Correlation, Estimate
-from sra_fast.training.evaluation.analysis import LOOKBACK, Analysis, GroupResult, RowResult
-from sra_fast.training.evaluation.heads import HeadAnalysis
-from sra_fast.training.evaluation.published import PUBLISHED, published_relation
-from sra_fast.training.evaluation.quality import Quality
+from sra_fast.training.pipeline.evaluation.analysis import (
+    LOOKBACK,
+    Analysis,
+    GroupResult,
+    RowResult,
+)
+from sra_fast.training.pipeline.evaluation.heads import HeadAnalysis
+from sra_fast.training.pipeline.evaluation.language_quality import Quality
+from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published_relation
 
 DASH = "–"
 Format = Callable[[float], str]

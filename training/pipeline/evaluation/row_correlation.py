@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy
 
 from sra_fast.tools.bootstrap import Correlation, Kind, correlation, percentile_interval
-from sra_fast.training.evaluation.resampling import Floats, Means
+from sra_fast.training.pipeline.evaluation.resampling import Floats, Means
 
 
 def row_correlation(
