@@ -21,8 +21,8 @@ from sra_fast.chat.esconv import Dialogue, Turn, read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
-from sra_fast.cli.extend import extend
-from sra_fast.cli.reproduce import reproduce
+from sra_fast.training.cli.extend import extend
+from sra_fast.training.cli.reproduce import reproduce
 from sra_fast.training.pipeline.extension.counts import as_markdown, describe
 from sra_fast.training.pipeline.extension.cuts import Cutting, ExtensionError, cut
 from sra_fast.training.pipeline.extension.extend import Extension, cut_and_split

@@ -1,4 +1,4 @@
-"""The commands of ``sra-fast``. Nothing here imports torch; each command does when it runs."""
+"""The commands of ``sra-fast``, by name: each is imported when it is called, and torch after it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from typing import Annotated
 import typer
 
 from sra_fast import __version__
-from sra_fast.cli.annotate import annotate
-from sra_fast.cli.classify import classify
-from sra_fast.cli.compare import compare
-from sra_fast.cli.convert import convert
-from sra_fast.cli.demo import demo
-from sra_fast.cli.evaluate import evaluate
-from sra_fast.cli.extend import extend
-from sra_fast.cli.judge import judge
-from sra_fast.cli.reproduce import reproduce
-from sra_fast.cli.score import score
-from sra_fast.cli.train import train
+from sra_fast.cli.lazy_group import lazy_group
+
+COMMANDS = {
+    "score": "sra_fast.cli.score:score",
+    "compare": "sra_fast.cli.compare:compare",
+    "convert": "sra_fast.cli.convert:convert",
+    "demo": "sra_fast.cli.demo:demo",
+    "train": "sra_fast.training.cli.train:train",
+    "extend": "sra_fast.training.cli.extend:extend",
+    "evaluate": "sra_fast.training.cli.evaluate:evaluate",
+    "judge": "sra_fast.training.cli.judge:judge",
+    "reproduce": "sra_fast.training.cli.reproduce:reproduce",
+    "annotate": "sra_fast.training.cli.annotate:annotate",
+    "classify": "sra_fast.training.cli.classify:classify",
+}
+"""Where each command is. Strings, not imports: the training package stands above this one."""
 
 app = typer.Typer(
     name="sra-fast",
+    cls=lazy_group(COMMANDS),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,10 +34,6 @@ app = typer.Typer(
     "(Strategy Relevant Attention, arXiv 2402.10453).",
     epilog="Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
 )
-for command in (score, compare, convert, demo, train, extend, evaluate, judge, reproduce):
-    app.command()(command)
-app.add_typer(annotate, name="annotate")
-app.add_typer(classify, name="classify")
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from sra_fast.files.score_file import Job
-    from sra_fast.training.lora.train import OnLog
-    from sra_fast.training.pipeline.evaluation.evaluate import OnProgress
 
-_LOGGED = {
-    "lm_loss": "loss",
-    "eval_loss": "held-out loss",
-    "sra": "SRA",
-    "eval_sra": "held-out SRA",
-}
 
 
 @contextmanager
@@ -29,7 +21,7 @@ def token_progress(session: Session, jobs: Sequence[Job]) -> Iterator[Callable[[
     """Over the tokens of several jobs; for ``FileScorer.run``."""
     from rich.progress import TaskProgressColumn
 
-    bar = _bar(session, TaskProgressColumn())
+    bar = progress_bar(session, TaskProgressColumn())
     total = sum(job.tokens for job in jobs)
     with bar:
         task = bar.add_task(f"{total:,} tokens", total=total)
@@ -41,61 +33,8 @@ def token_progress(session: Session, jobs: Sequence[Job]) -> Iterator[Callable[[
         yield on_progress
 
 
-@contextmanager
-def reply_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
-    """Over replies; takes how many came, and how many there will be."""
-    bar = _bar(session)
-    with bar:
-        task = bar.add_task("replies", total=None)
-        yield lambda done, total: bar.update(task, advance=done, total=total)
-
-
-@contextmanager
-def request_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
-    """Over requests; takes how many are done, and how many there are."""
-    bar = _bar(session)
-    with bar:
-        task = bar.add_task("requests", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def row_progress(session: Session) -> Iterator[OnProgress]:
-    """Over the replies of each row of an evaluation."""
-    bar = _bar(session)
-    tasks: dict[str, Any] = {}
-
-    def on_progress(row: str, done: int, total: int) -> None:
-        if row not in tasks:
-            tasks[row] = bar.add_task(row, total=total)
-        bar.update(tasks[row], advance=done)
-
-    with bar:
-        yield on_progress
-
-
-@contextmanager
-def step_progress(session: Session) -> Iterator[OnLog]:
-    """Over the steps of a training run, and a line for each evaluation."""
-    bar = _bar(session)
-    with bar:
-        task = bar.add_task("training", total=None, visible=False)
-
-        def on_log(step: int, last: int, logs: Mapping[str, Any]) -> None:
-            named = {"lm_loss": logs["loss"], **logs} if "loss" in logs else logs
-            shown = ", ".join(
-                f"{text} {named[name]:.5g}" for name, text in _LOGGED.items() if name in named
-            )
-            if not shown:
-                return
-            bar.update(task, completed=step, total=last, description=shown, visible=True)
-            if "eval_loss" in logs:
-                session.say(f"step {step} of {last}: {shown}")
-
-        yield on_log
-
-
-def _bar(session: Session, amount: Any = None) -> Progress:
+def progress_bar(session: Session, amount: Any = None) -> Progress:
+    """Return a bar on standard error whose amount is shown as ``done/total``, or by ``amount``."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

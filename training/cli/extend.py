@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sra_fast.cli import generation, options
+from sra_fast.cli import options
+from sra_fast.training.cli import replying as generation
 from sra_fast.cli.inputs import choose_template
 from sra_fast.cli.session import session
 from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
@@ -51,7 +52,7 @@ def extend(
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
-        from sra_fast.cli.progress import reply_progress
+        from sra_fast.training.cli.pipeline_progress import reply_progress
         from sra_fast.training.pipeline.extension.cuts import Cutting
         from sra_fast.training.pipeline.extension.extend import PARTS, STATISTICS, Extension
         from sra_fast.training.pipeline.extension.extend import extend as run

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sra_fast.cli import generation, options
+from sra_fast.cli import options
+from sra_fast.training.cli import replying as generation
 from sra_fast.cli.session import session
 from sra_fast.tools.printable import printable
 
@@ -93,7 +94,7 @@ def judge(
     """
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
-        from sra_fast.cli.progress import request_progress
+        from sra_fast.training.cli.pipeline_progress import request_progress
         from sra_fast.training.pipeline.endpoint import Endpoint
         from sra_fast.training.pipeline.judging import judge as judging
         from sra_fast.training.pipeline.judging.judge_prompt import DEFAULT_PROMPT, read_prompt

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sra_fast.cli import generation, options
+from sra_fast.cli import options
+from sra_fast.training.cli import replying as generation
 from sra_fast.cli.inputs import choose_templates
 from sra_fast.cli.session import session
 
@@ -71,7 +72,7 @@ def evaluate(
         chosen = choose_templates(templates, "--templates")
 
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
-        from sra_fast.cli.progress import row_progress
+        from sra_fast.training.cli.pipeline_progress import row_progress
         from sra_fast.files.models import find_model
         from sra_fast.training.pipeline.classifiers import load_classifier
         from sra_fast.training.pipeline.evaluation.conclude import conclude

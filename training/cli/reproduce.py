@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sra_fast.cli import generation, options
-from sra_fast.cli.classify import ClassifierKind, settings_of
+from sra_fast.cli import options
+from sra_fast.training.cli import replying as generation
+from sra_fast.training.cli.classify import ClassifierKind, settings_of
 from sra_fast.cli.session import session
 from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
 
@@ -78,7 +79,7 @@ def reproduce(
     """
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
-        from sra_fast.cli.progress import reply_progress, row_progress, step_progress
+        from sra_fast.training.cli.pipeline_progress import reply_progress, row_progress, step_progress
         from sra_fast.files.models import find_model
         from sra_fast.training.pipeline.extension.cuts import Cutting
         from sra_fast.training.pipeline.generation.sampling import Sampling

@@ -154,7 +154,7 @@ def train(
     """
     first = processes.is_first()
     with session(as_json and first, debug) as current:
-        from sra_fast.cli.progress import step_progress
+        from sra_fast.training.cli.pipeline_progress import step_progress
         from sra_fast.files.models import find_model
         from sra_fast.training.lora.settings import read_config
         from sra_fast.training.lora.train import TrainingRun
@@ -224,5 +224,5 @@ def _before_and_after(result: Mapping[str, Any]) -> Table:
     return table
 
 
-if __name__ == "__main__":  # accelerate launch -m sra_fast.cli.train
+if __name__ == "__main__":  # accelerate launch -m sra_fast.training.cli.train
     typer.run(train)
