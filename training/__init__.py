@@ -10,19 +10,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sra_fast.training.data.collator import PackingCollator, PaddingCollator
-    from sra_fast.training.data.dataset import (
+    from .data.collator import PackingCollator, PaddingCollator
+    from .data.dataset import (
         TrainingExamples,
         split_by_conversation,
         training_examples,
     )
-    from sra_fast.training.data.packable import TokenBudgetSampler, why_not_packed
-    from sra_fast.training.memory.mlp_slices import sliced_mlps
-    from sra_fast.training.memory.reply_logits import keep_reply_logits, reply_loss, why_full_logits
-    from sra_fast.training.sra.callback import SRACallback
-    from sra_fast.training.sra.history import read_history
-    from sra_fast.training.sra.regulariser import SRARegulariser
-    from sra_fast.training.sra.trainer import SRATrainer
+    from .data.packable import TokenBudgetSampler, why_not_packed
+    from .memory.mlp_slices import sliced_mlps
+    from .memory.reply_logits import keep_reply_logits, reply_loss, why_full_logits
+    from .sra.callback import SRACallback
+    from .sra.history import read_history
+    from .sra.regulariser import SRARegulariser
+    from .sra.trainer import SRATrainer
 
 _HOME = {
     "PackingCollator": "data.collator",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sra_fast.kernels.contract import LogitRule, accumulation_dtype
+from .contract import LogitRule, accumulation_dtype
 
 BLOCK_NUMBERS = 1 << 22  # logits alive at once: 16 MB in float32, about a CPU's cache
 

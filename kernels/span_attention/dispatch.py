@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sra_fast.kernels import flash_cuda
-from sra_fast.kernels.blocks import needs_grad
-from sra_fast.kernels.contract import LogitRule
+from . import flash_cuda
+from .blocks import needs_grad
+from .contract import LogitRule
 
 Work = Literal["prefill", "decode", "training", "mass_grad"]
 DECODE_QUERIES = 16  # at most, to count as decoding
@@ -58,7 +58,7 @@ def trusted_kernels(q: Tensor, v: Tensor) -> Any | None:
 def triton_backend() -> Any | None:
     """The module of backend ``triton``, imported on first use; None where triton is missing."""
     try:
-        from sra_fast.kernels.triton_kernels import backend
+        from .triton_kernels import backend
     except ModuleNotFoundError as missing:
         if missing.name != "triton":
             raise

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sra_fast.kernels.blocks import needs_grad, sees
+from .blocks import needs_grad, sees
 
 OLDEST_TORCH = (2, 11)
 WINDOW_QUERIES = 512  # of a block under a window: fewer, larger calls measured fastest

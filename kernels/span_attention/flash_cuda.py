@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sra_fast.kernels.blocks import needs_grad
-from sra_fast.kernels.contract import LogitRule, SpanQuery
-from sra_fast.kernels.plan import Plan
+from .blocks import needs_grad
+from .contract import LogitRule, SpanQuery
+from .plan import Plan
 
 WIDEST = 256
 ALIGNED = 8  # numbers of two bytes in the 16 bytes read at a time

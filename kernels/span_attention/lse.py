@@ -10,16 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sra_fast.kernels import blocks, flash_cpu, flash_cuda, mass
-from sra_fast.kernels.contract import (
+from . import blocks, flash_cpu, flash_cuda, mass
+from .contract import (
     LogitRule,
     SpanAttention,
     SpanMass,
     SpanQuery,
     accumulation_dtype,
 )
-from sra_fast.kernels.dispatch import trusted_kernels
-from sra_fast.kernels.plan import Plan, plan
+from .dispatch import trusted_kernels
+from .plan import Plan, plan
 
 
 def attention(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.blocks import (
+from .blocks import (
     cap,
     logits,
     logsumexp,
@@ -20,8 +20,8 @@ from sra_fast.kernels.blocks import (
     recomputed,
     sees,
 )
-from sra_fast.kernels.contract import LogitRule, SpanMass, SpanQuery, accumulation_dtype
-from sra_fast.kernels.plan import Plan, SequencePlan
+from .contract import LogitRule, SpanMass, SpanQuery, accumulation_dtype
+from .plan import Plan, SequencePlan
 
 
 def from_lse(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.contract import SpanQuery
+from .contract import SpanQuery
 
 
 @dataclass(frozen=True)

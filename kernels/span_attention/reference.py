@@ -15,14 +15,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.contract import (
+from .contract import (
     LogitRule,
     SpanAttention,
     SpanMass,
     SpanQuery,
     accumulation_dtype,
 )
-from sra_fast.kernels.plan import plan
+from .plan import plan
 
 
 def attention(

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_group
 
 
 class LazyCommands(MutableMapping[str, Any]):
@@ -35,18 +35,11 @@ class LazyCommands(MutableMapping[str, Any]):
         self._places.pop(name, None)
         self._loaded.pop(name, None)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._places or name in self._loaded
-
     def __iter__(self) -> Iterator[str]:
         return iter({**self._places, **self._loaded})
 
     def __len__(self) -> int:
         return len({**self._places, **self._loaded})
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the command of this name, or ``default`` where there is none."""
-        return self[name] if name in self else default
 
 
 def lazy_group(places: Mapping[str, str]) -> type[TyperGroup]:
@@ -66,10 +59,10 @@ def lazy_group(places: Mapping[str, str]) -> type[TyperGroup]:
 def _load(name: str, place: str) -> Any:
     module, _, attribute = place.partition(":")
     found = getattr(importlib.import_module(module), attribute)
-    if not isinstance(found, typer.Typer):
-        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(name)(found)
-        found = alone
-    command = get_command(found)
-    command.name = name
-    return command
+    if isinstance(found, typer.Typer):
+        group = get_group(found)
+        group.name = name
+        return group
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command(name)(found)
+    return get_command(alone)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sra_fast.files.score_file import Job
 
 
-
 @contextmanager
 def token_progress(session: Session, jobs: Sequence[Job]) -> Iterator[Callable[[Job, int], None]]:
     """Over the tokens of several jobs; for ``FileScorer.run``."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sra_fast.tools.bootstrap import Correlation, Estimate
-    from sra_fast.training.pipeline.annotation.agreement import Agreement
+
+    from ..pipeline.annotation.agreement import Agreement
 
 _SHOWN_GAPS = 5
 
@@ -94,10 +95,11 @@ def export(
             )
 
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
-        from sra_fast.training.pipeline.annotation.pairing import choose_items, read_items
-        from sra_fast.training.pipeline.annotation.sheet_files import export_files, write_export
-        from sra_fast.training.pipeline.annotation.sheets import Systems, make_sheets
-        from sra_fast.training.pipeline.annotation.sra_scores import read_scores, same_definition
+
+        from ..pipeline.annotation.pairing import choose_items, read_items
+        from ..pipeline.annotation.sheet_files import export_files, write_export
+        from ..pipeline.annotation.sheets import Systems, make_sheets
+        from ..pipeline.annotation.sra_scores import read_scores, same_definition
 
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
         chosen = choose_items(read_items(file_a, file_b, known), items, seed)
@@ -159,9 +161,9 @@ def agree(
     whole dialogues where the key or a column 'dialogue' names them, else items.
     """
     with session(as_json, debug) as current:
-        from sra_fast.training.pipeline.annotation.agreement import analyse, to_json
-        from sra_fast.training.pipeline.annotation.key import read_key
-        from sra_fast.training.pipeline.annotation.ratings import read_judgements
+        from ..pipeline.annotation.agreement import analyse, to_json
+        from ..pipeline.annotation.key import read_key
+        from ..pipeline.annotation.ratings import read_judgements
 
         judgements = read_judgements(files, None if key is None else read_key(key))
         agreement = analyse(judgements)

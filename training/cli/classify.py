@@ -15,7 +15,7 @@ from sra_fast.cli.session import session
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sra_fast.training.pipeline.classifiers.quality import Quality
+    from ..pipeline.classifiers.quality import Quality
 
 classify = typer.Typer(
     no_args_is_help=True, help="Train and use classifiers of the strategy that a reply follows."
@@ -92,8 +92,9 @@ def train(
     given = _settings(kind, model, settings or [], seed)
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
-        from sra_fast.training.pipeline.classifiers.held_out import train_with_report
-        from sra_fast.training.pipeline.classifiers.labelled import read_labelled
+
+        from ..pipeline.classifiers.held_out import train_with_report
+        from ..pipeline.classifiers.labelled import read_labelled
 
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
         evaluation, report = train_with_report(
@@ -146,14 +147,14 @@ def predict(
 ) -> None:
     """Predict the strategy of each reply, and say how often it is the one that the file names."""
     with session(as_json, debug) as current:
-        from sra_fast.training.pipeline.classifiers import load_classifier
-        from sra_fast.training.pipeline.classifiers.labelled import read_responses
-        from sra_fast.training.pipeline.classifiers.prediction import (
+        from ..pipeline.classifiers import load_classifier
+        from ..pipeline.classifiers.labelled import read_responses
+        from ..pipeline.classifiers.prediction import (
             count_learnt,
             write_predictions,
         )
-        from sra_fast.training.pipeline.classifiers.prediction import predict as predictions_of
-        from sra_fast.training.pipeline.classifiers.quality import sentence
+        from ..pipeline.classifiers.prediction import predict as predictions_of
+        from ..pipeline.classifiers.quality import sentence
 
         if out.exists() and (not force or out.samefile(file)):
             way = "give another --out" if out.samefile(file) else "give another --out, or --force"
@@ -222,7 +223,8 @@ def _by_class(measured: Quality) -> Table:
     from rich.text import Text
 
     from sra_fast.tools.printable import printable
-    from sra_fast.training.pipeline.classifiers.quality import share
+
+    from ..pipeline.classifiers.quality import share
 
     title = f"{measured.accuracy:.1%} of {measured.responses} responses right"
     table = Table(title=title, title_justify="left")

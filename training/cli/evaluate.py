@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sra_fast.cli import options
-from sra_fast.training.cli import replying as generation
 from sra_fast.cli.inputs import choose_templates
 from sra_fast.cli.session import session
+
+from . import replying
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,11 +53,11 @@ def evaluate(
         bool,
         typer.Option("--perplexity/--no-perplexity", help="Of replies under the base model."),
     ] = True,
-    temperature: generation.Temperature = 0.7,
-    top_p: generation.TopP = 0.9,
-    max_new_tokens: generation.MaxNewTokens = 512,
-    batch_size: generation.BatchSize = 32,
-    seed: generation.Seed = 42,
+    temperature: replying.Temperature = 0.7,
+    top_p: replying.TopP = 0.9,
+    max_new_tokens: replying.MaxNewTokens = 512,
+    batch_size: replying.BatchSize = 32,
+    seed: replying.Seed = 42,
     dtype: options.DTypeOption = options.DType.AUTO,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
@@ -72,12 +73,13 @@ def evaluate(
         chosen = choose_templates(templates, "--templates")
 
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
-        from sra_fast.training.cli.pipeline_progress import row_progress
         from sra_fast.files.models import find_model
-        from sra_fast.training.pipeline.classifiers import load_classifier
-        from sra_fast.training.pipeline.evaluation.conclude import conclude
-        from sra_fast.training.pipeline.evaluation.evaluate import Evaluation, collect, opened
-        from sra_fast.training.pipeline.generation.sampling import Sampling
+
+        from ..pipeline.classifiers import load_classifier
+        from ..pipeline.evaluation.conclude import conclude
+        from ..pipeline.evaluation.evaluate import Evaluation, collect, opened
+        from ..pipeline.generation.sampling import Sampling
+        from .pipeline_progress import row_progress
 
         evaluation = Evaluation(
             file=file,

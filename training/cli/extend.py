@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sra_fast.cli import options
-from sra_fast.training.cli import replying as generation
 from sra_fast.cli.inputs import choose_template
 from sra_fast.cli.session import session
 from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
+
+from . import replying
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,14 +31,14 @@ def extend(
     ] = 0.3,
     test: options.TestShare = TEST_SHARE,
     validation: options.ValidationShare = VALIDATION_SHARE,
-    endpoint: generation.EndpointURL = None,
-    retries: generation.Retries = 5,
-    timeout: generation.Timeout = 120.0,
-    temperature: generation.Temperature = 0.7,
-    top_p: generation.TopP = 0.9,
-    max_new_tokens: generation.MaxNewTokens = 512,
-    batch_size: generation.BatchSize = 32,
-    seed: generation.Seed = 42,
+    endpoint: replying.EndpointURL = None,
+    retries: replying.Retries = 5,
+    timeout: replying.Timeout = 120.0,
+    temperature: replying.Temperature = 0.7,
+    top_p: replying.TopP = 0.9,
+    max_new_tokens: replying.MaxNewTokens = 512,
+    batch_size: replying.BatchSize = 32,
+    seed: replying.Seed = 42,
     dtype: options.DTypeOption = options.DType.AUTO,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
@@ -52,14 +53,15 @@ def extend(
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
-        from sra_fast.training.cli.pipeline_progress import reply_progress
-        from sra_fast.training.pipeline.extension.cuts import Cutting
-        from sra_fast.training.pipeline.extension.extend import PARTS, STATISTICS, Extension
-        from sra_fast.training.pipeline.extension.extend import extend as run
-        from sra_fast.training.pipeline.generation.sampling import Sampling
+
+        from ..pipeline.extension.cuts import Cutting
+        from ..pipeline.extension.extend import PARTS, STATISTICS, Extension
+        from ..pipeline.extension.extend import extend as run
+        from ..pipeline.generation.sampling import Sampling
+        from .pipeline_progress import reply_progress
 
         sampling = Sampling(temperature, top_p, max_new_tokens, seed)
-        named, make = generation.replier(
+        named, make = replying.replier(
             model,
             endpoint,
             sampling,

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sra_fast.cli import options
-from sra_fast.training.cli import replying as generation
 from sra_fast.cli.session import session
 from sra_fast.tools.printable import printable
+
+from . import replying
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sra_fast.training.pipeline.judging.judge import JudgingResult
-    from sra_fast.training.pipeline.judging.tally import Share, Tally
+    from ..pipeline.judging.judge import JudgingResult
+    from ..pipeline.judging.tally import Share, Tally
 
 _NONE = "–"
 
@@ -81,8 +82,8 @@ def judge(
     concurrency: Annotated[
         int, typer.Option("--concurrency", help="Requests at the same time.", min=1)
     ] = 8,
-    retries: generation.Retries = 5,
-    timeout: generation.Timeout = 120.0,
+    retries: replying.Retries = 5,
+    timeout: replying.Timeout = 120.0,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -94,10 +95,11 @@ def judge(
     """
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
-        from sra_fast.training.cli.pipeline_progress import request_progress
-        from sra_fast.training.pipeline.endpoint import Endpoint
-        from sra_fast.training.pipeline.judging import judge as judging
-        from sra_fast.training.pipeline.judging.judge_prompt import DEFAULT_PROMPT, read_prompt
+
+        from ..pipeline.endpoint import Endpoint
+        from ..pipeline.judging import judge as judging
+        from ..pipeline.judging.judge_prompt import DEFAULT_PROMPT, read_prompt
+        from .pipeline_progress import request_progress
 
         first, second = name_a or file_a.stem, name_b or file_b.stem
         if first == second:

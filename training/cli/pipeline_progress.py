@@ -10,8 +10,8 @@ from sra_fast.cli.progress import progress_bar
 from sra_fast.cli.session import Session
 
 if TYPE_CHECKING:
-    from sra_fast.training.lora.train import OnLog
-    from sra_fast.training.pipeline.evaluation.evaluate import OnProgress
+    from ..lora.train import OnLog
+    from ..pipeline.evaluation.evaluate import OnProgress
 
 _LOGGED = {
     "lm_loss": "loss",

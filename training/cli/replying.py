@@ -9,8 +9,9 @@ import typer
 
 if TYPE_CHECKING:
     from sra_fast.files.models import Device, DType
-    from sra_fast.training.pipeline.generation.replies import Replier
-    from sra_fast.training.pipeline.generation.sampling import Sampling
+
+    from ..pipeline.generation.replies import Replier
+    from ..pipeline.generation.sampling import Sampling
 
 _GENERATION = "Generation"
 
@@ -79,12 +80,12 @@ def replier(
         ValueError: there is no such model, or the endpoint's settings cannot be.
     """
     if endpoint is not None:
-        from sra_fast.training.pipeline.endpoint import Endpoint
+        from ..pipeline.endpoint import Endpoint
 
         place = Endpoint(endpoint, model, timeout=timeout, retries=retries, concurrency=batch)
 
         def ask() -> Replier:
-            from sra_fast.training.pipeline.generation.endpoint_replier import EndpointReplier
+            from ..pipeline.generation.endpoint_replier import EndpointReplier
 
             return EndpointReplier(place, sampling, batch=batch)
 
@@ -95,7 +96,7 @@ def replier(
     source, where = find_model(model), choose_device(device)
 
     def load() -> Replier:
-        from sra_fast.training.pipeline.generation.replies import LocalReplier
+        from ..pipeline.generation.replies import LocalReplier
 
         return LocalReplier(source.load(dtype, where), source.tokenizer(), sampling, batch=batch)
 

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from sra_fast.cli import options
-from sra_fast.training.cli import replying as generation
-from sra_fast.training.cli.classify import ClassifierKind, settings_of
 from sra_fast.cli.session import session
 from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
+
+from . import replying
+from .classify import ClassifierKind, settings_of
 
 
 def reproduce(
@@ -46,10 +47,10 @@ def reproduce(
         ),
     ] = None,
     ablate: options.AblatedHeads = 10,
-    temperature: generation.Temperature = 0.7,
-    top_p: generation.TopP = 0.9,
-    max_new_tokens: generation.MaxNewTokens = 512,
-    batch_size: generation.BatchSize = 32,
+    temperature: replying.Temperature = 0.7,
+    top_p: replying.TopP = 0.9,
+    max_new_tokens: replying.MaxNewTokens = 512,
+    batch_size: replying.BatchSize = 32,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -79,13 +80,18 @@ def reproduce(
     """
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
-        from sra_fast.training.cli.pipeline_progress import reply_progress, row_progress, step_progress
         from sra_fast.files.models import find_model
-        from sra_fast.training.pipeline.extension.cuts import Cutting
-        from sra_fast.training.pipeline.generation.sampling import Sampling
-        from sra_fast.training.pipeline.reproduction.plan import Reproduction, read_training
-        from sra_fast.training.pipeline.reproduction.reproduce import Progress
-        from sra_fast.training.pipeline.reproduction.reproduce import reproduce as run
+
+        from ..pipeline.extension.cuts import Cutting
+        from ..pipeline.generation.sampling import Sampling
+        from ..pipeline.reproduction.plan import Reproduction, read_training
+        from ..pipeline.reproduction.reproduce import Progress
+        from ..pipeline.reproduction.reproduce import reproduce as run
+        from .pipeline_progress import (
+            reply_progress,
+            row_progress,
+            step_progress,
+        )
 
         training = read_training(
             config, strategies=strategies, seed=seed, dtype=None if dtype is None else dtype.value

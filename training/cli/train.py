@@ -11,7 +11,8 @@ import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.session import session
-from sra_fast.training.lora import processes
+
+from ..lora import processes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -154,11 +155,12 @@ def train(
     """
     first = processes.is_first()
     with session(as_json and first, debug) as current:
-        from sra_fast.training.cli.pipeline_progress import step_progress
         from sra_fast.files.models import find_model
-        from sra_fast.training.lora.settings import read_config
-        from sra_fast.training.lora.train import TrainingRun
-        from sra_fast.training.lora.train import train as run
+
+        from ..lora.settings import read_config
+        from ..lora.train import TrainingRun
+        from ..lora.train import train as run
+        from .pipeline_progress import step_progress
 
         settings = read_config(
             config,

@@ -24,7 +24,8 @@ from sra_fast.chat.conversations import (
 )
 from sra_fast.chat.templates import PromptTemplate, get_template
 from sra_fast.tools.strict_json import decode_utf8, parse_json
-from sra_fast.training.data.examples import ExampleEncoder, LengthReport, TooLong, TrainingDataError
+
+from .examples import ExampleEncoder, LengthReport, TooLong, TrainingDataError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset  # type: ignore[import, unused-ignore]

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from sra_fast.files.models import DType, ModelSource
 from sra_fast.tools.suggestions import did_you_mean
-from sra_fast.training.lora.checkpoints import Checkpoint
-from sra_fast.training.lora.settings import TrainingConfig
+
+from .checkpoints import Checkpoint
+from .settings import TrainingConfig
 
 if TYPE_CHECKING:
     from peft import PeftModel

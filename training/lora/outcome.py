@@ -9,14 +9,15 @@ from typing import Any
 
 from sra_fast.files.models import ModelSource
 from sra_fast.files.run_folder import write_text
-from sra_fast.training.data.trained_on import read_trained_on, write_trained_on
-from sra_fast.training.lora import processes
-from sra_fast.training.lora.adapter import save_adapter, save_merged
-from sra_fast.training.lora.checkpoints import Checkpoint, chosen_checkpoint
-from sra_fast.training.lora.curves import CURVES, write_curves
-from sra_fast.training.lora.settings import TrainingConfig, settings_of
-from sra_fast.training.lora.train_data import RunData
-from sra_fast.training.sra.history import NAME as HISTORY
+
+from ..data.trained_on import read_trained_on, write_trained_on
+from ..sra.history import NAME as HISTORY
+from . import processes
+from .adapter import save_adapter, save_merged
+from .checkpoints import Checkpoint, chosen_checkpoint
+from .curves import CURVES, write_curves
+from .settings import TrainingConfig, settings_of
+from .train_data import RunData
 
 ADAPTER = "adapter"
 MERGED = "merged"

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sra_fast.measure.watching import IGNORED_LABEL
-from sra_fast.training.memory.reply_logits import keep_reply_logits, why_full_logits
-from sra_fast.training.sra.repeated import last_batch
-from sra_fast.training.sra.trainer import SRATrainer
+
+from ..memory.reply_logits import keep_reply_logits, why_full_logits
+from ..sra.repeated import last_batch
+from ..sra.trainer import SRATrainer
 
 
 class ReplyTrainer(SRATrainer):

@@ -37,19 +37,20 @@ from transformers import (
 from sra_fast.files.models import Device, ModelSource, choose_device
 from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.measure.served import rope_types, serve
-from sra_fast.training.data.collator import PackingCollator, PaddingCollator
-from sra_fast.training.data.packable import why_not_packed
-from sra_fast.training.lora import processes
-from sra_fast.training.lora.adapter import check_base, load_base, with_adapter
-from sra_fast.training.lora.checkpoints import checkpoints, newest_checkpoint, remove_incomplete
-from sra_fast.training.lora.outcome import RESULT, RESULT_FILES, write_outcome
-from sra_fast.training.lora.processes import is_first
-from sra_fast.training.lora.reply_trainer import ReplyTrainer
-from sra_fast.training.lora.settings import TrainingConfig
-from sra_fast.training.lora.train_data import RunData, read_data, settings_of_run
-from sra_fast.training.memory.mlp_slices import sliced_mlps
-from sra_fast.training.sra.callback import SRACallback
-from sra_fast.training.sra.history import NAME as HISTORY
+
+from ..data.collator import PackingCollator, PaddingCollator
+from ..data.packable import why_not_packed
+from ..memory.mlp_slices import sliced_mlps
+from ..sra.callback import SRACallback
+from ..sra.history import NAME as HISTORY
+from . import processes
+from .adapter import check_base, load_base, with_adapter
+from .checkpoints import checkpoints, newest_checkpoint, remove_incomplete
+from .outcome import RESULT, RESULT_FILES, write_outcome
+from .processes import is_first
+from .reply_trainer import ReplyTrainer
+from .settings import TrainingConfig
+from .train_data import RunData, read_data, settings_of_run
 
 OnLog = Callable[[int, int, Mapping[str, Any]], None]
 

@@ -13,11 +13,12 @@ from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate, get_template, read_template
 from sra_fast.files.models import ModelSource
-from sra_fast.training.data.dataset import split_by_conversation, training_examples
-from sra_fast.training.data.examples import TrainingDataError
-from sra_fast.training.data.trained_on import beginning
-from sra_fast.training.lora import processes
-from sra_fast.training.lora.settings import TrainingConfig, settings_of
+
+from ..data.dataset import split_by_conversation, training_examples
+from ..data.examples import TrainingDataError
+from ..data.trained_on import beginning
+from . import processes
+from .settings import TrainingConfig, settings_of
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from sra_fast.tools.printable import printable
-from sra_fast.training.pipeline.request_flow import Pace, in_threads
+
+from .request_flow import Pace, in_threads
 
 if TYPE_CHECKING:
     import openai

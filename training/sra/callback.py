@@ -32,9 +32,10 @@ from sra_fast.measure.served import serve
 from sra_fast.measure.watching import Watch, unwrapped, watching
 from sra_fast.op import Backend
 from sra_fast.result import check_definition
-from sra_fast.training.sra.history import History
-from sra_fast.training.sra.listening import TrainingListener
-from sra_fast.training.sra.means import Means
+
+from .history import History
+from .listening import TrainingListener
+from .means import Means
 
 HOW_MASKS_ARRIVE = (
     "each batch needs `strategy_mask` [B, T] bool (or `span_masks`) and `response_mask` [B, T], or "

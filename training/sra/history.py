@@ -16,7 +16,8 @@ from typing import Any
 
 from sra_fast.definitions import Definition
 from sra_fast.tools.atomic import replaced_atomically
-from sra_fast.training.sra.means import Means
+
+from .means import Means
 
 NAME = "sra_history.jsonl"
 

@@ -9,8 +9,9 @@ from sra_fast.definitions import Definition
 from sra_fast.measure.reduction import answered_layers, response_masses, response_scores
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.measure.watching import Answer
-from sra_fast.training.sra.means import RunningMeans, Scored
-from sra_fast.training.sra.repeated import last_batch
+
+from .means import RunningMeans, Scored
+from .repeated import last_batch
 
 
 class TrainingListener:

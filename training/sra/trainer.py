@@ -21,8 +21,9 @@ from sra_fast.measure.watching import (
     watching,
     without_marks,
 )
-from sra_fast.training.sra.callback import HOW_MASKS_ARRIVE
-from sra_fast.training.sra.regulariser import Differentiable, SRARegulariser
+
+from .callback import HOW_MASKS_ARRIVE
+from .regulariser import Differentiable, SRARegulariser
 
 _WAYS_OUT = (
     "lower the learning rate or sra_weight, prefer bfloat16 to float16, or look for a broken "

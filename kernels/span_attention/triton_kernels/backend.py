@@ -6,12 +6,12 @@ import torch
 import triton
 from torch import Tensor
 
-from sra_fast.kernels.blocks import needs_grad
-from sra_fast.kernels.contract import LogitRule, SpanAttention, SpanMass, SpanQuery
-from sra_fast.kernels.triton_kernels.forward import forward_kernel
-from sra_fast.kernels.triton_kernels.launch import LONGEST_STRIDE, SMALLEST_SCALE
-from sra_fast.kernels.triton_kernels.layout import Layout, layout
-from sra_fast.kernels.triton_kernels.operators import (
+from ..blocks import needs_grad
+from ..contract import LogitRule, SpanAttention, SpanMass, SpanQuery
+from .forward import forward_kernel
+from .launch import LONGEST_STRIDE, SMALLEST_SCALE
+from .layout import Layout, layout
+from .operators import (
     fused_attention,
     fused_mass,
     span_mass_of_lse,

@@ -18,19 +18,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sra_fast.kernels.triton_kernels.backward_dk_dv import dk_dv_kernel
-from sra_fast.kernels.triton_kernels.backward_dq import dq_kernel
-from sra_fast.kernels.triton_kernels.configurations import Kernel, configuration
-from sra_fast.kernels.triton_kernels.launch import (
+from .backward_dk_dv import dk_dv_kernel
+from .backward_dq import dq_kernel
+from .configurations import Kernel, configuration
+from .launch import (
     Logits,
     accumulator,
     block,
     like_heads,
     strides,
 )
-from sra_fast.kernels.triton_kernels.layout import Layout
-from sra_fast.kernels.triton_kernels.tiles import load_rows
-from sra_fast.kernels.triton_kernels.tuning import launch
+from .layout import Layout
+from .tiles import load_rows
+from .tuning import launch
 
 
 @triton.jit

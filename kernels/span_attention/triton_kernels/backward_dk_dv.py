@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sra_fast.kernels.triton_kernels.tiles import (
+from .tiles import (
     GRANULE,
     LOG2E,
     load_rows,

@@ -14,7 +14,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.triton_kernels.launch import block
+from .launch import block
 
 
 class Kernel(Enum):

@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sra_fast.kernels.triton_kernels.configurations import Kernel, configuration
-from sra_fast.kernels.triton_kernels.launch import Logits, accumulator, block, strides
-from sra_fast.kernels.triton_kernels.layout import Layout
-from sra_fast.kernels.triton_kernels.tiles import (
+from .configurations import Kernel, configuration
+from .launch import Logits, accumulator, block, strides
+from .layout import Layout
+from .tiles import (
     GRANULE,
     LOG2E,
     NONE_LEFT,

@@ -15,11 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sra_fast.kernels.contract import accumulation_dtype
-from sra_fast.kernels.triton_kernels.configurations import Kernel
-from sra_fast.kernels.triton_kernels.launch import Logits, accumulator, block, strides
-from sra_fast.kernels.triton_kernels.layout import Layout
-from sra_fast.kernels.triton_kernels.tiles import (
+from ..contract import accumulation_dtype
+from .configurations import Kernel
+from .launch import Logits, accumulator, block, strides
+from .layout import Layout
+from .tiles import (
     GRANULE,
     LN2,
     LOG2E,
@@ -29,7 +29,7 @@ from sra_fast.kernels.triton_kernels.tiles import (
     load_rows,
     store_rows,
 )
-from sra_fast.kernels.triton_kernels.tuning import launch
+from .tuning import launch
 
 
 @triton.jit(do_not_specialize=["length_bucket"])

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.contract import SpanQuery
+from ..contract import SpanQuery
 
 GRANULE = 16  # keys or queries per mark: divides every tile
 NONE_LEFT = 1 << 26  # "no such granule any more": beyond every length, and × GRANULE fits an int32

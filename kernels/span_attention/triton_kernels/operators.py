@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.contract import accumulation_dtype
-from sra_fast.kernels.triton_kernels.backward import backward
-from sra_fast.kernels.triton_kernels.decode import decode, serves
-from sra_fast.kernels.triton_kernels.epilogue import SPANS_AT_ONCE, add_span_mass
-from sra_fast.kernels.triton_kernels.forward import forward
-from sra_fast.kernels.triton_kernels.launch import Logits, like_heads
-from sra_fast.kernels.triton_kernels.layout import Layout
+from ..contract import accumulation_dtype
+from .backward import backward
+from .decode import decode, serves
+from .epilogue import SPANS_AT_ONCE, add_span_mass
+from .forward import forward
+from .launch import Logits, like_heads
+from .layout import Layout
 
 _LAYOUT = slice(4, 11)  # where its fields stand among the arguments of fused_attention
 

@@ -16,7 +16,7 @@ from typing import Any
 import triton
 from torch import Tensor
 
-from sra_fast.kernels.triton_kernels.configurations import Configuration, Kernel, configuration
+from .configurations import Configuration, Kernel, configuration
 
 OPT_IN = "SRA_FAST_AUTOTUNE"
 KEY = ["length_bucket", "WIDTH", "VALUE_WIDTH", "SPANS", "SOFTCAP"]

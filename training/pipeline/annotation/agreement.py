@@ -17,8 +17,9 @@ from sra_fast.tools.bootstrap import (
     rate_interval,
     trimmed,
 )
-from sra_fast.training.pipeline.annotation.alpha import SEED, krippendorff_alpha
-from sra_fast.training.pipeline.annotation.judgements import Judgements
+
+from .alpha import SEED, krippendorff_alpha
+from .judgements import Judgements
 
 Floats = NDArray[numpy.float64]
 

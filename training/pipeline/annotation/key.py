@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.strict_json import decode_utf8, parse_json
-from sra_fast.training.pipeline.annotation.errors import AnnotationError
-from sra_fast.training.pipeline.annotation.rating_tables import number_of, text_of
-from sra_fast.training.pipeline.annotation.sheets import KEY_FORMAT
+
+from .errors import AnnotationError
+from .rating_tables import number_of, text_of
+from .sheets import KEY_FORMAT
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.strict_json import decode_utf8, parse_json
-from sra_fast.training.pipeline.annotation.errors import AnnotationError
-from sra_fast.training.pipeline.annotation.rating_tables import Row
-from sra_fast.training.pipeline.annotation.sheet_files import PREFERENCE
+
+from .errors import AnnotationError
+from .rating_tables import Row
+from .sheet_files import PREFERENCE
 
 
 def is_label_studio(path: Path) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sra_fast.chat.conversations import Conversation
-from sra_fast.training.pipeline.annotation.errors import AnnotationError
-from sra_fast.training.pipeline.items import Item, draw, first_difference, make_item, read_matches
+
+from ..items import Item, draw, first_difference, make_item, read_matches
+from .errors import AnnotationError
 
 _MESSAGES = "messages before the reply"
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from sra_fast.tools.strict_json import decode_utf8, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
-from sra_fast.training.pipeline.annotation.errors import AnnotationError
+
+from .errors import AnnotationError
 
 Row = Mapping[str, object]
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sra_fast.training.pipeline.annotation.errors import AnnotationError
-from sra_fast.training.pipeline.annotation.judgements import Item, Judgements
-from sra_fast.training.pipeline.annotation.key import Key
-from sra_fast.training.pipeline.annotation.label_studio import is_label_studio, read_label_studio
-from sra_fast.training.pipeline.annotation.rating_tables import Row, number_of, read_table, text_of
-from sra_fast.training.pipeline.annotation.sheet_files import PREFERENCE
+from .errors import AnnotationError
+from .judgements import Item, Judgements
+from .key import Key
+from .label_studio import is_label_studio, read_label_studio
+from .rating_tables import Row, number_of, read_table, text_of
+from .sheet_files import PREFERENCE
 
 STRONGEST = 4
 FLAT_FIELDS = ("item", "annotator", PREFERENCE, "sra_a", "sra_b", "system_a", "system_b")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.atomic import replaced_atomically
-from sra_fast.training.pipeline.annotation.errors import AnnotationError
-from sra_fast.training.pipeline.annotation.rating_tables import write_csv
-from sra_fast.training.pipeline.annotation.sheets import Sheet
+
+from .errors import AnnotationError
+from .rating_tables import write_csv
+from .sheets import Sheet
 
 KEY = "key.json"
 PREFERENCE = "preference"

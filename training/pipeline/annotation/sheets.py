@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sra_fast.training.pipeline.items import Item
+from ..items import Item
 
 Side = Literal["a", "b"]
 

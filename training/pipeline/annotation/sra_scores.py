@@ -8,9 +8,10 @@ from pathlib import Path
 
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 from sra_fast.tools.suggestions import did_you_mean
-from sra_fast.training.pipeline.annotation.errors import AnnotationError
-from sra_fast.training.pipeline.annotation.rating_tables import number_of, read_table
-from sra_fast.training.pipeline.items import Item
+
+from ..items import Item
+from .errors import AnnotationError
+from .rating_tables import number_of, read_table
 
 _SCORES, _RUN = "scores.jsonl", "run.json"
 _FIELDS = ("conversation", "turn", "strategy", "definition", "sra")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sra_fast.tools.suggestions import did_you_mean
-from sra_fast.training.pipeline.classifiers.classifier_settings import checked_settings
-from sra_fast.training.pipeline.classifiers.interface import (
+
+from .classifier_settings import checked_settings
+from .interface import (
     ClassifierError,
     Kind,
     StrategyClassifier,
 )
-from sra_fast.training.pipeline.classifiers.stored import read_record
+from .stored import read_record
 
 __all__ = ["ClassifierError", "Kind", "StrategyClassifier", "load_classifier", "train_classifier"]
 
@@ -62,7 +63,7 @@ def train_classifier(
             f"{len(set(strategies))}; add responses that follow another"
         )
     if kind == "lexical":
-        from sra_fast.training.pipeline.classifiers.lexical import (
+        from .lexical import (
             LexicalClassifier,
             LexicalSettings,
         )
@@ -70,14 +71,14 @@ def train_classifier(
         lexical = checked_settings(LexicalSettings, settings)
         return LexicalClassifier.train(responses, strategies, lexical)
     if kind == "embedding":
-        from sra_fast.training.pipeline.classifiers.embedding import (
+        from .embedding import (
             EmbeddingClassifier,
             EmbeddingSettings,
         )
 
         embedding = checked_settings(EmbeddingSettings, settings)
         return EmbeddingClassifier.train(responses, strategies, embedding)
-    from sra_fast.training.pipeline.classifiers.encoder import EncoderClassifier, EncoderSettings
+    from .encoder import EncoderClassifier, EncoderSettings
 
     encoder = checked_settings(EncoderSettings, settings)
     return EncoderClassifier.train(responses, strategies, encoder)
@@ -93,7 +94,7 @@ def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
         ModuleNotFoundError: a package of the extra ``pipeline`` is missing.
     """
     if folder == PLAIN:
-        from sra_fast.training.pipeline.classifiers.labelled import read_labelled
+        from .labelled import read_labelled
 
         replies = read_labelled(PLAIN_REPLIES)
         return train_classifier(
@@ -102,13 +103,13 @@ def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
     path = Path(folder)
     record = read_record(path)
     if record["kind"] == "lexical":
-        from sra_fast.training.pipeline.classifiers.lexical import LexicalClassifier
+        from .lexical import LexicalClassifier
 
         return LexicalClassifier.load(path, record)
     if record["kind"] == "embedding":
-        from sra_fast.training.pipeline.classifiers.embedding import EmbeddingClassifier
+        from .embedding import EmbeddingClassifier
 
         return EmbeddingClassifier.load(path, record)
-    from sra_fast.training.pipeline.classifiers.encoder import EncoderClassifier
+    from .encoder import EncoderClassifier
 
     return EncoderClassifier.load(path, record)

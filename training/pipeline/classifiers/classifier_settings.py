@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from sra_fast.tools.suggestions import did_you_mean
-from sra_fast.training.pipeline.classifiers.interface import ClassifierError
+
+from .interface import ClassifierError
 
 Settings = TypeVar("Settings")
 

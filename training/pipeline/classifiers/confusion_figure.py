@@ -9,7 +9,8 @@ import numpy
 
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.printable import printable
-from sra_fast.training.pipeline.classifiers.quality import Quality
+
+from .quality import Quality
 
 _DPI = 150
 _LONGEST = 30  # characters of a strategy's name

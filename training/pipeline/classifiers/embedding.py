@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.pipeline.classifiers.classifier_settings import checked_settings
-from sra_fast.training.pipeline.classifiers.interface import ClassifierError, Kind
-from sra_fast.training.pipeline.classifiers.logistic import (
+from .classifier_settings import checked_settings
+from .interface import ClassifierError, Kind
+from .logistic import (
     fit_logistic,
     logistic_shapes,
     logistic_tensors,
     restored_logistic,
 )
-from sra_fast.training.pipeline.classifiers.stored import (
+from .stored import (
     begin,
     read_weights,
     write_record,

@@ -17,10 +17,10 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.pipeline.classifiers.classifier_settings import checked_settings
-from sra_fast.training.pipeline.classifiers.embedding import warn_of_long
-from sra_fast.training.pipeline.classifiers.interface import ClassifierError, Kind
-from sra_fast.training.pipeline.classifiers.stored import MODEL, begin, write_record
+from .classifier_settings import checked_settings
+from .embedding import warn_of_long
+from .interface import ClassifierError, Kind
+from .stored import MODEL, begin, write_record
 
 
 @dataclass(frozen=True)

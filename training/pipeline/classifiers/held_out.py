@@ -16,25 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.atomic import replaced_atomically
-from sra_fast.training.data.trained_on import digest, write_trained_on
-from sra_fast.training.pipeline.classifiers import train_classifier
-from sra_fast.training.pipeline.classifiers.confusion_figure import write_confusion
-from sra_fast.training.pipeline.classifiers.interface import (
+
+from ...data.trained_on import digest, write_trained_on
+from . import train_classifier
+from .confusion_figure import write_confusion
+from .interface import (
     ClassifierError,
     Kind,
     StrategyClassifier,
     most_probable,
 )
-from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse
-from sra_fast.training.pipeline.classifiers.lexical import LexicalClassifier
-from sra_fast.training.pipeline.classifiers.quality import (
+from .labelled import LabelledResponse
+from .lexical import LexicalClassifier
+from .quality import (
     Quality,
     by_class_table,
     quality,
     sentence,
 )
-from sra_fast.training.pipeline.classifiers.splits import Indices, dialogue_of, folds, holdout
-from sra_fast.training.pipeline.classifiers.stored import RECORD, write_json
+from .splits import Indices, dialogue_of, folds, holdout
+from .stored import RECORD, write_json
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
 CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"

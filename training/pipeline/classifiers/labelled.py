@@ -11,7 +11,8 @@ from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
 from sra_fast.tools.strict_json import clean_text, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
-from sra_fast.training.pipeline.classifiers.interface import ClassifierError
+
+from .interface import ClassifierError
 
 _FIELDS = ("id", "response", "strategy", "dialogue")
 

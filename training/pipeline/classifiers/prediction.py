@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.atomic import replaced_atomically
-from sra_fast.training.data.trained_on import digest, read_trained_on
-from sra_fast.training.pipeline.classifiers import PLAIN, PLAIN_REPLIES
-from sra_fast.training.pipeline.classifiers.interface import StrategyClassifier, most_probable
-from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse, read_labelled
-from sra_fast.training.pipeline.classifiers.quality import Quality, quality
-from sra_fast.training.pipeline.classifiers.splits import dialogue_of
+
+from ...data.trained_on import digest, read_trained_on
+from . import PLAIN, PLAIN_REPLIES
+from .interface import StrategyClassifier, most_probable
+from .labelled import LabelledResponse, read_labelled
+from .quality import Quality, quality
+from .splits import dialogue_of
 
 
 @dataclass(frozen=True)

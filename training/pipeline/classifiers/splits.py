@@ -9,8 +9,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.training.pipeline.classifiers.interface import ClassifierError
-from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse
+from .interface import ClassifierError
+from .labelled import LabelledResponse
 
 Indices = NDArray[numpy.int64]
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.strict_json import decode_utf8, parse_json
-from sra_fast.training.pipeline.classifiers.interface import ClassifierError, Kind
+
+from .interface import ClassifierError, Kind
 
 RECORD = "classifier.json"
 WEIGHTS = "weights.safetensors"

@@ -9,16 +9,17 @@ from typing import Any
 import numpy
 
 from sra_fast.definitions import Definition
-from sra_fast.training.pipeline.evaluation.ablation import AblationError
-from sra_fast.training.pipeline.evaluation.evaluate import TUNED, Evaluated, Evaluation, OnProgress
-from sra_fast.training.pipeline.evaluation.evaluation_report import Findings, results, write_report
-from sra_fast.training.pipeline.evaluation.figures import write_figures
-from sra_fast.training.pipeline.evaluation.heads import BEST, HeadAnalysis, analyse_heads, halves
-from sra_fast.training.pipeline.evaluation.language_quality import analyse_quality, words
-from sra_fast.training.pipeline.evaluation.records import Record
-from sra_fast.training.pipeline.evaluation.relation import analyse
-from sra_fast.training.pipeline.evaluation.rows import Row, summary
-from sra_fast.training.pipeline.evaluation.without_heads import answer_without_heads
+
+from .ablation import AblationError
+from .evaluate import TUNED, Evaluated, Evaluation, OnProgress
+from .evaluation_report import Findings, results, write_report
+from .figures import write_figures
+from .heads import BEST, HeadAnalysis, analyse_heads, halves
+from .language_quality import analyse_quality, words
+from .records import Record
+from .relation import analyse
+from .rows import Row, summary
+from .without_heads import answer_without_heads
 
 DEFINITION: Definition = "paper"
 

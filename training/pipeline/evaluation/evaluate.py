@@ -31,17 +31,18 @@ from sra_fast.chat.conversations import Conversation, read_conversations, write_
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate
 from sra_fast.files.models import Device, DType, ModelSource, choose_device
 from sra_fast.files.run_folder import RunFolder
-from sra_fast.training.data.trained_on import beginning, read_trained_on
-from sra_fast.training.pipeline.classifiers import StrategyClassifier
-from sra_fast.training.pipeline.evaluation.records import Record, write_records
-from sra_fast.training.pipeline.evaluation.rows import (
+
+from ...data.trained_on import beginning, read_trained_on
+from ..classifiers import StrategyClassifier
+from ..generation.sampling import Sampling
+from .records import Record, write_records
+from .rows import (
     Row,
     RowPlan,
     fill_row,
     records,
     row_perplexities,
 )
-from sra_fast.training.pipeline.generation.sampling import Sampling
 
 ROWS, ALL_REPLIES, CONVERSATIONS = "rows", "replies.jsonl", "conversations"
 TUNED = "fine-tuned"

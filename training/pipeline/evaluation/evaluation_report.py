@@ -16,13 +16,14 @@ from typing import Any
 from sra_fast.report.markdown import markdown_text
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.bootstrap import LEVEL
-from sra_fast.training.pipeline.classifiers import PLAIN
-from sra_fast.training.pipeline.evaluation.analysis import Analysis, RowResult
-from sra_fast.training.pipeline.evaluation.gaps import gaps
-from sra_fast.training.pipeline.evaluation.heads import HeadAnalysis
-from sra_fast.training.pipeline.evaluation.language_quality import Quality
-from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published_relation
-from sra_fast.training.pipeline.evaluation.report_tables import (
+
+from ..classifiers import PLAIN
+from .analysis import Analysis, RowResult
+from .gaps import gaps
+from .heads import HeadAnalysis
+from .language_quality import Quality
+from .published import PUBLISHED, published_relation
+from .report_tables import (
     ablation_table,
     group_table,
     head_table,

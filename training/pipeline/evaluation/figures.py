@@ -9,8 +9,9 @@ from typing import Any
 from sra_fast.report.markdown import MEANING
 from sra_fast.report.palette import BLACK, BLUE, DARK_GREY, GREY, GRID, ORANGE
 from sra_fast.tools.bootstrap import Estimate
-from sra_fast.training.pipeline.evaluation.analysis import Analysis, AnalysisError
-from sra_fast.training.pipeline.evaluation.figure_parts import (
+
+from .analysis import Analysis, AnalysisError
+from .figure_parts import (
     bounds,
     coefficient,
     new_figure,
@@ -20,8 +21,8 @@ from sra_fast.training.pipeline.evaluation.figure_parts import (
     style,
     title,
 )
-from sra_fast.training.pipeline.evaluation.heads import HeadAnalysis
-from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published_relation
+from .heads import HeadAnalysis
+from .published import PUBLISHED, published_relation
 
 ACCURACY_BY_TURN = "accuracy_by_turn.png"
 SRA_BY_TURN = "sra_by_turn.png"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sra_fast.tools.bootstrap import Correlation, Estimate
-from sra_fast.training.pipeline.evaluation.analysis import Analysis, RowResult
-from sra_fast.training.pipeline.evaluation.heads import HeadAnalysis
-from sra_fast.training.pipeline.evaluation.language_quality import Quality
+
+from .analysis import Analysis, RowResult
+from .heads import HeadAnalysis
+from .language_quality import Quality
 
 _NO_GAP = "the row itself"
 _SHOWN = 6  # places of one sentence; results.json has the reason beside every figure

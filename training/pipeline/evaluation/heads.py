@@ -22,13 +22,14 @@ import numpy
 from numpy.typing import ArrayLike, NDArray
 
 from sra_fast.tools.bootstrap import LEVEL, Estimate
-from sra_fast.training.pipeline.evaluation.ranking import (
+
+from .ranking import (
     Booleans,
     auc,
     aucs_of_ranks,
     stratum_ranks,
 )
-from sra_fast.training.pipeline.evaluation.resampling import (
+from .resampling import (
     DRAWS,
     SEED,
     Floats,

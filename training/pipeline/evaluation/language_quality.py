@@ -25,9 +25,10 @@ from functools import lru_cache
 import numpy
 
 from sra_fast.tools.bootstrap import Estimate
-from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
-from sra_fast.training.pipeline.evaluation.records import Record
-from sra_fast.training.pipeline.evaluation.resampling import (
+
+from .analysis import AnalysisError
+from .records import Record
+from .resampling import (
     DRAWS,
     SEED,
     Means,

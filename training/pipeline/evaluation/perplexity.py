@@ -11,7 +11,8 @@ from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import encode_prompts
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.measure.watching import IGNORED_LABEL
-from sra_fast.training.memory.reply_logits import reply_loss
+
+from ...memory.reply_logits import reply_loss
 
 
 @torch.inference_mode()

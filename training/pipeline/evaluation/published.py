@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sra_fast.tools.bootstrap import Correlation, correlation
-from sra_fast.training.pipeline.evaluation.row_correlation import leave_one_out
+
+from .row_correlation import leave_one_out
 
 NO_INTERVAL = "eight published rows; their dialogues are not published, so there is no interval"
 

@@ -18,7 +18,8 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.tools.bootstrap import Estimate
-from sra_fast.training.pipeline.evaluation.resampling import Floats, Integers, Resampling, estimate
+
+from .resampling import Floats, Integers, Resampling, estimate
 
 Booleans = NDArray[numpy.bool_]
 Ranks = NDArray[numpy.float32]  # half numbers, exact up to 2²³

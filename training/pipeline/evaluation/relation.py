@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy
 
 from sra_fast.tools.bootstrap import Estimate
-from sra_fast.training.pipeline.evaluation.analysis import (
+
+from .analysis import (
     LOOKBACK,
     Analysis,
     AnalysisError,
@@ -23,9 +24,9 @@ from sra_fast.training.pipeline.evaluation.analysis import (
     RowResult,
     TurnResult,
 )
-from sra_fast.training.pipeline.evaluation.ranking import Booleans, auc
-from sra_fast.training.pipeline.evaluation.records import Record
-from sra_fast.training.pipeline.evaluation.resampling import (
+from .ranking import Booleans, auc
+from .records import Record
+from .resampling import (
     DRAWS,
     SEED,
     Floats,
@@ -36,7 +37,7 @@ from sra_fast.training.pipeline.evaluation.resampling import (
     numbered,
     resampling,
 )
-from sra_fast.training.pipeline.evaluation.row_correlation import leave_one_out, row_correlation
+from .row_correlation import leave_one_out, row_correlation
 
 
 @dataclass(frozen=True, eq=False)

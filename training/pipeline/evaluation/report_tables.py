@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sra_fast.report.markdown import markdown_text, number
 from sra_fast.tools.bootstrap import Correlation, Estimate
-from sra_fast.training.pipeline.evaluation.analysis import (
+
+from .analysis import (
     LOOKBACK,
     Analysis,
     GroupResult,
     RowResult,
 )
-from sra_fast.training.pipeline.evaluation.heads import HeadAnalysis
-from sra_fast.training.pipeline.evaluation.language_quality import Quality
-from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published_relation
+from .heads import HeadAnalysis
+from .language_quality import Quality
+from .published import PUBLISHED, published_relation
 
 DASH = "–"
 Format = Callable[[float], str]

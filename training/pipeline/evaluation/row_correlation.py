@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy
 
 from sra_fast.tools.bootstrap import Correlation, Kind, correlation, percentile_interval
-from sra_fast.training.pipeline.evaluation.resampling import Floats, Means
+
+from .resampling import Floats, Means
 
 
 def row_correlation(

@@ -18,14 +18,15 @@ from sra_fast.chat.templates import PromptTemplate
 from sra_fast.files.models import ModelSource
 from sra_fast.files.run_folder import write_text
 from sra_fast.result import SRAResult
-from sra_fast.training.data.trained_on import digest
-from sra_fast.training.pipeline.classifiers import StrategyClassifier
-from sra_fast.training.pipeline.evaluation.perplexity import perplexities
-from sra_fast.training.pipeline.evaluation.records import Record
-from sra_fast.training.pipeline.evaluation.reply_scores import head_masses, lookback, score_replies
-from sra_fast.training.pipeline.generation.generation_prompts import generation_prompts
-from sra_fast.training.pipeline.generation.replies import LocalReplier, Reply, complete
-from sra_fast.training.pipeline.generation.sampling import Sampling
+
+from ...data.trained_on import digest
+from ..classifiers import StrategyClassifier
+from ..generation.generation_prompts import generation_prompts
+from ..generation.replies import LocalReplier, Reply, complete
+from ..generation.sampling import Sampling
+from .perplexity import perplexities
+from .records import Record
+from .reply_scores import head_masses, lookback, score_replies
 
 REPLIES, SCORES, PERPLEXITIES = "replies", "scores", "perplexities.json"
 

@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sra_fast.chat.conversations import Conversation
-from sra_fast.training.data.trained_on import digest
-from sra_fast.training.pipeline.evaluation.ablation import ablated
-from sra_fast.training.pipeline.evaluation.analysis import RowResult
-from sra_fast.training.pipeline.evaluation.evaluate import ROWS, Evaluation, LoadedModels
-from sra_fast.training.pipeline.evaluation.heads import HeadAnalysis
-from sra_fast.training.pipeline.evaluation.records import Record
-from sra_fast.training.pipeline.evaluation.relation import table_of_rows
-from sra_fast.training.pipeline.evaluation.rows import Row, RowPlan, fill_row, records
+
+from ...data.trained_on import digest
+from .ablation import ablated
+from .analysis import RowResult
+from .evaluate import ROWS, Evaluation, LoadedModels
+from .heads import HeadAnalysis
+from .records import Record
+from .relation import table_of_rows
+from .rows import Row, RowPlan, fill_row, records
 
 PREFERRED = "c1_hf"
 """The row whose prompt is answered again, if there is one; else the first."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from sra_fast.chat.conversations import Conversation, as_conversations
 from sra_fast.chat.esconv import Dialogue
-from sra_fast.training.pipeline.generation.generation_prompts import PLACEHOLDER
-from sra_fast.training.pipeline.generation.sampling import item_seed
+
+from ..generation.generation_prompts import PLACEHOLDER
+from ..generation.sampling import item_seed
 
 
 class ExtensionError(ValueError):

@@ -23,12 +23,13 @@ from sra_fast.chat.esconv import Dialogue, read_dialogues
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
 from sra_fast.files.run_folder import RunFolder, write_text
-from sra_fast.training.data.dataset import split_by_conversation
-from sra_fast.training.pipeline.extension.counts import as_markdown, describe
-from sra_fast.training.pipeline.extension.cuts import Cutting, ExtensionError, cut
-from sra_fast.training.pipeline.generation.generation_prompts import generation_prompts
-from sra_fast.training.pipeline.generation.replies import IncompleteError, Replier, Reply, complete
-from sra_fast.training.pipeline.generation.sampling import Sampling
+
+from ...data.dataset import split_by_conversation
+from ..generation.generation_prompts import generation_prompts
+from ..generation.replies import IncompleteError, Replier, Reply, complete
+from ..generation.sampling import Sampling
+from .counts import as_markdown, describe
+from .cuts import Cutting, ExtensionError, cut
 
 PARTS = ("train", "test", "validation")
 REPLIES = "replies"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sra_fast.training.pipeline.endpoint import Endpoint
-from sra_fast.training.pipeline.generation.cleaning import clean_reply
-from sra_fast.training.pipeline.generation.generation_prompts import GenerationPrompt
-from sra_fast.training.pipeline.generation.replies import BATCH, Reply, UnansweredError
-from sra_fast.training.pipeline.generation.sampling import Sampling, item_seed
+from ..endpoint import Endpoint
+from .cleaning import clean_reply
+from .generation_prompts import GenerationPrompt
+from .replies import BATCH, Reply, UnansweredError
+from .sampling import Sampling, item_seed
 
 FAILURES_IN_A_ROW = 10
 """After so many the endpoint is given up for now, at the end of their batch.

@@ -22,8 +22,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from sra_fast.measure.served import serve
-from sra_fast.training.pipeline.generation.cache import GrowingLayer, growing_cache
-from sra_fast.training.pipeline.generation.sampling import Sampling, draw, uniforms
+
+from .cache import GrowingLayer, growing_cache
+from .sampling import Sampling, draw, uniforms
 
 LEAST_SHARED = 32  # tokens; a shorter beginning is not worth a forward pass of its own
 _SHRINK = 0.75  # the batch is cut to its live rows when no more than this share lives

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sra_fast.chat.encoding import control_tokens
 from sra_fast.files.run_folder import write_text
 from sra_fast.tools.strict_json import read_json_lines
-from sra_fast.training.pipeline.generation.cleaning import clean_reply
-from sra_fast.training.pipeline.generation.generation_prompts import (
+
+from .cleaning import clean_reply
+from .generation_prompts import (
     GenerationPrompt,
     encode_prompts,
 )
-from sra_fast.training.pipeline.generation.sampling import Sampling
+from .sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -118,7 +119,7 @@ class LocalReplier:
         batch: int = BATCH,
         share: bool = True,
     ) -> None:
-        from sra_fast.training.pipeline.generation.local import LocalModel
+        from .local import LocalModel
 
         self._tokenizer: Any = tokenizer
         self._controls = control_tokens(tokenizer)

@@ -18,23 +18,24 @@ from typing import Any, get_args
 
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.files.run_folder import RunFolder, write_text
-from sra_fast.training.pipeline.endpoint import ChatMessage, Endpoint
-from sra_fast.training.pipeline.items import Item
-from sra_fast.training.pipeline.judging.judge_prompt import (
+
+from ..endpoint import ChatMessage, Endpoint
+from ..items import Item
+from .judge_prompt import (
     DEFAULT_PROMPT,
     Order,
     asked_again,
     question,
 )
-from sra_fast.training.pipeline.judging.judged_items import check_replies_differ, read_items, sample
-from sra_fast.training.pipeline.judging.tally import (
+from .judged_items import check_replies_differ, read_items, sample
+from .tally import (
     Judged,
     Tally,
     interval_settings,
     tally,
     tally_by_strategy,
 )
-from sra_fast.training.pipeline.judging.transcript import (
+from .transcript import (
     TRANSCRIPT,
     Answer,
     MessagesOf,

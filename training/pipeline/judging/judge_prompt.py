@@ -10,8 +10,9 @@ from typing import Literal
 from sra_fast.chat.conversations import Message
 from sra_fast.tools.strict_json import decode_utf8
 from sra_fast.tools.suggestions import did_you_mean
-from sra_fast.training.pipeline.endpoint import ChatMessage
-from sra_fast.training.pipeline.items import Item
+
+from ..endpoint import ChatMessage
+from ..items import Item
 
 Verdict = Literal["first", "second", "tie"]
 Order = Literal["ab", "ba"]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sra_fast.chat.conversations import Conversation
-from sra_fast.training.pipeline.items import Item, draw, first_difference, make_item, read_matches
+
+from ..items import Item, draw, first_difference, make_item, read_matches
 
 _NAMED = 5  # messages name so many items and count the others
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sra_fast.tools.bootstrap import LEVEL, rate_interval
-from sra_fast.training.pipeline.items import Item
-from sra_fast.training.pipeline.judging.judge_prompt import Order, Verdict
+
+from ..items import Item
+from .judge_prompt import Order, Verdict
 
 RESAMPLES = 2000
 SEED = 20240210

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, get_args
 
 from sra_fast.tools.strict_json import decode_utf8, parse_json
-from sra_fast.training.pipeline.endpoint import ChatMessage
-from sra_fast.training.pipeline.judging.judge_prompt import Order, Verdict, read_verdict
+
+from ..endpoint import ChatMessage
+from .judge_prompt import Order, Verdict, read_verdict
 
 TRANSCRIPT = "transcript.jsonl"
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from sra_fast.chat.strategies import STRATEGIES
-from sra_fast.training.lora.settings import TrainingConfig
-from sra_fast.training.pipeline.extension.cuts import Cutting
-from sra_fast.training.pipeline.generation.sampling import Sampling
-from sra_fast.training.pipeline.reproduction.plan import Reproduction
+
+from ...lora.settings import TrainingConfig
+from ..extension.cuts import Cutting
+from ..generation.sampling import Sampling
+from .plan import Reproduction
 
 PAPER_DIALOGUES = 1297
 PAPER_RESPONSES = 1000

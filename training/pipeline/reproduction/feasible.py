@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sra_fast.training.lora.adapter import check_base
-from sra_fast.training.pipeline.classifiers.held_out import FOLDS, TEST_FRACTION
-from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse
-from sra_fast.training.pipeline.classifiers.splits import dialogues_by_strategy, holdout_parts
-from sra_fast.training.pipeline.extension.extend import cut_and_split
-from sra_fast.training.pipeline.reproduction.plan import Reproduction, ReproductionError
+from ...lora.adapter import check_base
+from ..classifiers.held_out import FOLDS, TEST_FRACTION
+from ..classifiers.labelled import LabelledResponse
+from ..classifiers.splits import dialogues_by_strategy, holdout_parts
+from ..extension.extend import cut_and_split
+from .plan import Reproduction, ReproductionError
 
 
 def check_feasible(reproduction: Reproduction) -> None:

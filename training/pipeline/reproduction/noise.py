@@ -19,12 +19,13 @@ from dataclasses import dataclass
 import numpy
 
 from sra_fast.tools.bootstrap import Estimate, percentile_interval
-from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES, train_classifier
-from sra_fast.training.pipeline.classifiers.interface import most_probable
-from sra_fast.training.pipeline.classifiers.labelled import read_labelled
-from sra_fast.training.pipeline.classifiers.quality import Quality, quality
-from sra_fast.training.pipeline.classifiers.splits import folds
-from sra_fast.training.pipeline.evaluation.resampling import (
+
+from ..classifiers import PLAIN_REPLIES, train_classifier
+from ..classifiers.interface import most_probable
+from ..classifiers.labelled import read_labelled
+from ..classifiers.quality import Quality, quality
+from ..classifiers.splits import folds
+from ..evaluation.resampling import (
     DRAWS,
     SEED,
     Floats,

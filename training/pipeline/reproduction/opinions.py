@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sra_fast.training.pipeline.classifiers import StrategyClassifier
-from sra_fast.training.pipeline.classifiers.interface import most_probable
-from sra_fast.training.pipeline.classifiers.labelled import LabelledResponse
-from sra_fast.training.pipeline.classifiers.quality import Quality, quality
-from sra_fast.training.pipeline.classifiers.splits import dialogue_of
-from sra_fast.training.pipeline.reproduction.noise import LabelNoise, label_noise
+from ..classifiers import StrategyClassifier
+from ..classifiers.interface import most_probable
+from ..classifiers.labelled import LabelledResponse
+from ..classifiers.quality import Quality, quality
+from ..classifiers.splits import dialogue_of
+from .noise import LabelNoise, label_noise
 
 
 @dataclass(frozen=True)

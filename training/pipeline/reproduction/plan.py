@@ -11,14 +11,15 @@ from typing import Any
 from sra_fast import __version__
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import Device, DType, ModelSource, choose_device, find_model
-from sra_fast.training.lora.outcome import ADAPTER
-from sra_fast.training.lora.settings import TrainingConfig, read_config, settings_of
-from sra_fast.training.lora.train import TrainingRun
-from sra_fast.training.pipeline.classifiers import Kind, StrategyClassifier
-from sra_fast.training.pipeline.evaluation.evaluate import Evaluation
-from sra_fast.training.pipeline.extension.cuts import Cutting
-from sra_fast.training.pipeline.extension.extend import Extension
-from sra_fast.training.pipeline.generation.sampling import Sampling
+
+from ...lora.outcome import ADAPTER
+from ...lora.settings import TrainingConfig, read_config, settings_of
+from ...lora.train import TrainingRun
+from ..classifiers import Kind, StrategyClassifier
+from ..evaluation.evaluate import Evaluation
+from ..extension.cuts import Cutting
+from ..extension.extend import Extension
+from ..generation.sampling import Sampling
 
 EXTENDED, CLASSIFIER, TUNED, EVALUATION = "extended", "classifier", "tuned", "evaluation"
 """Folders of the stages, in their order."""

@@ -20,41 +20,42 @@ from typing import Any
 from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import commit
 from sra_fast.files.run_folder import RunFolder, write_text
-from sra_fast.training.data.trained_on import digest, read_trained_on
-from sra_fast.training.lora.train import OnLog, train
-from sra_fast.training.pipeline.classifiers import PLAIN, StrategyClassifier, load_classifier
-from sra_fast.training.pipeline.classifiers.held_out import REPORT, train_with_report
-from sra_fast.training.pipeline.classifiers.labelled import (
+
+from ...data.trained_on import digest, read_trained_on
+from ...lora.train import OnLog, train
+from ..classifiers import PLAIN, StrategyClassifier, load_classifier
+from ..classifiers.held_out import REPORT, train_with_report
+from ..classifiers.labelled import (
     LabelledResponse,
     read_labelled,
     read_responses,
 )
-from sra_fast.training.pipeline.classifiers.stored import RECORD
-from sra_fast.training.pipeline.evaluation.analysis import Analysis
-from sra_fast.training.pipeline.evaluation.conclude import conclude
-from sra_fast.training.pipeline.evaluation.evaluate import (
+from ..classifiers.stored import RECORD
+from ..evaluation.analysis import Analysis
+from ..evaluation.conclude import conclude
+from ..evaluation.evaluate import (
     Evaluated,
     Evaluation,
     OnProgress,
     collect,
     opened,
 )
-from sra_fast.training.pipeline.evaluation.relation import analyse
-from sra_fast.training.pipeline.evaluation.rows import records
-from sra_fast.training.pipeline.extension.extend import extend
-from sra_fast.training.pipeline.generation.replies import LocalReplier, Replier
-from sra_fast.training.pipeline.reproduction.deviations import deviations
-from sra_fast.training.pipeline.reproduction.feasible import check_feasible
-from sra_fast.training.pipeline.reproduction.noise import plain_quality
-from sra_fast.training.pipeline.reproduction.opinions import Opinions, opinions
-from sra_fast.training.pipeline.reproduction.plan import (
+from ..evaluation.relation import analyse
+from ..evaluation.rows import records
+from ..extension.extend import extend
+from ..generation.replies import LocalReplier, Replier
+from .deviations import deviations
+from .feasible import check_feasible
+from .noise import plain_quality
+from .opinions import Opinions, opinions
+from .plan import (
     CLASSIFIER,
     EXTENDED,
     TEST,
     TRAIN,
     Reproduction,
 )
-from sra_fast.training.pipeline.reproduction.reproduction_report import Reproduced, write_report
+from .reproduction_report import Reproduced, write_report
 
 COMMITS = "commits.json"
 

@@ -18,18 +18,19 @@ from sra_fast.files.models import choose_device
 from sra_fast.files.run_folder import write_text
 from sra_fast.report.markdown import markdown_text, number
 from sra_fast.tools.bootstrap import Correlation, Estimate
-from sra_fast.training.lora.curves import CURVES
-from sra_fast.training.lora.settings import settings_of
-from sra_fast.training.pipeline.classifiers.held_out import CONFUSION
-from sra_fast.training.pipeline.evaluation.analysis import Analysis
-from sra_fast.training.pipeline.evaluation.evaluate import TUNED as TUNED_ROW
-from sra_fast.training.pipeline.evaluation.evaluation_report import REPORT as EVALUATION_REPORT
-from sra_fast.training.pipeline.evaluation.evaluation_report import RESULTS, plain
-from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published_relation
-from sra_fast.training.pipeline.evaluation.report_tables import coefficient, figure, rate, table
-from sra_fast.training.pipeline.extension.counts import as_markdown
-from sra_fast.training.pipeline.reproduction.opinions import Opinions
-from sra_fast.training.pipeline.reproduction.plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
+
+from ...lora.curves import CURVES
+from ...lora.settings import settings_of
+from ..classifiers.held_out import CONFUSION
+from ..evaluation.analysis import Analysis
+from ..evaluation.evaluate import TUNED as TUNED_ROW
+from ..evaluation.evaluation_report import REPORT as EVALUATION_REPORT
+from ..evaluation.evaluation_report import RESULTS, plain
+from ..evaluation.published import PUBLISHED, published_relation
+from ..evaluation.report_tables import coefficient, figure, rate, table
+from ..extension.counts import as_markdown
+from .opinions import Opinions
+from .plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
 
 REPORT = "report.md"
 FORMAT = "sra_fast.reproduction/1"
