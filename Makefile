@@ -31,11 +31,11 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.cpu
 
 # On a machine with a GPU, with the system's torch, triton and transformers; installs nothing.
 gpu-report:
-	$(PYTHON) -m benchmarks.gpu.run $(REPORT)
+	$(PYTHON) -m benchmarks.gpu $(REPORT)
 
 # The oldest versions that are promised to work, with the same torch.
 test-oldest: .venv-oldest/.installed-test

@@ -16,12 +16,14 @@ import torch
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import alternatives, compare, machine, measure, peak_memory, report
-from benchmarks import run as run_module
-from benchmarks.alternatives import ALTERNATIVES, Answer
-from benchmarks.cases import Case, Shape, build_batch, build_model
-from benchmarks.compare import Known, Row
-from benchmarks.run import full_plan
+from benchmarks.cpu import __main__ as run_module
+from benchmarks.cpu import compare, measure
+from benchmarks.cpu import record
+from benchmarks.cpu.__main__ import full_plan
+from benchmarks.cpu.compare import Known, Row
+from benchmarks.measuring import alternatives, machine, peak_memory
+from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
+from benchmarks.measuring.cases import Case, Shape, build_batch, build_model
 
 TINY = Shape("tiny", 3, 48, 96, 4, 2, 12, 100)
 CASE = Case(TINY, 64, response=16)
@@ -218,7 +220,7 @@ def test_results_are_written_as_json_table_and_picture(tmp_path: Path) -> None:
     misfit = compare.Cell("does not fit", peak_bytes=75 * 10**9, note="needs 75 GB")
     wrong = compare.Cell("WRONG", note="scores off by 1.0e-01 (at most 1.0e-05)")
     rows[1] = Row(rows[1].case, {**rows[1].cells, "a": misfit, "d": wrong})
-    paths = report.write(rows, machine.facts(), tmp_path / "results")
+    paths = record.write(rows, machine.facts(), tmp_path / "results")
     recorded = json.loads(paths[0].read_text())
     assert recorded["rows"][0]["tokens"] == 64
     assert recorded["rows"][1]["cells"]["d"]["seconds"] is None
@@ -232,7 +234,7 @@ def test_results_are_written_as_json_table_and_picture(tmp_path: Path) -> None:
 
 def test_a_picture_of_nothing_right_is_still_a_picture(tmp_path: Path) -> None:
     wrong = {key: compare.Cell("WRONG", note="off") for key in "abcd"}
-    report.write([Row(CASE, wrong)], machine.facts(), tmp_path)
+    record.write([Row(CASE, wrong)], machine.facts(), tmp_path)
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 

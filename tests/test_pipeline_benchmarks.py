@@ -19,7 +19,8 @@ pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pi
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import evaluation, generation
+from benchmarks.pipeline import evaluation_cost
+from benchmarks.pipeline import generation_speed
 from sra_fast.chat.templates import TEMPLATES
 
 
@@ -45,7 +46,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def test_evaluation_scores_as_score_does(tmp_path: Path, words: list[str]) -> None:
     settings = ["--conversations", "3", "--rounds", "2", "--dtypes", "float32"]
-    assert evaluation.main([*words, *settings, "--out", str(tmp_path)]) == 0
+    assert evaluation_cost.main([*words, *settings, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     (part,) = record["dtypes"]
     assert part["same"]
@@ -57,7 +58,7 @@ def test_evaluation_scores_as_score_does(tmp_path: Path, words: list[str]) -> No
 def test_a_wrong_score_gives_no_ratio_in_silence(
     tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, nan: bool
 ) -> None:
-    right = evaluation.score_replies
+    right = evaluation_cost.score_replies
 
     def wrong(model: Any, tokenizer: Any, whole: Any, template: Any, *rest: Any) -> Any:
         if not nan:
@@ -65,9 +66,9 @@ def test_a_wrong_score_gives_no_ratio_in_silence(
         result = right(model, tokenizer, whole, template, *rest)
         return SimpleNamespace(scores={n: v * math.nan for n, v in result.scores.items()})
 
-    monkeypatch.setattr(evaluation, "score_replies", wrong)
+    monkeypatch.setattr(evaluation_cost, "score_replies", wrong)
     settings = ["--conversations", "2", "--rounds", "1", "--dtypes", "float32"]
-    assert evaluation.main([*words, *settings, "--out", str(tmp_path)]) == 1
+    assert evaluation_cost.main([*words, *settings, "--out", str(tmp_path)]) == 1
     page = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
     assert "WRONG" in page
     assert ("not finite" in page) == nan
@@ -78,7 +79,7 @@ def test_a_wrong_score_gives_no_ratio_in_silence(
 
 def test_batched_replies_are_those_of_generate(tmp_path: Path, words: list[str]) -> None:
     settings = ["--cuts", "3", "--alone", "2", "--rounds", "1", "--dtypes", "float32"]
-    assert generation.main([*words, *settings, "--out", str(tmp_path)]) == 0
+    assert generation_speed.main([*words, *settings, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "generation.json").read_text(encoding="utf-8"))
     (part,) = record["dtypes"]
     assert part["same_replies"]
@@ -89,10 +90,10 @@ def test_batched_replies_are_those_of_generate(tmp_path: Path, words: list[str])
 def test_other_replies_give_no_ratio(
     tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = generation.draw
+    right = generation_speed.draw
     monkeypatch.setattr(
         generation, "draw", lambda logits, *rest: (right(logits, *rest) + 1) % logits.shape[-1]
     )
     settings = ["--cuts", "2", "--alone", "1", "--rounds", "1", "--dtypes", "float32"]
-    assert generation.main([*words, *settings, "--out", str(tmp_path)]) == 1
+    assert generation_speed.main([*words, *settings, "--out", str(tmp_path)]) == 1
     assert "WRONG" in (tmp_path / "generation.md").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ import torch
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.static_compile import TARGETS
-from benchmarks.static_report import BEST, NAMES
+from benchmarks.static.compilation import TARGETS
+from benchmarks.static.report import BEST, NAMES
 from sra_fast.kernels.triton_kernels.configurations import (
     TABLE,
     Kernel,
@@ -44,7 +44,7 @@ def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("architecture", TARGETS)
 def test_every_configuration_compiles_without_spills(architecture: str) -> None:
-    done = run("-m", "benchmarks.static_report", "--json", "--arch", architecture)
+    done = run("-m", "benchmarks.static.report", "--json", "--arch", architecture)
     found = rows(done)
     failed = [row for row in found if row["problems"]]
     assert done.returncode == 0, failed
@@ -67,7 +67,7 @@ import sys
 from dataclasses import replace
 from unittest.mock import patch
 from benchmarks import static_report
-from benchmarks.static_compile import Case
+from benchmarks.static.compilation import Case
 from sra_fast.kernels.triton_kernels.configurations import TABLE, Configuration, Kernel
 import torch
 
@@ -91,7 +91,7 @@ def test_a_configuration_that_spills_fails() -> None:
 
 
 def test_the_interpreter_is_refused() -> None:
-    command = [sys.executable, "-m", "benchmarks.static_report"]
+    command = [sys.executable, "-m", "benchmarks.static.report"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2

@@ -18,13 +18,14 @@ pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.cases import Case, Shape, build_batch, build_model
+from benchmarks.finetuning import cost, steps
+from benchmarks.finetuning import esconv_sweep
+from benchmarks.finetuning.steps import WAYS, Stepped, Training, ratios
+from benchmarks.finetuning.sweep import ratio_interval
 from benchmarks.gpu import training as gpu_training
 from benchmarks.gpu.bench import QUICK, Bench
 from benchmarks.gpu.failures import WrongResultError
-from benchmarks.training import cost, esconv, steps
-from benchmarks.training.steps import WAYS, Stepped, Training, ratios
-from benchmarks.training.sweep import ratio_interval
+from benchmarks.measuring.cases import Case, Shape, build_batch, build_model
 
 CASE = Case(Shape("tiny", 2, 64, 128, 4, 2, 16, 100), 48, response=8)
 STRATEGIES = ("Question", "Information", "Self-disclosure")
@@ -61,7 +62,7 @@ def test_every_weight_is_trained_scored_again_and_reported(
     file.write_text(json.dumps(dialogues), encoding="utf-8")
     command = [str(file), "--model", str(save_tiny_model(tmp_path / "model")), "--steps", "3"]
     command += ["--weights", "1", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    assert esconv.main(command) == 0
+    assert esconv_sweep.main(command) == 0
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert report.strip() in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
@@ -90,7 +91,7 @@ def test_every_weight_is_trained_scored_again_and_reported(
     assert str(tmp_path) not in written
 
     begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("outcome.json")}
-    assert esconv.main(command) == 0  # nothing is left to do
+    assert esconv_sweep.main(command) == 0  # nothing is left to do
     assert all(path.stat().st_mtime_ns == time for path, time in begun.items())
 
 

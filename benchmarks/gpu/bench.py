@@ -190,7 +190,7 @@ class Bench:
 def free_bytes(device: torch.device) -> int:
     """Memory that tensors on the device can take."""
     if device.type != "cuda":
-        from benchmarks.machine import available_bytes
+        from benchmarks.measuring.machine import available_bytes
 
         return available_bytes()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

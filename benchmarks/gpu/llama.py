@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.cases import Shape
 from benchmarks.gpu.bench import Sizes
 from benchmarks.gpu.inputs import FIRST_KEY
+from benchmarks.measuring.cases import Shape
 
 SHAPES = {
     shape.name: shape

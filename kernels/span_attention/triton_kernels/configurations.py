@@ -1,7 +1,7 @@
 """Tile sizes, warps and pipeline stages: one small table per architecture.
 
 Chosen from registers and shared memory as the compiler reports them (``python -m
-benchmarks.static_report``): the largest tiles that spill nothing. The rows of ``sm_80`` stay within
+benchmarks.static.report``): the largest tiles that spill nothing. The rows of ``sm_80`` stay within
 99 KB of shared memory, so that they serve its relatives with smaller multiprocessors too.
 """
 

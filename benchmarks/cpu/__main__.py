@@ -1,4 +1,4 @@
-"""``python -m benchmarks.run``: measures on this CPU and redraws the recorded results.
+"""``python -m benchmarks.cpu``: measures on this CPU and redraws the recorded results.
 
 The peer ``flash-colreduce`` runs on GPUs only and is not part of this.
 """
@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import machine, report
-from benchmarks.cases import SMALL, SMOLLM2, WIDE, Case
-from benchmarks.compare import Cell, Known, Row, compare
-from benchmarks.measure import OURS
+from benchmarks.cpu import record
+from benchmarks.cpu.compare import Cell, Known, Row, compare
+from benchmarks.cpu.measure import OURS
+from benchmarks.measuring import machine
+from benchmarks.measuring.cases import SMALL, SMOLLM2, WIDE, Case
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A run in which the score failed leaves what was recorded before as it is.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two lengths, under a minute")
     parser.add_argument(
         "--out",
@@ -89,13 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = machine.facts()
     plan = (quick_plan if options.quick else full_plan)(facts["bfloat16"])
     rows = execute(plan)
-    print(report.as_markdown(rows, facts))
+    print(record.as_markdown(rows, facts))
     statuses = {cell.status for row in rows for cell in row.cells.values()}
     folder = options.out if options.quick else options.out or RESULTS
     if "failed" in {row.cells[OURS].status for row in rows}:
         print("sra_fast.score failed: nothing was recorded", file=sys.stderr)
     elif folder is not None:
-        report.write(rows, facts, folder)
+        record.write(rows, facts, folder)
     return int(not statuses <= {"ok", "does not fit"})
 
 
@@ -109,7 +110,7 @@ def _line(cell: Cell) -> str:
     if cell.seconds is None or cell.peak_bytes is None:
         return f"{cell.status}: {cell.note}"
     ratio = "" if cell.time_ratio is None else f", score takes {cell.time_ratio:.3f} of it"
-    return f"{cell.seconds:.2f} s, {report.memory(cell.peak_bytes)}{ratio}; {cell.note}"
+    return f"{cell.seconds:.2f} s, {record.memory(cell.peak_bytes)}{ratio}; {cell.note}"
 
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.static_report``: the Triton kernels as compiled, without a GPU.
+"""``python -m benchmarks.static.report``: the Triton kernels as compiled, without a GPU.
 
 Compiles every configuration of the table ahead of time and reads registers, spills, shared memory
 and matrix instructions from the result. Exit status 0 if all of this holds:
@@ -23,7 +23,7 @@ from multiprocessing import get_context
 import torch
 import triton
 
-from benchmarks.static_compile import TARGETS, Binary, Case, binaries, decode_serves
+from benchmarks.static.compilation import TARGETS, Binary, Case, binaries, decode_serves
 
 WIDTHS = (64, 128, 256)
 DTYPES = (torch.bfloat16, torch.float32)
@@ -218,7 +218,7 @@ def as_json(rows: Sequence[Row], seconds: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if anything fails, 2 if the kernels are not compiled at all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.static_report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.static.report", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=list(TARGETS))
     options = parser.parse_args(arguments)

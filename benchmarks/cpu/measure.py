@@ -1,7 +1,8 @@
 """Time and peak memory of one alternative in a process of its own.
 
 **Memory.** A process builds the model and calls the alternative once, with nothing warmed up. What
-that takes at its peak is the memory *above the loaded model* (:mod:`benchmarks.peak_memory`).
+that takes at its peak is the memory *above the loaded model*
+(:mod:`benchmarks.measuring.peak_memory`).
 
 **Time.** Another process, with glibc as it is, runs alternating pairs of the alternative and
 ``score``: x d x d … A ratio is the median over the pairs' ratios, so that a machine that slows down
@@ -16,10 +17,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.alternatives import ALTERNATIVES, Answer
-from benchmarks.cases import Case, build_batch, build_model
-from benchmarks.fresh_process import in_fresh_process
-from benchmarks.peak_memory import with_peak
+from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
+from benchmarks.measuring.cases import Case, build_batch, build_model
+from benchmarks.measuring.fresh_process import in_fresh_process
+from benchmarks.measuring.peak_memory import with_peak
 
 SLOW = 10.0  # seconds
 WARM_UP_TOKENS = 512

@@ -1,4 +1,6 @@
-"""``python -m benchmarks.evaluation DIALOGUES``: what ``evaluate`` takes to score, over ``score``.
+"""What ``evaluate`` takes to score, over what ``score`` takes.
+
+``python -m benchmarks.pipeline.evaluation_cost DIALOGUES`` measures and records it.
 
 The same conversations with replies, batched alike: scored by ``sra_fast.score`` for the strategy
 alone, and as ``sra-fast evaluate`` does it, which also takes the mass on the reply so far and keeps
@@ -19,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import machine
+from benchmarks.measuring import machine
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import collate, encode_prompts, padding_token
 from sra_fast.chat.esconv import read_dialogues
@@ -35,7 +37,7 @@ from sra_fast.training.pipeline.classifiers.labelled import read_labelled
 from sra_fast.training.pipeline.evaluation.reply_scores import score_replies
 from sra_fast.training.pipeline.extension.cuts import Cutting, cut
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 NAME = "evaluation"
 TEMPLATE = "standard"
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # relative, of the sums' order
@@ -111,7 +113,8 @@ def as_markdown(record: dict[str, Any]) -> str:
 transformers {facts["transformers"]}, commit {facts["commit"]}. {record["model"]}, \
 {record["conversations"]} conversations of {record["tokens"]:.0f} tokens on average \
 (`{TEMPLATE}`), batches of {FORWARD_TOKENS:,} tokens. The ways take turns; the ratio is the median \
-over {record["rounds"]} rounds. Redraw with `python -m benchmarks.evaluation DIALOGUES`.
+over {record["rounds"]} rounds. Redraw with \
+`python -m benchmarks.pipeline.evaluation_cost DIALOGUES`.
 
 | | score, s | evaluate, s | ratio | largest relative difference of a score |
 |---|---:|---:|---:|---:|"""
@@ -129,7 +132,7 @@ over {record["rounds"]} rounds. Redraw with `python -m benchmarks.evaluation DIA
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if the scores differ."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline.evaluation_cost")
     parser.add_argument("dialogues", type=Path, metavar="DIALOGUES")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--conversations", type=int, default=24)

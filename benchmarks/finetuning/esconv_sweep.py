@@ -1,4 +1,4 @@
-"""``python -m benchmarks.training.esconv ESCONV.json``: SmolLM2-135M on real conversations.
+"""``python -m benchmarks.finetuning.esconv_sweep ESCONV.json``: SmolLM2-135M on real conversations.
 
 One LoRA run for each weight of SRA in the loss, from the same start on the same conversations, and
 what came of them. About seven minutes a weight on two cores; killed at any moment, the same command
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import machine
-from benchmarks.training import sweep_report
-from benchmarks.training.conversations import choose
-from benchmarks.training.sweep import CONFIG, dialogues_of, run_weight
+from benchmarks.finetuning import sweep_report
+from benchmarks.finetuning.chosen import choose
+from benchmarks.finetuning.sweep import CONFIG, dialogues_of, run_weight
+from benchmarks.measuring import machine
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "training-smollm2"
@@ -26,7 +26,7 @@ WEIGHTS = (0.0, 0.03, 0.1, 0.3)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if a score afterwards is not what was logged."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training.esconv")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning.esconv_sweep")
     parser.add_argument("esconv", type=Path, metavar="ESCONV.json")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, metavar="W")

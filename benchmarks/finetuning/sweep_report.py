@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.training.conversations import Chosen
-from benchmarks.training.sweep import Outcome, ratio_interval
+from benchmarks.finetuning.chosen import Chosen
+from benchmarks.finetuning.sweep import Outcome, ratio_interval
 from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
 RAISED = 1.25  # times the SRA of the run without
@@ -139,7 +139,7 @@ them.
 
 ![Weight {top.weight:g}](curves-{top.weight:g}.png)
 
-Redraw with `python -m benchmarks.training.esconv ESCONV.json`.
+Redraw with `python -m benchmarks.finetuning.esconv_sweep ESCONV.json`.
 """
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.alternatives import attending
+from benchmarks.measuring.alternatives import attending
 from sra_fast.training import PackingCollator, SRACallback
 from sra_fast.training.lora.reply_trainer import ReplyTrainer
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case
+from benchmarks.measuring.cases import Case
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.scoring import score as sra_score  # here, so that no call pays for the import
 

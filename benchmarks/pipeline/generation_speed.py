@@ -1,4 +1,6 @@
-"""``python -m benchmarks.generation DIALOGUES``: replies per minute, batched and one at a time.
+"""Replies per minute, batched and one at a time.
+
+``python -m benchmarks.pipeline.generation_speed DIALOGUES`` measures and records them.
 
 The same prompts (template ``c1_hf``, the strategies of one cut share its history) are replied to by
 ``sra-fast extend``'s generator in batches and by ``model.generate`` one by one, both drawing with
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from benchmarks import machine
+from benchmarks.measuring import machine
 from sra_fast.chat.esconv import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
@@ -37,7 +39,7 @@ from sra_fast.training.pipeline.generation.local import end_tokens
 from sra_fast.training.pipeline.generation.replies import BATCH, LocalReplier
 from sra_fast.training.pipeline.generation.sampling import Sampling, draw, uniforms
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 NAME = "generation"
 
 
@@ -171,7 +173,7 @@ transformers {facts["transformers"]}, commit {facts["commit"]}. {record["model"]
 {record["prompts"]} prompts of {record["prompt_tokens"]:.0f} tokens on average (`c1_hf`), batches \
 of {BATCH}, temperature 0.7, top_p 0.9, at most 512 new tokens. The ways take turns; a ratio is \
 of tokens per minute, the median over {record["rounds"]} rounds. Redraw with \
-`python -m benchmarks.generation DIALOGUES`.
+`python -m benchmarks.pipeline.generation_speed DIALOGUES`.
 """
     ]
     for part in record["dtypes"]:
@@ -191,7 +193,7 @@ of tokens per minute, the median over {record["rounds"]} rounds. Redraw with \
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if replies differ in float32."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline.generation_speed")
     parser.add_argument("dialogues", type=Path, metavar="DIALOGUES")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--cuts", type=int, default=14, help="of as many dialogues")

@@ -9,17 +9,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alternatives import ALTERNATIVES
-from benchmarks.cases import RESPONSE, SPAN
-from benchmarks.compare import Cell, Row
-from benchmarks.measure import OURS
+from benchmarks.cpu.compare import Cell, Row
+from benchmarks.cpu.measure import OURS
+from benchmarks.measuring.alternatives import ALTERNATIVES
+from benchmarks.measuring.cases import RESPONSE, SPAN
 
 NAME = "cpu"
 
 
 def write(rows: Sequence[Row], machine: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes the JSON, the table and the plot; gives their paths."""
-    from benchmarks.plot import draw
+    from benchmarks.cpu.plot import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{NAME}.{ending}" for ending in ("json", "md", "png")]

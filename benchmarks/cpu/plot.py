@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alternatives import ALTERNATIVES
-from benchmarks.compare import Row
+from benchmarks.cpu.compare import Row
+from benchmarks.measuring.alternatives import ALTERNATIVES
 from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE, YELLOW
 
 STYLES: dict[str, dict[str, Any]] = {

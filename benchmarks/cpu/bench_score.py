@@ -1,8 +1,8 @@
-"""``pytest benchmarks/bench_score.py``: the time of each alternative, by pytest-benchmark.
+"""``pytest benchmarks/cpu/bench_score.py``: the time of each alternative, by pytest-benchmark.
 
 Beside each time stand, as ``extra_info``, its peak memory above the loaded model and what
 ``sra_fast.score`` takes of it, both from a fresh process. An alternative whose numbers are wrong
-fails before it is timed. The recorded results come from ``python -m benchmarks.run``.
+fails before it is timed. The recorded results come from ``python -m benchmarks.cpu``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 # pytest puts this folder on the path, not the one above it
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.alternatives import ALTERNATIVES
-from benchmarks.cases import SMALL, SMOLLM2, Case, build_batch, build_model
-from benchmarks.compare import Known, Row, compare
+from benchmarks.cpu.compare import Known, Row, compare
+from benchmarks.measuring.alternatives import ALTERNATIVES
+from benchmarks.measuring.cases import SMALL, SMOLLM2, Case, build_batch, build_model
 
 CASES = (Case(SMOLLM2, 512), Case(SMOLLM2, 1024), Case(SMALL, 1024))
 PAIRS = {"a": 1, "b": 1, "c": 3}

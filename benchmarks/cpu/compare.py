@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from benchmarks import agreement
-from benchmarks.agreement import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
-from benchmarks.alternatives import ALTERNATIVES, Answer
-from benchmarks.cases import Case
-from benchmarks.fresh_process import ProcessFailedError
-from benchmarks.machine import available_bytes, bytes_needed
-from benchmarks.measure import OURS, Measured, Run, memory_fresh, pairs_fresh
+from benchmarks.cpu.measure import OURS, Measured, Run, memory_fresh, pairs_fresh
+from benchmarks.measuring import agreement
+from benchmarks.measuring.agreement import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
+from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
+from benchmarks.measuring.cases import Case
+from benchmarks.measuring.fresh_process import ProcessFailedError
+from benchmarks.measuring.machine import available_bytes, bytes_needed
 
 Status = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
 
@@ -24,7 +24,7 @@ LONG = 10.0  # seconds; a call over this is not repeated for its memory
 
 @dataclass(frozen=True)
 class Meter:
-    """How an alternative is measured: :mod:`benchmarks.measure`."""
+    """How an alternative is measured: :mod:`benchmarks.cpu.measure`."""
 
     memory: Callable[[Case, str], Measured]
     pairs: Callable[[Case, str, int], Measured]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.alternatives import Answer
+from benchmarks.measuring.alternatives import Answer
 
 Quantity = Literal["scores", "hidden"]
 QUANTITIES: tuple[Quantity, ...] = ("scores", "hidden")

@@ -13,8 +13,8 @@ import transformers
 from sra_fast.files.provenance import commit
 
 if TYPE_CHECKING:
-    from benchmarks.alternatives import Alternative
-    from benchmarks.cases import Case
+    from benchmarks.measuring.alternatives import Alternative
+    from benchmarks.measuring.cases import Case
 
 GIB = 2**30
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.training.cost``: what watching SRA costs a training step on this CPU.
+"""``python -m benchmarks.finetuning.cost``: what watching SRA costs a training step on this CPU.
 
 Writes ``training-cost.json`` and ``training-cost.md``. A ratio is given only if losses and SRA of
 all ways agree; it is the median over rounds in which the ways take turns. Memory is the peak of a
@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.cases import SMALL, SMOLLM2, Case, build_batch, build_model
-from benchmarks.fresh_process import in_fresh_process
-from benchmarks.peak_memory import with_peak
-from benchmarks.training.steps import WAYS, Stepped, Training, Way, alternate, ratios
+from benchmarks.finetuning.steps import WAYS, Stepped, Training, Way, alternate, ratios
+from benchmarks.measuring import machine
+from benchmarks.measuring.cases import SMALL, SMOLLM2, Case, build_batch, build_model
+from benchmarks.measuring.fresh_process import in_fresh_process
+from benchmarks.measuring.peak_memory import with_peak
 
 RESULTS = Path(__file__).parents[1] / "results"
 NAME = "training-cost"
@@ -74,7 +74,7 @@ def as_markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
 transformers {facts["transformers"]}, commit {facts["commit"]}. LoRA of rank {RANK} on all linear \
 layers, float32, one conversation of T tokens per step, logged at every step. The ways take \
 turns; a ratio is the median over rounds. Memory is the peak of a training above what the process \
-held before it. Redraw with `python -m benchmarks.training.cost`.
+held before it. Redraw with `python -m benchmarks.finetuning.cost`.
 """
     lines = [head]
     for row in rows:
@@ -124,7 +124,7 @@ def _row(case: Case, done: Mapping[Way, Sequence[Stepped]], peaks: Mapping[Way, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if the ways do not agree."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training.cost")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning.cost")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--rounds", type=int, default=3, help="of all ways (default 3)")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048], metavar="T")
