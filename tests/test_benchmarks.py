@@ -16,11 +16,9 @@ import torch
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.cpu import __main__ as run_module
-from benchmarks.cpu import compare, measure
-from benchmarks.cpu import record
-from benchmarks.cpu.__main__ import full_plan
+from benchmarks.cpu import compare, measure, measure_all, record
 from benchmarks.cpu.compare import Known, Row
+from benchmarks.cpu.measure_all import full_plan
 from benchmarks.measuring import alternatives, machine, peak_memory
 from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
 from benchmarks.measuring.cases import Case, Shape, build_batch, build_model
@@ -264,6 +262,6 @@ def test_a_failed_run_leaves_the_recorded_results_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     failed = Row(CASE, {key: compare.Cell("failed", note="killed") for key in "abcd"})
-    monkeypatch.setattr(run_module, "execute", lambda plan: [failed])
-    assert run_module.main(["--out", str(tmp_path / "results")]) == 1
+    monkeypatch.setattr(measure_all, "execute", lambda plan: [failed])
+    assert measure_all.main(["--out", str(tmp_path / "results")]) == 1
     assert not (tmp_path / "results").exists()

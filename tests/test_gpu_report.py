@@ -24,29 +24,27 @@ from torch import Tensor
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu import (
-    backward,
-    bench,
-    card,
-    checking,
+from benchmarks.gpu import gpu_report
+from benchmarks.gpu.harness import bench, card, checking, failures, llama, process, tensors, timing
+from benchmarks.gpu.harness.bench import QUICK, Bench, Entry
+from benchmarks.gpu.harness.schedule import (
+    SECTIONS,
+    Outcome,
+    Section,
+    Settings,
+    known_ceilings,
+    run_here,
+)
+from benchmarks.gpu.report import dispatch_table, report_page, targets
+from benchmarks.gpu.sections import (
     column_sums,
     correctness,
-    decode,
-    dispatch_table,
+    decoding,
     every_kernel,
-    failures,
-    inputs,
-    llama,
-    model,
+    gradients,
     prefill,
-    process,
-    run,
-    tables,
-    targets,
-    timing,
+    whole_model,
 )
-from benchmarks.gpu.bench import QUICK, Bench, Entry
-from benchmarks.gpu.sections import SECTIONS, Outcome, Section, Settings, known_ceilings, run_here
 from sra_fast import SpanAttention, SpanQuery, span_attention
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,15 +81,19 @@ class Whole:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("report")
     facts = card.facts(KIND)
-    outcomes = run.execute(
-        SECTIONS, SETTINGS, soon(300), run_here, lambda so_far: run.record(facts, so_far, folder)
+    outcomes = gpu_report.execute(
+        SECTIONS,
+        SETTINGS,
+        soon(300),
+        run_here,
+        lambda so_far: gpu_report.record(facts, so_far, folder),
     )
-    return Whole(folder, outcomes, run.report(facts, outcomes, folder, ["a note"]))
+    return Whole(folder, outcomes, gpu_report.report(facts, outcomes, folder, ["a note"]))
 
 
 def test_every_section_runs(whole: Whole) -> None:
     assert [outcome.name for outcome in whole.outcomes] == NAMES
-    assert tables.troubles(whole.outcomes) == []
+    assert report_page.troubles(whole.outcomes) == []
     assert all(outcome.good for outcome in whole.outcomes)
 
 
@@ -125,7 +127,7 @@ def test_the_printed_table_is_short_and_ends_the_report(whole: Whole) -> None:
     lengths = [{"T": T, "on_ms": 1.0, "score_ms": 1.0} for T in range(7)]
     entries = [*lengths, *[{"error": "no"}] * 30]
     failing = [Outcome(name, "failed", entries, "because") for name in NAMES]
-    short = tables.short(card.facts(KIND), failing, targets.judge(failing), ["a note"] * 2)
+    short = report_page.short(card.facts(KIND), failing, targets.judge(failing), ["a note"] * 2)
     assert len(short.splitlines()) < 60
     assert "forward: failed: because" in short
 
@@ -134,7 +136,7 @@ def test_without_matplotlib_there_are_tables_all_the_same(
     whole: Whole, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    printed = run.report(card.facts(KIND), whole.outcomes, tmp_path, [])
+    printed = gpu_report.report(card.facts(KIND), whole.outcomes, tmp_path, [])
     assert "no pictures: ModuleNotFoundError" in printed
     assert "png" not in (tmp_path / "report.md").read_text()
 
@@ -151,7 +153,7 @@ def test_every_kernel_is_run_for_the_memory_checker() -> None:
 def test_a_section_that_raises_does_not_stop_the_others() -> None:
     broken = Section("broken", "", "no_such_module:run", 1)
     kept: list[int] = []
-    outcomes = run.execute(
+    outcomes = gpu_report.execute(
         [broken, named("ceilings")], SETTINGS, soon(), run_here, lambda o: kept.append(len(o))
     )
     assert [outcome.status for outcome in outcomes] == ["failed", "done"]
@@ -189,7 +191,7 @@ def test_a_lost_device_ends_the_section_and_what_was_found_stays(
 
 
 @pytest.mark.parametrize("part", ["out", "mass", "lse"])
-@pytest.mark.parametrize("section", [prefill, decode])
+@pytest.mark.parametrize("section", [prefill, decoding])
 def test_a_wrong_result_gets_no_time(
     monkeypatch: pytest.MonkeyPatch, section: Any, part: str
 ) -> None:
@@ -199,7 +201,7 @@ def test_a_wrong_result_gets_no_time(
 
     monkeypatch.setattr(section, "span_attention", wrong)
     work = tiny(prefill=(48,), decode_batches=(1,))
-    (section.run if section is decode else section.run_fused)(work)
+    (section.run if section is decoding else section.run_fused)(work)
     (entry,) = work.entries
     assert f"{part} off by" in entry["error"]
     assert not [name for name in entry if "ms" in name or "/" in name]
@@ -207,7 +209,7 @@ def test_a_wrong_result_gets_no_time(
 
 @pytest.mark.parametrize("value", [torch.nan, 0.0])
 def test_what_a_kernel_leaves_unwritten_is_seen(value: float) -> None:
-    given = inputs.attention(QUICK, DEVICE, torch.float32, 48)
+    given = tensors.attention(QUICK, DEVICE, torch.float32, 48)
     exact = checking.exact_rows(given.q, given.k, given.v, given.asking)
     result = span_attention(given.q, given.k, given.v, given.asking, backend="reference")
     checking.check(result, given.asking, exact, None, {})
@@ -221,9 +223,9 @@ def test_wrong_gradients_get_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
         result = span_attention(*args, backend=backend, **kwargs)
         return replace(result, mass=result.mass * (1.05 if backend == "triton" else 1.0))
 
-    monkeypatch.setattr(backward, "span_attention", wrong)
+    monkeypatch.setattr(gradients, "span_attention", wrong)
     work = tiny()
-    backward.run(work)
+    gradients.run(work)
     assert all("error" in entry for entry in work.entries)
     assert "no time counts" in work.entries[-1]["error"]
     assert "with_ms" not in work.entries[-1]
@@ -232,7 +234,7 @@ def test_wrong_gradients_get_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_exact_rows_are_those_of_the_reference() -> None:
     sizes = replace(QUICK, heads=4, kv_heads=2, width=16)
     for queries in (None, 3):
-        given = inputs.attention(sizes, DEVICE, torch.float64, 40, batch=2, queries=queries)
+        given = tensors.attention(sizes, DEVICE, torch.float64, 40, batch=2, queries=queries)
         exact = checking.exact_rows(given.q, given.k, given.v, given.asking)
         wanted = span_attention(given.q, given.k, given.v, given.asking, backend="reference")
         rows = checking.rows_of(wanted.out, given.asking)
@@ -300,9 +302,9 @@ def test_on_a_gpu_memory_is_what_a_call_takes(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(torch.cuda, name, lambda *device: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 * 10**9)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 10**9)
-    entry = model._memory("score", lambda: None, torch.device("cuda"))
-    entry |= model._memory("sdpa", lambda: None, torch.device("cuda"))
-    model._memory_ratios(entry, "sdpa")
+    entry = whole_model._memory("score", lambda: None, torch.device("cuda"))
+    entry |= whole_model._memory("sdpa", lambda: None, torch.device("cuda"))
+    whole_model._memory_ratios(entry, "sdpa")
     assert (entry["score_peak_gb"], entry["score_total_gb"]) == (2.0, 5.0)
     assert entry["score/sdpa memory"] == 1.0
 
@@ -316,7 +318,7 @@ def test_a_cards_facts_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (facts["capability"], facts["memory_gb"]) == ("9.0", 100.0)
     assert card.slug(facts["card"]) == "h200"
     assert card.slug("NVIDIA GeForce RTX 4090") == "geforce-rtx-4090"
-    assert run._folder_name(facts, None) == f"h200-{facts['date']}"
+    assert gpu_report._folder_name(facts, None) == f"h200-{facts['date']}"
 
 
 def test_time_that_a_section_leaves_goes_to_the_later_ones() -> None:
@@ -327,7 +329,7 @@ def test_time_that_a_section_leaves_goes_to_the_later_ones() -> None:
         return Outcome(section.name, "done")
 
     shares = [Section(name, "", "", share) for name, share in (("a", 30), ("b", 10), ("c", 20))]
-    run.execute(shares, SETTINGS, soon(120), quick_run, lambda outcomes: None)
+    gpu_report.execute(shares, SETTINGS, soon(120), quick_run, lambda outcomes: None)
     assert given == pytest.approx([60, 40, 120], abs=2)
 
 
@@ -335,7 +337,7 @@ def test_without_time_sections_are_skipped_and_that_is_said() -> None:
     def never(*_: Any) -> Outcome:
         raise AssertionError
 
-    outcomes = run.execute(SECTIONS, SETTINGS, soon(1), never, lambda outcomes: None)
+    outcomes = gpu_report.execute(SECTIONS, SETTINGS, soon(1), never, lambda outcomes: None)
     assert {outcome.status for outcome in outcomes} == {"skipped"}
     assert "out of time" in outcomes[0].reason
     assert not outcomes[0].good
@@ -377,7 +379,7 @@ def test_a_target_is_met_only_where_every_place_was_measured(
 
 def test_every_target_names_a_figure_that_its_section_shows() -> None:
     for target in targets.TARGETS:
-        assert target.field in tables.COLUMNS[target.section].split(", ")
+        assert target.field in report_page.COLUMNS[target.section].split(", ")
 
 
 def test_backends_are_chosen_by_what_fits_and_is_fastest(tmp_path: Path) -> None:
@@ -434,11 +436,11 @@ def test_column_sums_are_compared_before_they_are_timed_against(
 
 
 def test_maps_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "free_bytes", lambda device: 10**5)
+    monkeypatch.setattr(whole_model, "free_bytes", lambda device: 10**5)
     work = tiny()
     for tokens in QUICK.eager_lengths:
         entry: Entry = {"beside": "maps", "T": tokens}
-        model._beside_maps(None, [], work, entry, 1.0)
+        whole_model._beside_maps(None, [], work, entry, 1.0)
         assert entry["absent"].startswith("does not fit: needs")
         work.entries.append(entry)
     ends = targets.maps_end([Outcome("model", "done", work.entries)])
@@ -449,10 +451,10 @@ def test_maps_that_die_are_reported_with_their_length(monkeypatch: pytest.Monkey
     def dies(*_: Any) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(model, "_memory", dies)
+    monkeypatch.setattr(whole_model, "_memory", dies)
     died: list[int] = []
     entry: Entry = {"beside": "maps", "T": 64}
-    model._beside_maps(None, died, tiny(), entry, 1.0)
+    whole_model._beside_maps(None, died, tiny(), entry, 1.0)
     assert "dies: OutOfMemoryError: CUDA out of memory" in entry["absent"]
     assert died == [64]
 
@@ -460,7 +462,7 @@ def test_maps_that_die_are_reported_with_their_length(monkeypatch: pytest.Monkey
 def test_a_length_of_the_model_that_takes_too_long_is_skipped() -> None:
     late = Bench(DEVICE, QUICK, soon(5), {}, lambda entries: None)
     entry: Entry = {"beside": "SDPA", "T": 96}
-    model._beside_sdpa(None, [(64, 2.0)], late, entry)
+    whole_model._beside_sdpa(None, [(64, 2.0)], late, entry)
     assert "out of time: wants 1" in entry["skipped"]
 
 
@@ -534,7 +536,7 @@ def test_the_command_runs_sections_in_processes_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--quick", "--device", KIND, "--only", "ceilings", "--out", str(tmp_path / "out")]
-    assert run.main(arguments) == 0
+    assert gpu_report.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "dense bf16 product" in printed
     assert "nothing here is a measurement" in printed
@@ -545,7 +547,7 @@ def test_the_command_runs_sections_in_processes_of_their_own(
 
 @pytest.mark.skipif(KIND == "cuda", reason="there is a GPU")
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run.main(["--out", str(tmp_path / "out")]) == 2
+    assert gpu_report.main(["--out", str(tmp_path / "out")]) == 2
     assert "no GPU" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -571,7 +573,7 @@ def test_the_library_is_importable_where_it_was_not_installed(tmp_path: Path) ->
 
 
 def test_queries_ask_for_the_last_rows_of_every_batch_row() -> None:
-    given = inputs.attention(QUICK, DEVICE, torch.float32, 30, batch=2)
+    given = tensors.attention(QUICK, DEVICE, torch.float32, 30, batch=2)
     assert isinstance(given.asking, SpanQuery)
     assert given.asking.rows.tolist() == [*range(22, 30), *range(52, 60)]
     assert int(given.asking.key_labels.sum()) == 2 * QUICK.span

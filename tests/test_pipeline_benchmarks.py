@@ -19,8 +19,7 @@ pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pi
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.pipeline import evaluation_cost
-from benchmarks.pipeline import generation_speed
+from benchmarks.pipeline import evaluation_cost, generation_speed
 from sra_fast.chat.templates import TEMPLATES
 
 
@@ -92,7 +91,9 @@ def test_other_replies_give_no_ratio(
 ) -> None:
     right = generation_speed.draw
     monkeypatch.setattr(
-        generation, "draw", lambda logits, *rest: (right(logits, *rest) + 1) % logits.shape[-1]
+        generation_speed,
+        "draw",
+        lambda logits, *rest: (right(logits, *rest) + 1) % logits.shape[-1],
     )
     settings = ["--cuts", "2", "--alone", "1", "--rounds", "1", "--dtypes", "float32"]
     assert generation_speed.main([*words, *settings, "--out", str(tmp_path)]) == 1

@@ -18,13 +18,12 @@ pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 # the benchmarks are not installed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.finetuning import cost, steps
-from benchmarks.finetuning import esconv_sweep
+from benchmarks.finetuning import cost, esconv_sweep, steps
 from benchmarks.finetuning.steps import WAYS, Stepped, Training, ratios
 from benchmarks.finetuning.sweep import ratio_interval
-from benchmarks.gpu import training as gpu_training
-from benchmarks.gpu.bench import QUICK, Bench
-from benchmarks.gpu.failures import WrongResultError
+from benchmarks.gpu.harness.bench import QUICK, Bench
+from benchmarks.gpu.harness.failures import WrongResultError
+from benchmarks.gpu.sections import training_steps
 from benchmarks.measuring.cases import Case, Shape, build_batch, build_model
 
 CASE = Case(Shape("tiny", 2, 64, 128, 4, 2, 16, 100), 48, response=8)
@@ -145,15 +144,15 @@ def test_the_section_of_the_gpu_report(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     bench = Bench(torch.device("cpu"), QUICK, time.monotonic() + 60, {}, lambda entries: None)
-    gpu_training.run(bench)
+    training_steps.run(bench)
     assert [entry["T"] for entry in bench.entries] == list(QUICK.training_lengths)
     for entry in bench.entries:
         assert "error" not in entry, entry
         assert entry["callback/plain time"] > 0
         assert entry["regulariser/plain time"] > 0
-    monkeypatch.setattr(gpu_training, "SRA_TOLERANCE", -1.0)
+    monkeypatch.setattr(training_steps, "SRA_TOLERANCE", -1.0)
     with pytest.raises(WrongResultError, match="wrong"):
-        gpu_training._measure(
+        training_steps._measure(
             Training(build_model(CASE), build_batch(CASE), 4, checkpointing=True), bench, {}, 0.0
         )
 

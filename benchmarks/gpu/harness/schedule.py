@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from benchmarks.gpu.bench import FULL, QUICK, Bench, Entry
-from benchmarks.gpu.failures import describe
+from benchmarks.gpu.harness.bench import FULL, QUICK, Bench, Entry
+from benchmarks.gpu.harness.failures import describe
 
 Status = Literal["running", "done", "failed", "stopped", "skipped"]
 
@@ -23,7 +23,7 @@ class Section:
     Attributes:
         name: on the command line and in the record.
         title: in the report.
-        function: ``module:function`` in this folder; imported when it is run.
+        function: ``module:function`` in the folder ``sections``; imported when it is run.
         share: of the whole time, in seconds of 520. What a section leaves goes to the later ones.
     """
 
@@ -61,13 +61,13 @@ SECTIONS = (
     Section(
         "backward",
         "Fused backward: with a gradient of the mass and without",
-        "backward:run",
+        "gradients:run",
         40,
     ),
     Section(
         "decode",
         "One decoding step with mass against a long cache",
-        "decode:run",
+        "decoding:run",
         15,
     ),
     Section(
@@ -85,13 +85,13 @@ SECTIONS = (
     Section(
         "model",
         "sra_fast.score on a model of Llama-3-8B's shape, random weights",
-        "model:run",
+        "whole_model:run",
         80,
     ),
     Section(
         "training",
         "LoRA steps of Llama-3-8B's shape: SRA watched, and in the loss",
-        "training:run",
+        "training_steps:run",
         110,
     ),
 )
@@ -166,7 +166,7 @@ def run_here(
     )
     try:
         module, function = section.function.split(":")
-        getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function)(bench)
+        getattr(importlib.import_module(f"benchmarks.gpu.sections.{module}"), function)(bench)
     except Exception as error:  # the other sections go on
         return so_far("failed", bench.entries, describe(error))
     return so_far("done", bench.entries)

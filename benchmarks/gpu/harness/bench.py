@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.failures import describe, recover
-from benchmarks.gpu.timing import Call, Turns, take_turns
+from benchmarks.gpu.harness.failures import describe, recover
+from benchmarks.gpu.harness.timing import Call, Turns, take_turns
 
 Entry = dict[str, Any]
 """One line of a section's table: sizes, figures, and ``error`` if something went wrong,

@@ -13,12 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import checking, inputs
-from benchmarks.gpu.backward import leaves
-from benchmarks.gpu.bench import Bench, Entry
-from benchmarks.gpu.decode import fitting_keys
-from benchmarks.gpu.failures import describe, recover
-from benchmarks.gpu.timing import Call
+from benchmarks.gpu.harness import checking, tensors
+from benchmarks.gpu.harness.bench import Bench, Entry
+from benchmarks.gpu.harness.failures import describe, recover
+from benchmarks.gpu.harness.timing import Call
+from benchmarks.gpu.sections.decoding import fitting_keys
+from benchmarks.gpu.sections.gradients import leaves
 from sra_fast import SpanAttention, span_attention
 from sra_fast.kernels.dispatch import card
 
@@ -47,7 +47,7 @@ def run(bench: Bench) -> None:
 @torch.no_grad()
 def _measure_forward(bench: Bench, entry: Entry, seconds: float) -> None:
     decode = entry["work"] == "decode"
-    given = inputs.attention(
+    given = tensors.attention(
         bench.sizes,
         bench.device,
         bench.dtype,

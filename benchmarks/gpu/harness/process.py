@@ -1,8 +1,8 @@
 """A section in a process of its own: whatever it does there, the others have their turn.
 
 An illegal access ends every later call of its process, and a kernel that hangs cannot be ended from
-inside. ``python -m benchmarks.gpu.process SECTION …`` is that process; it writes down what it has
-after every entry.
+inside. ``python -m benchmarks.gpu.harness.process SECTION …`` is that process; it writes down what
+it has after every entry.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.failures import last_lines
-from benchmarks.gpu.sections import SECTIONS, Outcome, Section, Settings, run_here
+from benchmarks.gpu.harness.failures import last_lines
+from benchmarks.gpu.harness.schedule import SECTIONS, Outcome, Section, Settings, run_here
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GRACE = 15.0  # seconds beyond its time until a section is ended
 
 
@@ -39,7 +39,7 @@ def run_apart(
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
         result = Path(folder, "result.json")
-        command = [sys.executable, "-m", "benchmarks.gpu.process", section.name]
+        command = [sys.executable, "-m", "benchmarks.gpu.harness.process", section.name]
         command += ["--device", settings.device, "--ends", str(ends), "--result", str(result)]
         command += ["--ceilings", json.dumps(dict(ceilings))]
         command += ["--quick"] if settings.quick else []

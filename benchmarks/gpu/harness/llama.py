@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.gpu.bench import Sizes
-from benchmarks.gpu.inputs import FIRST_KEY
+from benchmarks.gpu.harness.bench import Sizes
+from benchmarks.gpu.harness.tensors import FIRST_KEY
 from benchmarks.measuring.cases import Shape
 
 SHAPES = {

@@ -1,4 +1,6 @@
-"""Every kernel once: ``python -m benchmarks.gpu.every_kernel``, for a memory checker to watch.
+"""Every kernel once, for a memory checker to watch.
+
+``python -m benchmarks.gpu.sections.every_kernel`` is the process that is watched.
 
 With ``--full`` in the sizes that are timed, which leaves them compiled in Triton's cache.
 """
@@ -10,8 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.gpu import inputs
-from benchmarks.gpu.bench import FULL, QUICK, Sizes
+from benchmarks.gpu.harness import tensors
+from benchmarks.gpu.harness.bench import FULL, QUICK, Sizes
 from sra_fast import span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule
 from sra_fast.kernels.triton_kernels import backend
@@ -21,7 +23,7 @@ ODD_LENGTH = 203  # no multiple of any tile
 
 def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
     """Forward and backward with mass and without, mass alone, epilogue, decode."""
-    given = inputs.attention(sizes, device, dtype, tokens)
+    given = tensors.attention(sizes, device, dtype, tokens)
     for mass in (True, False):
         q, k, v = (x.detach().requires_grad_() for x in (given.q, given.k, given.v))
         result = span_attention(q, k, v, given.asking, backend="triton", mass_grad=mass)
@@ -35,7 +37,7 @@ def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> 
         rule = LogitRule(sizes.width**-0.5)
         backend.mass_of_lse(given.q, given.k, result.lse, given.asking, rule)
         for batch in sizes.decode_batches:
-            step = inputs.attention(
+            step = tensors.attention(
                 sizes, device, dtype, sizes.decode_keys, batch=batch, queries=1, layout="cache"
             )
             for query in (step.asking, step.silent):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from benchmarks.finetuning.steps import Training, Way, alternate, ratios
-from benchmarks.gpu import llama
-from benchmarks.gpu.bench import Bench, Entry
-from benchmarks.gpu.failures import WrongResultError, recover
+from benchmarks.gpu.harness import llama
+from benchmarks.gpu.harness.bench import Bench, Entry
+from benchmarks.gpu.harness.failures import WrongResultError, recover
 
 WAYS: tuple[Way, ...] = ("plain", "callback", "regulariser")
 STEPS = 2  # of a turn; the first is not timed

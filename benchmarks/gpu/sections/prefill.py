@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import checking, inputs
-from benchmarks.gpu.bench import Bench, Entry
-from benchmarks.gpu.failures import describe
-from benchmarks.gpu.timing import Call
+from benchmarks.gpu.harness import checking, tensors
+from benchmarks.gpu.harness.bench import Bench, Entry
+from benchmarks.gpu.harness.failures import describe
+from benchmarks.gpu.harness.timing import Call
 from sra_fast import SpanAttention, SpanQuery, span_attention
 from sra_fast.kernels import flash_cuda
 from sra_fast.kernels.contract import LogitRule
@@ -39,7 +39,7 @@ def _measure_fused(bench: Bench, entry: Entry, seconds: float) -> None:
     entry["failed"] = failed
     entry["on/off"] = turns.ratio("on", "off")
     entry["off/off"] = turns.ratio("off_again", "off")
-    work = inputs.flops(bench.sizes, entry["T"]) / 1e12
+    work = tensors.flops(bench.sizes, entry["T"]) / 1e12
     for name in ("on", "off", "flash", "cudnn"):
         took = turns.seconds(name)
         entry[f"{name}_tflops"] = None if took is None else work / took
@@ -65,8 +65,8 @@ def _measure_lse(bench: Bench, entry: Entry, seconds: float) -> None:
 
 def _given(
     bench: Bench, tokens: int, backend: Literal["triton", "lse"]
-) -> tuple[inputs.Attention, Call, Call]:
-    given = inputs.attention(bench.sizes, bench.device, bench.dtype, tokens)
+) -> tuple[tensors.Attention, Call, Call]:
+    given = tensors.attention(bench.sizes, bench.device, bench.dtype, tokens)
 
     def attend(query: SpanQuery) -> SpanAttention:
         return span_attention(given.q, given.k, given.v, query, backend=backend)
@@ -74,19 +74,19 @@ def _given(
     return given, lambda: attend(given.asking), lambda: attend(given.silent)
 
 
-def _pytorch(given: inputs.Attention) -> tuple[dict[str, Call], dict[str, str]]:
+def _pytorch(given: tensors.Attention) -> tuple[dict[str, Call], dict[str, str]]:
     """PyTorch's kernels by name, and why one is missing."""
     calls: dict[str, Call] = {}
     failed: dict[str, str] = {}
-    for name, kernel in {"flash": inputs.FLASH, "cudnn": inputs.CUDNN}.items():
+    for name, kernel in {"flash": tensors.FLASH, "cudnn": tensors.CUDNN}.items():
         try:
-            calls[name] = inputs.pytorch_attention(given.q, given.k, given.v, kernel)
+            calls[name] = tensors.pytorch_attention(given.q, given.k, given.v, kernel)
         except RuntimeError as error:
             failed[name] = describe(error)
     return calls, failed
 
 
-def _check(given: inputs.Attention, on: Call, flash: Call | None, entry: Entry) -> None:
+def _check(given: tensors.Attention, on: Call, flash: Call | None, entry: Entry) -> None:
     exact = checking.exact_rows(given.q, given.k, given.v, given.asking)
     plain: Tensor | None = None if flash is None else flash()
     checking.check(checking.fresh(on), given.asking, exact, plain, entry)

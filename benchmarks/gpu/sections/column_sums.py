@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import checking, inputs
-from benchmarks.gpu.bench import Bench, Entry
-from benchmarks.gpu.timing import Call
+from benchmarks.gpu.harness import checking, tensors
+from benchmarks.gpu.harness.bench import Bench, Entry
+from benchmarks.gpu.harness.timing import Call
 from sra_fast import span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule
 
@@ -36,7 +36,7 @@ def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
         return
     from sra_fast.kernels.triton_kernels import backend
 
-    given = inputs.attention(bench.sizes, bench.device, bench.dtype, entry["T"])
+    given = tensors.attention(bench.sizes, bench.device, bench.dtype, entry["T"])
     q, k, v, query = given.q, given.k, given.v, given.asking
     groups = q.shape[1] // k.shape[1]
     many = k.repeat_interleave(groups, dim=1)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.gpu.bench import FULL, Entry
-from benchmarks.gpu.sections import Outcome
+from benchmarks.gpu.harness.bench import FULL, Entry
+from benchmarks.gpu.harness.schedule import Outcome
 
 
 @dataclass(frozen=True)

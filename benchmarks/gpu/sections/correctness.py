@@ -23,12 +23,12 @@ from typing import IO
 
 import torch
 
-from benchmarks.gpu import checking
-from benchmarks.gpu.bench import LEAST_SECONDS, QUICK, Bench, Entry
-from benchmarks.gpu.failures import WrongResultError, describe, last_lines, plain, recover
+from benchmarks.gpu.harness import checking
+from benchmarks.gpu.harness.bench import LEAST_SECONDS, QUICK, Bench, Entry
+from benchmarks.gpu.harness.failures import WrongResultError, describe, last_lines, plain, recover
 from sra_fast import span_attention
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TESTS = ("test_triton_kernels.py", "test_triton_models.py")
 QUICK_TESTS = "scales"  # pytest's -k
 MOST_WORKERS = 14
@@ -98,13 +98,13 @@ def _checker(bench: Bench) -> list[str] | None:
     if found is None or bench.device.type != "cuda":
         return None
     options = ["--tool", "memcheck", "--error-exitcode", str(MEMORY_ERROR)]
-    return [found, *options, sys.executable, "-m", "benchmarks.gpu.every_kernel"]
+    return [found, *options, sys.executable, "-m", "benchmarks.gpu.sections.every_kernel"]
 
 
 def _compiler(bench: Bench) -> list[str] | None:
     if bench.device.type != "cuda" or bench.sizes is QUICK:
         return None
-    return [sys.executable, "-m", "benchmarks.gpu.every_kernel", "--full"]
+    return [sys.executable, "-m", "benchmarks.gpu.sections.every_kernel", "--full"]
 
 
 @contextmanager

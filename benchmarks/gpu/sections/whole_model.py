@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import llama
-from benchmarks.gpu.bench import Bench, Entry, free_bytes
-from benchmarks.gpu.failures import WrongResultError, describe, recover
-from benchmarks.gpu.timing import Call, give_lead_back, synchronize
+from benchmarks.gpu.harness import llama
+from benchmarks.gpu.harness.bench import Bench, Entry, free_bytes
+from benchmarks.gpu.harness.failures import WrongResultError, describe, recover
+from benchmarks.gpu.harness.timing import Call, give_lead_back, synchronize
 from benchmarks.measuring import agreement, alternatives
 from benchmarks.measuring.cases import Case, Dtype
 from sra_fast.definitions import DEFINITIONS

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.failures import WrongResultError
+from benchmarks.gpu.harness.failures import WrongResultError
 from sra_fast import SpanAttention, SpanQuery
 
 MASS_TOLERANCE = 1e-3

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.gpu.bench import Entry
-from benchmarks.gpu.dispatch_table import unfit
-from benchmarks.gpu.sections import SECTIONS, Outcome
-from benchmarks.gpu.targets import Verdict, maps_end
+from benchmarks.gpu.harness.bench import Entry
+from benchmarks.gpu.harness.schedule import SECTIONS, Outcome
+from benchmarks.gpu.report.dispatch_table import unfit
+from benchmarks.gpu.report.targets import Verdict, maps_end
 
 MOST_TROUBLES = 8  # lines of the short table; the report has them all
 

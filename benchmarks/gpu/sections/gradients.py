@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import checking, inputs
-from benchmarks.gpu.bench import Bench, Entry
-from benchmarks.gpu.failures import WrongResultError, describe
-from benchmarks.gpu.timing import Call
+from benchmarks.gpu.harness import checking, tensors
+from benchmarks.gpu.harness.bench import Bench, Entry
+from benchmarks.gpu.harness.failures import WrongResultError, describe
+from benchmarks.gpu.harness.timing import Call
 from sra_fast import SpanQuery, span_attention
 
 BACKWARD_FLOPS = 2.5  # of the forward's: five products where that has two
@@ -67,7 +67,7 @@ class Leaves:
 
     def flash_backward(self) -> Call:
         """The same of PyTorch's FlashAttention; raises ``RuntimeError`` where it is not served."""
-        out = inputs.pytorch_attention(self.q, self.k, self.v, inputs.FLASH)()
+        out = tensors.pytorch_attention(self.q, self.k, self.v, tensors.FLASH)()
         return self._call([out], [self.d_out])
 
     def _call(self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Call:
@@ -80,7 +80,7 @@ class Leaves:
 def leaves(bench: Bench, tokens: int, dtype: torch.dtype | None = None) -> Leaves:
     """The same numbers, those of the bench's dtype, in any ``dtype``."""
     dtype = dtype or bench.dtype
-    given = inputs.attention(bench.sizes, bench.device, bench.dtype, tokens)
+    given = tensors.attention(bench.sizes, bench.device, bench.dtype, tokens)
     q, k, v = (x.to(dtype).detach().requires_grad_() for x in (given.q, given.k, given.v))
     generator = torch.Generator(bench.device).manual_seed(1)
     shape = (len(given.asking.rows), bench.sizes.heads, 1)
@@ -152,7 +152,7 @@ def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
     turns.record(entry)
     entry["with/without"] = turns.ratio("with", "without")
     entry["without/without"] = turns.ratio("without_again", "without")
-    work = BACKWARD_FLOPS * inputs.flops(bench.sizes, entry["T"]) / 1e12
+    work = BACKWARD_FLOPS * tensors.flops(bench.sizes, entry["T"]) / 1e12
     for name in ("with", "without", "flash"):
         took = turns.seconds(name)
         entry[f"{name}_tflops"] = None if took is None else work / took

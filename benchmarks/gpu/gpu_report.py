@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu.run``: checks and measures on a GPU, in under nine minutes.
+"""``python -m benchmarks.gpu``: checks and measures on a GPU, in under nine minutes.
 
 Needs a checkout and what is installed of torch, triton, transformers, numpy and pytest; nothing of
 this project has to be installed. Writes ``results.json``, ``report.md``, ``dispatch.json`` and
@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import card, dispatch_table, tables, targets
-from benchmarks.gpu.failures import describe
-from benchmarks.gpu.process import ROOT, run_apart, write
-from benchmarks.gpu.sections import SECTIONS, Outcome, Section, Settings, known_ceilings
+from benchmarks.gpu.harness import card
+from benchmarks.gpu.harness.failures import describe
+from benchmarks.gpu.harness.process import ROOT, run_apart, write
+from benchmarks.gpu.harness.schedule import SECTIONS, Outcome, Section, Settings, known_ceilings
+from benchmarks.gpu.report import dispatch_table, report_page, targets
 
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURED = ROOT / "kernels" / "span_attention" / "measured.json"
@@ -76,15 +77,15 @@ def report(
     verdicts = targets.judge(outcomes)
     pictures: list[str] = []
     try:
-        from benchmarks.gpu.pictures import draw
+        from benchmarks.gpu.report.pictures import draw
 
         pictures = draw(facts["card"], outcomes, verdicts, folder)
     except Exception as error:  # matplotlib may be missing, or not as it was
         notes.append(f"no pictures: {describe(error)}")
     write(_chosen(outcomes), folder / "dispatch.json")
-    text = tables.as_markdown(facts, outcomes, verdicts, pictures, notes)
+    text = report_page.as_markdown(facts, outcomes, verdicts, pictures, notes)
     (folder / "report.md").write_text(text, "utf-8")
-    return tables.short(facts, outcomes, verdicts, notes)
+    return report_page.short(facts, outcomes, verdicts, notes)
 
 
 def record(facts: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path) -> None:
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu.run",
+        prog="python -m benchmarks.gpu",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -172,7 +173,3 @@ def _write_dispatch(options: argparse.Namespace, outcomes: Sequence[Outcome]) ->
         return "measured.json was left as it is: there was nothing measured to write into it"
     dispatch_table.merge(table, MEASURED)
     return "what was measured is in kernels/span_attention/measured.json"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

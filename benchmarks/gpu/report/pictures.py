@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.bench import Entry
-from benchmarks.gpu.sections import Outcome, known_ceilings
-from benchmarks.gpu.targets import Verdict
+from benchmarks.gpu.harness.bench import Entry
+from benchmarks.gpu.harness.schedule import Outcome, known_ceilings
+from benchmarks.gpu.report.targets import Verdict
 
 # Okabe and Ito's palette, told apart with any colour vision; line and marker differ as well.
 BLUE, RED, YELLOW, GREY = "#0072B2", "#D55E00", "#E69F00", "#555555"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.gpu.bench import Bench, Entry, free_bytes
+from benchmarks.gpu.harness.bench import Bench, Entry, free_bytes
 
 
 def run(bench: Bench) -> None:

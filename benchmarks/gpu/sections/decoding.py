@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.gpu import checking, inputs
-from benchmarks.gpu.bench import Bench, Entry, free_bytes
-from benchmarks.gpu.failures import describe
-from benchmarks.gpu.timing import Call
+from benchmarks.gpu.harness import checking, tensors
+from benchmarks.gpu.harness.bench import Bench, Entry, free_bytes
+from benchmarks.gpu.harness.failures import describe
+from benchmarks.gpu.harness.timing import Call
 from sra_fast import SpanAttention, SpanQuery, span_attention
 
 ROOM = 2  # times the cache, for what is made beside it
@@ -41,7 +41,7 @@ def _bytes_per_key(bench: Bench, batch: int) -> int:
 def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
     sizes, batch = bench.sizes, entry["B"]
     entry["N"] = keys = fitting_keys(bench, batch)
-    given = inputs.attention(
+    given = tensors.attention(
         sizes, bench.device, bench.dtype, keys, batch=batch, queries=1, layout="cache"
     )
 
@@ -54,8 +54,8 @@ def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
         "without_again": lambda: attend(given.silent),
     }
     try:  # the one query sees every key
-        calls["flash"] = inputs.pytorch_attention(
-            given.q, given.k, given.v, inputs.FLASH, is_causal=False
+        calls["flash"] = tensors.pytorch_attention(
+            given.q, given.k, given.v, tensors.FLASH, is_causal=False
         )
     except RuntimeError as error:
         entry["failed"] = {"flash": describe(error)}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.failures import describe, recover
+from benchmarks.gpu.harness.failures import describe, recover
 
 Call = Callable[[], Any]
 

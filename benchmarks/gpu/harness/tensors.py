@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu.bench import Sizes
-from benchmarks.gpu.timing import Call
+from benchmarks.gpu.harness.bench import Sizes
+from benchmarks.gpu.harness.timing import Call
 from sra_fast import SpanQuery
 
 FIRST_KEY = 16  # of the span

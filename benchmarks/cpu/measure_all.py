@@ -1,0 +1,116 @@
+"""``python -m benchmarks.cpu``: measures on this CPU and redraws the recorded results.
+
+The peer ``flash-colreduce`` runs on GPUs only and is not part of this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.cpu import record
+from benchmarks.cpu.compare import Cell, Known, Row, compare
+from benchmarks.cpu.measure import OURS
+from benchmarks.measuring import machine
+from benchmarks.measuring.cases import SMALL, SMOLLM2, WIDE, Case
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A case, its alternatives, and how often each is measured.
+
+    Attributes:
+        case: what to run.
+        keys: of the alternatives.
+        pairs: of each with ``score``.
+        repeats: fresh processes for the memory of the two that are close.
+    """
+
+    case: Case
+    keys: Sequence[str]
+    pairs: Mapping[str, int]
+    repeats: int = 1
+
+
+def full_plan(bfloat16: bool) -> list[Planned]:
+    """About eighteen minutes on two cores."""
+    plan = [Planned(Case(SMOLLM2, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS]
+    if bfloat16:  # eager, whose own error is the tolerance, takes too long at the last length
+        plan += [
+            Planned(Case(SMOLLM2, tokens, "bfloat16"), "bcd", _pairs(tokens))
+            for tokens in LENGTHS[:4]
+        ]
+    plan += [Planned(Case(SMALL, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:4]]
+    plan += [Planned(Case(WIDE, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:2]]
+    return plan
+
+
+def quick_plan(bfloat16: bool) -> list[Planned]:
+    """Under a minute; without bfloat16, whether the CPU has it or not."""
+    pairs = {"a": 1, "b": 1, "c": 3}
+    return [
+        Planned(Case(SMOLLM2, LENGTHS[0]), "abcd", pairs),
+        Planned(Case(SMOLLM2, LENGTHS[1]), "bcd", pairs),
+    ]
+
+
+def execute(plan: Sequence[Planned]) -> list[Row]:
+    """Runs the cases in order; says on standard error how it goes."""
+    known = Known()
+    rows = []
+    for planned in plan:
+        start = time.perf_counter()
+        row = compare(planned.case, planned.keys, planned.pairs, known, planned.repeats)
+        rows.append(row)
+        print(f"{planned.case} ({time.perf_counter() - start:.0f} s)", file=sys.stderr)
+        for key, cell in row.cells.items():
+            print(f"  ({key}) {_line(cell)}", file=sys.stderr, flush=True)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if an alternative is wrong, unchecked or failed.
+
+    A run in which the score failed leaves what was recorded before as it is.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two lengths, under a minute")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for cpu.json, cpu.md and cpu.png (benchmarks/results; with --quick, nowhere)",
+    )
+    options = parser.parse_args(arguments)
+    facts = machine.facts()
+    plan = (quick_plan if options.quick else full_plan)(facts["bfloat16"])
+    rows = execute(plan)
+    print(record.as_markdown(rows, facts))
+    statuses = {cell.status for row in rows for cell in row.cells.values()}
+    folder = options.out if options.quick else options.out or RESULTS
+    if "failed" in {row.cells[OURS].status for row in rows}:
+        print("sra_fast.score failed: nothing was recorded", file=sys.stderr)
+    elif folder is not None:
+        record.write(rows, facts, folder)
+    return int(not statuses <= {"ok", "does not fit"})
+
+
+def _pairs(tokens: int) -> dict[str, int]:
+    """The ratio to the floor is near 1 and wants more pairs than the multiples do."""
+    several = 3 if tokens <= 512 else 1
+    return {"a": several, "b": several, "c": 5 if tokens <= 1024 else 3}
+
+
+def _line(cell: Cell) -> str:
+    if cell.seconds is None or cell.peak_bytes is None:
+        return f"{cell.status}: {cell.note}"
+    ratio = "" if cell.time_ratio is None else f", score takes {cell.time_ratio:.3f} of it"
+    return f"{cell.seconds:.2f} s, {record.memory(cell.peak_bytes)}{ratio}; {cell.note}"
+
+
+LENGTHS = (512, 1024, 2048, 4096, 8192)
