@@ -29,7 +29,7 @@ from benchmarks.gpu.harness.failures import WrongResultError, describe, last_lin
 from sra_fast import span_attention
 
 ROOT = Path(__file__).resolve().parents[3]
-TESTS = ("test_triton_kernels.py", "test_triton_models.py")
+TESTS = ("kernels/test_triton_kernels.py", "kernels/test_triton_models.py")
 QUICK_TESTS = "scales"  # pytest's -k
 MOST_WORKERS = 14
 MOST_NAMES = 20  # of failed tests, in the record
@@ -204,7 +204,7 @@ def _compile(bench: Bench, entry: Entry, started: Started) -> None:
 
 def _grid(bench: Bench, entry: Entry, seconds: float) -> None:
     """What the tests have only a stand-in for: PyTorch's kernel, over the same cases."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     from op_cases import CASES
     from op_truth import plain_pytorch, truth, worst
 

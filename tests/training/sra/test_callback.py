@@ -496,7 +496,7 @@ def test_two_processes_log_the_mean_over_all_examples_and_take_the_same_step(
 
     from ddp_training import one_step
 
-    here = Path(__file__).parent
+    here = Path(__file__).parents[2] / "support"
     subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),

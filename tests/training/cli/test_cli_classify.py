@@ -18,7 +18,7 @@ from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES
 from tiny_chat_model import talk, write_jsonl
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-HELD_OUT = Path(__file__).with_name("plain_replies.jsonl")
+HELD_OUT = Path(__file__).parents[2] / "support" / "plain_replies.jsonl"
 
 
 def call(*arguments: object, status: int = 0) -> tuple[str, str]:

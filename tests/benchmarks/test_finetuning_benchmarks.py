@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,6 @@ from tiny_chat_model import save_tiny_model
 
 pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")
 pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
-
-# the benchmarks are not installed
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.finetuning import cost, esconv_sweep, steps
 from benchmarks.finetuning.steps import WAYS, Stepped, Training, ratios

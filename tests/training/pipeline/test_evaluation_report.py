@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 import pytest
 from sklearn.metrics import roc_auc_score
+from test_evaluation_relation import PLAIN, brute_force_auc, synthetic
 
 from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
 from sra_fast.training.pipeline.evaluation.evaluation_report import (
@@ -23,7 +24,6 @@ from sra_fast.training.pipeline.evaluation.figures import HEADS, write_figures
 from sra_fast.training.pipeline.evaluation.heads import HeadsError, analyse_heads, halves
 from sra_fast.training.pipeline.evaluation.language_quality import analyse_quality
 from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_rows
-from test_evaluation_relation import PLAIN, brute_force_auc, synthetic
 
 STRATEGIES = ("Affirmation", "Reflection of feelings", "Question")
 

@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-# the benchmarks are not installed
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks.static.compilation import TARGETS
 from benchmarks.static.report import BEST, NAMES
 from sra_fast.kernels.triton_kernels.configurations import (
@@ -24,7 +21,7 @@ from sra_fast.kernels.triton_kernels.configurations import (
     configuration,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {(width, size) for width in (64, 128, 256) for size in (2, 4)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +14,6 @@ from tiny_chat_model import save_tiny_model
 
 pytest.importorskip("datasets", reason="needs the package datasets (extra 'train')")
 pytest.importorskip("sklearn", reason="needs the package scikit-learn (extra 'pipeline')")
-
-# the benchmarks are not installed
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.pipeline import evaluation_cost, generation_speed
 from sra_fast.chat.templates import TEMPLATES

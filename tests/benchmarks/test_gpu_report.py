@@ -21,9 +21,6 @@ import pytest
 import torch
 from torch import Tensor
 
-# the benchmarks are not installed
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks.gpu import gpu_report
 from benchmarks.gpu.harness import bench, card, checking, failures, llama, process, tensors, timing
 from benchmarks.gpu.harness.bench import QUICK, Bench, Entry
@@ -47,7 +44,7 @@ from benchmarks.gpu.sections import (
 )
 from sra_fast import SpanAttention, SpanQuery, span_attention
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KIND = "cuda" if torch.cuda.is_available() else "cpu"
 DEVICE = torch.device(KIND)
 SETTINGS = Settings(KIND, quick=True)

@@ -46,7 +46,7 @@ from sra_fast.training.pipeline.classifiers.quality import accuracy_interval, qu
 from sra_fast.training.pipeline.classifiers.splits import folds, holdout
 from tiny_chat_model import talk, write_jsonl
 
-HELD_OUT = Path(__file__).with_name("plain_replies.jsonl")
+HELD_OUT = Path(__file__).parents[2] / "support" / "plain_replies.jsonl"
 THREE = ("Clarification", "Offer Hope", "Chit Chat")
 
 

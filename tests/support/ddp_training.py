@@ -1,6 +1,6 @@
 """Run by `accelerate launch`: one step and one evaluation; the first process writes the outcome.
 
-accelerate launch … tests/ddp_training.py FOLDER
+accelerate launch … tests/support/ddp_training.py FOLDER
 """
 
 from __future__ import annotations
