@@ -75,8 +75,15 @@ setup(
             "tensorboard>=2.16",
             "trl>=1.0",
             "hypothesis>=6.100",
+            "import-linter>=2.3",
         ],
-        "lint": ["ruff>=0.15", "mypy>=1.18", "pandas-stubs"],
+        "lint": [
+            "ruff>=0.15",
+            "mypy>=1.18",
+            "pandas-stubs",
+            "basedpyright>=1.30",
+            "import-linter>=2.3",
+        ],
     },
     entry_points={"console_scripts": ["sra-fast = sra_fast.cli.entry:main"]},
 )

@@ -21,12 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Definition = Literal["paper", "mass", "reference", "table1"]
+from sra_fast.names import Definition
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from sra_fast.definitions import Definition
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.served import serve, switched
 from sra_fast.measure.watching import Answer, unwrapped, watching
-from sra_fast.op import Backend
+from sra_fast.names import Backend, Definition
 from sra_fast.result import SRAResult, check_definition
 
 

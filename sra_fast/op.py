@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -19,8 +19,7 @@ from sra_fast.kernels.contract import (
 )
 from sra_fast.kernels.dispatch import fastest, triton_backend
 from sra_fast.kernels.plan import check
-
-Backend = Literal["auto", "reference", "lse", "triton"]
+from sra_fast.names import Backend
 
 
 class _Kernels(Protocol):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sra_fast.definitions import DEFINITIONS, Definition
+from sra_fast.definitions import DEFINITIONS
+from sra_fast.names import Definition
 from sra_fast.tools.atomic import replaced_atomically
 
 if TYPE_CHECKING:

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sra_fast.defaults import FORWARD_TOKENS
-from sra_fast.definitions import Definition
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.served import ServedModel, evaluating, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, build_query, read_batch
-from sra_fast.op import Backend
+from sra_fast.names import FORWARD_TOKENS, Backend, Definition
 from sra_fast.result import SRAResult, check_definition
 
 

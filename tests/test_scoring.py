@@ -20,10 +20,10 @@ from model_families import (
     Family,
     random_tokens,
 )
-from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.measure.packing import forwards
 from sra_fast.measure.reduction import UnansweredRequestError
 from sra_fast.measure.served import UnservedModelError, serve
+from sra_fast.names import FORWARD_TOKENS
 
 LLAMA = DENSE[0]
 LENGTHS = (40, 29, 33)

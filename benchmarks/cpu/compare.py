@@ -8,12 +8,12 @@ from statistics import median
 from typing import Literal
 
 from benchmarks.cpu.measure import OURS, Measured, Run, memory_fresh, pairs_fresh
-from benchmarks.measuring import agreement
-from benchmarks.measuring.agreement import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
+from benchmarks.measuring import same_results
 from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
 from benchmarks.measuring.cases import Case
 from benchmarks.measuring.fresh_process import ProcessFailedError
 from benchmarks.measuring.machine import available_bytes, bytes_needed
+from benchmarks.measuring.same_results import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
 
 Status = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
 
@@ -133,17 +133,17 @@ def _verdicts(
     where = (case.shape.name, case.tokens)
     tolerances: Mapping[Quantity, float]
     if case.dtype == "float32":
-        known.truths[where] = agreement.agree_on([several[0] for several in answers.values()])
+        known.truths[where] = same_results.agree_on([several[0] for several in answers.values()])
         tolerances = FLOAT32_TOLERANCES
     else:
         errors = known.eager_errors.setdefault(case.shape.name, {})
         eager = next((key for key in EAGER if key in answers), None)
         if eager is not None and where in known.truths:
-            errors[case.tokens] = agreement.worst_errors(answers[eager], known.truths[where])
+            errors[case.tokens] = same_results.worst_errors(answers[eager], known.truths[where])
         nearest = max((tokens for tokens in errors if tokens <= case.tokens), default=None)
-        tolerances = {} if nearest is None else agreement.bfloat16_tolerances(errors[nearest])
+        tolerances = {} if nearest is None else same_results.bfloat16_tolerances(errors[nearest])
     truth = known.truths.get(where, {})
-    return {key: agreement.check(several, truth, tolerances) for key, several in answers.items()}
+    return {key: same_results.check(several, truth, tolerances) for key, several in answers.items()}
 
 
 def _cell(

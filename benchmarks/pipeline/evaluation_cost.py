@@ -27,9 +27,9 @@ from sra_fast.chat.encoding import collate, encode_prompts, padding_token
 from sra_fast.chat.esconv import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.defaults import FORWARD_TOKENS
-from sra_fast.files.models import DType, find_model
+from sra_fast.files.models import find_model
 from sra_fast.files.run_folder import batches
+from sra_fast.names import FORWARD_TOKENS, DType
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES

@@ -28,7 +28,8 @@ from benchmarks.measuring import machine
 from sra_fast.chat.esconv import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.files.models import DType, find_model
+from sra_fast.files.models import find_model
+from sra_fast.names import DType
 from sra_fast.training.pipeline.extension.cuts import Cutting, cut
 from sra_fast.training.pipeline.generation.generation_prompts import (
     GenerationPrompt,

@@ -9,7 +9,7 @@ from pathlib import Path
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_templates, make_scorer
 from sra_fast.cli.session import session
-from sra_fast.defaults import FORWARD_TOKENS
+from sra_fast.names import FORWARD_TOKENS
 
 TEMPLATE_FOLDERS = "templates"
 _ALL_SEVEN = "standard,c5_hf,c3_hf,c1_hf,c5_hl,c3_hl,c1_hl"
@@ -20,13 +20,13 @@ def compare(
     model: options.ModelName,
     templates: options.TemplateNames = _ALL_SEVEN,
     strategies: options.StrategyFile = None,
-    turns: options.TurnsOption = options.Turns.ALL,
-    definition: options.DefinitionOption = options.Definition.PAPER,
+    turns: options.TurnsOption = "all",
+    definition: options.DefinitionOption = "paper",
     out: options.OutFolder = None,
     batch_tokens: options.BatchTokens = FORWARD_TOKENS,
-    dtype: options.DTypeOption = options.DType.AUTO,
-    device: options.DeviceOption = options.Device.AUTO,
-    backend: options.BackendOption = options.Backend.AUTO,
+    dtype: options.DTypeOption = "auto",
+    device: options.DeviceOption = "auto",
+    backend: options.BackendOption = "auto",
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -51,7 +51,7 @@ def compare(
         scorer = make_scorer(
             file, model, strategies, definition, batch_tokens, dtype, device, backend
         )
-        whole = RunFolder(folder, scorer.settings("compare", turns=turns.value))
+        whole = RunFolder(folder, scorer.settings("compare", turns=turns))
         whole.check()
         jobs = [
             scorer.prepare(
@@ -59,7 +59,7 @@ def compare(
                 template_folder(folder, one.name),
                 conversations,
                 one,
-                turns.value,
+                turns,
             )
             for one in chosen
         ]
@@ -69,7 +69,7 @@ def compare(
                 scored = scorer.run(jobs, on_progress)
             rows = [row for one in scored for row in one.rows]
             names = [template.name for template in chosen]
-            comparison = compared(definition.value, names, rows, rows)
+            comparison = compared(definition, names, rows, rows)
             model_name = scorer.source.name
             write_report(comparison, folder, [f"Model {model_name}, input {file.name}."])
         for table in comparison_tables(comparison):

@@ -11,7 +11,7 @@ from sra_fast.cli import options
 from sra_fast.cli.compare import TEMPLATE_FOLDERS, template_folder
 from sra_fast.cli.inputs import make_scorer
 from sra_fast.cli.session import session
-from sra_fast.defaults import FORWARD_TOKENS
+from sra_fast.names import FORWARD_TOKENS, Definition, Device, DType
 
 _CONVERSATIONS = Path(__file__).parents[1] / "chat" / "data" / "demo_conversations.jsonl"
 _DRIFT_FOLDER = "drift"
@@ -28,12 +28,12 @@ def demo(
         str, typer.Option("--model", metavar="NAME_OR_DIR", help="As for 'sra-fast score'.")
     ] = "smollm2",
     dtype: Annotated[
-        options.DType,
+        DType,
         typer.Option(
             "--dtype", help="auto is bfloat16 on a CPU that multiplies it, else as stored."
         ),
-    ] = options.DType.AUTO,
-    device: options.DeviceOption = options.Device.AUTO,
+    ] = "auto",
+    device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -55,8 +55,8 @@ def demo(
         conversations = read_conversations(_CONVERSATIONS)
         short = [one for one in conversations if one.response is not None]
         long = [one for one in conversations if one.response is None]
-        definition = options.Definition.PAPER
-        chosen = quick_dtype(device) if dtype is options.DType.AUTO else dtype
+        definition: Definition = "paper"
+        chosen = quick_dtype(device) if dtype == "auto" else dtype
         scorer = make_scorer(
             _CONVERSATIONS,
             model,
@@ -65,7 +65,7 @@ def demo(
             FORWARD_TOKENS,
             chosen,
             device,
-            options.Backend.AUTO,
+            "auto",
         )
         scorer.load()
         whole = RunFolder(out, scorer.settings("demo"))
@@ -79,10 +79,10 @@ def demo(
             with token_progress(current, jobs) as on_progress:
                 *scored, drift = scorer.run(jobs, on_progress)
             rows = [row for one in scored for row in one.rows]
-            comparison = compare(definition.value, list(TEMPLATES), rows, drift.rows)
+            comparison = compare(definition, list(TEMPLATES), rows, drift.rows)
             turns = len(drift.rows)
             notes = [
-                f"Model {scorer.source.name} (dtype {chosen.value}), the library's own sample "
+                f"Model {scorer.source.name} (dtype {chosen}), the library's own sample "
                 "conversations.",
                 f"By template and by strategy: the last reply of {len(short)} short conversations. "
                 f"By turn: all {turns} replies of a long one, in one forward pass.",
@@ -98,19 +98,19 @@ def demo(
             "out": str(out),
             "files": list(REPORT_FILES),
             "model": scorer.source.name,
-            "dtype": chosen.value,
+            "dtype": chosen,
             **comparison.to_json(),
         }
 
 
-def quick_dtype(device: options.Device) -> options.DType:
+def quick_dtype(device: Device) -> DType:
     """bfloat16 on a CPU with instructions for it: twice as fast, means within a percent or so."""
     import torch
 
     from sra_fast.files.models import choose_device
 
-    if choose_device(device.value) == "cpu":
+    if choose_device(device) == "cpu":
         can: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         if can.get("amx_bf16") or can.get("avx512_bf16"):
-            return options.DType.BFLOAT16
-    return options.DType.AUTO
+            return "bfloat16"
+    return "auto"

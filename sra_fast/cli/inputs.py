@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sra_fast.cli.options import Backend, Definition, Device, DType
+from sra_fast.names import Backend, Definition, Device, DType
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
@@ -61,13 +61,13 @@ def make_scorer(
     from sra_fast.files.models import choose_device, find_model
     from sra_fast.files.score_file import FileScorer, ScoringOptions
 
-    choose_device(device.value)
+    choose_device(device)
     options = ScoringOptions(
-        definition=definition.value,
+        definition=definition,
         strategies=DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies),
         batch_tokens=batch_tokens,
-        dtype=dtype.value,
-        device=device.value,
-        backend=backend.value,
+        dtype=dtype,
+        device=device,
+        backend=backend,
     )
     return FileScorer(find_model(model), file, options)

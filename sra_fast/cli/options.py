@@ -2,53 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Definition(str, Enum):
-    """The definitions of SRA (``sra_fast.definitions``, which would import torch)."""
-
-    PAPER = "paper"
-    MASS = "mass"
-    REFERENCE = "reference"
-    TABLE1 = "table1"
-
-
-class Turns(str, Enum):
-    """Which replies of a conversation are scored."""
-
-    ALL = "all"
-    LAST = "last"
-
-
-class DType(str, Enum):
-    """Of the model's weights."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class Device(str, Enum):
-    """Where the model runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Backend(str, Enum):
-    """Of the op (``sra_fast.op``, which would import torch)."""
-
-    AUTO = "auto"
-    REFERENCE = "reference"
-    LSE = "lse"
-    TRITON = "triton"
+from sra_fast.names import Backend, Definition, Device, DType, Turns
 
 
 def existing_file(metavar: str, text: str) -> typer.models.ArgumentInfo:

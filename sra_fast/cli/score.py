@@ -5,7 +5,7 @@ from __future__ import annotations
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_template, make_scorer
 from sra_fast.cli.session import session
-from sra_fast.defaults import FORWARD_TOKENS
+from sra_fast.names import FORWARD_TOKENS
 
 
 def score(
@@ -13,13 +13,13 @@ def score(
     model: options.ModelName,
     template: options.TemplateName = "standard",
     strategies: options.StrategyFile = None,
-    turns: options.TurnsOption = options.Turns.ALL,
-    definition: options.DefinitionOption = options.Definition.PAPER,
+    turns: options.TurnsOption = "all",
+    definition: options.DefinitionOption = "paper",
     out: options.OutFolder = None,
     batch_tokens: options.BatchTokens = FORWARD_TOKENS,
-    dtype: options.DTypeOption = options.DType.AUTO,
-    device: options.DeviceOption = options.Device.AUTO,
-    backend: options.BackendOption = options.Backend.AUTO,
+    dtype: options.DTypeOption = "auto",
+    device: options.DeviceOption = "auto",
+    backend: options.BackendOption = "auto",
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -43,7 +43,7 @@ def score(
         scorer = make_scorer(
             file, model, strategies, definition, batch_tokens, dtype, device, backend
         )
-        job = scorer.prepare("score", folder, conversations, chosen, turns.value)
+        job = scorer.prepare("score", folder, conversations, chosen, turns)
         with token_progress(current, [job]) as on_progress:
             (scored,) = scorer.run([job], on_progress)
 
@@ -52,7 +52,7 @@ def score(
         estimates = {name: estimate(by_strategy[name]) for name in sorted(by_strategy)}
         current.show(
             estimates_table(
-                f"SRA ({definition.value} definition), template {chosen.name}",
+                f"SRA ({definition} definition), template {chosen.name}",
                 ("strategy",),
                 [*(((name,), e) for name, e in estimates.items()), (("all",), whole)],
             )
@@ -64,7 +64,7 @@ def score(
             "files": [SCORES_JSONL, SCORES_PARQUET, MASSES, RUN],
             "model": scorer.source.name,
             "template": chosen.name,
-            "definition": definition.value,
+            "definition": definition,
             **vars(whole),
             "by_strategy": [{"strategy": name, **vars(e)} for name, e in estimates.items()],
             "scores": scored.rows,

@@ -8,20 +8,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
-from sra_fast.defaults import FORWARD_TOKENS
-from sra_fast.definitions import DEFINITIONS, Definition
-from sra_fast.files.models import Device, DType, ModelSource, choose_device
+from sra_fast.definitions import DEFINITIONS
+from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.run_folder import RunFolder, write_text
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.op import Backend
+from sra_fast.names import FORWARD_TOKENS, Backend, Definition, Device, DType, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.atomic import replaced_atomically
@@ -29,7 +28,6 @@ from sra_fast.tools.atomic import replaced_atomically
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Turns = Literal["all", "last"]
 Row = dict[str, Any]
 
 SCORES_JSONL = "scores.jsonl"

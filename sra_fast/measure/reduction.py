@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sra_fast.definitions import DEFINITIONS, Definition, RowMasses
+from sra_fast.definitions import DEFINITIONS, RowMasses
 from sra_fast.measure.request import SpanRequest
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, Placed
+from sra_fast.names import Definition
 from sra_fast.result import SRAResult
 
 

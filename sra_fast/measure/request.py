@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from sra_fast.kernels.contract import SpanQuery
-from sra_fast.op import Backend
+from sra_fast.names import Backend
 
 _Read = TypeVar("_Read")
 

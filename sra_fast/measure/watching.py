@@ -27,7 +27,7 @@ from sra_fast.measure.spans import (
     build_query,
     read_batch,
 )
-from sra_fast.op import Backend
+from sra_fast.names import Backend
 
 STRATEGIES = "strategies"
 IGNORED_LABEL = -100  # of tokens that the loss leaves out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sra_fast.definitions import Definition
+from sra_fast.names import Definition
 from sra_fast.report.comparison import LEVEL, RESAMPLES, Comparison, Estimate
 from sra_fast.tools.printable import printable
 

@@ -17,11 +17,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sra_fast import SRAResult, op
+from sra_fast import SRAResult, names
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.encoding import encode
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.cli import options
 from sra_fast.cli.app import app
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.scoring import score
@@ -82,12 +81,8 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 # --- The program itself ---
 
 
-def test_choices_are_those_of_the_library() -> None:
-    def names(choice: Any) -> list[str]:
-        return [one.value for one in choice]
-
-    assert names(options.Definition) == list(DEFINITIONS)
-    assert names(options.Backend) == list(get_args(op.Backend))
+def test_the_names_are_those_of_the_library() -> None:
+    assert list(get_args(names.Definition)) == list(DEFINITIONS)
 
 
 def test_help_imports_neither_torch_nor_transformers() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.session import session
+from sra_fast.names import ClassifierKind
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 classify = typer.Typer(
     no_args_is_help=True, help="Train and use classifiers of the strategy that a reply follows."
 )
-
-
-class ClassifierKind(str, Enum):
-    """The kinds (``sra_fast.training.pipeline.classifiers``, which would import numpy)."""
-
-    LEXICAL = "lexical"
-    EMBEDDING = "embedding"
-    ROBERTA = "roberta"
 
 
 @classify.command()
@@ -51,7 +43,7 @@ def train(
     kind: Annotated[
         ClassifierKind,
         typer.Option("--kind", help="n-grams of words, sentence embeddings, or any encoder."),
-    ] = ClassifierKind.LEXICAL,
+    ] = "lexical",
     model: Annotated[
         str | None,
         typer.Option(
@@ -98,7 +90,7 @@ def train(
 
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
         evaluation, report = train_with_report(
-            kind.value,
+            kind,
             read_labelled(file, known),
             out,
             data=file.name,
@@ -194,7 +186,7 @@ def predict(
 
 def settings_of(kind: ClassifierKind, seed: int) -> dict[str, Any]:
     """Those that a seed gives: only the encoder's training draws."""
-    return {"seed": seed} if kind is ClassifierKind.ROBERTA else {}
+    return {"seed": seed} if kind == "roberta" else {}
 
 
 def _settings(
@@ -202,7 +194,7 @@ def _settings(
 ) -> dict[str, Any]:
     """The settings of the kind by name; wrong ones are a wrong use."""
     found = settings_of(kind, seed)
-    if model is not None and kind is ClassifierKind.LEXICAL:
+    if model is not None and kind == "lexical":
         raise typer.BadParameter("the lexical classifier has none", param_hint="'--model'")
     if model is not None:
         found["model"] = model

@@ -10,7 +10,7 @@ import typer
 from sra_fast.cli import options
 from sra_fast.cli.inputs import choose_template
 from sra_fast.cli.session import session
-from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
+from sra_fast.names import TEST_SHARE, VALIDATION_SHARE
 
 from . import replying
 
@@ -39,8 +39,8 @@ def extend(
     max_new_tokens: replying.MaxNewTokens = 512,
     batch_size: replying.BatchSize = 32,
     seed: replying.Seed = 42,
-    dtype: options.DTypeOption = options.DType.AUTO,
-    device: options.DeviceOption = options.Device.AUTO,
+    dtype: options.DTypeOption = "auto",
+    device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -66,8 +66,8 @@ def extend(
             endpoint,
             sampling,
             batch_size,
-            dtype.value,
-            device.value,
+            dtype,
+            device,
             retries=retries,
             timeout=timeout,
         )

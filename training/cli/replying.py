@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from sra_fast.files.models import Device, DType
+    from sra_fast.names import Device, DType
 
     from ..pipeline.generation.replies import Replier
     from ..pipeline.generation.sampling import Sampling

@@ -9,10 +9,10 @@ import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.session import session
-from sra_fast.defaults import TEST_SHARE, VALIDATION_SHARE
+from sra_fast.names import TEST_SHARE, VALIDATION_SHARE, ClassifierKind, DType
 
 from . import replying
-from .classify import ClassifierKind, settings_of
+from .classify import settings_of
 
 
 def reproduce(
@@ -34,7 +34,7 @@ def reproduce(
     classifier: Annotated[
         ClassifierKind,
         typer.Option("--classifier", help="The kind that is trained and judges adherence."),
-    ] = ClassifierKind.LEXICAL,
+    ] = "lexical",
     strategies: options.StrategyFile = None,
     dialogues: options.MostDialogues = None,
     cuts: options.MostCuts = None,
@@ -61,14 +61,14 @@ def reproduce(
         ),
     ] = None,
     dtype: Annotated[
-        options.DType | None,
+        DType | None,
         typer.Option(
             "--dtype",
             help="Of the weights; auto is what they are stored in.",
             show_default="that of --config, or auto",
         ),
     ] = None,
-    device: options.DeviceOption = options.Device.AUTO,
+    device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -84,9 +84,9 @@ def reproduce(
 
         from ..pipeline.extension.cuts import Cutting
         from ..pipeline.generation.sampling import Sampling
-        from ..pipeline.reproduction.plan import Reproduction, read_training
         from ..pipeline.reproduction.reproduce import Progress
         from ..pipeline.reproduction.reproduce import reproduce as run
+        from ..pipeline.reproduction.stages import Reproduction, read_training
         from .pipeline_progress import (
             reply_progress,
             row_progress,
@@ -94,7 +94,7 @@ def reproduce(
         )
 
         training = read_training(
-            config, strategies=strategies, seed=seed, dtype=None if dtype is None else dtype.value
+            config, strategies=strategies, seed=seed, dtype=None if dtype is None else dtype
         )
         results = run(
             Reproduction(
@@ -107,12 +107,12 @@ def reproduce(
                 test=test,
                 validation=validation,
                 training=training,
-                classifier=classifier.value,
+                classifier=classifier,
                 classifier_settings=settings_of(classifier, training.seed),
                 items=items,
                 ablate=ablate,
                 dtype=training.dtype,
-                device=device.value,
+                device=device,
                 batch=batch_size,
                 say=current.say,
             ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.session import session
+from sra_fast.names import DType, TooLong
 
 from ..lora import processes
 
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _RUN, _SRA, _MEMORY = "The run", "SRA", "Memory and speed"
-
-
-class TooLong(str, Enum):
-    """What happens to a conversation that is longer than the limit."""
-
-    ERROR = "error"
-    DROP = "drop"
-    CUT_OLDEST_TURNS = "cut_oldest_turns"
 
 
 def _setting(
@@ -124,10 +116,10 @@ def train(
         float | None, _setting("--sra-target", "No further than this SRA.", False, _SRA)
     ] = None,
     dtype: Annotated[
-        options.DType | None,
+        DType | None,
         _setting("--dtype", "Of the base model; auto is as stored.", "auto", _MEMORY),
     ] = None,
-    device: options.DeviceOption = options.Device.AUTO,
+    device: options.DeviceOption = "auto",
     load_4bit: Annotated[
         bool | None,
         _setting("--load-4bit/--no-load-4bit", "Base model in 4 bits.", False, _MEMORY),
@@ -168,7 +160,7 @@ def train(
                 "template": template,
                 "strategies": None if strategies is None else str(strategies),
                 "max_length": max_length,
-                "too_long": None if too_long is None else too_long.value,
+                "too_long": None if too_long is None else too_long,
                 "eval_data": None if eval_data is None else str(eval_data),
                 "eval_fraction": eval_fraction,
                 "epochs": epochs,
@@ -182,7 +174,7 @@ def train(
                 "report_to": tuple(report_to) if report_to else None,
                 "sra_weight": sra_weight,
                 "sra_target": sra_target,
-                "dtype": None if dtype is None else dtype.value,
+                "dtype": None if dtype is None else dtype,
                 "load_4bit": load_4bit,
                 "gradient_checkpointing": gradient_checkpointing,
                 "mlp_slices": mlp_slices,
@@ -196,7 +188,7 @@ def train(
                     source=source,
                     out=out,
                     config=settings,
-                    device=device.value,
+                    device=device,
                     overwrite=overwrite,
                     merge=merge,
                     say=current.say if first else lambda text: None,

@@ -23,9 +23,10 @@ from sra_fast.chat.conversations import (
     read_conversations,
 )
 from sra_fast.chat.templates import PromptTemplate, get_template
+from sra_fast.names import TooLong
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
-from .examples import ExampleEncoder, LengthReport, TooLong, TrainingDataError
+from .examples import ExampleEncoder, LengthReport, TrainingDataError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset  # type: ignore[import, unused-ignore]

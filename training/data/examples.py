@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,8 +18,7 @@ from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.measure.watching import IGNORED_LABEL
-
-TooLong = Literal["error", "drop", "cut_oldest_turns"]
+from sra_fast.names import TooLong
 
 _BLOCK = 64  # conversations that are tokenised at once
 _NAMED = 5  # messages name so many conversations and count the others

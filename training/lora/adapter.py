@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sra_fast.files.models import DType, ModelSource
+from sra_fast.files.models import ModelSource
+from sra_fast.names import DType
 from sra_fast.tools.suggestions import did_you_mean
 
 from .checkpoints import Checkpoint

@@ -15,12 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sra_fast.files.models import DType
+from sra_fast.names import Differentiable, DType, TooLong
 from sra_fast.tools.suggestions import did_you_mean
-
-# As sra_fast.training.data.examples.TooLong and .regulariser.Differentiable, which import torch.
-TooLong = Literal["error", "drop", "cut_oldest_turns"]
-Differentiable = Literal["paper", "mass"]
 
 
 class TrainingConfigError(ValueError):

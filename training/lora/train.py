@@ -34,9 +34,10 @@ from transformers import (
     set_seed,
 )
 
-from sra_fast.files.models import Device, ModelSource, choose_device
+from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.measure.served import rope_types, serve
+from sra_fast.names import Device
 
 from ..data.collator import PackingCollator, PaddingCollator
 from ..data.packable import why_not_packed

@@ -27,10 +27,9 @@ from transformers import (
 )
 from transformers.trainer_callback import CallbackHandler
 
-from sra_fast.definitions import Definition
 from sra_fast.measure.served import serve
 from sra_fast.measure.watching import Watch, unwrapped, watching
-from sra_fast.op import Backend
+from sra_fast.names import Backend, Definition
 from sra_fast.result import check_definition
 
 from .history import History

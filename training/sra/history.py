@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sra_fast.definitions import Definition
+from sra_fast.names import Definition
 from sra_fast.tools.atomic import replaced_atomically
 
 from .means import Means

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from accelerate.state import GradientState
 
-from sra_fast.definitions import Definition
 from sra_fast.measure.reduction import answered_layers, response_masses, response_scores
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.measure.watching import Answer
+from sra_fast.names import Definition
 
 from .means import RunningMeans, Scored
 from .repeated import last_batch

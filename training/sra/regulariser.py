@@ -16,15 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sra_fast.measure.reduction import answered_layers, response_scores
 from sra_fast.measure.watching import Answer
+from sra_fast.names import Differentiable
 
-Differentiable = Literal["paper", "mass"]
 _SMALLEST = 1e-12  # below it the logarithm gives no gradient, rather than an infinite one
 
 

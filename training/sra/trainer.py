@@ -21,9 +21,10 @@ from sra_fast.measure.watching import (
     watching,
     without_marks,
 )
+from sra_fast.names import Differentiable
 
 from .callback import HOW_MASKS_ARRIVE
-from .regulariser import Differentiable, SRARegulariser
+from .regulariser import SRARegulariser
 
 _WAYS_OUT = (
     "lower the learning rate or sra_weight, prefer bfloat16 to float16, or look for a broken "

@@ -71,7 +71,7 @@ def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
 
 def _package() -> Callable[..., Any] | None:
     try:
-        from flash_colreduce import flash_colreduce
+        from flash_colreduce import flash_colreduce  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     reduce: Callable[..., Any] = flash_colreduce

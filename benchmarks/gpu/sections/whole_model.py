@@ -15,7 +15,7 @@ from benchmarks.gpu.harness import llama
 from benchmarks.gpu.harness.bench import Bench, Entry, free_bytes
 from benchmarks.gpu.harness.failures import WrongResultError, describe, recover
 from benchmarks.gpu.harness.timing import Call, give_lead_back, synchronize
-from benchmarks.measuring import agreement, alternatives
+from benchmarks.measuring import alternatives, same_results
 from benchmarks.measuring.cases import Case, Dtype
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.scoring import score
@@ -52,14 +52,14 @@ def run(bench: Bench) -> None:
 def _check(model: Any, bench: Bench, entry: Entry, seconds: float) -> None:
     """Twice the error that eager attention makes in the model's dtype is allowed."""
     batch = llama.batch(llama.SHAPES[bench.sizes.model], bench.sizes, entry["T"])
-    truth: agreement.Truth = {"scores": _by_layer(score(model, batch, backend="reference"))}
+    truth: same_results.Truth = {"scores": _by_layer(score(model, batch, backend="reference"))}
     maps = alternatives.whole_maps(model, _on(bench, batch)).scores
     eager = alternatives.Answer(None if maps is None else maps.cpu())
-    of_eager = agreement.worst_errors([eager], truth)
+    of_eager = same_results.worst_errors([eager], truth)
     mine = [alternatives.Answer(_by_layer(score(model, batch)))]
-    verdict = agreement.check(mine, truth, agreement.bfloat16_tolerances(of_eager))
+    verdict = same_results.check(mine, truth, same_results.bfloat16_tolerances(of_eager))
     entry["errors"] = {
-        "scores": agreement.worst_errors(mine, truth)["scores"],
+        "scores": same_results.worst_errors(mine, truth)["scores"],
         "eager's scores": of_eager["scores"],
     }
     if verdict is None or not verdict.right:

@@ -25,9 +25,9 @@ from sra_fast.training.pipeline.extension.cuts import Cutting
 from sra_fast.training.pipeline.generation.sampling import Sampling
 from sra_fast.training.pipeline.reproduction.deviations import deviations
 from sra_fast.training.pipeline.reproduction.noise import label_noise, plain_quality
-from sra_fast.training.pipeline.reproduction.plan import Reproduction
 from sra_fast.training.pipeline.reproduction.reproduce import Progress, _opinions
 from sra_fast.training.pipeline.reproduction.reproduction_report import seeds
+from sra_fast.training.pipeline.reproduction.stages import Reproduction
 from tiny_chat_model import save_tiny_model, write_jsonl
 
 STRATEGIES = {"Offer Hope": "Hope.", "Clarification": "Ask.", "Affirmation": "Praise."}

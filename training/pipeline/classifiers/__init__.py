@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from sra_fast.names import ClassifierKind
 from sra_fast.tools.suggestions import did_you_mean
 
 from .classifier_settings import checked_settings
-from .interface import (
-    ClassifierError,
-    Kind,
-    StrategyClassifier,
-)
+from .interface import ClassifierError, StrategyClassifier
 from .stored import read_record
 
-__all__ = ["ClassifierError", "Kind", "StrategyClassifier", "load_classifier", "train_classifier"]
+__all__ = [
+    "ClassifierError",
+    "ClassifierKind",
+    "StrategyClassifier",
+    "load_classifier",
+    "train_classifier",
+]
 
 PLAIN = "plain"
 """The classifier that needs no data: ``lexical``, from the project's own replies."""
@@ -31,7 +34,7 @@ PLAIN_REPLIES = Path(__file__).parent / "data" / "plain.jsonl"
 
 
 def train_classifier(
-    kind: Kind, responses: Sequence[str], strategies: Sequence[str], **settings: Any
+    kind: ClassifierKind, responses: Sequence[str], strategies: Sequence[str], **settings: Any
 ) -> StrategyClassifier:
     """Train a classifier on n responses and their n strategies.
 
@@ -44,10 +47,10 @@ def train_classifier(
             than two strategies, or a model that cannot be had.
         ModuleNotFoundError: a package of the extra ``pipeline`` is missing.
     """
-    if kind not in get_args(Kind):
+    if kind not in get_args(ClassifierKind):
         raise ClassifierError(
-            f"kind must be one of {', '.join(get_args(Kind))}, found {kind!r}"
-            f"{did_you_mean(kind, get_args(Kind))}"
+            f"kind must be one of {', '.join(get_args(ClassifierKind))}, found {kind!r}"
+            f"{did_you_mean(kind, get_args(ClassifierKind))}"
         )
     if len(responses) != len(strategies):
         raise ClassifierError(

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.names import ClassifierKind
+
 from .classifier_settings import checked_settings
-from .interface import ClassifierError, Kind
+from .interface import ClassifierError
 from .logistic import (
     fit_logistic,
     logistic_shapes,
@@ -72,7 +74,7 @@ class EmbeddingSettings:
 class EmbeddingClassifier:
     """See :class:`~sra_fast.training.pipeline.classifiers.interface.StrategyClassifier`."""
 
-    kind: Kind = "embedding"
+    kind: ClassifierKind = "embedding"
 
     def __init__(self, embedder: SentenceEmbedder, model: Any) -> None:
         self._embedder = embedder

@@ -17,9 +17,11 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.names import ClassifierKind
+
 from .classifier_settings import checked_settings
 from .embedding import warn_of_long
-from .interface import ClassifierError, Kind
+from .interface import ClassifierError
 from .stored import MODEL, begin, write_record
 
 
@@ -65,7 +67,7 @@ class EncoderSettings:
 class EncoderClassifier:
     """See :class:`~sra_fast.training.pipeline.classifiers.interface.StrategyClassifier`."""
 
-    kind: Kind = "roberta"
+    kind: ClassifierKind = "roberta"
 
     def __init__(
         self, model: Any, tokenizer: Any, classes: tuple[str, ...], settings: EncoderSettings

@@ -15,17 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sra_fast.names import ClassifierKind
 from sra_fast.tools.atomic import replaced_atomically
 
 from ...data.trained_on import digest, write_trained_on
 from . import train_classifier
 from .confusion_figure import write_confusion
-from .interface import (
-    ClassifierError,
-    Kind,
-    StrategyClassifier,
-    most_probable,
-)
+from .interface import ClassifierError, StrategyClassifier, most_probable
 from .labelled import LabelledResponse
 from .lexical import LexicalClassifier
 from .quality import (
@@ -63,7 +59,7 @@ class Evaluation:
 
 
 def train_with_report(
-    kind: Kind,
+    kind: ClassifierKind,
     labelled: Sequence[LabelledResponse],
     folder: Path,
     *,
@@ -135,7 +131,7 @@ def train_with_report(
 
 
 def _split(
-    kind: Kind,
+    kind: ClassifierKind,
     labelled: Sequence[LabelledResponse],
     train: Indices,
     test: Indices,

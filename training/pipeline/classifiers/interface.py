@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy
 from numpy.typing import NDArray
 
-Kind = Literal["lexical", "embedding", "roberta"]
+from sra_fast.names import ClassifierKind
 
 
 class ClassifierError(ValueError):
@@ -26,7 +26,7 @@ class StrategyClassifier(Protocol):
     """
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> ClassifierKind: ...
 
     @property
     def classes(self) -> tuple[str, ...]: ...

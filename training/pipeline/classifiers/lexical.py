@@ -23,10 +23,11 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.names import ClassifierKind
 from sra_fast.tools.strict_json import parse_json
 
 from .classifier_settings import checked_settings
-from .interface import ClassifierError, Kind
+from .interface import ClassifierError
 from .logistic import (
     fit_logistic,
     logistic_shapes,
@@ -83,7 +84,7 @@ class LexicalSettings:
 class LexicalClassifier:
     """See :class:`~sra_fast.training.pipeline.classifiers.interface.StrategyClassifier`."""
 
-    kind: Kind = "lexical"
+    kind: ClassifierKind = "lexical"
 
     def __init__(self, vectorizer: Any, model: Any, settings: LexicalSettings) -> None:
         self._vectorizer = vectorizer

@@ -11,10 +11,11 @@ from typing import Any, get_args
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.names import ClassifierKind
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
-from .interface import ClassifierError, Kind
+from .interface import ClassifierError
 
 RECORD = "classifier.json"
 WEIGHTS = "weights.safetensors"
@@ -35,7 +36,7 @@ def begin(folder: Path) -> None:
 
 
 def write_record(
-    folder: Path, kind: Kind, classes: tuple[str, ...], settings: Mapping[str, Any]
+    folder: Path, kind: ClassifierKind, classes: tuple[str, ...], settings: Mapping[str, Any]
 ) -> None:
     """Writes ``classifier.json``, which makes the folder a classifier."""
     record = {"format": _FORMAT, "kind": kind, "classes": classes, "settings": dict(settings)}
@@ -63,7 +64,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         not isinstance(record, dict)
         or set(record) != _FIELDS
         or record["format"] != _FORMAT
-        or record["kind"] not in get_args(Kind)
+        or record["kind"] not in get_args(ClassifierKind)
         or not isinstance(record["settings"], dict)
         or not isinstance(record["classes"], list)
         or len(set(map(str, record["classes"]))) < 2

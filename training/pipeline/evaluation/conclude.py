@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from sra_fast.definitions import Definition
+from sra_fast.names import Definition
 
 from .ablation import AblationError
 from .evaluate import TUNED, Evaluated, Evaluation, OnProgress

@@ -29,8 +29,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation, read_conversations, write_conversations
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate
-from sra_fast.files.models import Device, DType, ModelSource, choose_device
+from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.run_folder import RunFolder
+from sra_fast.names import Device, DType
 
 from ...data.trained_on import beginning, read_trained_on
 from ..classifiers import StrategyClassifier

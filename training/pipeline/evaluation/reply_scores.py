@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.templates import PromptTemplate
-from sra_fast.defaults import FORWARD_TOKENS
 from sra_fast.files.run_folder import RunFolder
+from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 

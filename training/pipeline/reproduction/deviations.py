@@ -10,7 +10,7 @@ from sra_fast.chat.strategies import STRATEGIES
 from ...lora.settings import TrainingConfig
 from ..extension.cuts import Cutting
 from ..generation.sampling import Sampling
-from .plan import Reproduction
+from .stages import Reproduction
 
 PAPER_DIALOGUES = 1297
 PAPER_RESPONSES = 1000

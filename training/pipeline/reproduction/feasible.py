@@ -9,7 +9,7 @@ from ..classifiers.held_out import FOLDS, TEST_FRACTION
 from ..classifiers.labelled import LabelledResponse
 from ..classifiers.splits import dialogues_by_strategy, holdout_parts
 from ..extension.extend import cut_and_split
-from .plan import Reproduction, ReproductionError
+from .stages import Reproduction, ReproductionError
 
 
 def check_feasible(reproduction: Reproduction) -> None:

@@ -48,14 +48,14 @@ from .deviations import deviations
 from .feasible import check_feasible
 from .noise import plain_quality
 from .opinions import Opinions, opinions
-from .plan import (
+from .reproduction_report import Reproduced, write_report
+from .stages import (
     CLASSIFIER,
     EXTENDED,
     TEST,
     TRAIN,
     Reproduction,
 )
-from .reproduction_report import Reproduced, write_report
 
 COMMITS = "commits.json"
 

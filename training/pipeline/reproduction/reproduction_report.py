@@ -30,7 +30,7 @@ from ..evaluation.published import PUBLISHED, published_relation
 from ..evaluation.report_tables import coefficient, figure, rate, table
 from ..extension.counts import as_markdown
 from .opinions import Opinions
-from .plan import CLASSIFIER, EVALUATION, TUNED, Reproduction
+from .stages import CLASSIFIER, EVALUATION, TUNED, Reproduction
 
 REPORT = "report.md"
 FORMAT = "sra_fast.reproduction/1"

@@ -10,12 +10,13 @@ from typing import Any
 
 from sra_fast import __version__
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.files.models import Device, DType, ModelSource, choose_device, find_model
+from sra_fast.files.models import ModelSource, choose_device, find_model
+from sra_fast.names import ClassifierKind, Device, DType
 
 from ...lora.outcome import ADAPTER
 from ...lora.settings import TrainingConfig, read_config, settings_of
 from ...lora.train import TrainingRun
-from ..classifiers import Kind, StrategyClassifier
+from ..classifiers import StrategyClassifier
 from ..evaluation.evaluate import Evaluation
 from ..extension.cuts import Cutting
 from ..extension.extend import Extension
@@ -85,7 +86,7 @@ class Reproduction:
     test: float
     validation: float
     training: TrainingConfig
-    classifier: Kind = "lexical"
+    classifier: ClassifierKind = "lexical"
     classifier_settings: Mapping[str, Any] = field(default_factory=dict)
     items: int | None = None
     ablate: int = 0

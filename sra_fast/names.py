@@ -1,0 +1,38 @@
+"""Names and defaults that several places share.
+
+Nothing is imported here, so that the command line starts at once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Definition = Literal["paper", "mass", "reference", "table1"]
+"""The built-in definitions of SRA (:mod:`sra_fast.definitions` has their formulas)."""
+
+Differentiable = Literal["paper", "mass"]
+"""The definitions that training can be drawn towards: their gradient reaches every row."""
+
+Backend = Literal["auto", "reference", "lse", "triton"]
+"""The built-in backends of the op, and ``"auto"``, which takes the fastest for the device."""
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+"""The number formats a model is loaded in; ``"auto"`` is the one its weights are stored in."""
+
+Device = Literal["auto", "cpu", "cuda"]
+"""The devices a model is put on; ``"auto"`` is CUDA where there is one."""
+
+Turns = Literal["all", "last"]
+"""Which replies of a conversation are scored: every one, or the last alone."""
+
+TooLong = Literal["error", "drop", "cut_oldest_turns"]
+"""What happens to a conversation that is longer than the limit of training."""
+
+ClassifierKind = Literal["lexical", "embedding", "roberta"]
+"""The kinds of strategy classifier: n-grams of words, sentence embeddings, or an encoder."""
+
+FORWARD_TOKENS = 16384
+"""The most tokens of one forward pass, unless one sequence is longer; it bounds the memory."""
+
+TEST_SHARE, VALIDATION_SHARE = 100 / 1297, 50 / 1297
+"""The paper's shares of the extended dialogues that are held out for test and validation."""
