@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sra_fast.cli.running_command import running_parameters
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.printable import printable
 
 if TYPE_CHECKING:
@@ -62,12 +65,39 @@ class Session:
         return console
 
 
+class _Sentences(logging.Handler):
+    """Prints what the library logs as sentences for people, through :meth:`Session.say`."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(logging.INFO)
+        self._session = session
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._session.say(record.getMessage())
+
+
 @contextmanager
-def session(as_json: bool, debug: bool) -> Iterator[Session]:
+def _logging(session: Session) -> Iterator[None]:
+    """Shows what ``sra_fast`` logs on standard error while a command works."""
+    logger, handler = logging.getLogger("sra_fast"), _Sentences(session)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+@contextmanager
+def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Session]:
     """Runs a command's work; an error becomes one message and exit status 1.
 
     With ``as_json`` nothing but the result, or ``{"error": …}``, reaches standard output, whatever
-    a library prints meanwhile.
+    a library prints meanwhile. What the library logs is printed as sentences on standard error, but
+    not with ``quiet`` (of several processes one speaks).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -75,7 +105,10 @@ def session(as_json: bool, debug: bool) -> Iterator[Session]:
     current = Session(as_json)
     status = 0
     try:
-        with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+        with (
+            _stdout_to_stderr() if as_json else contextlib.nullcontext(),
+            contextlib.nullcontext() if quiet else _logging(current),
+        ):
             yield current
     except (typer.Exit, typer.BadParameter):
         raise
@@ -106,7 +139,16 @@ def _message(error: Exception) -> str:
         text = f"{type(error).__name__}: {text}{hint} (--debug shows where)"
     elif not text:
         text = f"{type(error).__name__} (--debug shows where)"
+    elif isinstance(error, ArgumentError):
+        text += _hint(error.arguments)
     return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _hint(arguments: Sequence[str]) -> str:
+    """The options of the running command that stand for these arguments, in brackets."""
+    options = {parameter.name: parameter for parameter in running_parameters()}
+    names = [max(options[name].opts, key=len) for name in arguments if name in options]
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _missing(module: str) -> str:

@@ -23,7 +23,8 @@ from typing import Any
 
 from sra_fast.chat.encoding import EncodedPrompt
 from sra_fast.result import SRAResult
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.atomic import write_text
 
 RUN = "run.json"
 MASSES = "masses.safetensors"
@@ -33,7 +34,7 @@ _FORMAT = "sra_fast.run/1"
 _SHOWN = 60  # characters of a setting in an error
 
 
-class RunFolderError(ValueError):
+class RunFolderError(ArgumentError):
     """The folder cannot take this run; the message says why and the way out."""
 
 
@@ -64,7 +65,8 @@ class RunFolder:
             name, before, now = difference
             raise RunFolderError(
                 f"{self.path} holds another run: its setting {name!r} is {_shown(before)}, and now "
-                f"it is {_shown(now)}; give another --out, or delete that folder"
+                f"it is {_shown(now)}; give another folder, or delete that one",
+                "out",
             )
 
     @contextmanager
@@ -154,7 +156,8 @@ class RunFolder:
         if before != now:
             raise RunFolderError(
                 f"{self.path} holds another run, of kind {before!r} and not {now!r}; give another "
-                "--out, or delete that folder"
+                "folder, or delete that one",
+                "out",
             )
 
     def _clear(self, contents: Sequence[str]) -> None:
@@ -173,7 +176,7 @@ class RunFolder:
             RunFolderError: the folder holds other things, or its ``run.json`` is not one of ours.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is a file; give another --out")
+            raise RunFolderError(f"{self.path} is a file; give another folder", "out")
         file = self.path / RUN
         if not file.exists():
             # A run killed while it wrote its first file leaves only that behind.
@@ -182,7 +185,8 @@ class RunFolder:
                 return None
             raise RunFolderError(
                 f"{self.path} is not empty and holds no run ({RUN} is missing), so it is left "
-                "alone; give another --out, or empty that folder"
+                "alone; give another folder, or empty that one",
+                "out",
             )
         try:
             recorded = json.loads(file.read_text(encoding="utf-8"))
@@ -191,8 +195,9 @@ class RunFolder:
         except (ValueError, KeyError, TypeError):
             pass
         raise RunFolderError(
-            f"{file} was not written by this version of sra-fast; give another --out, or delete "
-            "that folder"
+            f"{file} was not written by this version of sra_fast; give another folder, or delete "
+            "that one",
+            "out",
         )
 
     def _write_record(self, *, finished: bool) -> None:
@@ -212,12 +217,6 @@ def batches(prompts: Sequence[EncodedPrompt], tokens: int) -> list[list[EncodedP
         found[-1].append(prompt)
         room -= length
     return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all."""
-    with replaced_atomically(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
 
 
 def _loaded(path: Path) -> SRAResult | None:
@@ -266,7 +265,8 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise RunFolderError(
-                    f"another process is working in {folder}; wait for it, or give another --out"
+                    f"another process is working in {folder}; wait for it, or give another folder",
+                    "out",
                 ) from error
             # A file system without locks.
         yield

@@ -17,13 +17,13 @@ from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.files.models import ModelSource, choose_device
-from sra_fast.files.run_folder import RunFolder, write_text
+from sra_fast.files.run_folder import RunFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.names import FORWARD_TOKENS, Backend, Definition, Device, DType, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sra_fast.files.run_folder import write_text
 from sra_fast.report.comparison import Comparison
 from sra_fast.report.markdown import markdown_report
 from sra_fast.report.plots import BY_STRATEGY, BY_TEMPLATE, BY_TURN, write_plots
+from sra_fast.tools.atomic import write_text
 
 REPORT_JSON = "compare.json"
 REPORT_MARKDOWN = "compare.md"

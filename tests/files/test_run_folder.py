@@ -148,7 +148,7 @@ def test_lost_masses_of_a_finished_run_are_computed_again(tmp_path: Path) -> Non
 )
 def test_other_settings_are_named(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
     complete(RunFolder(tmp_path, SETTINGS), Scorer())
-    with pytest.raises(RunFolderError, match="another --out") as caught:
+    with pytest.raises(RunFolderError, match="another folder") as caught:
         RunFolder(tmp_path, settings).check()
     assert words in str(caught.value)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sra_fast.chat.conversations import Conversation
-from sra_fast.files.run_folder import write_text
+from sra_fast.tools.atomic import write_text
 from sra_fast.tools.strict_json import parse_json
 
 NAME = "trained_on.json"

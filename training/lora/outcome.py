@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.files.models import ModelSource
-from sra_fast.files.run_folder import write_text
+from sra_fast.tools.atomic import write_text
 
 from ..data.trained_on import read_trained_on, write_trained_on
 from ..sra.history import NAME as HISTORY

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.files.models import ModelSource
-from sra_fast.files.run_folder import write_text
 from sra_fast.result import SRAResult
+from sra_fast.tools.atomic import write_text
 
 from ...data.trained_on import digest
 from ..classifiers import StrategyClassifier

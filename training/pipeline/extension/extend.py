@@ -21,8 +21,9 @@ from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation, write_conversations
 from sra_fast.chat.esconv import Dialogue, read_dialogues
 from sra_fast.chat.templates import PromptTemplate
-from sra_fast.files.run_folder import RunFolder, write_text
+from sra_fast.files.run_folder import RunFolder
 from sra_fast.names import TEST_SHARE, VALIDATION_SHARE
+from sra_fast.tools.atomic import write_text
 
 from ...data.dataset import split_by_conversation
 from ..generation.generation_prompts import generation_prompts

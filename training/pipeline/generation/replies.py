@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sra_fast.chat.encoding import control_tokens
-from sra_fast.files.run_folder import write_text
+from sra_fast.tools.atomic import write_text
 from sra_fast.tools.strict_json import read_json_lines
 
 from .cleaning import clean_reply

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
-from sra_fast.files.run_folder import RunFolder, write_text
+from sra_fast.files.run_folder import RunFolder
+from sra_fast.tools.atomic import write_text
 
 from ..endpoint import ChatMessage, Endpoint
 from ..items import Item

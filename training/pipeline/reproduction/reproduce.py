@@ -19,7 +19,8 @@ from typing import Any
 
 from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import commit
-from sra_fast.files.run_folder import RunFolder, write_text
+from sra_fast.files.run_folder import RunFolder
+from sra_fast.tools.atomic import write_text
 
 from ...data.trained_on import digest, read_trained_on
 from ...lora.train import OnLog, train

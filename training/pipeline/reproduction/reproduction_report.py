@@ -15,8 +15,8 @@ import transformers
 
 from sra_fast import __version__
 from sra_fast.files.models import choose_device
-from sra_fast.files.run_folder import write_text
 from sra_fast.report.markdown import markdown_text, number
+from sra_fast.tools.atomic import write_text
 from sra_fast.tools.bootstrap import Correlation, Estimate
 
 from ...lora.curves import CURVES
