@@ -29,6 +29,9 @@ def unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def poisoned(*args: Any, _made: Any = made, **kwargs: Any) -> Tensor:
             tensor: Tensor = _made(*args, **kwargs)
-            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+            if tensor.is_floating_point():
+                with torch.no_grad():  # torch 2.11 makes an empty leaf that requires a gradient
+                    tensor.fill_(torch.nan)
+            return tensor
 
         monkeypatch.setattr(owner, name, poisoned)
