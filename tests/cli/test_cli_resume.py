@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)  # so that forking is safe
 from safetensors import safe_open
-from sra_fast import files
 from sra_fast.cli.app import app
 import sra_fast.cli.progress, sra_fast.report.comparison, sra_fast.files.score_file, pandas
 
@@ -39,7 +38,7 @@ def run(folder, kill_at=None):
             replace(source, target)
             with (folder.parent / f"{folder.name}.written").open("a") as log:
                 log.write(Path(target).name + " ")
-        files.os.replace = counted
+        os.replace = counted
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1), os.dup2(null, 2)
         try:
