@@ -34,8 +34,9 @@ def score(
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import estimates_table
-        from sra_fast.files.run_folder import MASSES, RUN
+        from sra_fast.files.run_folder import RUN
         from sra_fast.files.score_file import SCORES_JSONL, SCORES_PARQUET
+        from sra_fast.files.score_folder import MASSES
         from sra_fast.report.comparison import estimate, groups
 
         conversations = read_conversations(file)

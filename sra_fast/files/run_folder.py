@@ -1,13 +1,9 @@
-"""Run folders: scoring that can be killed at any moment and continued later.
+"""Run folders: work that can be killed at any moment and continued later.
 
-A run is cut into batches in an order that depends on its settings alone. Each finished batch is one
-file that appears whole or not at all, so whatever is found after a crash is right, and what is
-missing is computed again in the same batches: the end is the same, bit for bit.
-
-    run.json             the settings; "finished" once everything below is there
-    shards/00007.safetensors    while it runs: the batches done so far
-    masses.safetensors   all of them together (SRAResult.load reads it)
-    …                    tables that the caller writes from it
+``run.json`` holds the settings that the results depend on, and "finished" once everything else is
+there. Whoever comes with other settings is refused, and one process at a time works in a folder.
+What a run computes piece by piece lies beside it, see :mod:`~sra_fast.files.kept_parts` and
+:mod:`~sra_fast.files.appended_lines`.
 """
 
 from __future__ import annotations
@@ -16,19 +12,15 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sra_fast.chat.encoding import EncodedPrompt
-from sra_fast.result import SRAResult
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import write_text
 
 RUN = "run.json"
-MASSES = "masses.safetensors"
-SHARDS = "shards"
 
 _FORMAT = "sra_fast.run/1"
 _SHOWN = 60  # characters of a setting in an error
@@ -45,11 +37,15 @@ class RunFolder:
         path: of the folder; made when the run begins, its parents too.
         settings: everything the results depend on, as JSON can say it. Whoever finds other
             settings in the folder's ``run.json`` leaves it alone.
+        temporary: names of files and folders in it that nobody needs once the run is finished.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], temporary: Sequence[str] = ()
+    ) -> None:
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self._temporary = tuple(temporary)
 
     def check(self) -> None:
         """Whether the folder is free, or holds this very run. Changes nothing.
@@ -87,66 +83,31 @@ class RunFolder:
         with _locked(self.path):
             check()
             if replacing is not None and self._record() is not None:
-                self._clear(replacing)
+                self._remove(replacing)
+                self._write_record(finished=False)
             for leftover in self.path.glob(".*.tmp"):  # of a run that was killed
                 leftover.unlink(missing_ok=True)
             recorded = self._record()
             if recorded is None:
                 self._write_record(finished=False)
             elif recorded["finished"]:
-                shutil.rmtree(self.path / SHARDS, ignore_errors=True)
+                self._remove(self._temporary)
             yield
 
-    def finished(self) -> SRAResult | None:
-        """The results, if this very run was finished here, else None.
+    def is_finished(self) -> bool:
+        """Whether this very run was finished here.
 
         Raises:
             RunFolderError: the folder holds something else.
         """
         self.check()
         recorded = self._record()
-        if recorded is None or not recorded["finished"]:
-            return None
-        return _loaded(self.path / MASSES)
-
-    def complete(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        batch_tokens: int,
-        score_batch: Callable[[Sequence[EncodedPrompt]], SRAResult],
-        write_tables: Callable[[SRAResult], None],
-        on_progress: Callable[[int], None] = lambda tokens: None,
-    ) -> SRAResult:
-        """Scores what is not scored yet and writes the final files. Call it inside ``opened``.
-
-        Args:
-            prompts: all of them, in order.
-            batch_tokens: most tokens of a batch, or one prompt if that is longer.
-            score_batch: prompts to results, in order.
-            write_tables: called with all results before the run counts as finished.
-            on_progress: called with the number of tokens of each batch that is done or was.
-        """
-        shards = self.path / SHARDS
-        shards.mkdir(exist_ok=True)
-        results = []
-        for number, batch in enumerate(batches(prompts, batch_tokens)):
-            shard = shards / f"{number:05d}.safetensors"
-            result = _loaded(shard)
-            if result is None or not _answers(result, batch):
-                result = score_batch(batch)
-                result.save(shard)
-            results.append(result)
-            on_progress(sum(len(prompt.input_ids) for prompt in batch))
-        whole = SRAResult.concatenate(results)
-        whole.save(self.path / MASSES)
-        write_tables(whole)
-        self._write_record(finished=True)
-        shutil.rmtree(shards)
-        return whole
+        return recorded is not None and recorded["finished"]
 
     def finish(self) -> None:
         """Notes that the run is done. Call it inside :meth:`opened`."""
         self._write_record(finished=True)
+        self._remove(self._temporary)
 
     def _check_kind(self) -> None:
         recorded = self._record()
@@ -160,14 +121,13 @@ class RunFolder:
                 "out",
             )
 
-    def _clear(self, contents: Sequence[str]) -> None:
-        for name in contents:
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
             target = self.path / name
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-        self._write_record(finished=False)
 
     def _record(self) -> dict[str, Any] | None:
         """What ``run.json`` holds; None if the folder is not there or empty.
@@ -203,33 +163,6 @@ class RunFolder:
     def _write_record(self, *, finished: bool) -> None:
         record = {"format": _FORMAT, "finished": finished, "settings": self.settings}
         write_text(self.path / RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def batches(prompts: Sequence[EncodedPrompt], tokens: int) -> list[list[EncodedPrompt]]:
-    """Prompts in order, as many to a batch as ``tokens`` allow, and at least one."""
-    found: list[list[EncodedPrompt]] = []
-    room = 0
-    for prompt in prompts:
-        length = len(prompt.input_ids)
-        if not found or length > room:
-            found.append([])
-            room = tokens
-        found[-1].append(prompt)
-        room -= length
-    return found
-
-
-def _loaded(path: Path) -> SRAResult | None:
-    """A saved result; None if there is none or it cannot be read, so that it is computed again."""
-    try:
-        return SRAResult.load(path)
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _answers(result: SRAResult, batch: Sequence[EncodedPrompt]) -> bool:
-    wanted = [(prompt.conversation, turn) for prompt in batch for turn in prompt.turns]
-    return list(zip(result.conversation.tolist(), result.turn.tolist(), strict=True)) == wanted
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:

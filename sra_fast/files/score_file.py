@@ -17,7 +17,7 @@ from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.files.models import ModelSource, choose_device
-from sra_fast.files.run_folder import RunFolder
+from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.names import FORWARD_TOKENS, Backend, Definition, Device, DType, Turns
@@ -61,7 +61,7 @@ class ScoringOptions:
 class Job:
     """Conversations under one template, encoded, and the folder for their scores."""
 
-    folder: RunFolder
+    folder: ScoreFolder
     template: PromptTemplate
     conversations: Sequence[Conversation]
     prompts: Sequence[EncodedPrompt]
@@ -125,7 +125,7 @@ class FileScorer:
             self._check_definable(prompt, conversations)
         settings = self.settings(kind, template=asdict(template), turns=turns)
         settings["prompts_sha256"] = _digest(prompts)  # last: the other settings say more
-        run = RunFolder(folder, settings)
+        run = ScoreFolder(folder, settings)
         run.check()
         return Job(run, template, conversations, prompts)
 
@@ -147,7 +147,7 @@ class FileScorer:
         Raises:
             ValueError: a prompt is longer than the model's context, or as :meth:`load`.
         """
-        if any(job.folder.finished() is None for job in jobs):
+        if any(job.folder.result() is None for job in jobs):
             limit = serve(self.load()).context_length
             for job in jobs:
                 self._check_lengths(job, limit)
@@ -180,19 +180,13 @@ class FileScorer:
             _write_jsonl(folder / SCORES_JSONL, rows)
             _write_parquet(folder / SCORES_PARQUET, rows)
 
-        with job.folder.opened():
-            done = job.folder.finished()
-            if done is None:
-                done = job.folder.complete(
-                    job.prompts,
-                    self.options.batch_tokens,
-                    score_batch,
-                    write_tables,
-                    lambda tokens: on_progress(job, tokens),
-                )
-            else:
-                on_progress(job, job.tokens)
-                write_tables(done)  # they follow from the masses, whatever became of them since
+        done = job.folder.complete(
+            job.prompts,
+            self.options.batch_tokens,
+            score_batch,
+            write_tables,
+            lambda tokens: on_progress(job, tokens),
+        )
         return ScoredJob(job, done, self._rows(job, done))
 
     def _score(self, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:

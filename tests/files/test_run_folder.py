@@ -13,7 +13,8 @@ import torch
 from sra_fast import SRAResult
 from sra_fast.chat.encoding import EncodedPrompt
 from sra_fast.definitions import DEFINITIONS
-from sra_fast.files.run_folder import MASSES, RUN, SHARDS, RunFolder, RunFolderError, batches
+from sra_fast.files.run_folder import RUN, RunFolder, RunFolderError
+from sra_fast.files.score_folder import MASSES, SHARDS, ScoreFolder, batches
 
 SETTINGS: dict[str, Any] = {"kind": "score", "model": {"name": "tiny"}, "turns": "all"}
 
@@ -63,9 +64,8 @@ class Scorer:
         return result(batch)
 
 
-def complete(run: RunFolder, scorer: Scorer) -> SRAResult:
-    with run.opened():
-        return run.complete(PROMPTS, 8, scorer, lambda whole: None)
+def complete(run: ScoreFolder, scorer: Scorer) -> SRAResult:
+    return run.complete(PROMPTS, 8, scorer)
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,23 @@ def test_batches_keep_the_order_and_the_limit(
 
 
 def test_a_broken_off_run_continues_after_its_finished_batches(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "deep" / "out", SETTINGS)
+    run = ScoreFolder(tmp_path / "deep" / "out", SETTINGS)
     with pytest.raises(MemoryError):
         complete(run, Scorer(fail_at=1))
-    assert run.finished() is None
+    assert run.result() is None
     second = Scorer()
     whole = complete(run, second)
     assert second.seen == [[2, 3]]
     assert whole.sra.tolist() == [1, 2, 11, 21, 31]
     assert sorted(path.name for path in run.path.iterdir()) == [MASSES, RUN]
-    again = run.finished()
+    again = run.result()
     assert again is not None
     assert torch.equal(again.mass, whole.mass)
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty", "another batch's"])
 def test_a_shard_that_is_not_right_is_computed_again(damage: str, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "out", SETTINGS)
+    run = ScoreFolder(tmp_path / "out", SETTINGS)
     with pytest.raises(MemoryError):
         complete(run, Scorer(fail_at=1))
     shard = run.path / SHARDS / "00000.safetensors"
@@ -118,7 +118,7 @@ def test_a_shard_that_is_not_right_is_computed_again(damage: str, tmp_path: Path
 
 
 def test_what_a_killed_run_leaves_behind_is_cleared_away(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path, SETTINGS)
+    run = ScoreFolder(tmp_path, SETTINGS)
     (tmp_path / f".{RUN}.123.tmp").write_text("{")
     complete(run, Scorer())
     (tmp_path / ".scores.jsonl.123.tmp").write_text("half")
@@ -128,10 +128,10 @@ def test_what_a_killed_run_leaves_behind_is_cleared_away(tmp_path: Path) -> None
 
 
 def test_lost_masses_of_a_finished_run_are_computed_again(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "out", SETTINGS)
+    run = ScoreFolder(tmp_path / "out", SETTINGS)
     complete(run, Scorer())
     (run.path / MASSES).write_bytes(b"garbage")
-    assert run.finished() is None
+    assert run.result() is None
     second = Scorer()
     complete(run, second)
     assert len(second.seen) == 2
@@ -147,7 +147,7 @@ def test_lost_masses_of_a_finished_run_are_computed_again(tmp_path: Path) -> Non
     ],
 )
 def test_other_settings_are_named(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
-    complete(RunFolder(tmp_path, SETTINGS), Scorer())
+    complete(ScoreFolder(tmp_path, SETTINGS), Scorer())
     with pytest.raises(RunFolderError, match="another folder") as caught:
         RunFolder(tmp_path, settings).check()
     assert words in str(caught.value)
@@ -188,7 +188,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_begins_anew_replaces_its_own_kind_only(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    complete(RunFolder(out, SETTINGS), Scorer())
+    complete(ScoreFolder(out, SETTINGS), Scorer())
     (out / "mine.txt").write_text("x")
     demo = RunFolder(out, {**SETTINGS, "kind": "demo"})
     with pytest.raises(RunFolderError, match="of kind 'score'"), demo.opened(replacing=[MASSES]):
@@ -209,7 +209,7 @@ def test_a_run_that_begins_anew_replaces_its_own_kind_only(tmp_path: Path) -> No
 
 
 def test_the_settings_can_be_read_by_people(tmp_path: Path) -> None:
-    complete(RunFolder(tmp_path, {**SETTINGS, "strategies": {"Hoffnung ü": "…"}}), Scorer())
+    complete(ScoreFolder(tmp_path, {**SETTINGS, "strategies": {"Hoffnung ü": "…"}}), Scorer())
     text = (tmp_path / RUN).read_text(encoding="utf-8")
     assert "Hoffnung ü" in text
     assert json.loads(text)["finished"] is True

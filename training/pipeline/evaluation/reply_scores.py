@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.templates import PromptTemplate
-from sra_fast.files.run_folder import RunFolder
+from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
@@ -54,12 +54,8 @@ def score_replies(
         spans = {STRATEGY: rows.pop("strategy_mask"), REPLY: rows["response_mask"] > 0}
         return score(model, {**rows, "span_masks": spans}, forward_tokens=batch_tokens)
 
-    run = RunFolder(folder, {"kind": "evaluate", **settings})
-    with run.opened():
-        done = run.finished()
-        if done is None:
-            done = run.complete(prompts, batch_tokens, score_batch, lambda result: None)
-    return done
+    run = ScoreFolder(folder, {"kind": "evaluate", **settings})
+    return run.complete(prompts, batch_tokens, score_batch)
 
 
 def lookback(result: SRAResult) -> Tensor:

@@ -1,0 +1,78 @@
+"""Parts of a run: each is computed once and kept in a file that appears whole or not at all.
+
+So whatever is found after a crash is right, and what is missing or damaged is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+Part = TypeVar("Part")
+
+
+class KeptParts(Generic[Part]):
+    """The parts of one kind, a file each, in a folder of a run.
+
+    Args:
+        folder: where the files lie; made when the first is written.
+        suffix: the end of their names, with the dot.
+        read: gives back what a file holds. OSError, ValueError, KeyError or TypeError say that the
+            file is missing or damaged.
+        write: writes a file, whole or not at all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        suffix: str,
+        read: Callable[[Path], Part],
+        write: Callable[[Path, Part], None],
+    ) -> None:
+        self._folder, self._suffix = folder, suffix
+        self._read, self._write = read, write
+
+    def get(self, name: str) -> Part | None:
+        """Return the part of a name, or None if it is not there or cannot be read."""
+        return self._read_whole(self._path(name))
+
+    def put(self, name: str, part: Part) -> None:
+        """Keep a part under a name, in the place of the one that had it before."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._write(self._path(name), part)
+
+    def get_or_compute(
+        self, name: str, accepts: Callable[[Part], bool], compute: Callable[[], Part]
+    ) -> Part:
+        """Return the part that is kept, if it is accepted, and else compute it and keep it."""
+        part = self.get(name)
+        if part is None or not accepts(part):
+            part = compute()
+            self.put(name, part)
+        return part
+
+    def append(self, part: Part) -> None:
+        """Keep a part under the number behind the last one."""
+        stems = [file.stem for file in self._folder.glob(f"*{self._suffix}")]
+        numbers = [int(stem) for stem in stems if stem.isdigit()]
+        self.put(numbered(max(numbers, default=-1) + 1), part)
+
+    def all(self) -> list[Part]:
+        """Return every part that can be read, in the order of the names."""
+        found = map(self._read_whole, sorted(self._folder.glob(f"*{self._suffix}")))
+        return [part for part in found if part is not None]
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}{self._suffix}"
+
+    def _read_whole(self, path: Path) -> Part | None:
+        try:
+            return self._read(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def numbered(number: int) -> str:
+    """Return the name of the part with a number, such that names sort as numbers do."""
+    return f"{number:05d}"
