@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from sra_fast.files.appended_lines import append_line, json_line, whole_lines
 from sra_fast.names import Definition
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import write_text
 
 from .means import Means
 
@@ -35,10 +35,8 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     """
     file = Path(path) / NAME if Path(path).is_dir() else Path(path)
     lines = []
-    for number, text in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
+    for number, text in enumerate(whole_lines(file), start=1):
         line = _parsed(text)
-        if line is None and not text.endswith(b"\n"):
-            break
         if line is None:
             raise ValueError(f"{file}, line {number}: no line of an SRA history: {text[:60]!r}")
         lines.append(line)
@@ -61,8 +59,7 @@ class History:
         if step and self.path.exists():
             kept = [line for line in read_history(self.path) if line["step"] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_atomically(self.path) as temporary:
-            temporary.write_text("".join(map(_text, kept)), encoding="utf-8")
+        write_text(self.path, "".join(map(json_line, kept)))
 
     def append(
         self, step: int, epoch: float | None, split: str, definition: Definition, means: Means
@@ -84,14 +81,7 @@ class History:
                 [float(f"{value:.{_DIGITS}g}") for value in heads] for heads in means.mass.tolist()
             ],
         }
-        with self.path.open("ab") as file:
-            file.write(_text(line).encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _text(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False) + "\n"
+        append_line(self.path, line)
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:

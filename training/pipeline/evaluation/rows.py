@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.files.kept_parts import KeptParts
 from sra_fast.files.models import ModelSource
 from sra_fast.result import SRAResult
 from sra_fast.tools.atomic import write_text
@@ -28,7 +29,7 @@ from .perplexity import perplexities
 from .records import Record
 from .reply_scores import head_masses, lookback, score_replies
 
-REPLIES, SCORES, PERPLEXITIES = "replies", "scores", "perplexities.json"
+REPLIES, SCORES, PERPLEXITIES = "replies", "scores", "perplexities"
 
 _AT_ONCE = 64  # perplexities that a crash may cost
 
@@ -120,20 +121,37 @@ def row_perplexities(
     folder: Path,
 ) -> list[float]:
     """Of each reply, by one and the same model under one template; kept in ``folder``."""
-    file = folder / PERPLEXITIES
+    parts = KeptParts(folder, ".json", _read_perplexities, _write_perplexities)
     replies = _digest(row.conversations)
-    values: list[float] = []
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["replies"] == replies:
-            values = [float(value) for value in found["perplexities"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    kept = parts.get(PERPLEXITIES)
+    values = kept.values if kept is not None and kept.replies == replies else []
     while len(values) < len(row.conversations):
         part = row.conversations[len(values) : len(values) + _AT_ONCE]
         values += perplexities(*judge(), part, template, strategies)
-        write_text(file, json.dumps({"replies": replies, "perplexities": values}))
+        parts.put(PERPLEXITIES, _Perplexities(replies, values))
     return values
+
+
+@dataclass(frozen=True)
+class _Perplexities:
+    """Of the first replies of a row.
+
+    Attributes:
+        replies: digest of all replies of the row.
+        values: one a reply.
+    """
+
+    replies: str
+    values: list[float]
+
+
+def _read_perplexities(path: Path) -> _Perplexities:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return _Perplexities(found["replies"], [float(value) for value in found["perplexities"]])
+
+
+def _write_perplexities(path: Path, kept: _Perplexities) -> None:
+    write_text(path, json.dumps({"replies": kept.replies, "perplexities": kept.values}))
 
 
 def records(

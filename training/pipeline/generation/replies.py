@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sra_fast.chat.encoding import control_tokens
+from sra_fast.files.kept_parts import KeptParts
 from sra_fast.tools.atomic import write_text
 from sra_fast.tools.strict_json import read_json_lines
 
@@ -182,8 +183,8 @@ def complete(
         IncompleteError: prompts failed for good. The batches behind them were done all the same,
             unless it has ``given_up``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = _kept(folder)
+    parts = KeptParts(folder, ".jsonl", _read_replies, _write_replies)
+    kept = {reply.item: reply for part in parts.all() for reply in part}
     replies: dict[str, Reply] = {}
     failures: Counter[str] = Counter()
     given_up = False
@@ -196,7 +197,8 @@ def complete(
             except UnansweredError as error:
                 found, given_up = error.replies, error.for_all
                 failures.update(error.reasons)
-            _write(folder, found)
+            if found:
+                parts.append(found)
             kept.update({reply.item: reply for reply in found})
         done = {prompt.item: kept[prompt.item] for prompt in wanted if prompt.item in kept}
         replies.update(done)
@@ -208,24 +210,15 @@ def complete(
     return replies
 
 
-def _write(folder: Path, replies: Sequence[Reply]) -> None:
-    """A file of its own behind those that are there."""
-    if replies:
-        numbers = [int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isdigit()]
-        lines = (json.dumps(asdict(reply), ensure_ascii=False) for reply in replies)
-        file = folder / f"{max(numbers, default=-1) + 1:05d}.jsonl"
-        write_text(file, "".join(f"{line}\n" for line in lines))
+def _write_replies(path: Path, replies: Sequence[Reply]) -> None:
+    lines = (json.dumps(asdict(reply), ensure_ascii=False) for reply in replies)
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _kept(folder: Path) -> dict[str, Reply]:
-    """What all files hold, by item, whatever they were batched with; a torn file holds nothing."""
-    kept: dict[str, Reply] = {}
-    for file in sorted(folder.glob("*.jsonl")):
-        try:
-            lines = read_json_lines(file, raises=ValueError)
-            found = [Reply(**entry) for _, entry in lines if isinstance(entry, dict)]
-        except (OSError, ValueError, TypeError):
-            continue
-        if len(found) == len(lines) and all(isinstance(one.text, str) for one in found):
-            kept.update({reply.item: reply for reply in found})
-    return kept
+def _read_replies(path: Path) -> Sequence[Reply]:
+    replies = []
+    for where, entry in read_json_lines(path, raises=ValueError):
+        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+            raise ValueError(f"{where} is no reply")
+        replies.append(Reply(**entry))
+    return replies

@@ -145,8 +145,8 @@ def judge(run: JudgingRun) -> JudgingResult:
 
     with folder.opened():
         path = folder.path / TRANSCRIPT
-        with Transcript(path, _sha256(run.prompt.encode()), messages_of) as transcript:
-            failures = _ask_all(run, items, transcript, messages_of)
+        transcript = Transcript(path, _sha256(run.prompt.encode()), messages_of)
+        failures = _ask_all(run, items, transcript, messages_of)
         result = _result(items, transcript.answers, failures)
         text = json.dumps(result_json(run, result), indent=2, ensure_ascii=False)
         write_text(folder.path / RESULT, text + "\n")

@@ -6,14 +6,12 @@ whole lines say is never asked again.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, get_args
 
+from sra_fast.files.appended_lines import append_line, drop_cut_line, whole_lines
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
 from ..endpoint import ChatMessage
@@ -59,7 +57,7 @@ MessagesOf = Callable[[Question, Mapping[Question, Answer]], Sequence[ChatMessag
 
 
 class Transcript:
-    """The file, open for more lines while inside ``with``.
+    """The answers that a transcript holds already, and the file for more of them.
 
     Args:
         path: of the file; made if it is not there.
@@ -80,24 +78,11 @@ class Transcript:
         self.answers: dict[Question, Answer] = {}
         self._prompt_sha256 = prompt_sha256
         self._messages_of = messages_of
-        data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        self._path = path
+        path.touch()
+        for number, line in enumerate(whole_lines(path), start=1):
             self._take(line, f"{path.name} line {number}")
-        self._file = path.open("ab")
-        if len(whole) < len(data):
-            os.truncate(path, len(whole))
-
-    def __enter__(self) -> Transcript:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
+        drop_cut_line(path)
 
     def add(self, question: Question, answer: Answer) -> None:
         """Writes one line, at once."""
@@ -110,9 +95,7 @@ class Transcript:
             "verdict": answer.verdict,
             "usage": dict(answer.usage),
         }
-        line = json.dumps(record, ensure_ascii=False) + "\n"
-        self._file.write(line.encode("utf-8"))
-        self._file.flush()
+        append_line(self._path, record)
         self.answers[question] = answer
 
     def _take(self, line: bytes, where: str) -> None:
