@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sra_fast.files.provenance import versions
 from sra_fast.names import Device, DType
 
 if TYPE_CHECKING:
@@ -73,11 +74,12 @@ class ModelSource:
 
     def as_run(self, dtype: DType, device: str) -> dict[str, Any]:
         """The fingerprint, with what else its replies depend on, for a run's settings."""
-        import torch
-        import transformers
-
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        return {**self.fingerprint(), "dtype": dtype, "device": device, "versions": versions}
+        return {
+            **self.fingerprint(),
+            "dtype": dtype,
+            "device": device,
+            "versions": versions("torch", "transformers"),
+        }
 
     def load(self, dtype: DType, device: str) -> PreTrainedModel:
         """The model, ready to be scored.

@@ -1,7 +1,9 @@
-"""Which state of this project made a result."""
+"""What a result depends on: files, versions of packages, and the state of this project."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import os
 import subprocess
 from pathlib import Path
@@ -12,6 +14,20 @@ COMMIT = "SRA_FAST_COMMIT"  # in the environment
 _CODE = ("sra_fast", "kernels", "training", "benchmarks", "setup.py", "pyproject.toml")
 """Where a new file changes what is run; elsewhere lie data and the folders of runs."""
 _RESULTS = ":!/benchmarks/results"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the version of each package by its name, as the package itself tells it."""
+    return {name: str(importlib.import_module(name).__version__) for name in packages}
 
 
 def commit() -> str:

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.files.models import ModelSource, choose_device
+from sra_fast.files.provenance import file_sha256, versions
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
@@ -248,21 +248,14 @@ class FileScorer:
                 )
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
-        import torch
-        import transformers
-
         options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
         return {
-            "input_sha256": hashlib.sha256(input_file.read_bytes()).hexdigest(),
+            "input_sha256": file_sha256(input_file),
             "model": self.source.fingerprint(),
             **options,
             "strategies": dict(self.options.strategies),
             "device": choose_device(self.options.device),
-            "versions": {
-                "sra_fast": __version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+            "versions": versions("sra_fast", "torch", "transformers"),
         }
 
 

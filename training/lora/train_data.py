@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast import __version__
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate, get_template, read_template
 from sra_fast.files.models import ModelSource
+from sra_fast.files.provenance import versions
 
 from ..data.dataset import split_by_conversation, training_examples
 from ..data.examples import TrainingDataError
@@ -114,10 +114,6 @@ def settings_of_run(
     source: ModelSource, data: RunData, config: TrainingConfig, device: str
 ) -> dict[str, Any]:
     """Everything that the adapter depends on, for ``run.json``."""
-    import peft
-    import torch
-    import transformers
-
     settings = settings_of(config)
     for name in ("report_to", "eval_data", "template", "strategies"):
         del settings[name]
@@ -129,12 +125,7 @@ def settings_of_run(
         **settings,
         "device": device,
         "processes": processes.count(),
-        "versions": {
-            "sra_fast": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-        },
+        "versions": versions("sra_fast", "torch", "transformers", "peft"),
         "examples_sha256": data.digest(),  # last: the other settings say more
     }
 

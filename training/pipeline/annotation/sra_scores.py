@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sra_fast.files.provenance import file_sha256
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -91,7 +91,7 @@ def _check_scored(folder: Path, scored: Path, *, required: bool) -> None:
     digest = settings.get("input_sha256") if isinstance(settings, dict) else None
     if digest is None:
         raise AnnotationError(f"{run}: is not that of sra-fast score; give the folder it wrote")
-    if digest != hashlib.sha256(scored.read_bytes()).hexdigest():
+    if digest != file_sha256(scored):
         raise AnnotationError(
             f"{folder}: its scores are not of {scored.name} as it is now; if --sra-a and --sra-b "
             f"are not the wrong way round, score {scored.name} again"

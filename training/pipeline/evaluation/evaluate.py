@@ -13,7 +13,6 @@ What lies in the folder of a run:
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation, read_conversations, write_conversations
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate
 from sra_fast.files.models import ModelSource, choose_device
+from sra_fast.files.provenance import file_sha256, versions
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.names import Device, DType
 
@@ -98,8 +96,6 @@ class Evaluation:
         Classifiers, perplexities and ablations are computed from these: another call with others
         finds the replies done.
         """
-        import transformers
-
         return {
             "kind": "evaluate",
             "model": self.base.fingerprint(),
@@ -110,12 +106,8 @@ class Evaluation:
             "items": self.items,
             "dtype": self.dtype,
             "device": choose_device(self.device),
-            "versions": {
-                "sra_fast": __version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
-            "file_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+            "versions": versions("sra_fast", "torch", "transformers"),
+            "file_sha256": file_sha256(self.file),
         }
 
     def plans(self) -> list[RowPlan]:

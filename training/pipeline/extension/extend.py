@@ -10,7 +10,6 @@ What lies in the folder of a run:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation, write_conversations
 from sra_fast.chat.esconv import Dialogue, read_dialogues
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.names import TEST_SHARE, VALIDATION_SHARE
 from sra_fast.tools.atomic import write_text
@@ -75,7 +75,7 @@ class Extension:
             "validation": self.validation,
             "version": __version__,
             "file": self.file.stem,  # ids begin with it, and random numbers come from ids
-            "file_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+            "file_sha256": file_sha256(self.file),
         }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
+from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.tools.atomic import write_text
 
@@ -145,7 +146,7 @@ def judge(run: JudgingRun) -> JudgingResult:
 
     with folder.opened():
         path = folder.path / TRANSCRIPT
-        transcript = Transcript(path, _sha256(run.prompt.encode()), messages_of)
+        transcript = Transcript(path, hashlib.sha256(run.prompt.encode()).hexdigest(), messages_of)
         failures = _ask_all(run, items, transcript, messages_of)
         result = _result(items, transcript.answers, failures)
         text = json.dumps(result_json(run, result), indent=2, ensure_ascii=False)
@@ -261,8 +262,8 @@ def _settings(run: JudgingRun, items: Sequence[Item]) -> dict[str, Any]:
     """Everything the verdicts depend on."""
     return {
         "kind": "judge",
-        "a_sha256": _sha256(run.file_a.read_bytes()),
-        "b_sha256": _sha256(run.file_b.read_bytes()),
+        "a_sha256": file_sha256(run.file_a),
+        "b_sha256": file_sha256(run.file_b),
         "endpoint": run.endpoint.base_url,
         "judge": run.endpoint.model,
         "temperature": TEMPERATURE,
@@ -272,7 +273,3 @@ def _settings(run: JudgingRun, items: Sequence[Item]) -> dict[str, Any]:
         "items": run.items,
         "seed": run.seed,
     }
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

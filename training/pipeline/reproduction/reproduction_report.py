@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy
 import torch
-import transformers
 
-from sra_fast import __version__
 from sra_fast.files.models import choose_device
+from sra_fast.files.provenance import file_sha256, versions
 from sra_fast.report.markdown import markdown_text, number
 from sra_fast.tools.atomic import write_text
 from sra_fast.tools.bootstrap import Correlation, Estimate
@@ -34,6 +32,8 @@ from .stages import CLASSIFIER, EVALUATION, TUNED, Reproduction
 
 REPORT = "report.md"
 FORMAT = "sra_fast.reproduction/1"
+
+_PACKAGES = ("sra_fast", "torch", "transformers", "peft", "datasets", "sklearn", "numpy")
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def results(reproduced: Reproduced) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": run.base.fingerprint(),
-        "data": {"file": run.file.name, "sha256": run.digest()},
+        "data": {"file": run.file.name, "sha256": file_sha256(run.file)},
         "seeds": seeds(run),
-        "versions": _versions(),
+        "versions": versions(*_PACKAGES),
         "commits": list(reproduced.commits),
         "device": _device(run),
         "dtype": run.dtype,
@@ -163,15 +163,6 @@ def markdown(reproduced: Reproduced, found: Mapping[str, Any]) -> str:
 
 def _body(page: str) -> str:
     return page.split("\n", 1)[1].lstrip("\n")
-
-
-def _versions() -> dict[str, str]:
-    import datasets
-    import peft
-    import sklearn
-
-    modules = (torch, transformers, peft, datasets, sklearn, numpy)
-    return {"sra_fast": __version__, **{one.__name__: one.__version__ for one in modules}}
 
 
 def _device(run: Reproduction) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,10 +110,6 @@ class Reproduction:
             "ablate": self.ablate,
             "version": __version__,
         }
-
-    def digest(self) -> str:
-        """SHA-256 of the dialogues' file."""
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
     def extension(self) -> Extension:
         """The first stage: replies under drawn strategies."""
