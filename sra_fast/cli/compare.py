@@ -72,6 +72,7 @@ def compare(
             comparison = compared(definition, names, rows, rows)
             model_name = scorer.source.name
             write_report(comparison, folder, [f"Model {model_name}, input {file.name}."])
+            whole.finish()
         for table in comparison_tables(comparison):
             current.show(table)
         current.say(f"written to {folder}: {', '.join(REPORT_FILES)}")

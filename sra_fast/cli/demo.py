@@ -88,6 +88,7 @@ def demo(
                 f"By turn: all {turns} replies of a long one, in one forward pass.",
             ]
             write_report(comparison, out, notes)
+            whole.finish()
         for table in comparison_tables(comparison):
             current.show(table)
         current.say(f"{scorer.source.name}: results in {out}")

@@ -151,6 +151,8 @@ def judge(run: JudgingRun) -> JudgingResult:
         result = _result(items, transcript.answers, failures)
         text = json.dumps(result_json(run, result), indent=2, ensure_ascii=False)
         write_text(folder.path / RESULT, text + "\n")
+        if not result.overall.missing:
+            folder.finish()
     return result
 
 
