@@ -96,13 +96,13 @@ def export(
 
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 
-        from ..pipeline.annotation.pairing import choose_items, read_items
         from ..pipeline.annotation.sheet_files import export_files, write_export
         from ..pipeline.annotation.sheets import Systems, make_sheets
         from ..pipeline.annotation.sra_scores import read_scores, same_definition
+        from ..pipeline.items import read_items
 
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
-        chosen = choose_items(read_items(file_a, file_b, known), items, seed)
+        chosen = read_items(file_a, file_b, known, count=items, seed=seed)
         if sra_a is None or sra_b is None:
             unknown = [None] * len(chosen)
             systems = Systems(*names, unknown, unknown)

@@ -343,14 +343,11 @@ def test_scores_of_something_else(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (
-            {"id": "other"},
-            "conversation 'c1' (base.jsonl line 2) has no counterpart in tuned.jsonl",
-        ),
-        ({"strategy": "Question"}, "differ in their strategy"),
-        ({"situation": "Alone."}, "differ in their situation"),
-        ({"dialogue": "d1"}, "differ in their dialogue"),
-        ({"messages": [{"role": "user", "content": "Hi."}]}, "differ in their messages"),
+        ({"id": "other"}, "tuned.jsonl lacks: 'c1'"),
+        ({"strategy": "Question"}, "differ in 'strategy'"),
+        ({"situation": "Alone."}, "differ in 'situation'"),
+        ({"dialogue": "d1"}, "differ in 'dialogue'"),
+        ({"messages": [{"role": "user", "content": "Hi."}]}, "differ in 'messages'"),
         ({"response": "Reply 1 in the manner of one."}, None),
     ],
     ids=str,
@@ -373,8 +370,12 @@ def test_files_must_differ_in_the_replies_alone(
 def test_wrong_exports(systems: tuple[Path, Path], tmp_path: Path) -> None:
     base, tuned = systems
     out = ["--out", tmp_path / "out"]
-    assert "same replies throughout" in error_of("export", base, base, *out, "--name-b", "other")
-    assert "18 items are asked for" in error_of("export", base, tuned, *out, "--items", 18)
+    assert "same reply to all of the 17 items" in error_of(
+        "export", base, base, *out, "--name-b", "other"
+    )
+    assert "the files hold 17 items, fewer than the 18 asked for" in error_of(
+        "export", base, tuned, *out, "--items", 18
+    )
     own = tmp_path / "own.json"
     own.write_text('{"Kindness": "Be kind."}')
     assert "'Offer Hope' is not one of" in error_of(

@@ -13,7 +13,6 @@ What lies in the folder of a run:
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from sra_fast.names import Device, DType
 from ...data.trained_on import beginning, read_trained_on
 from ..classifiers import StrategyClassifier
 from ..generation.sampling import Sampling
+from ..items import draw
 from .records import Record, write_records
 from .rows import (
     Row,
@@ -230,10 +230,7 @@ def chosen(evaluation: Evaluation) -> list[Conversation]:
             f"{evaluation.items} are asked for; lower --items"
         )
     if evaluation.items is not None and evaluation.items < len(conversations):
-        kept = random.Random(evaluation.sampling.seed).sample(
-            range(len(conversations)), evaluation.items
-        )
-        conversations = [conversations[index] for index in sorted(kept)]
+        conversations = draw(conversations, evaluation.items, evaluation.sampling.seed)
     known = set(evaluation.classifier.classes)
     unknown = sorted({one.strategy for one in conversations} - known)
     if unknown:

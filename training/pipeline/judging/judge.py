@@ -22,14 +22,13 @@ from sra_fast.files.run_folder import RunFolder
 from sra_fast.tools.atomic import write_text
 
 from ..endpoint import ChatMessage, Endpoint
-from ..items import Item
+from ..items import Item, read_items
 from .judge_prompt import (
     DEFAULT_PROMPT,
     Order,
     asked_again,
     question,
 )
-from .judged_items import check_replies_differ, read_items, sample
 from .tally import (
     Judged,
     Tally,
@@ -131,10 +130,7 @@ def judge(run: JudgingRun) -> JudgingResult:
         ValueError: files, prompt and folder do not go together.
         OSError: a file cannot be read or written.
     """
-    items = read_items(run.file_a, run.file_b, run.strategies)
-    if run.items is not None:
-        items = sample(items, run.items, run.seed)
-    check_replies_differ(items, run.file_a, run.file_b)
+    items = read_items(run.file_a, run.file_b, run.strategies, count=run.items, seed=run.seed)
     folder = RunFolder(run.out, _settings(run, items))
     of_id = {item.id: item for item in items}
 
