@@ -145,7 +145,7 @@ def test_the_shares_are_the_papers_dialogues(tmp_path: Path, command: object) ->
         replier={},
         **shares,
     )
-    _, parts = cut_and_split(extension)
+    parts = cut_and_split(extension).parts
     assert {name: len(part) for name, part in parts.items()} == {
         "train": 1147,
         "test": 100,

@@ -21,6 +21,7 @@ from sra_fast.cli.app import app
 from sra_fast.files.models import find_model
 from sra_fast.training.lora.settings import TrainingConfig
 from sra_fast.training.pipeline.classifiers import load_classifier
+from sra_fast.training.pipeline.classifiers.labelled import read_labelled
 from sra_fast.training.pipeline.extension.cuts import Cutting
 from sra_fast.training.pipeline.generation.sampling import Sampling
 from sra_fast.training.pipeline.reproduction.deviations import deviations
@@ -348,7 +349,8 @@ def test_a_test_part_of_one_strategy_is_measured_too(tmp_path: Path) -> None:
         write_jsonl(folder / f"{part}.jsonl", records)
     plain = load_classifier("plain")
     asked: Any = SimpleNamespace(out=tmp_path, strategies=STRATEGIES, sampling=Sampling())
-    found = _opinions(asked, plain, plain)
+    train = read_labelled(folder / "train.jsonl", STRATEGIES)
+    found = _opinions(asked, train, plain, plain)
     assert found.plain is not None
     assert found.plain.responses == 2
     assert found.noise is not None

@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,19 +158,9 @@ def collect(
     rows: dict[str, Row] = {}
     perplexity: dict[str, list[float | None]] = {}
     plans = evaluation.plans()
-    for plan in sorted(plans, key=lambda plan: plan.source is evaluation.base):  # base last, and
-        model, tokenizer = loaded.get(plan.source)  # stays for the perplexities
-        rows[plan.name] = fill_row(
-            plan,
-            model,
-            tokenizer,
-            conversations,
-            evaluation.strategies,
-            evaluation.sampling,
-            evaluation.batch,
-            evaluation.out / ROWS / plan.name,
-            partial(_pass_on, on_progress, plan.name, len(conversations)),
-        )
+    # The base model comes last, and stays for the perplexities.
+    for plan in sorted(plans, key=lambda plan: plan.source is evaluation.base):
+        rows[plan.name] = answer(evaluation, plan, loaded, conversations, plan.name, on_progress)
     for name, row in rows.items():
         perplexity[name] = [None] * len(row.conversations)
         if evaluation.perplexity:
@@ -197,8 +186,35 @@ def collect(
     return Evaluated(in_order, found)
 
 
-def _pass_on(on_progress: OnProgress, row: str, total: int, done: int) -> None:
-    on_progress(row, done, total)
+def answer(
+    evaluation: Evaluation,
+    plan: RowPlan,
+    models: LoadedModels,
+    conversations: Sequence[Conversation],
+    folder: str,
+    on_progress: OnProgress,
+) -> Row:
+    """Generate and score what a row still lacks, as the evaluation is set.
+
+    Args:
+        models: loads the row's model, if it is not the one at hand.
+        folder: the name of the row's folder.
+
+    Raises:
+        ValueError: all replies are empty, or a conversation cannot be used.
+    """
+    model, tokenizer = models.get(plan.source)
+    return fill_row(
+        plan,
+        model,
+        tokenizer,
+        conversations,
+        evaluation.strategies,
+        evaluation.sampling,
+        evaluation.batch,
+        evaluation.out / ROWS / folder,
+        lambda done: on_progress(plan.name, done, len(conversations)),
+    )
 
 
 @contextmanager

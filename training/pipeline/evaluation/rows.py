@@ -179,13 +179,9 @@ def records(
     scores = {name: values.tolist() for name, values in row.result.scores.items()}
     looks = lookback(row.result).tolist()
     found = [
-        Record(
-            row=row.plan.name,
-            item=conversation.id,
-            dialogue=conversation.dialogue or conversation.id,
-            strategy=conversation.strategy,
-            turn=_turn(conversation),
-            language=conversation.language,
+        _record(
+            row,
+            conversation,
             predicted=classes[int(probabilities[index].argmax())],
             probability=float(probabilities[index][classes.index(conversation.strategy)]),
             sra={name: values[index] for name, values in scores.items()},
@@ -197,10 +193,20 @@ def records(
         )
         for index, conversation in enumerate(row.conversations)
     ]
-    return found + [_of_nothing(row, conversation) for conversation in row.unanswered]
+    nothing = {
+        "predicted": "",
+        "probability": 0.0,
+        "sra": dict.fromkeys(scores, math.nan),
+        "lookback": math.nan,
+        "tokens": 0,
+        "finished": True,
+        "perplexity": None,
+        "text": "",
+    }
+    return found + [_record(row, conversation, **nothing) for conversation in row.unanswered]
 
 
-def _of_nothing(row: Row, conversation: Conversation) -> Record:
+def _record(row: Row, conversation: Conversation, **measured: Any) -> Record:
     return Record(
         row=row.plan.name,
         item=conversation.id,
@@ -208,14 +214,7 @@ def _of_nothing(row: Row, conversation: Conversation) -> Record:
         strategy=conversation.strategy,
         turn=_turn(conversation),
         language=conversation.language,
-        predicted="",
-        probability=0.0,
-        sra=dict.fromkeys(row.result.scores, math.nan),
-        lookback=math.nan,
-        tokens=0,
-        finished=True,
-        perplexity=None,
-        text="",
+        **measured,
     )
 
 

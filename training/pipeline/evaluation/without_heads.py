@@ -8,7 +8,7 @@ any heads' loss may cost adherence.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sra_fast.chat.conversations import Conversation
@@ -16,11 +16,11 @@ from sra_fast.chat.conversations import Conversation
 from ...data.trained_on import digest
 from .ablation import ablated
 from .analysis import RowResult
-from .evaluate import ROWS, Evaluation, LoadedModels
+from .evaluate import Evaluation, LoadedModels, OnProgress, answer
 from .heads import HeadAnalysis
 from .records import Record
 from .relation import table_of_rows
-from .rows import Row, RowPlan, fill_row, records
+from .rows import Row, RowPlan, records
 
 PREFERRED = "c1_hf"
 """The row whose prompt is answered again, if there is one; else the first."""
@@ -33,7 +33,7 @@ def answer_without_heads(
     heads: HeadAnalysis,
     measuring: frozenset[object],
     count: int,
-    on_progress: Callable[[str, int, int], None],
+    on_progress: OnProgress,
 ) -> tuple[RowResult, ...]:
     """The row with all heads, without the best, and without others; differences from the last.
 
@@ -80,20 +80,11 @@ def _answered(
     plan: RowPlan,
     taken: Sequence[tuple[int, int]],
     conversations: Sequence[Conversation],
-    on_progress: Callable[[str, int, int], None],
+    on_progress: OnProgress,
 ) -> list[Record]:
-    model, tokenizer = models.get(evaluation.base)
+    model, _ = models.get(plan.source)
     which = digest(*(f"{layer}.{head}" for layer, head in sorted(taken)))
     with ablated(model, taken):
-        row = fill_row(
-            plan,
-            model,
-            tokenizer,
-            conversations,
-            evaluation.strategies,
-            evaluation.sampling,
-            evaluation.batch,
-            evaluation.out / ROWS / f"{plan.template.name}-without-{which}",
-            lambda done: on_progress(plan.name, done, len(conversations)),
-        )
+        folder = f"{plan.template.name}-without-{which}"
+        row = answer(evaluation, plan, models, conversations, folder, on_progress)
     return records(row, evaluation.classifier, [None] * len(row.conversations))

@@ -84,7 +84,7 @@ def extend(
     replier: Callable[[], Replier],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Generates what is missing, splits, and writes.
+    """Cuts and splits the dialogues, generates what is missing, and writes.
 
     Args:
         extension: what and how.
@@ -100,8 +100,24 @@ def extend(
             written without them.
         OSError: a file cannot be read or written.
     """
-    opened, parts = cut_and_split(extension)  # before anything is generated: it may be impossible
-    prompts = generation_prompts(opened, extension.template, extension.strategies)
+    # Before anything is generated: it may be impossible.
+    return fill_cuts(extension, cut_and_split(extension), replier, on_progress)
+
+
+def fill_cuts(
+    extension: Extension,
+    cuts: Cuts,
+    replier: Callable[[], Replier],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Generates what is missing of conversations that were cut before, and writes.
+
+    Args:
+        cuts: of this extension, from :func:`cut_and_split`.
+
+    The other arguments, the result and what is raised are those of :func:`extend`.
+    """
+    prompts = generation_prompts(cuts.opened, extension.template, extension.strategies)
     folder = RunFolder(extension.out, extension.settings())
     with folder.opened():
         try:
@@ -113,17 +129,28 @@ def extend(
             )
         except IncompleteError as error:
             if not error.given_up and error.replies:
-                _write(extension, parts, error.replies)
+                _write(extension, cuts.parts, error.replies)
             raise
-        described = _write(extension, parts, replies)
+        described = _write(extension, cuts.parts, replies)
         folder.finish()
     return described
 
 
-def cut_and_split(
-    extension: Extension,
-) -> tuple[list[Conversation], dict[str, list[Conversation]]]:
-    """The conversations whose replies are still open, and the same by part.
+@dataclass(frozen=True)
+class Cuts:
+    """Conversations whose replies are still open.
+
+    Attributes:
+        opened: all of them, in the order of the dialogues.
+        parts: the same by the part that they belong to.
+    """
+
+    opened: list[Conversation]
+    parts: dict[str, list[Conversation]]
+
+
+def cut_and_split(extension: Extension) -> Cuts:
+    """Cut the dialogues where replies will be written, and share them out to the parts.
 
     Raises:
         ValueError: the dialogues cannot be read, cut or split.
@@ -134,7 +161,7 @@ def cut_and_split(
         extension.say(note)
     opened = cut(dialogues, extension.strategies, extension.cutting)
     _say_uncut(extension, dialogues, opened)
-    return opened, _split(opened, extension)
+    return Cuts(opened, _split(opened, extension))
 
 
 def _say_uncut(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ...lora.adapter import check_base
 from ..classifiers.held_out import FOLDS, TEST_FRACTION
 from ..classifiers.labelled import LabelledResponse
 from ..classifiers.splits import dialogues_by_strategy, holdout_parts
-from ..extension.extend import cut_and_split
+from ..extension.extend import Cuts, cut_and_split
 from .stages import Reproduction, ReproductionError
 
 
-def check_feasible(reproduction: Reproduction) -> None:
-    """Whether there is a test part, a base model, and enough for the classifier to learn from.
+def check_feasible(reproduction: Reproduction) -> Cuts:
+    """Check that there is a test part, a base model, and enough for the classifier to learn from.
+
+    Returns:
+        The cuts that were checked, for the first stage.
 
     Raises:
         ReproductionError: one of them is missing.
@@ -25,15 +26,16 @@ def check_feasible(reproduction: Reproduction) -> None:
             f"test must be above 0, found {reproduction.test}: the test part is what is evaluated"
         )
     check_base(reproduction.base)
-    _, parts = cut_and_split(replace(reproduction.extension(), say=lambda text: None))
+    cuts = cut_and_split(reproduction.extension())
     found = dialogues_by_strategy(
-        [LabelledResponse(c.id, "", c.strategy, c.dialogue, c.id) for c in parts["train"]]
+        [LabelledResponse(c.id, "", c.strategy, c.dialogue, c.id) for c in cuts.parts["train"]]
     )
     least = max(holdout_parts(TEST_FRACTION), FOLDS)
-    for strategy in sorted({c.strategy for part in parts.values() for c in part}):
+    for strategy in sorted({c.strategy for part in cuts.parts.values() for c in part}):
         if found.get(strategy, 0) < least:
             raise ReproductionError(
                 f"strategy {strategy!r} is drawn in {found.get(strategy, 0)} dialogues of the "
                 f"training part, and the classifier needs {least} of each; give more dialogues, "
                 "more cuts of each, or fewer strategies"
             )
+    return cuts

@@ -11,7 +11,7 @@ What lies there:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +43,7 @@ from ..evaluation.evaluate import (
 )
 from ..evaluation.relation import analyse
 from ..evaluation.rows import records
-from ..extension.extend import extend
+from ..extension.extend import fill_cuts
 from ..generation.replies import LocalReplier, Replier
 from .deviations import deviations
 from .feasible import check_feasible
@@ -98,14 +98,15 @@ def reproduce(
     say = reproduction.say
     folder = RunFolder(reproduction.out, reproduction.settings())
     folder.check()
-    check_feasible(reproduction)
+    cuts = check_feasible(reproduction)
     with folder.opened():
         commits = _commits(reproduction.out / COMMITS)
         say("1 of 4: extending the dialogues")
         with progress.replies() as on_reply:
-            extended = extend(reproduction.extension(), _replier(reproduction), on_reply)
+            extended = fill_cuts(reproduction.extension(), cuts, _replier(reproduction), on_reply)
         say("2 of 4: training the classifier")
-        classifier, classified = _classify(reproduction)
+        labelled = read_labelled(reproduction.out / EXTENDED / TRAIN, reproduction.strategies)
+        classifier, classified = _classify(reproduction, labelled)
         say("3 of 4: fine-tuning")
         with progress.steps() as on_log:
             tuned = train(reproduction.training_run(on_log))
@@ -131,7 +132,7 @@ def reproduce(
             commits=commits,
             extended=extended,
             classified=classified,
-            opinions=_opinions(reproduction, classifier, plain),
+            opinions=_opinions(reproduction, labelled, classifier, plain),
             tuned=tuned,
             evaluation=concluded,
             by_plain=_by_plain(found, plain),
@@ -153,10 +154,11 @@ def _replier(reproduction: Reproduction) -> Callable[[], Replier]:
     return load
 
 
-def _classify(reproduction: Reproduction) -> tuple[StrategyClassifier, Mapping[str, Any]]:
+def _classify(
+    reproduction: Reproduction, labelled: Sequence[LabelledResponse]
+) -> tuple[StrategyClassifier, Mapping[str, Any]]:
     """The classifier of the training part, and its report."""
     folder = reproduction.out / CLASSIFIER
-    labelled = _labelled(reproduction, TRAIN)
     learnt = read_trained_on(folder)
     if not (folder / RECORD).exists() or learnt != {digest(one.response) for one in labelled}:
         train_with_report(
@@ -184,15 +186,14 @@ def _evaluation(
     return evaluation
 
 
-def _labelled(reproduction: Reproduction, part: str) -> list[LabelledResponse]:
-    return read_labelled(reproduction.out / EXTENDED / part, reproduction.strategies)
-
-
 def _opinions(
-    reproduction: Reproduction, classifier: StrategyClassifier, plain: StrategyClassifier
+    reproduction: Reproduction,
+    labelled: Sequence[LabelledResponse],
+    classifier: StrategyClassifier,
+    plain: StrategyClassifier,
 ) -> Opinions:
     return opinions(
-        _labelled(reproduction, TRAIN),
+        labelled,
         read_responses(reproduction.out / EXTENDED / TEST),  # of one strategy alone, perhaps
         classifier,
         plain,
