@@ -51,8 +51,8 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 import datasets, matplotlib.figure, matplotlib.backends.backend_agg, pandas, peft, rich.progress
 from sra_fast.cli.app import app
-from sra_fast.training import history, outcome
 import sra_fast.training.lora.train
+from sra_fast.training.lora import outcome
 
 arguments, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 
