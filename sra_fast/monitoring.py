@@ -10,7 +10,7 @@ from torch import nn
 
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.served import serve, switched
-from sra_fast.measure.watching import Answer, unwrapped, watching
+from sra_fast.measure.watching import WatchedCall, unwrapped, watching
 from sra_fast.names import Backend, Definition
 from sra_fast.result import SRAResult, check_definition
 
@@ -61,7 +61,7 @@ def monitor(
     served = serve(unwrapped(model))
     recorder = Monitor()
 
-    def record(answer: Answer) -> None:
+    def record(answer: WatchedCall) -> None:
         members = range(len(answer.marked.sequences))
         recorder.results.append(
             reduce(

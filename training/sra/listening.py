@@ -7,7 +7,7 @@ from accelerate.state import GradientState
 
 from sra_fast.measure.reduction import answered_layers, response_masses, response_scores
 from sra_fast.measure.spans import MarkedBatch
-from sra_fast.measure.watching import Answer
+from sra_fast.measure.watching import WatchedCall
 from sra_fast.names import Definition
 
 from .means import RunningMeans, Scored
@@ -39,7 +39,7 @@ class TrainingListener:
         """Training has ended."""
         self.training = None
 
-    def hear(self, answer: Answer) -> None:
+    def hear(self, answer: WatchedCall) -> None:
         """Takes in one call.
 
         Raises:

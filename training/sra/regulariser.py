@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.measure.reduction import answered_layers, response_scores
-from sra_fast.measure.watching import Answer
+from sra_fast.measure.watching import WatchedCall
 from sra_fast.names import Differentiable
 
 _SMALLEST = 1e-12  # below it the logarithm gives no gradient, rather than an infinite one
@@ -90,7 +90,7 @@ class SRARegulariser:
             return -self.weight * scores
         return self.weight * (target - scores).clamp(min=0.0)
 
-    def total(self, answer: Answer) -> Tensor:
+    def total(self, answer: WatchedCall) -> Tensor:
         """``Σ_r p_r`` of one forward call: a scalar, float64.
 
         Raises:

@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from sra_fast.measure.served import ServedModel, serve, switched
 from sra_fast.measure.watching import (
-    Answer,
+    WatchedCall,
     carries_masks,
     is_watched,
     read_marks,
@@ -78,7 +78,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
             sra_weight, sra_target, sra_log, sra_definition, sra_layers, sra_heads
         )
         self._served: ServedModel | None = None
-        self._answers: list[Answer] = []
+        self._answers: list[WatchedCall] = []
         self._responses = 0
         self._penalty = 0.0
         self._steps = 0

@@ -15,7 +15,7 @@ from marked_examples import COLLATORS, arguments, marked_examples, scores
 from model_families import FAMILIES, NOT_SERVED, Family
 from sra_fast.measure.request import SpanRequest
 from sra_fast.measure.served import UnservedModelError, serve, switched
-from sra_fast.measure.watching import Answer, watching
+from sra_fast.measure.watching import WatchedCall, watching
 from sra_fast.training import keep_reply_logits
 from sra_fast.training.sra.callback import SRACallback
 from sra_fast.training.sra.regulariser import NoGradientError, SRARegulariser
@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_autograd_through_the_eager_model(name: str, kin
     regulariser = REGULARISERS[kind]
     batch = marked_batch((40, 29, 33))
     model, eager = family(name).build(), family(name).build()
-    heard: list[Answer] = []
+    heard: list[WatchedCall] = []
     served = serve(model)
     with switched(served), watching(served, heard.append, mass_grad=True):
         model(**batch, use_cache=False)
