@@ -63,7 +63,8 @@ def attention(
         attention_mask: what :func:`attention_mask` made: ``[B, N]``, or None.
         dropout: must be 0.
         scaling: factor on ``q·k``.
-        sliding_window: number of keys that a query sees; None for all before it.
+        sliding_window: number of keys that a query sees; None for all up to its own; the window in
+            the layer's config if the model does not pass one.
         softcap: bound on the logits, as in :func:`sra_fast.span_attention`.
         s_aux: ``[Hq]``, the logits of attention sinks.
         is_causal: must be true, or None.
