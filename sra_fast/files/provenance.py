@@ -1,4 +1,4 @@
-"""Which state of this project made a result."""
+"""Tell which commit of this project made a result."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMIT = "SRA_FAST_COMMIT"  # in the environment
+COMMIT = "SRA_FAST_COMMIT"  # the environment variable that names the commit
 
 _CODE = ("sra_fast", "kernels", "training", "benchmarks", "setup.py", "pyproject.toml")
-"""Where a new file changes what is run; elsewhere lie data and the folders of runs."""
+"""The places where a new file changes what is run; elsewhere lie data and the folders of runs."""
 _RESULTS = ":!/benchmarks/results"
 
 
 def commit() -> str:
-    """The checkout's, or ``SRA_FAST_COMMIT`` where its history is not at hand.
+    """Return the commit of this checkout, or ``SRA_FAST_COMMIT`` where its history is not at hand.
 
-    "unknown" for an installed package; its version says more then.
+    It is "unknown" for an installed package, whose version says more.
     """
     if COMMIT in os.environ:
         return os.environ[COMMIT]

@@ -1,4 +1,4 @@
-"""Run folders: scoring that can be killed at any moment and continued later.
+"""Keep scoring runs in folders, so that they can be killed at any moment and continued later.
 
 A run is cut into batches in an order that depends on its settings alone. Each finished batch is one
 file that appears whole or not at all, so whatever is found after a crash is right, and what is
@@ -31,20 +31,20 @@ MASSES = "masses.safetensors"
 SHARDS = "shards"
 
 _FORMAT = "sra_fast.run/1"
-_SHOWN = 60  # characters of a setting in an error
+_SHOWN = 60  # the most characters of a setting that an error shows
 
 
 class RunFolderError(ArgumentError):
-    """The folder cannot take this run; the message says why and the way out."""
+    """Raised when a folder cannot take a run; the message says why, and the way out."""
 
 
 class RunFolder:
-    """A folder that holds one run.
+    """A folder that holds one run and the settings it was made with.
 
     Args:
-        path: of the folder; made when the run begins, its parents too.
-        settings: everything the results depend on, as JSON can say it. Whoever finds other
-            settings in the folder's ``run.json`` leaves it alone.
+        path: the folder; it is made when the run begins, its parents too.
+        settings: everything that the results depend on, as values of JSON. A folder whose
+            ``run.json`` holds other settings is left alone.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -52,10 +52,10 @@ class RunFolder:
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
 
     def check(self) -> None:
-        """Whether the folder is free, or holds this very run. Changes nothing.
+        """Check that the folder is free or holds this very run, and change nothing.
 
         Raises:
-            RunFolderError: it holds something else.
+            RunFolderError: the folder holds something else.
         """
         recorded = self._record()
         if recorded is None:
@@ -71,12 +71,12 @@ class RunFolder:
 
     @contextmanager
     def opened(self, replacing: Sequence[str] | None = None) -> Iterator[None]:
-        """Makes the folder this run's, and keeps other processes out of it while inside.
+        """Make the folder this run's, and keep other processes out of it inside the block.
 
         Args:
-            replacing: if given, an earlier run of the same kind makes room, whatever its settings:
-                these are the files and folders that such a run writes beside ``run.json``, and
-                they are removed. Anything else in the folder stays.
+            replacing: if given, an earlier run of the same kind is replaced, whatever its settings:
+                these files and folders, which such a run writes beside ``run.json``, are removed.
+                Anything else in the folder stays.
 
         Raises:
             RunFolderError: the folder holds something else, or another process works in it.
@@ -88,7 +88,7 @@ class RunFolder:
             check()
             if replacing is not None and self._record() is not None:
                 self._clear(replacing)
-            for leftover in self.path.glob(".*.tmp"):  # of a run that was killed
+            for leftover in self.path.glob(".*.tmp"):  # a run was killed while it wrote these
                 leftover.unlink(missing_ok=True)
             recorded = self._record()
             if recorded is None:
@@ -98,7 +98,7 @@ class RunFolder:
             yield
 
     def finished(self) -> SRAResult | None:
-        """The results, if this very run was finished here, else None.
+        """Return the results if this very run was finished here, or None.
 
         Raises:
             RunFolderError: the folder holds something else.
@@ -117,14 +117,17 @@ class RunFolder:
         write_tables: Callable[[SRAResult], None],
         on_progress: Callable[[int], None] = lambda tokens: None,
     ) -> SRAResult:
-        """Scores what is not scored yet and writes the final files. Call it inside ``opened``.
+        """Score what is not scored yet and write the final files; call it inside :meth:`opened`.
 
         Args:
-            prompts: all of them, in order.
-            batch_tokens: most tokens of a batch, or one prompt if that is longer.
-            score_batch: prompts to results, in order.
+            prompts: all prompts of the run, in order.
+            batch_tokens: the most tokens of a batch, or one prompt if that is longer.
+            score_batch: turns prompts into their results, in order.
             write_tables: called with all results before the run counts as finished.
-            on_progress: called with the number of tokens of each batch that is done or was.
+            on_progress: called for each batch, done now or earlier, with its number of tokens.
+
+        Returns:
+            The results of all prompts, in order.
         """
         shards = self.path / SHARDS
         shards.mkdir(exist_ok=True)
@@ -145,7 +148,7 @@ class RunFolder:
         return whole
 
     def finish(self) -> None:
-        """Notes that the run is done. Call it inside :meth:`opened`."""
+        """Note in ``run.json`` that the run is done; call it inside :meth:`opened`."""
         self._write_record(finished=True)
 
     def _check_kind(self) -> None:
@@ -170,7 +173,7 @@ class RunFolder:
         self._write_record(finished=False)
 
     def _record(self) -> dict[str, Any] | None:
-        """What ``run.json`` holds; None if the folder is not there or empty.
+        """Return what ``run.json`` holds, or None if the folder is empty or does not exist.
 
         Raises:
             RunFolderError: the folder holds other things, or its ``run.json`` is not one of ours.
@@ -206,7 +209,7 @@ class RunFolder:
 
 
 def batches(prompts: Sequence[EncodedPrompt], tokens: int) -> list[list[EncodedPrompt]]:
-    """Prompts in order, as many to a batch as ``tokens`` allow, and at least one."""
+    """Cut prompts, in order, into batches of at most ``tokens`` tokens, or of one prompt."""
     found: list[list[EncodedPrompt]] = []
     room = 0
     for prompt in prompts:
@@ -220,7 +223,7 @@ def batches(prompts: Sequence[EncodedPrompt], tokens: int) -> list[list[EncodedP
 
 
 def _loaded(path: Path) -> SRAResult | None:
-    """A saved result; None if there is none or it cannot be read, so that it is computed again."""
+    """Return a saved result, or None if it cannot be read, so that it is computed again."""
     try:
         return SRAResult.load(path)
     except (OSError, ValueError, KeyError):
@@ -233,15 +236,14 @@ def _answers(result: SRAResult, batch: Sequence[EncodedPrompt]) -> bool:
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Name and both values of the first setting that differs, in the order of ``now``."""
+    """Return name and both values of the first setting that differs, in the order of ``now``."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *(key for key in before if key not in now)]:
             inner = f"{name}.{key}" if name else key
             found = _first_difference(before.get(key), now.get(key), inner)
             if found is not None:
                 return found
-        # Strategies in another order are the same strategies.
-        return None
+        return None  # strategies in another order are the same strategies
     return None if before == now and type(before) is type(now) else (name, before, now)
 
 
@@ -252,7 +254,7 @@ def _shown(value: Any) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder against other processes; a killed one lets go by itself."""
+    """Hold a folder against other processes; the lock of a killed process ends with it."""
     try:
         import fcntl
     except ImportError:  # Windows: two runs at once would only do each other's work again
@@ -268,7 +270,7 @@ def _locked(folder: Path) -> Iterator[None]:
                     f"another process is working in {folder}; wait for it, or give another folder",
                     "out",
                 ) from error
-            # A file system without locks.
+            # Any other error means that the file system has no locks.
         yield
     finally:
         os.close(descriptor)
