@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.strict_json import clean_text, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
@@ -26,7 +27,7 @@ _RECORD_FIELDS = ("id", "dialogue", "language", "situation", "messages", "strate
 _MESSAGE_FIELDS = ("role", "content")
 
 
-class ConversationError(ValueError):
+class ConversationError(ArgumentError):
     """Raised when a conversation cannot be used.
 
     The message names the file, the line, the conversation, the field and the way out.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sra_fast.names import Device, DType
+from sra_fast.tools.argument_error import ArgumentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ _SAMPLES = 64  # pieces of a weight file that its fingerprint is made of
 _SAMPLE_BYTES = 4096
 
 
-class ModelNotFoundError(ValueError):
+class ModelNotFoundError(ArgumentError):
     """Raised when there is no such model, or when it cannot be put on the wanted device."""
 
 
@@ -150,7 +151,7 @@ def choose_device(device: Device) -> str:
 
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ModelNotFoundError("no CUDA device here; use --device cpu")
+        raise ModelNotFoundError("there is no CUDA device here; take the device 'cpu'", "device")
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 

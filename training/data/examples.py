@@ -19,12 +19,13 @@ from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.measure.watching import IGNORED_LABEL
 from sra_fast.names import TooLong
+from sra_fast.tools.argument_error import ArgumentError
 
 _BLOCK = 64  # conversations that are tokenised at once
 _NAMED = 5  # the most conversations that a message names; it counts the others
 
 
-class TrainingDataError(ValueError):
+class TrainingDataError(ArgumentError):
     """Raised when conversations cannot be trained on; the message names them and the way out."""
 
 
@@ -116,11 +117,9 @@ class ExampleEncoder:
             among: how many conversations there are, if that is known.
         """
         ways = {
-            "error": "raise max_length (--max-length), or choose too_long (--too-long) drop or "
-            "cut_oldest_turns",
-            "drop": "raise max_length (--max-length)",
-            "cut_oldest_turns": "raise max_length (--max-length), or choose too_long (--too-long) "
-            "drop for those that do not fit even so",
+            "error": "raise max_length, or choose too_long 'drop' or 'cut_oldest_turns'",
+            "drop": "raise max_length",
+            "cut_oldest_turns": "raise max_length, or choose too_long 'drop' to leave them out",
         }[self.too_long]
         cut = self.too_long == "cut_oldest_turns"
         shortened = " even without any turn before the last user message" if cut else ""
@@ -130,7 +129,8 @@ class ExampleEncoder:
         return TrainingDataError(
             f"{found} longer than {self.max_length} tokens{shortened}: "
             f"{_listed([one.label for one in refused])} (the longest has "
-            f"{max(one.tokens for one in refused)}); {ways}"
+            f"{max(one.tokens for one in refused)}); {ways}",
+            *(("max_length",) if self.too_long == "drop" else ("max_length", "too_long")),
         )
 
     def _prompts(self, conversations: Sequence[Conversation]) -> list[EncodedPrompt]:
