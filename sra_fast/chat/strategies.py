@@ -138,12 +138,12 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
     if name in strategies:
         _check_name(name, f"strategy {name!r}")
         return strategies[name]
-    hint = did_you_mean(name, strategies)
-    if not hint:
-        names = ", ".join(repr(known) for known in strategies)
-        hint = f"; known are {names}; to use your own, give them as `strategies`"
+    names = ", ".join(repr(known) for known in strategies)
+    problem = f"strategy {name!r} is not one of the {len(strategies)} strategies"
+    if hint := did_you_mean(name, strategies):
+        raise StrategyError(f"{problem}{hint}")
     raise StrategyError(
-        f"strategy {name!r} is not one of the {len(strategies)} strategies{hint}", "strategies"
+        f"{problem}; known are {names}; to use your own, give them as `strategies`", "strategies"
     )
 
 

@@ -161,7 +161,7 @@ def _row_masses(
 def _sinks(
     request: SpanRequest, layers: Sequence[int], heads: Sequence[int] | None = None
 ) -> Tensor:
-    """Return the sinks' share of each row, averaged over heads: ``[L, R]`` float64, else 0."""
+    """Return the sinks' mean share of each row over heads, ``[L, R]`` float64; 0 without sinks."""
     first = request.masses[layers[0]]
     sinks = torch.zeros(len(layers), len(first), dtype=torch.float64, device=first.device)
     for index, layer in enumerate(layers):

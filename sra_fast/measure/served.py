@@ -55,7 +55,7 @@ class ServedModel:
 
     @property
     def context_length(self) -> int | None:
-        """The longest prompt that the model's positions reach to, in tokens, if it says so."""
+        """The longest prompt, in tokens, that the model's positions reach to; None for no limit."""
         if "dynamic" in rope_types(self.config):
             return None  # its frequencies grow with the prompt
         return getattr(self.config, "max_position_embeddings", None)
