@@ -1,4 +1,4 @@
-"""Strategy Relevant Attention (arXiv 2402.10453) of chat models, without attention maps.
+"""Measure Strategy Relevant Attention (arXiv 2402.10453) of chat models, without attention maps.
 
 Names are loaded when they are first used, so that ``import sra_fast`` costs next to nothing.
 """

@@ -1,4 +1,4 @@
-"""The definitions of Strategy Relevant Attention: cheap functions of the same masses.
+"""Define Strategy Relevant Attention in four ways, all cheap functions of the same masses.
 
 ``A[m, h, r, l]`` is the attention of layer m, head h, from position r to key l; the span has
 ``n`` tokens. Every definition is linear in the masses or a ratio of head means, so none needs the
@@ -30,13 +30,13 @@ from sra_fast.names import Definition
 
 @dataclass(frozen=True)
 class RowMasses:
-    """Head means of one response's masses on P spans, in float64.
+    """The masses of one response's r rows on P spans, averaged over heads, in float64.
 
     Attributes:
-        tokens: ``[L, r, P]``, rows of the response's tokens, mass on each span.
-        head: ``[L, r, P]``, rows that predict them, mass on each span without its last token.
-        rest: ``[L, r, 1]``, the same rows, mass on all keys but key 0.
-        counts: ``[P]``, tokens of each span.
+        tokens: ``[L, r, P]``, rows of the response's own tokens, mass on each span.
+        head: ``[L, r, P]``, rows that predict these tokens, mass on each span without its last.
+        rest: ``[L, r, 1]``, rows that predict these tokens, mass on all keys but key 0.
+        counts: ``[P]``, number of tokens of each span.
     """
 
     tokens: Tensor
@@ -46,23 +46,29 @@ class RowMasses:
 
 
 def paper(rows: RowMasses) -> Tensor:
-    """Mean attention per span token: ``[L, P]``."""
+    """Return the mean attention per token of each span, ``[L, P]``."""
     return rows.tokens.mean(dim=1) / rows.counts
 
 
 def mass(rows: RowMasses) -> Tensor:
-    """Share of attention on the span: ``[L, P]``."""
+    """Return the share of attention on each span, ``[L, P]``."""
     share = rows.tokens.mean(dim=1)
     return share.masked_fill(rows.counts == 0, torch.nan)
 
 
 def reference(rows: RowMasses) -> Tensor:
-    """The authors' code over all generated tokens: ``[L, P]``; NaN for a span of one token."""
+    """Return what the authors' code computes over all generated tokens, ``[L, P]``.
+
+    It is NaN for a span of one token.
+    """
     return _without_null(rows).mean(dim=1)
 
 
 def table1(rows: RowMasses) -> Tensor:
-    """The authors' table script, first generated token only: ``[L, P]``; NaN for one token."""
+    """Return what the authors' table script computes, at the first generated token, ``[L, P]``.
+
+    It is NaN for a span of one token.
+    """
     return _without_null(rows)[:, 0]
 
 

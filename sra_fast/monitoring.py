@@ -1,4 +1,4 @@
-"""``sra_fast.monitor``: record SRA from the user's own forward calls, at no second pass."""
+"""Monitor a model: record its SRA from the user's own forward calls, without a second pass."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import nn
 
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.served import serve, switched
-from sra_fast.measure.watching import Answer, unwrapped, watching
+from sra_fast.measure.watching import WatchedCall, unwrapped, watching
 from sra_fast.names import Backend, Definition
 from sra_fast.result import SRAResult, check_definition
 
 
 class Monitor:
-    """What :func:`monitor` yields.
+    """The results that :func:`monitor` has recorded so far.
 
     Attributes:
-        results: one :class:`~sra_fast.SRAResult` per forward call that carried masks.
+        results: one :class:`~sra_fast.SRAResult` per forward call that carried masks, in order.
     """
 
     def __init__(self) -> None:
@@ -34,24 +34,27 @@ def monitor(
     keep_rows: bool = False,
     backend: Backend = "auto",
 ) -> Iterator[Monitor]:
-    """Inside, forward calls of ``model`` that carry masks record SRA; others run as they are.
+    """Record the SRA of each forward call of ``model`` inside the block that carries masks.
 
-    Give the masks to the call itself, beside ``input_ids``: ``strategy_mask`` (or ``span_masks``)
-    and ``response_mask``, as :func:`sra_fast.score` takes them, each of the shape of
-    ``input_ids``; without ``response_mask`` the tokens whose ``labels`` are not -100 are the
-    response. They never reach the model. The call's outputs, loss and gradients are those of
-    exact attention: the masses are read off without a gradient. Packed rows (``position_ids`` that
-    start anew, no ``attention_mask``) count each sequence as one.
+    Other calls run as they are. Give the masks to the call itself, beside ``input_ids``:
+    ``strategy_mask`` (or ``span_masks``) and ``response_mask``, as :func:`sra_fast.score` takes
+    them, each of the shape of ``input_ids``; without ``response_mask`` the tokens whose ``labels``
+    are not -100 are the response. They never reach the model. The call's outputs, loss and
+    gradients are those of exact attention: the masses are read without a gradient. Packed rows
+    (``position_ids`` that start anew, no ``attention_mask``) hold several sequences each.
 
-    Every call inside runs with the attention implementation "sra_fast" and its refusals (static
+    Every call inside runs with the attention implementation "sra_fast" and what it refuses (static
     caches, attention dropout; no maps by ``output_attentions``). Call ``backward()`` inside too:
     gradient checkpointing runs the attention again there.
 
     Args:
         model: as for :func:`sra_fast.score`.
-        definition: which one ``.sra`` of the results is.
-        keep_rows: keep the masses of every row.
-        backend: of the op.
+        definition: the definition that ``.sra`` of the results gives.
+        keep_rows: whether to keep the masses of every row.
+        backend: backend of the op.
+
+    Yields:
+        The monitor, whose ``results`` grow with each call.
 
     Raises:
         ValueError: masks that do not fit the call, or a model that is not served.
@@ -61,7 +64,7 @@ def monitor(
     served = serve(unwrapped(model))
     recorder = Monitor()
 
-    def record(answer: Answer) -> None:
+    def record(answer: WatchedCall) -> None:
         members = range(len(answer.marked.sequences))
         recorder.results.append(
             reduce(

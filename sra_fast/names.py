@@ -1,4 +1,4 @@
-"""Names and defaults that several places share.
+"""Names and default values that several parts of the library share.
 
 Nothing is imported here, so that the command line starts at once.
 """
@@ -11,19 +11,19 @@ Definition = Literal["paper", "mass", "reference", "table1"]
 """The built-in definitions of SRA (:mod:`sra_fast.definitions` has their formulas)."""
 
 Differentiable = Literal["paper", "mass"]
-"""The definitions that training can be drawn towards: their gradient reaches every row."""
+"""The definitions that training can raise: their gradient reaches every row of a response."""
 
 Backend = Literal["auto", "reference", "lse", "triton"]
 """The built-in backends of the op, and ``"auto"``, which takes the fastest for the device."""
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-"""The number formats a model is loaded in; ``"auto"`` is the one its weights are stored in."""
+"""The number formats that a model is loaded in; ``"auto"`` is that of its stored weights."""
 
 Device = Literal["auto", "cpu", "cuda"]
 """The devices a model is put on; ``"auto"`` is CUDA where there is one."""
 
 Turns = Literal["all", "last"]
-"""Which replies of a conversation are scored: every one, or the last alone."""
+"""Which replies of a conversation are scored: all of them, or the last one only."""
 
 TooLong = Literal["error", "drop", "cut_oldest_turns"]
 """What happens to a conversation that is longer than the limit of training."""

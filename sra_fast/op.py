@@ -1,4 +1,4 @@
-"""The op: attention and span mass together, by one of several backends."""
+"""Compute attention and the mass on spans of keys together, by one of several backends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sra_fast.names import Backend
 
 
 class _Kernels(Protocol):
-    """What the module of a backend offers."""
+    """What the module of a backend has to offer: attention with masses, and masses alone."""
 
     def attention(
         self, q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
@@ -51,27 +51,28 @@ def span_attention(
     backend: Backend = "auto",
     mass_grad: bool = True,
 ) -> SpanAttention:
-    """Causal attention, and how much of each asked-for row's softmax lies on each span of keys.
+    """Compute causal attention, and the mass of each asked-for row on each span of keys.
 
-    Exact, without the attention map. With ``S_ij = scale · q_i·k_j`` (after the cap) over the keys
-    j that query i sees, ``lse_i = log(Σ_j exp S_ij + exp sink)`` and ``P_ij = exp(S_ij − lse_i)``:
-    ``out_i = Σ_j P_ij v_j`` and ``mass_ig = Σ_{j in span g} P_ij`` (arXiv 2402.10453, Eq. 5 is a
-    mean of such masses). A row with no visible key gives out 0, mass 0, lse −inf.
+    Both are exact and need no attention map. With ``S_ij = scale · q_i·k_j`` (after the cap) over
+    the keys j that query i sees, ``lse_i = log(Σ_j exp S_ij + exp sink)`` and
+    ``P_ij = exp(S_ij − lse_i)``: ``out_i = Σ_j P_ij v_j`` and ``mass_ig = Σ_{j in span g} P_ij``
+    (arXiv 2402.10453, Eq. 5 is a mean of such masses). A row with no visible key gives out 0, mass
+    0, lse −inf.
 
     Args:
         q: ``[B, Hq, M, D]``, float32, bfloat16, float16 or float64; any strides.
         k: ``[B, Hkv, N, D]``, q's dtype; ``Hkv`` divides ``Hq``, ``M ≤ N``.
         v: ``[B, Hkv, N, Dv]``, q's dtype.
-        query: rows, spans and sequences; on any device.
+        query: the rows, spans and sequences asked for; on any device.
         scale: factor on ``q·k``; ``1/√D`` if None.
-        window: a query at position p sees keys ``p − window + 1 … p``.
-        softcap: ``S ← softcap · tanh(S / softcap)``.
-        sinks: ``[Hq]``, a logit per head that takes mass and gives no value.
-        backend: ``"reference"`` keeps the whole map; ``"lse"`` takes the platform's flash attention
+        window: a query at position p sees the keys ``p − window + 1 … p``; None for all up to p.
+        softcap: bounds the logits, ``S ← softcap · tanh(S / softcap)``; None for no bound.
+        sinks: ``[Hq]``, a logit per head that takes mass and gives no value; None for no sinks.
+        backend: ``"reference"`` keeps the whole map; ``"lse"`` runs the platform's flash attention
             and then the mass; ``"triton"`` does both in one kernel, on GPUs; ``"auto"`` takes the
             fastest for the device.
         mass_grad: whether the mass carries a gradient when q, k or the sinks ask for one. False
-            spares whoever only watches the mass in training a second pass over the rows.
+            saves a second pass over the rows when a training run only watches the mass.
 
     Returns:
         ``out [B, Hq, M, Dv]`` in v's dtype, ``mass [R, Hq, G]`` float32 and ``lse [B, Hq, M]``
@@ -79,7 +80,7 @@ def span_attention(
         sinks, ``mass`` in q, k and the sinks; lse is not.
 
     Raises:
-        ValueError: shapes, dtypes, devices or a query that do not fit together.
+        ValueError: shapes, dtypes, devices or the query do not fit together.
     """
     rule = LogitRule(_scale(q, scale), window, softcap, sinks)
     _check(q, k, v, rule)
@@ -103,9 +104,10 @@ def span_mass(
     sinks: Tensor | None = None,
     backend: Backend = "auto",
 ) -> SpanMass:
-    """The mass of :func:`span_attention` without its output, for whoever needs no values.
+    """Compute the masses of :func:`span_attention` alone, without values and without its output.
 
-    Takes ``R × N`` work in bounded memory. Arguments and errors as in :func:`span_attention`.
+    Takes ``R × N`` work in bounded memory. Arguments and errors are those of
+    :func:`span_attention`.
 
     Returns:
         ``mass [R, Hq, G]`` and the asked-for rows' ``lse [R, Hq]``, float32 (float64 for float64
@@ -158,7 +160,7 @@ def _check_sinks(sinks: Tensor, q: Tensor) -> None:
 
 
 def _fitting(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
-    """The query on q's device. Its numbers are read where it lies, and not in a compiled graph."""
+    """Return the query on q's device, checked where it lies, except inside a compiled graph."""
     if not torch.compiler.is_compiling():
         check(query, q.shape[0], q.shape[2], k.shape[2])
     return query.to(q.device)

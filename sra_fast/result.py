@@ -1,4 +1,4 @@
-"""What a score is: one row per response, every definition, and the masses behind them."""
+"""The result of a score: one entry per response, every definition, and the masses behind them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ _FORMAT = "sra_fast.SRAResult/1"
 
 @dataclass(frozen=True, eq=False)
 class SRAResult:
-    """Strategy Relevant Attention of ``n`` responses. Compare with ``torch.equal`` per field.
+    """The Strategy Relevant Attention of ``n`` responses, under every definition.
+
+    Compare two results with ``torch.equal`` per field.
 
     Attributes:
-        definition: the one that :attr:`sra` gives.
-        spans: names of the P spans scored; the first is the one that :attr:`scores` are of.
+        definition: the definition that :attr:`sra` gives.
+        spans: names of the P spans scored; :attr:`sra` and :attr:`scores` are of the first.
         by_layer: per definition, float32 ``[n, P, L]``; every score is its mean over layers.
         mass: float32 ``[n, L, H, G]``, mean over the response's own rows of the share of attention
-            on each of the key sets :attr:`names`.
-        names: of the G key sets: each span, each span without its last token, and key 0 ("null").
+            on each of the G key sets :attr:`names`.
+        names: names of the G key sets: each span, each span without its last token, and key 0
+            ("null").
         layers: the ``layer_idx`` of the L attention layers.
-        conversation: int64 ``[n]``, index of the conversation (the batch row, if none was given).
-        turn: int64 ``[n]``, number of the assistant turn there, from 1.
-        response_tokens: int64 ``[n]``.
-        span_tokens: int64 ``[n, P]``.
-        row_masses: float32 ``[ΣR_i, L, H, G]`` if they were kept, else None: :meth:`rows`.
-        row_counts: int64 ``[n]``, the ``R_i``, if they were kept.
+        conversation: int64 ``[n]``, index of the conversation (of the batch row, if none is given).
+        turn: int64 ``[n]``, number of the reply among its conversation's assistant messages.
+        response_tokens: int64 ``[n]``, number of tokens of each response.
+        span_tokens: int64 ``[n, P]``, number of tokens of each span.
+        row_masses: float32 ``[ΣR_i, L, H, G]`` if the rows were kept, else None; see :meth:`rows`.
+        row_counts: int64 ``[n]``, the ``R_i``, if the rows were kept, else None.
     """
 
     definition: Definition
@@ -65,19 +68,23 @@ class SRAResult:
 
     @property
     def sra(self) -> Tensor:
-        """float32 ``[n]``: the score of each response under :attr:`definition`."""
+        """The score of each response on the first span, under :attr:`definition`: ``[n]``."""
         return self.scores[self.definition]
 
     @property
     def scores(self) -> dict[Definition, Tensor]:
-        """Per definition, float32 ``[n]``, of the first span."""
+        """The scores of all responses on the first span, per definition: float32 ``[n]`` each."""
         return {name: self.score(name) for name in self.by_layer}
 
     def score(self, definition: Definition | None = None, span: str | None = None) -> Tensor:
-        """float32 ``[n]`` under a definition (else :attr:`definition`), of a span (else the first).
+        """Return the score of each response, float32 ``[n]``, under one definition and on one span.
 
         NaN where a definition leaves nothing to average: a span with no token, or, under
         ``reference`` and ``table1``, with a single one.
+
+        Args:
+            definition: name of the definition; :attr:`definition` if None.
+            span: name of the span; the first if None.
 
         Raises:
             KeyError: no such definition or span.
@@ -89,7 +96,7 @@ class SRAResult:
         return self.by_layer[name][:, index].double().mean(dim=1).float()
 
     def rows(self, i: int) -> Tensor:
-        """float32 ``[L, R_i, H, G]``: the masses of each row of response ``i``.
+        """Return the masses of each row of response ``i``: float32 ``[L, R_i, H, G]``.
 
         Its rows are its tokens and the position before each: for a response without gaps, the
         position that predicts its first token, then its tokens in order.
@@ -106,7 +113,7 @@ class SRAResult:
         return self.row_masses[end - int(self.row_counts[i]) : end].transpose(0, 1)
 
     def take(self, indices: Sequence[int]) -> SRAResult:
-        """The responses at ``indices``, in that order."""
+        """Return a result with the responses at ``indices``, in that order."""
         at = torch.tensor(list(indices), dtype=torch.int64)
         if torch.equal(at, torch.arange(len(self))):
             return self
@@ -121,9 +128,9 @@ class SRAResult:
         return replace(self, **changed)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row per response: where it is, its sizes, and its score under every definition.
+        """Return a table with one line per response: where it is, its sizes, and all its scores.
 
-        Scores of further spans stand in columns ``span/definition``.
+        Scores on further spans stand in columns ``span/definition``.
         """
         import pandas
 
@@ -141,7 +148,7 @@ class SRAResult:
         return table
 
     def save(self, path: str | Path) -> None:
-        """Writes everything to one safetensors file, whole or not at all."""
+        """Write everything to one safetensors file, whole or not at all."""
         from safetensors.torch import save_file
 
         tensors = {f"by_layer/{name}": value for name, value in self.by_layer.items()}
@@ -164,7 +171,7 @@ class SRAResult:
 
     @classmethod
     def load(cls, path: str | Path) -> SRAResult:
-        """Reads what :meth:`save` wrote.
+        """Read a result from a file that :meth:`save` wrote.
 
         Raises:
             ValueError: the file is not a saved result.
@@ -194,10 +201,10 @@ class SRAResult:
 
     @classmethod
     def concatenate(cls, results: Sequence[SRAResult]) -> SRAResult:
-        """All responses of several results of one model and the same spans, in order.
+        """Join several results of one model and the same spans into one, in order.
 
         Raises:
-            ValueError: nothing to join, or results that do not belong together.
+            ValueError: there is nothing to join, or the results do not belong together.
         """
         if not results:
             raise ValueError("no results to join")
@@ -228,10 +235,10 @@ _TENSORS = (*_ALWAYS, "row_masses", "row_counts")
 
 
 def check_definition(name: str) -> Definition:
-    """``name`` if it is one of the definitions.
+    """Return ``name`` if it is the name of a definition.
 
     Raises:
-        KeyError: it is not.
+        KeyError: there is no such definition.
     """
     if name not in DEFINITIONS:
         raise KeyError(f"no definition {name!r}; there are {', '.join(DEFINITIONS)}")

@@ -1,4 +1,4 @@
-"""``sra_fast.score``: Strategy Relevant Attention of a batch, in one pass and without maps."""
+"""Score a batch: its Strategy Relevant Attention in one forward pass, without attention maps."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def score(
     backend: Backend = "auto",
     forward_tokens: int = FORWARD_TOKENS,
 ) -> SRAResult:
-    """How much the responses of a batch attend to what the model was told.
+    """Measure how much the responses of a batch attend to the spans of their prompts.
 
-    One forward pass of the decoder without logits and KV cache, ended as soon as the last
-    attention layer's mass is known; padding is not computed. The model is as it was afterwards,
-    whatever happens. Definitions: :mod:`sra_fast.definitions` (arXiv 2402.10453).
+    The decoder runs once over each sequence, without logits and KV cache, and a forward pass ends
+    as soon as the last attention layer's mass is known; nothing is computed for padding. The model
+    is left as it was found, whatever happens. Definitions: :mod:`sra_fast.definitions`
+    (arXiv 2402.10453).
 
     Args:
         model: what ``AutoModelForCausalLM.from_pretrained`` gives; also PEFT-wrapped, quantised,
@@ -40,25 +41,25 @@ def score(
 
             - ``input_ids [B, T]`` int64,
             - ``attention_mask [B, T]`` (optional), one run of tokens per row, either side padded,
-            - ``strategy_mask [B, T]`` bool, or ``span_masks {name: [B, T] bool}``, at most 15, for
-              more spans than one (the first is the one that ``.sra`` is of),
+            - ``strategy_mask [B, T]`` bool, or ``span_masks {name: [B, T] bool}`` for 1 to 15
+              spans, the first of which is the one that ``.sra`` is of,
             - ``response_mask [B, T]``, bool, or int with k at the tokens of the k-th response,
             - ``conversation [B]`` and ``turns [B, K]`` int64 (optional) as
               :func:`sra_fast.encode` gives them.
 
-        definition: which one ``result.sra`` is; all are in ``result.scores``.
-        keep_rows: keep the masses of every row (``result.rows(i)``).
-        backend: of the op.
-        forward_tokens: most tokens of one forward pass (or one sequence, if that is longer);
+        definition: the definition that ``result.sra`` gives; all are in ``result.scores``.
+        keep_rows: whether to keep the masses of every row (``result.rows(i)``).
+        backend: backend of the op.
+        forward_tokens: the most tokens of one forward pass (or one sequence, if that is longer);
             bounds the memory and changes no score.
 
     Returns:
-        One row per response, in the order of the batch.
+        The scores of all responses, in the order of the batch.
 
     Raises:
         ValueError: a batch that cannot be scored (the row is named), NaN in the hidden states,
             prompts beyond the model's context, or a model that is not served.
-        KeyError: a mask is missing, or no such definition.
+        KeyError: a mask is missing, or there is no such definition.
     """
     check_definition(definition)
     served = serve(model)
@@ -96,7 +97,7 @@ def _run(
     keep_rows: bool,
     backend: Backend,
 ) -> SRAResult:
-    """One forward: the responses of its members, in their order."""
+    """Run one forward pass, and return the results of its members' responses, in their order."""
     pieces = []
     for member in forward.members:
         sequence = marked.sequences[member]
@@ -118,7 +119,11 @@ def _run(
 
 
 def _packed(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
-    """One row, positions from 0 in each sequence."""
+    """Lay sequences one after the other in a single row, with positions from 0 in each.
+
+    Returns:
+        The decoder's arguments, and the ``(row, start)`` of each sequence.
+    """
     starts = [0]
     for piece in pieces[:-1]:
         starts.append(starts[-1] + len(piece))
@@ -128,7 +133,11 @@ def _packed(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int
 
 
 def _padded(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
-    """One row each, padded on the right."""
+    """Lay each sequence in a row of its own, padded on the right.
+
+    Returns:
+        As :func:`_packed`.
+    """
     ids = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True)
     lengths = torch.tensor([len(piece) for piece in pieces])
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
@@ -137,7 +146,7 @@ def _padded(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int
 
 
 def _input_device(served: ServedModel) -> torch.device:
-    """Where token ids go; an offloaded embedding brings its own hook that moves them."""
+    """Return where token ids go; the hook of an offloaded embedding moves them on by itself."""
     device = served.decoder.get_input_embeddings().weight.device
     return torch.device("cpu") if device.type == "meta" else device
 

@@ -1,4 +1,4 @@
-"""LoRA training on strategy-conditioned conversations, with SRA watched and trained towards.
+"""Train LoRA adapters on conversations with a strategy, while SRA is watched and raised.
 
 Names are loaded when they are first used: neither ``datasets`` nor ``peft`` is needed to import
 this package, nor for what does not use them.

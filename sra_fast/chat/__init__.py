@@ -1,1 +1,1 @@
-"""From a conversation to marked tokens, without a model."""
+"""Turn conversations into marked tokens, without a model."""

@@ -1,9 +1,9 @@
-"""From a prompt to the text that a model reads, with the characters of each part known.
+"""Write a prompt as the text that a model reads, and find the characters of each part in it.
 
-Where a text ends up is decided by the tokenizer's chat template, which is somebody else's program.
-So it is asked: marker characters go around each text, the template writes the prompt, the markers
-tell the range of characters, and then they are taken out. A template that drops, doubles, alters
-or moves a text is refused.
+Where a text ends up is decided by the tokenizer's chat template, a program that somebody else
+wrote. So marker characters are put around each text, the template writes the prompt, the markers
+tell the ranges of characters, and then they are taken out again. A template that drops, doubles,
+alters or moves a text is refused.
 """
 
 from __future__ import annotations
@@ -25,19 +25,23 @@ _END_OF_THOUGHT = "</think>"
 
 
 class EncodingError(ValueError):
-    """A conversation cannot be turned into tokens; names it, the text in question, the way out."""
+    """Raised when a conversation cannot be turned into tokens.
+
+    The message names the conversation, the text in question and the way out.
+    """
 
 
 @dataclass(frozen=True)
 class Part:
-    """A range of characters of one message.
+    """A range of characters in one message that the chat template must write unchanged.
 
     Attributes:
         message: index of the message among those given to the chat template.
-        start, end: the range in the message's content.
-        name: what errors call it.
-        turn: number of the reply, if it is a scored one.
-        is_strategy: whether it is the quoted strategy name.
+        start, end: the range in the message's content, in characters.
+        name: what error messages call the part.
+        turn: number of the reply among the assistant messages of its conversation, from 1, if the
+            part is a scored reply; None otherwise.
+        is_strategy: whether the part is the quoted name of the strategy.
     """
 
     message: int
@@ -50,12 +54,12 @@ class Part:
 
 @dataclass(frozen=True)
 class ChatText:
-    """The text that a model reads, and where the parts of its messages stand in it.
+    """The text that a model reads, and the places of the messages' parts in it.
 
     Attributes:
         text: the prompt as the chat template writes it.
-        spans: ``(part, start, end)`` in characters of ``text``: the strategy, the scored replies,
-            then all other messages.
+        spans: ``(part, start, end)``, the range in characters of ``text``: the strategy first, then
+            the scored replies, then all other messages.
     """
 
     text: str
@@ -63,10 +67,11 @@ class ChatText:
 
 
 def takes_system_message(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template writes a system message, and in front of the conversation.
+    """Return whether the chat template writes a system message in front of the conversation.
 
-    Some raise at one, some leave it out in silence, some hang it on the last user message, where
-    the earlier replies would not see it. Asked once, so that all conversations are treated alike.
+    Some templates raise an error at a system message, some leave it out in silence, and some append
+    it to the last user message, where the earlier replies cannot attend to it. The template is
+    asked once for all conversations, so that all of them are treated alike.
     """
     system, user, reply = (chr(_PRIVATE_USE[0][i]) for i in range(3))
     roles = ("system", "user", "assistant", "user", "assistant")
@@ -84,14 +89,14 @@ def write_chat(
     takes_system: bool,
     control_tokens: Sequence[str],
 ) -> ChatText:
-    """Let the tokenizer's chat template write a prompt, and tell where its parts went.
+    """Write a prompt with the tokenizer's chat template, and find where its parts went.
 
     Args:
         tokenizer: a tokenizer with a chat template.
         prompt: the prompt.
-        takes_system: what ``takes_system_message`` says of the tokenizer; if not, the system
+        takes_system: what ``takes_system_message`` returns for the tokenizer; if False, the system
             message goes in front of the first user message.
-        control_tokens: what the tokenizer would read as a control token even inside a message.
+        control_tokens: texts that the tokenizer reads as a control token even inside a message.
 
     Raises:
         EncodingError: a message has a control token in it, a reply is empty, or the chat template
@@ -114,8 +119,9 @@ def write_chat(
         hint = ""
         if next(m.role for m in messages if m.role != "system") == "assistant":
             hint = (
-                "; the chat opens with an assistant message, which some models do not take: leave "
-                "that message out, or use a template that makes it history, such as c1_hf"
+                "; the conversation opens with an assistant message, which some models do not "
+                "take: leave that message out, or use a template that makes it history, such as "
+                "c1_hf"
             )
         raise EncodingError(
             f"{label}: the chat template refuses the conversation ({error}){hint}"
@@ -148,7 +154,7 @@ def _apply(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
 
 
 def _fold_system_message(prompt: Prompt) -> tuple[PromptMessage, ...]:
-    """The system text in front of the first user message, for models without a system role."""
+    """Put the system text in front of the first user message, for models without a system role."""
     system, *chat = prompt.messages
     for position, message in enumerate(chat):
         if message.role == "user":
@@ -162,9 +168,9 @@ def _fold_system_message(prompt: Prompt) -> tuple[PromptMessage, ...]:
 
 
 def _parts(messages: Sequence[PromptMessage], prompt: Prompt) -> Iterator[Part]:
-    """What the template must write as it is: the strategy, the replies, all other messages.
+    """Yield what the template must write unchanged: the strategy, the replies, all other messages.
 
-    In this order, so that an error speaks of what matters most.
+    They come in this order, so that an error speaks of what matters most.
     """
     whole: list[Part] = []
     for number, message in enumerate(messages):
@@ -180,10 +186,10 @@ def _parts(messages: Sequence[PromptMessage], prompt: Prompt) -> Iterator[Part]:
         if message.turn is not None:
             if start == end:
                 raise EncodingError(
-                    f"{prompt.conversation.label}: the response of turn {message.turn} is empty "
-                    f"behind {_END_OF_THOUGHT}; give the reply too"
+                    f"{prompt.conversation.label}: the reply of turn {message.turn} is empty "
+                    f"behind {_END_OF_THOUGHT}; add the text that the person reads"
                 )
-            name = f"the response of turn {message.turn}"
+            name = f"the reply of turn {message.turn}"
             yield Part(number, start, end, name, turn=message.turn)
         elif start < end:
             name = f"message {number + 1} of the prompt ({message.role})"
@@ -196,7 +202,10 @@ def _unused_characters(texts: Sequence[str], count: int, label: str) -> list[str
     free = (chr(code) for block in _PRIVATE_USE for code in block if chr(code) not in used)
     markers = [character for character, _ in zip(free, range(count), strict=False)]
     if len(markers) < count:
-        raise EncodingError(f"{label}: too many messages to tell apart; cut the conversation")
+        raise EncodingError(
+            f"{label}: there are more messages than characters to mark them with; shorten the "
+            "conversation"
+        )
     return markers
 
 
@@ -210,7 +219,7 @@ def _with_markers(
     chat: list[tuple[str, str]] = []
     for message, here in zip(messages, inserts, strict=True):
         pieces, done = [], 0
-        # Where two markers come together, which one stands first changes nothing in the ranges.
+        # Where two markers meet, their order changes nothing: they are taken out again.
         for position, marker in sorted(here):
             pieces += [message.content[done:position], marker]
             done = position
@@ -219,7 +228,7 @@ def _with_markers(
 
 
 def _take_out(marked: str, markers: Sequence[str]) -> tuple[str, list[list[int]]]:
-    """The text without markers, and where in it each marker stood."""
+    """Remove the markers from a text, and return it with the positions where each marker stood."""
     number = {marker: i for i, marker in enumerate(markers)}
     found: list[list[int]] = [[] for _ in markers]
     text: list[str] = []

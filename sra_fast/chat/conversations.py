@@ -1,9 +1,9 @@
-"""Conversations: the one form in which chats enter the library, read strictly and written whole.
+"""Read, check and write conversations, the one form in which texts enter the library.
 
 A conversation is an object ``{"id"?, "situation"?, "messages": [{"role", "content"}, ...],
 "strategy", "response"?, "dialogue"?, "language"?}``; a file holds one such object a line (JSONL).
-Nothing is skipped or repaired: what does not fit is refused with its place and the way out. The
-texts themselves are data, never evaluated and never used as a path.
+Nothing is skipped or repaired: what does not fit is refused, and the error names the place and the
+way out. The texts themselves are data, never evaluated and never used as a path.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.strict_json import clean_text, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
@@ -26,13 +27,21 @@ _RECORD_FIELDS = ("id", "dialogue", "language", "situation", "messages", "strate
 _MESSAGE_FIELDS = ("role", "content")
 
 
-class ConversationError(ValueError):
-    """A conversation cannot be used; the message names file, line, conversation, field, way out."""
+class ConversationError(ArgumentError):
+    """Raised when a conversation cannot be used.
+
+    The message names the file, the line, the conversation, the field and the way out.
+    """
 
 
 @dataclass(frozen=True)
 class Message:
-    """One chat message; ``content`` has no white space around it."""
+    """One user or assistant message of a conversation.
+
+    Attributes:
+        role: "user" or "assistant".
+        content: the text, without white space around it.
+    """
 
     role: Role
     content: str
@@ -40,22 +49,23 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A checked conversation.
+    """A conversation that has been checked: its messages, its strategy and the replies to score.
 
     Attributes:
         id: unique among the conversations that are read together.
-        messages: user and assistant in turn; either may begin.
-        strategy: name of the strategy that the replies are held against.
-        situation: what the seeker came with, or None.
-        response: the one reply to score, following ``messages``; None if the assistant messages
-            are themselves the replies.
+        messages: user and assistant messages, alternating; either may begin.
+        strategy: name of the strategy that the replies are scored against.
+        situation: what brought the person here, or None.
+        response: the text of the one reply to score, which follows ``messages``; None if the
+            assistant messages are themselves the replies to score.
         where: the place in the input, e.g. ``"chats.jsonl line 12"``, for error messages.
-        dialogue: what several conversations were cut from, if they were; such conversations
-            resemble each other, and intervals count them as one. None: it stands for itself.
-        language: of the texts, or None; results are told apart by it.
+        dialogue: id of the dialogue that the conversation was cut from, or None if it stands for
+            itself. Conversations of one dialogue resemble each other, so intervals and splits
+            count them as one.
+        language: the language of the texts, or None; results are reported by language.
 
     Raises:
-        ConversationError: roles out of order, or no reply to score.
+        ConversationError: the roles do not alternate, or there is no reply to score.
     """
 
     id: str
@@ -94,19 +104,22 @@ class Conversation:
 
     @property
     def last_reply(self) -> tuple[tuple[Message, ...], str]:
-        """The messages before the last reply, and that reply: the ``response`` if there is one."""
+        """The messages before the last reply, and its text: ``response`` if that is given."""
         if self.response is not None:
             return self.messages, self.response
         last = max(i for i, message in enumerate(self.messages) if message.role == "assistant")
         return self.messages[:last], self.messages[last].content
 
     def with_last_reply(self, text: str) -> Conversation:
-        """With another last reply, as ``response``; what followed it is left out."""
+        """Return a copy that ends with another last reply, given as its ``response``.
+
+        Whatever followed the last reply is left out.
+        """
         return replace(self, messages=self.last_reply[0], response=text)
 
     @property
     def record(self) -> dict[str, object]:
-        """As a line of a conversation file has it."""
+        """The conversation as a line of a conversation file holds it."""
         found: dict[str, object] = {"id": self.id}
         for name in ("dialogue", "language", "situation"):
             if getattr(self, name) is not None:
@@ -119,16 +132,17 @@ class Conversation:
 
     @property
     def label(self) -> str:
-        """What errors call this conversation, e.g. ``conversation 'c7' (a.jsonl line 3)``."""
+        """The name of this conversation in errors, e.g. ``conversation 'c7' (a.jsonl line 3)``."""
         return _label(self.id, self.where)
 
 
 def parse_conversation(record: object, *, index: int, where: str) -> Conversation:
-    """Check one conversation record.
+    """Check one conversation record and return it as a ``Conversation``.
 
     Args:
         record: a mapping in the form above. White space around texts is taken off.
-        index: position among the conversations read together, from 0; the id if there is none.
+        index: position among the conversations read together, from 0; it is the id of a record
+            without one.
         where: the place in the input, for error messages.
 
     Raises:
@@ -164,7 +178,11 @@ def parse_conversation(record: object, *, index: int, where: str) -> Conversatio
 def as_conversations(
     items: Iterable[Mapping[str, object] | Conversation], *, where: str = "conversations"
 ) -> list[Conversation]:
-    """Check conversations held in memory, records and ``Conversation`` objects alike.
+    """Check conversations that are held in memory, as records or as ``Conversation`` objects.
+
+    Args:
+        items: the conversations.
+        where: what error messages call the list.
 
     Raises:
         ConversationError: one of them is not in the form above, or two have the same id.
@@ -214,7 +232,7 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
 def write_conversations(
     path: str | os.PathLike[str], records: Iterable[Mapping[str, object]]
 ) -> None:
-    """Write records as a JSONL file, whole or not at all.
+    """Write conversation records as a JSONL file, whole or not at all.
 
     Raises:
         ConversationError: a record is not in the form that ``read_conversations`` takes.
@@ -236,7 +254,7 @@ def _fail(label: str, field: str, problem: str) -> NoReturn:
 
 
 def _text(record: Mapping[str, object], field: str, label: str, prefix: str = "") -> str | None:
-    """A text field; None only if it is missing: a null where a reply should be is a mistake."""
+    """Return a text field, or None only if it is missing: a null in place of a text is refused."""
     if field not in record:
         return None
     return clean_text(record[field], f"{label}: field {prefix + field!r}", raises=ConversationError)

@@ -1,4 +1,4 @@
-"""From conversations to tokens, with the strategy's and every reply's tokens marked.
+"""Turn conversations into tokens, with the tokens of the strategy and of every reply marked.
 
 A prompt is written by the tokenizer's chat template, with known ranges of characters (see
 ``sra_fast.chat.chat_text``). It is tokenised once, and the tokenizer's offsets tell the tokens of a
@@ -21,20 +21,20 @@ from sra_fast.chat.templates import Prompt, PromptTemplate, get_template, render
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Offsets are Python tuples while they live; tokenising in blocks bounds how many there are.
+# Offsets are Python tuples, which take much memory; tokenising in blocks bounds their number.
 _PROMPTS_PER_CALL = 128
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """One prompt as tokens, without padding.
+    """One prompt as T tokens without padding, and which of them belong to the strategy or a reply.
 
     Attributes:
-        input_ids: ``[T]`` int64.
-        strategy_mask: ``[T]`` bool, the tokens of the quoted strategy name.
+        input_ids: ``[T]`` int64, the tokens.
+        strategy_mask: ``[T]`` bool, True at the tokens of the quoted strategy name.
         response_mask: ``[T]`` int32, k = 1, 2, ... at the tokens of the k-th scored reply, else 0.
         conversation: index of the conversation among those given.
-        turns: number of the k-th scored reply among the conversation's assistant messages, from 1.
+        turns: of each scored reply, its number among the conversation's assistant messages, from 1.
     """
 
     input_ids: torch.Tensor
@@ -53,22 +53,22 @@ def encode(
     turns: Literal["all", "last"] = "all",
     padding_side: Literal["left", "right"] = "right",
 ) -> dict[str, torch.Tensor]:
-    """Turn conversations into one padded batch for ``sra_fast.score``.
+    """Turn conversations into one padded batch of tensors for ``sra_fast.score``.
 
     Args:
         tokenizer: a fast tokenizer with a chat template.
         conversations: records (see ``sra_fast.chat.conversations``) or ``Conversation`` objects.
         template: name of one of the seven prompt templates, or a ``PromptTemplate``.
-        strategies: strategy name to description; the library's 23 if None.
-        turns: score "all" replies, or the "last" one of each conversation.
-        padding_side: where the padding goes.
+        strategies: mapping of strategy names to descriptions; the library's 23 if None.
+        turns: "all" to score every reply, "last" to score the last one of each conversation.
+        padding_side: on which side of a row the padding goes.
 
     Returns:
         ``input_ids`` and ``attention_mask`` ``[B, T]`` int64, ``strategy_mask`` ``[B, T]`` bool,
-        ``response_mask`` ``[B, T]`` int32 (k at the tokens of the row's k-th reply, else 0),
+        ``response_mask`` ``[B, T]`` int32 (k at the tokens of the batch row's k-th reply, else 0),
         ``conversation`` ``[B]`` int64 (index into ``conversations``), and ``turns`` ``[B, K]``
-        int64 (number of the k-th reply, -1 where a row has fewer than K). With ``standard`` a row
-        is a conversation; with the others it is one reply and its prompt.
+        int64 (turn of the k-th reply, -1 where there are fewer than K). With ``standard`` a row of
+        the batch is a conversation; with the other templates it is one reply and its prompt.
 
     Raises:
         ConversationError: a conversation is malformed or its strategy unknown.
@@ -90,7 +90,10 @@ def encode_prompts(
     strategies: Mapping[str, str] | None = None,
     turns: Literal["all", "last"] = "all",
 ) -> list[EncodedPrompt]:
-    """Like ``encode``, but one by one and without padding, in the order of the conversations."""
+    """Turn conversations into prompts without padding, in the order of the conversations.
+
+    Arguments and errors are those of :func:`encode`.
+    """
     check_tokenizer(tokenizer)
     chosen = get_template(template)
     prompts = [
@@ -125,7 +128,16 @@ def collate(
     pad_token_id: int,
     padding_side: Literal["left", "right"] = "right",
 ) -> dict[str, torch.Tensor]:
-    """Pad prompts into one batch; shapes and dtypes as ``encode`` returns them."""
+    """Pad encoded prompts into one batch of tensors, in the form that ``encode`` returns.
+
+    Args:
+        prompts: what becomes the rows of the batch, in order.
+        pad_token_id: the token to pad with.
+        padding_side: on which side of a row the padding goes.
+
+    Raises:
+        ValueError: ``padding_side`` is neither "left" nor "right".
+    """
     if padding_side not in ("left", "right"):
         raise ValueError(f"padding_side must be 'left' or 'right', found {padding_side!r}")
     rows = len(prompts)
@@ -151,7 +163,10 @@ def collate(
 
 
 def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to pad with: the padding token, else the end of text, else 0 (it is masked anyway)."""
+    """Return the token id to pad with: the padding token's, else the end of text's, else 0.
+
+    Padding is masked, so any id will do.
+    """
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if isinstance(token, int):
             return token
@@ -162,7 +177,11 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Raises ``EncodingError`` for a tokenizer that cannot mark the parts of a chat."""
+    """Check that a tokenizer can mark the parts of a conversation.
+
+    Raises:
+        EncodingError: it is no fast tokenizer with a chat template.
+    """
     name = type(tokenizer).__name__
     if not callable(getattr(tokenizer, "apply_chat_template", None)):
         raise EncodingError(
@@ -185,7 +204,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """What the tokenizer reads as a control token even inside a message."""
+    """Return the texts that the tokenizer reads as a control token even inside a message."""
     added = tokenizer.added_tokens_decoder.values()
     return tuple(token.content for token in added if token.special and token.content)
 
@@ -211,7 +230,7 @@ def _mark_tokens(
     if shared:
         raise EncodingError(
             f"{label}: token {shared[0]} stands for the end of one text and the beginning of "
-            "another, of the strategy and a reply or of two replies; use a chat template that puts "
+            "another (the strategy and a reply, or two replies); use a chat template that puts "
             "something between the messages"
         )
     return EncodedPrompt(
@@ -226,11 +245,11 @@ def _mark_tokens(
 def _labels(
     written: ChatText, starts: torch.Tensor, ends: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each token stands for: k for the k-th reply, -1 for the strategy, 0 for neither.
+    """Return what each token stands for: k for the k-th reply, -1 for the strategy, 0 for neither.
 
-    Twice, ``[T]`` int32 each: by the first measured character among the token's, and by the last.
-    A token that stands for one such character belongs to that part; a blank in front of it in the
-    same token, as most tokenizers have it, comes along.
+    There are two answers, ``[T]`` int32 each: one by the first measured character of a token, one
+    by the last. A token with a measured character belongs to that character's part as a whole,
+    with the blank in front that most tokenizers put into the same token.
     """
     length = len(written.text)
     label = torch.zeros(length + 1, dtype=torch.int32)
@@ -254,9 +273,9 @@ def _labels(
 
 
 def _lost_characters(text: str, starts: torch.Tensor, ends: torch.Tensor) -> list[int]:
-    """Positions of the characters, blanks apart, that no token stands for.
+    """Return the positions of the characters, blanks apart, that no token stands for.
 
-    Of the whole text, not of the measured parts alone: a tokenizer without a token for a
+    The whole text is looked at, not only the measured parts: a tokenizer without a token for a
     character may leave it out and count on without it, and then every later offset is wrong.
     """
     change = torch.zeros(len(text) + 1, dtype=torch.int64)
@@ -299,7 +318,7 @@ def _explain_loss(tokenizer: Any, written: ChatText, lost: Sequence[int]) -> str
 
 
 def _first_hit(written: ChatText, positions: Sequence[int]) -> str:
-    """What errors call the part that matters most among those with one of the positions in it."""
+    """Return what errors call the most important part that has one of the positions in it."""
     for part, start, end in written.spans:
         if any(start <= position < end for position in positions):
             return part.name

@@ -1,8 +1,8 @@
-"""Readers for ESConv's files: from their dialogues to this library's conversation records.
+"""Convert the dialogues of ESConv's files into this library's conversation records.
 
 Three dialects are in use: ``ESConv.json`` (speakers seeker and supporter), ``FailedESConv.json``
-(speaker and listener), and lines of JSON with speakers usr and sys. Which one a file has is told
-from its content. Whatever does not become part of a record is counted and said.
+(speaker and listener), and lines of JSON with speakers usr and sys. The dialect of a file is told
+from its content. Whatever does not become part of a record is counted, and a note says so.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _OTHER_NAMES = {
     "Other": "Others",
 }
 
-_TOLD_BY = 4  # turns; many dialogues share a greeting and its answer
+_TOLD_BY = 4  # turns that tell dialogues apart; many share a greeting and its answer
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a file.
+    """The conversation records that a file gave, and notes on what was changed or left out.
 
     Attributes:
         records: conversation records, as :func:`~sra_fast.chat.conversations.write_conversations`
@@ -47,6 +47,8 @@ class Converted:
 
 @dataclass(frozen=True)
 class _Dialect:
+    """How one of the three kinds of file names the speakers and the text of a message."""
+
     name: str
     seeker: str
     supporter: str
@@ -62,7 +64,13 @@ _DIALECTS = (
 
 @dataclass(frozen=True)
 class Turn:
-    """Consecutive messages of one speaker, joined; ``strategies`` of them, in order."""
+    """Consecutive messages of one speaker in a dialogue, joined into one text.
+
+    Attributes:
+        role: "user" for the seeker, "assistant" for the supporter.
+        content: the texts, joined by a space.
+        strategies: the strategies that the messages are annotated with, in order.
+    """
 
     role: Role
     content: str
@@ -71,14 +79,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A dialogue of a file.
+    """A whole exchange between seeker and supporter, as it stands in a file of ESConv.
 
     Attributes:
         id: the file's name and the dialogue's number in it, from 0.
         situation: what the seeker came with, or None.
         turns: seeker ("user") and supporter ("assistant") alternate.
-        same_as: id of the first dialogue of the file that begins alike (situation and four turns),
-            if one does. Records of both are of that one, so that no split puts them on two sides.
+        same_as: id of the first dialogue of the file that begins alike (same situation and first
+            four turns), if there is one. The records of both name that one as their dialogue, so
+            that no split puts them on two sides.
     """
 
     id: str
@@ -87,7 +96,7 @@ class Dialogue:
     same_as: str | None = None
 
     def context(self, turns: int) -> dict[str, object]:
-        """``situation`` and ``messages`` of a conversation record: the first so many turns."""
+        """Return ``situation`` and the first ``turns`` turns as a conversation record has them."""
         situation = {} if self.situation is None else {"situation": self.situation}
         messages = [{"role": t.role, "content": t.content} for t in self.turns[:turns]]
         return {**situation, "messages": messages}
@@ -104,13 +113,14 @@ def convert(
     Consecutive messages of one speaker are one turn, joined by a space. Without ``strategy``
     every annotated supporter turn that follows a seeker turn becomes a record: the turns before
     it as ``messages``, the turn as ``response``, its annotation as ``strategy``. With
-    ``strategy`` every dialogue becomes one record whose supporter turns are all held against it.
+    ``strategy`` every dialogue becomes one record, all of whose supporter turns are scored
+    against that strategy.
 
     Args:
         path: the file.
-        strategy: name of the strategy to hold whole dialogues against.
-        strategies: the known strategies if ``strategy`` is one of the user's own; the 23 of the
-            library if None.
+        strategy: name of the strategy to score whole dialogues against.
+        strategies: the known strategies, as a mapping of names to descriptions, if ``strategy`` is
+            one of the user's own; the 23 of the library if None.
 
     Raises:
         ConversationError: the file is in no known dialect or mixes them, something in it is not
@@ -135,7 +145,7 @@ def convert(
 
 
 def read_dialogues(path: str | os.PathLike[str]) -> tuple[list[Dialogue], tuple[str, ...]]:
-    """The dialogues of a file of one of the three dialects, and notes on what was changed.
+    """Read the dialogues of a file in one of the three dialects, with notes on what was changed.
 
     Raises:
         ConversationError, OSError: as :func:`convert`.
@@ -145,7 +155,7 @@ def read_dialogues(path: str | os.PathLike[str]) -> tuple[list[Dialogue], tuple[
 
 
 def _read(file: Path) -> tuple[list[Dialogue], _Dialect, Counter[str]]:
-    """The dialogues, what they are written in, and how often something was changed."""
+    """Return a file's dialogues, their dialect, and how often something was changed."""
     entries = _entries(file)
     dialect = _dialect(entries, file.name)
     counts: Counter[str] = Counter()
@@ -163,7 +173,7 @@ def _read(file: Path) -> tuple[list[Dialogue], _Dialect, Counter[str]]:
 
 
 def _entries(file: Path) -> list[tuple[str, object]]:
-    """The file's dialogues with their places, from one JSON list or from lines of JSON."""
+    """Return the file's dialogues with their places, from one JSON list or from lines of JSON."""
     text = decode_utf8(file.read_bytes(), file.name, raises=ConversationError)
     if text.lstrip().startswith("["):
         values = parse_json(text, file.name, raises=ConversationError)
@@ -177,7 +187,7 @@ def _entries(file: Path) -> list[tuple[str, object]]:
 
 
 def _dialect(entries: list[tuple[str, object]], name: str) -> _Dialect:
-    """The one dialect that every speaker in the file belongs to."""
+    """Return the one dialect that every speaker in the file belongs to."""
     found: dict[str, tuple[_Dialect, str]] = {}
     for where, entry in entries:
         for place, message in _raw_messages(entry, where):
@@ -245,7 +255,7 @@ def _dialogue(
 
 
 def _text(value: object, what: str) -> str | None:
-    """The text without white space around it; None if nothing is left."""
+    """Return the text without white space around it, or None if nothing is left."""
     if isinstance(value, str) and not value.strip():
         return None
     return clean_text(value, what, raises=ConversationError)
@@ -272,7 +282,7 @@ def _strategy(message: Mapping[str, object], place: str, counts: Counter[str]) -
 
 
 def _turn_records(dialogue: Dialogue, counts: Counter[str]) -> Iterator[dict[str, object]]:
-    """One record for each annotated supporter turn that answers the seeker."""
+    """Yield one record for each annotated supporter turn that answers the seeker."""
     supporter_turns = 0
     for position, turn in enumerate(dialogue.turns):
         if turn.role == "user":
@@ -296,7 +306,7 @@ def _turn_records(dialogue: Dialogue, counts: Counter[str]) -> Iterator[dict[str
 def _whole_record(
     dialogue: Dialogue, strategy: str, counts: Counter[str]
 ) -> Iterator[dict[str, object]]:
-    """The dialogue as one record, if the supporter answers the seeker in it at all."""
+    """Yield the dialogue as one record, if the supporter answers the seeker in it at all."""
     counts["opening"] += dialogue.turns[:1] != () and dialogue.turns[0].role == "assistant"
     if any(turn.role == "assistant" for turn in dialogue.turns[1:]):
         yield {
@@ -322,8 +332,8 @@ def _counted(counts: Counter[str]) -> tuple[str, ...]:
         "empty": "empty messages were dropped.",
         "repeated": "dialogues begin like an earlier one and count as that one in splits.",
         "renamed": "strategies of other names were given those of ESConv's eight.",
-        "opening": "supporter turns open their dialogue: context, not responses.",
-        "unannotated": "supporter turns have no strategy: context, not responses.",
+        "opening": "supporter turns open their dialogue: context, not replies to score.",
+        "unannotated": "supporter turns have no strategy: context, not replies to score.",
         "several": "supporter turns carry several strategies: the first one counts.",
         "unanswered": "dialogues hold no supporter turn after a seeker's and were left out.",
     }

@@ -1,4 +1,4 @@
-"""Support strategies: their names, what each one asks of a reply, and a user's own.
+"""Name the support strategies, describe each, and read a user's own from a file.
 
 The names are those of arXiv 2402.10453 and of the ESConv data set; the descriptions are this
 project's own. A name stands in the prompt as it is written here, in straight double quotes.
@@ -11,15 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
 from sra_fast.tools.suggestions import did_you_mean
 
-# Everything that a terminal, an editor or a chat template may take for the end of a line.
+# All characters that a terminal, an editor or a chat template may take for the end of a line.
 _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
-class StrategyError(ValueError):
-    """A strategy name is unknown or cannot be used; the message says which and the way out."""
+class StrategyError(ArgumentError):
+    """Raised when a strategy name is unknown or cannot be used.
+
+    The message says which name it is, and the way out.
+    """
 
 
 STRATEGIES: Mapping[str, str] = MappingProxyType(
@@ -85,7 +89,7 @@ STRATEGIES: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""The paper's 15 strategies: name to description."""
+"""The paper's 15 strategies, as a mapping of names to descriptions."""
 
 ESCONV_STRATEGIES: Mapping[str, str] = MappingProxyType(
     {
@@ -118,14 +122,14 @@ ESCONV_STRATEGIES: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""The eight strategies that ESConv is annotated with: name to description."""
+"""The eight strategies that ESConv is annotated with, as a mapping of names to descriptions."""
 
 DEFAULT_STRATEGIES: Mapping[str, str] = MappingProxyType({**STRATEGIES, **ESCONV_STRATEGIES})
-"""Both sets, 23 names."""
+"""All 23 strategies of the library: the paper's 15 and the eight of ESConv."""
 
 
 def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str:
-    """Return the description of a strategy; names are matched exactly.
+    """Return the description of the strategy with exactly this name.
 
     Raises:
         StrategyError: there is no such strategy (the nearest is suggested), or its name cannot
@@ -134,25 +138,24 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
     if name in strategies:
         _check_name(name, f"strategy {name!r}")
         return strategies[name]
-    hint = did_you_mean(name, strategies)
-    if not hint:
-        names = ", ".join(repr(known) for known in strategies)
-        hint = (
-            f"; known are {names}; your own, name to description, go in by --strategies "
-            "FILE.json, or strategies="
-        )
-    raise StrategyError(f"strategy {name!r} is not one of the {len(strategies)} strategies{hint}")
+    names = ", ".join(repr(known) for known in strategies)
+    problem = f"strategy {name!r} is not one of the {len(strategies)} strategies"
+    if hint := did_you_mean(name, strategies):
+        raise StrategyError(f"{problem}{hint}")
+    raise StrategyError(
+        f"{problem}; known are {names}; to use your own, give them as `strategies`", "strategies"
+    )
 
 
 def read_strategies(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read a user's own strategies from a JSON file.
+    """Read a user's own strategies from a JSON file, as a mapping of names to descriptions.
 
-    The file holds one object, name to description, or a list of
+    The file holds one object of that kind, or a list of
     ``{"name": ..., "description": ...}`` objects.
 
     Raises:
         StrategyError: the file is not in that form; a name or description is empty or not a
-            string, a name stands twice or has quotes or line breaks in it.
+            string, or a name stands twice or has quotes or line breaks in it.
         OSError: the file cannot be read.
     """
     file = Path(path)

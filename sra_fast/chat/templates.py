@@ -1,7 +1,7 @@
-"""Prompt templates: from a conversation to chat messages in which the strategy's place is known.
+"""Turn a conversation into the messages of a prompt, in which the strategy's place is known.
 
-The seven templates of arXiv 2402.10453, in this project's own words, and a user's own. A prompt
-has a system message with the instruction; in it the strategy's name stands in double quotes
+There are the seven templates of arXiv 2402.10453, in this project's own words, and a user's own. A
+prompt has a system message with the instruction; in it the strategy's name stands in double quotes
 exactly once, and the range of those characters is kept, so that nobody has to search for it.
 """
 
@@ -34,19 +34,23 @@ mention it."""
 
 
 class PromptTemplateError(ValueError):
-    """A prompt template is unknown or cannot be used; the message says what and the way out."""
+    """Raised when a prompt template is unknown or cannot be used.
+
+    The message says what is wrong, and the way out.
+    """
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """How a conversation becomes a prompt.
+    """How a conversation becomes a prompt: the instruction, and where older messages go.
 
     Attributes:
-        name: what results call it.
+        name: what results call the template.
         instruction: text with ``"{strategy}"``, in double quotes, exactly once, and if wanted
             ``{description}`` and ``{situation}``; a line with ``{situation}`` is left out for a
             conversation without one. Other braces stay as they are.
-        keep_turns: how many of the last messages before a reply stay chat turns; None for all.
+        keep_turns: how many of the last messages before a reply stay messages of their own; None
+            for all.
         history: whether the older messages stand, as a text, before ("first") or after ("last")
             the instruction; None exactly if ``keep_turns`` is None.
         history_heading: the line above that text.
@@ -103,7 +107,7 @@ class PromptTemplate:
 
 @dataclass(frozen=True)
 class PromptMessage:
-    """A chat message of a prompt.
+    """A message of a prompt, with the place of the strategy's name in it.
 
     Attributes:
         role: "system", "user" or "assistant".
@@ -122,7 +126,13 @@ class PromptMessage:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The messages that a model reads at once, and ``turns``, the numbers of the scored replies."""
+    """The messages that a model reads in one sequence, and which replies in them are scored.
+
+    Attributes:
+        messages: the system message, then user and assistant messages.
+        turns: numbers of the scored replies among the conversation's assistant messages, from 1.
+        conversation: the conversation that the prompt was made from.
+    """
 
     messages: tuple[PromptMessage, ...]
     turns: tuple[int, ...]
@@ -141,11 +151,11 @@ def _paper_templates() -> dict[str, PromptTemplate]:
 
 
 TEMPLATES: Mapping[str, PromptTemplate] = MappingProxyType(_paper_templates())
-"""standard, c1_hf, c3_hf, c5_hf, c1_hl, c3_hl, c5_hl."""
+"""The paper's seven templates by name: standard, c1_hf, c3_hf, c5_hf, c1_hl, c3_hl, c5_hl."""
 
 
 def get_template(template: str | PromptTemplate) -> PromptTemplate:
-    """Return one of the seven by name, or the template itself.
+    """Return one of the seven templates by name, or a given template itself.
 
     Raises:
         PromptTemplateError: there is no template of that name; the nearest is suggested.
@@ -161,9 +171,10 @@ def get_template(template: str | PromptTemplate) -> PromptTemplate:
 
 
 def read_template(path: str | os.PathLike[str]) -> PromptTemplate:
-    """Read a user's own template: one JSON object with the fields of ``PromptTemplate``.
+    """Read a user's own template from a JSON file with the fields of ``PromptTemplate``.
 
-    ``name`` and ``instruction`` are needed; ``keep_turns`` and ``history`` come together.
+    The file holds one object. ``name`` and ``instruction`` are needed; ``keep_turns`` and
+    ``history`` come together.
 
     Raises:
         PromptTemplateError: the file is not in that form, or has the name of one of the seven.
@@ -214,17 +225,19 @@ def render_prompts(
 
     With a template that keeps all turns there is one prompt with all scored replies in it;
     otherwise the prompt changes at every turn, and each scored reply has a prompt of its own. A
-    reply is scored if it follows a user message; of a conversation with a ``response`` only that.
-    User messages after the last scored reply are left out: nothing before them can see them.
+    reply is scored if it follows a user message; if the conversation has a ``response``, that is
+    the only one. User messages after the last scored reply are left out: nothing before them can
+    see them.
 
     Args:
         conversation: the conversation.
         template: how to write it down.
-        strategies: name to description; the 23 of the library if None.
-        turns: "all" replies, or the "last" one only.
+        strategies: mapping of strategy names to descriptions; the 23 of the library if None.
+        turns: "all" to score every reply, "last" to score the last one only.
 
     Raises:
         ConversationError: the conversation's strategy is not among ``strategies``.
+        ValueError: ``turns`` is neither "all" nor "last".
     """
     if turns not in ("all", "last"):
         raise ValueError(f"turns must be 'all' or 'last', found {turns!r}")
@@ -232,7 +245,7 @@ def render_prompts(
     try:
         description = lookup(conversation.strategy, known)
     except StrategyError as error:
-        raise ConversationError(f"{conversation.label}: {error}") from error
+        raise ConversationError(f"{conversation.label}: {error}", *error.arguments) from error
 
     messages, scored = _scored_replies(conversation)
     if turns == "last":
@@ -242,7 +255,7 @@ def render_prompts(
 
 
 def _scored_replies(conversation: Conversation) -> tuple[list[Message], list[tuple[int, int]]]:
-    """All messages, the response last, and (position, turn) of each reply to score, in order."""
+    """Return all messages, ``response`` last, and the (position, turn) of each reply to score."""
     messages = list(conversation.messages)
     if conversation.response is not None:
         messages.append(Message("assistant", conversation.response))
@@ -250,7 +263,7 @@ def _scored_replies(conversation: Conversation) -> tuple[list[Message], list[tup
     numbered = [(position, turn) for turn, position in enumerate(replies, start=1)]
     if conversation.response is not None:
         return messages, numbered[-1:]
-    # A greeting of the assistant that opens the conversation answers nothing: context, not a reply.
+    # An assistant's greeting that opens the conversation answers nothing, so it is not scored.
     return messages, [(position, turn) for position, turn in numbered if position > 0]
 
 
@@ -288,16 +301,16 @@ def _system_message(
             start += len(text) - len(instruction)
         else:
             text = f"{instruction}\n\n{history}"
-    # From the opening quote to behind the closing one.
+    # The span begins at the opening quote and ends behind the closing one.
     span = (start - 1, start + len(conversation.strategy) + 1)
     return PromptMessage("system", text, strategy=span)
 
 
 def _fill(instruction: str, conversation: Conversation, description: str) -> tuple[str, int]:
-    """The instruction filled in, and where the strategy's name begins in it.
+    """Fill in the instruction, and return it with the character where the strategy's name begins.
 
-    One pass over the template alone: what is put in is data, and a "{strategy}" inside somebody's
-    situation stays as it is.
+    This is one pass over the template alone: what is put in is data, and a "{strategy}" inside
+    somebody's situation stays as it is.
     """
     if conversation.situation is None:
         lines = instruction.split("\n")
@@ -313,5 +326,5 @@ def _fill(instruction: str, conversation: Conversation, description: str) -> tup
         if is_placeholder and piece == "strategy":
             start = len(text)
         text += values[piece] if is_placeholder else piece
-    # Many chat templates trim; a line left out above may have left a blank one at the edge.
+    # Many chat templates trim texts; a line left out above may have left a blank one at the edge.
     return text.strip(), start - (len(text) - len(text.lstrip()))

@@ -1,1 +1,1 @@
-"""Runs over files that can be killed at any moment and continued."""
+"""Score files in runs that can be killed at any moment and continued later."""

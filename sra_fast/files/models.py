@@ -1,4 +1,4 @@
-"""Models by name for the command line: a hub name, a folder, a folder with a GGUF, or smollm2."""
+"""Find and load the model that a name means: a hub name, a folder, a GGUF file or smollm2."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 from sra_fast.files.provenance import versions
 from sra_fast.names import Device, DType
+from sra_fast.tools.argument_error import ArgumentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
-_SAMPLES = 64  # of a weight file, for its fingerprint
+_SAMPLES = 64  # pieces of a weight file that its fingerprint is made of
 _SAMPLE_BYTES = 4096
 
 
-class ModelNotFoundError(ValueError):
-    """There is no such model, or it cannot be put where it is wanted."""
+class ModelNotFoundError(ArgumentError):
+    """Raised when there is no such model, or when it cannot be put on the wanted device."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from.
+    """Where a model comes from, and what loads it.
 
     Attributes:
-        name: what results call it: the hub name, or the folder's own.
+        name: what results call the model: the hub name, or the folder's own.
         place: the hub name or the folder, as transformers takes it.
-        gguf: name of the GGUF file in the folder that holds the model, if one does.
+        gguf: name of the GGUF file in the folder that holds the model, or None.
     """
 
     name: str
@@ -39,7 +40,7 @@ class ModelSource:
     gguf: str | None = None
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer, the fast one if it has two."""
+        """Load the model's tokenizer, the fast one if it has two."""
         from transformers import AutoTokenizer
 
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -48,7 +49,7 @@ class ModelSource:
         return tokenizer
 
     def fingerprint(self) -> dict[str, str | None]:
-        """What tells this model from another of its name, without loading its weights.
+        """Return what tells this model from another of its name, without loading its weights.
 
         ``config`` is a SHA-256 of the configuration, ``weights`` the hub's commit, or for a folder
         a SHA-256 of the sizes of the weight files and of samples spread over each.
@@ -73,7 +74,7 @@ class ModelSource:
         }
 
     def as_run(self, dtype: DType, device: str) -> dict[str, Any]:
-        """The fingerprint, with what else its replies depend on, for a run's settings."""
+        """Return the model's part of a run's settings: fingerprint, dtype, device and versions."""
         return {
             **self.fingerprint(),
             "dtype": dtype,
@@ -82,10 +83,10 @@ class ModelSource:
         }
 
     def load(self, dtype: DType, device: str) -> PreTrainedModel:
-        """The model, ready to be scored.
+        """Load the model onto a device, ready to be scored.
 
         Args:
-            dtype: of the weights; ``"auto"`` is what they are stored in.
+            dtype: number format of the weights; ``"auto"`` is that in which they are stored.
             device: ``"cpu"`` or ``"cuda"``.
         """
         import torch
@@ -101,7 +102,7 @@ class ModelSource:
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
     def _adapter_base(self) -> str | None:
-        """The model under an adapter that PEFT saved, if this is a folder with one."""
+        """Return the model under an adapter that PEFT saved, if this is a folder with one."""
         file = Path(self.place) / "adapter_config.json"
         if (Path(self.place) / "config.json").is_file() or not file.is_file():
             return None
@@ -109,14 +110,14 @@ class ModelSource:
 
 
 def find_model(name: str) -> ModelSource:
-    """The model that a user means by ``name``.
+    """Find the model that a user means by ``name``.
 
     A folder with a ``config.json`` is taken as it is; one without it that holds a single ``.gguf``
     is loaded from that; ``smollm2`` is SmolLM2-135M-Instruct
-    (:mod:`sra_fast.files.smollm2`); everything else is for the hub to know.
+    (:mod:`sra_fast.files.smollm2`); every other name is looked up on the hub when it is loaded.
 
     Raises:
-        ModelNotFoundError: a path to nothing, or a folder without a model.
+        ModelNotFoundError: the path leads nowhere, or to a folder without a model.
         SmolLM2Error: ``smollm2`` is not installed.
     """
     from sra_fast.files import smollm2
@@ -143,21 +144,21 @@ def find_model(name: str) -> ModelSource:
 
 
 def choose_device(device: Device) -> str:
-    """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where there is one.
+    """Return the device to use, ``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where there is one.
 
     Raises:
-        ModelNotFoundError: CUDA is asked for and not there.
+        ModelNotFoundError: CUDA is asked for, but there is none.
     """
     import torch
 
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ModelNotFoundError("no CUDA device here; use --device cpu")
+        raise ModelNotFoundError("there is no CUDA device here; take the device 'cpu'", "device")
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
 def _weights(folder: Path) -> str:
-    """SHA-256 over the sizes of the weight files and evenly spread samples of their bytes."""
+    """Return a SHA-256 of the weight files: their sizes, and samples spread evenly over each."""
     digest = hashlib.sha256()
     files = {file.name: file for pattern in _WEIGHTS for file in folder.glob(pattern)}
     for name, file in sorted(files.items()):

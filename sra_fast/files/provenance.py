@@ -1,4 +1,4 @@
-"""What a result depends on: files, versions of packages, and the state of this project."""
+"""Tell what a result depends on: files, versions of packages, and the commit of this project."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMIT = "SRA_FAST_COMMIT"  # in the environment
+COMMIT = "SRA_FAST_COMMIT"  # the environment variable that names the commit
 
 _CODE = ("sra_fast", "kernels", "training", "benchmarks", "setup.py", "pyproject.toml")
-"""Where a new file changes what is run; elsewhere lie data and the folders of runs."""
+"""The places where a new file changes what is run; elsewhere lie data and the folders of runs."""
 _RESULTS = ":!/benchmarks/results"
 
 
@@ -31,9 +31,9 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's, or ``SRA_FAST_COMMIT`` where its history is not at hand.
+    """Return the commit of this checkout, or ``SRA_FAST_COMMIT`` where its history is not at hand.
 
-    "unknown" for an installed package; its version says more then.
+    It is "unknown" for an installed package, whose version says more.
     """
     if COMMIT in os.environ:
         return os.environ[COMMIT]

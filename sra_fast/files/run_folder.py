@@ -1,4 +1,4 @@
-"""Run folders: work that can be killed at any moment and continued later.
+"""Keep work in run folders, so that it can be killed at any moment and continued later.
 
 ``run.json`` holds the settings that the results depend on, and "finished" once everything else is
 there. Whoever comes with other settings is refused, and one process at a time works in a folder.
@@ -23,20 +23,20 @@ from sra_fast.tools.atomic import write_text
 RUN = "run.json"
 
 _FORMAT = "sra_fast.run/1"
-_SHOWN = 60  # characters of a setting in an error
+_SHOWN = 60  # the most characters of a setting that an error shows
 
 
 class RunFolderError(ArgumentError):
-    """The folder cannot take this run; the message says why and the way out."""
+    """Raised when a folder cannot take a run; the message says why, and the way out."""
 
 
 class RunFolder:
-    """A folder that holds one run.
+    """A folder that holds one run and the settings it was made with.
 
     Args:
-        path: of the folder; made when the run begins, its parents too.
-        settings: everything the results depend on, as JSON can say it. Whoever finds other
-            settings in the folder's ``run.json`` leaves it alone.
+        path: the folder; it is made when the run begins, its parents too.
+        settings: everything that the results depend on, as values of JSON. A folder whose
+            ``run.json`` holds other settings is left alone.
         temporary: names of files and folders in it that nobody needs once the run is finished.
     """
 
@@ -48,10 +48,10 @@ class RunFolder:
         self._temporary = tuple(temporary)
 
     def check(self) -> None:
-        """Whether the folder is free, or holds this very run. Changes nothing.
+        """Check that the folder is free or holds this very run, and change nothing.
 
         Raises:
-            RunFolderError: it holds something else.
+            RunFolderError: the folder holds something else.
         """
         recorded = self._record()
         if recorded is None:
@@ -67,12 +67,12 @@ class RunFolder:
 
     @contextmanager
     def opened(self, replacing: Sequence[str] | None = None) -> Iterator[None]:
-        """Makes the folder this run's, and keeps other processes out of it while inside.
+        """Make the folder this run's, and keep other processes out of it inside the block.
 
         Args:
-            replacing: if given, an earlier run of the same kind makes room, whatever its settings:
-                these are the files and folders that such a run writes beside ``run.json``, and
-                they are removed. Anything else in the folder stays.
+            replacing: if given, an earlier run of the same kind is replaced, whatever its settings:
+                these files and folders, which such a run writes beside ``run.json``, are removed.
+                Anything else in the folder stays.
 
         Raises:
             RunFolderError: the folder holds something else, or another process works in it.
@@ -85,7 +85,7 @@ class RunFolder:
             if replacing is not None and self._record() is not None:
                 self._remove(replacing)
                 self._write_record(finished=False)
-            for leftover in self.path.glob(".*.tmp"):  # of a run that was killed
+            for leftover in self.path.glob(".*.tmp"):  # a run was killed while it wrote these
                 leftover.unlink(missing_ok=True)
             recorded = self._record()
             if recorded is None:
@@ -95,7 +95,7 @@ class RunFolder:
             yield
 
     def is_finished(self) -> bool:
-        """Whether this very run was finished here.
+        """Tell whether this very run was finished here.
 
         Raises:
             RunFolderError: the folder holds something else.
@@ -105,7 +105,7 @@ class RunFolder:
         return recorded is not None and recorded["finished"]
 
     def finish(self) -> None:
-        """Notes that the run is done. Call it inside :meth:`opened`."""
+        """Note in ``run.json`` that the run is done; call it inside :meth:`opened`."""
         self._write_record(finished=True)
         self._remove(self._temporary)
 
@@ -130,7 +130,7 @@ class RunFolder:
                 target.unlink(missing_ok=True)
 
     def _record(self) -> dict[str, Any] | None:
-        """What ``run.json`` holds; None if the folder is not there or empty.
+        """Return what ``run.json`` holds, or None if the folder is empty or does not exist.
 
         Raises:
             RunFolderError: the folder holds other things, or its ``run.json`` is not one of ours.
@@ -166,15 +166,14 @@ class RunFolder:
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Name and both values of the first setting that differs, in the order of ``now``."""
+    """Return name and both values of the first setting that differs, in the order of ``now``."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *(key for key in before if key not in now)]:
             inner = f"{name}.{key}" if name else key
             found = _first_difference(before.get(key), now.get(key), inner)
             if found is not None:
                 return found
-        # Strategies in another order are the same strategies.
-        return None
+        return None  # strategies in another order are the same strategies
     return None if before == now and type(before) is type(now) else (name, before, now)
 
 
@@ -185,7 +184,7 @@ def _shown(value: Any) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder against other processes; a killed one lets go by itself."""
+    """Hold a folder against other processes; the lock of a killed process ends with it."""
     try:
         import fcntl
     except ImportError:  # Windows: two runs at once would only do each other's work again
@@ -201,7 +200,7 @@ def _locked(folder: Path) -> Iterator[None]:
                     f"another process is working in {folder}; wait for it, or give another folder",
                     "out",
                 ) from error
-            # A file system without locks.
+            # Any other error means that the file system has no locks.
         yield
     finally:
         os.close(descriptor)

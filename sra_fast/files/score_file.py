@@ -1,4 +1,4 @@
-"""Scores conversations into run folders: everything is read and checked before any forward pass."""
+"""Score conversations into run folders; all is read and checked before any forward pass."""
 
 from __future__ import annotations
 
@@ -23,19 +23,24 @@ from sra_fast.measure.spans import BatchRowError
 from sra_fast.names import FORWARD_TOKENS, Backend, Definition, Device, DType, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import replaced_atomically, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Row = dict[str, Any]
+"""What the tables say of one response, by column."""
 
 SCORES_JSONL = "scores.jsonl"
 SCORES_PARQUET = "scores.parquet"
 
 
-class ScoringError(ValueError):
-    """Something cannot be scored; names the conversation, its place and the way out."""
+class ScoringError(ArgumentError):
+    """Raised when something cannot be scored.
+
+    The message names the conversation, its place and the way out.
+    """
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,11 @@ class ScoringOptions:
     """What the scores depend on besides the conversations, the model and the template.
 
     Attributes:
-        definition: the one that the column ``sra`` is of.
-        strategies: name to description.
-        batch_tokens: most tokens of one forward pass, unless one prompt is longer.
-        dtype, device, backend: as the loading and the op take them.
+        definition: the definition that the column ``sra`` gives.
+        strategies: mapping of strategy names to descriptions.
+        batch_tokens: the most tokens of one forward pass, unless one prompt is longer.
+        dtype, device: number format and place of the model's weights.
+        backend: backend of the op.
     """
 
     definition: Definition = "paper"
@@ -59,7 +65,14 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """Conversations under one template, encoded, and the folder for their scores."""
+    """Conversations encoded under one template, and the folder that their scores go to.
+
+    Attributes:
+        folder: the run folder.
+        template: the prompt template.
+        conversations: the conversations, in order.
+        prompts: the encoded prompts of all conversations, in order.
+    """
 
     folder: ScoreFolder
     template: PromptTemplate
@@ -68,13 +81,19 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """Of all prompts together."""
+        """The number of tokens of all prompts together."""
         return sum(len(prompt.input_ids) for prompt in self.prompts)
 
 
 @dataclass(frozen=True)
 class ScoredJob:
-    """A job done: one row per response, in the order of the conversations."""
+    """A job that is done, with its results.
+
+    Attributes:
+        job: the job.
+        result: the scores and masses of all responses.
+        rows: what the tables say of each response, in the order of the conversations.
+    """
 
     job: Job
     result: SRAResult
@@ -82,7 +101,7 @@ class ScoredJob:
 
 
 class FileScorer:
-    """Prepares jobs for one model and does them. The model is loaded when there is work for it.
+    """Prepares scoring jobs for one model and does them, loading the model when there is work.
 
     Args:
         source: the model.
@@ -98,7 +117,7 @@ class FileScorer:
         self._model: PreTrainedModel | None = None
 
     def settings(self, kind: str, **more: Any) -> dict[str, Any]:
-        """Of a run folder: those that all jobs share, and ``more``."""
+        """Return the settings of a run folder: those that all jobs share, and ``more``."""
         return {"kind": kind, **more, **self._settings}
 
     def prepare(
@@ -109,7 +128,14 @@ class FileScorer:
         template: PromptTemplate,
         turns: Turns,
     ) -> Job:
-        """Encodes conversations for scoring, and checks that the folder can take them.
+        """Encode conversations for scoring, and check that the folder can take them.
+
+        Args:
+            kind: kind of the run, as its settings name it.
+            folder: the run folder.
+            conversations: the conversations.
+            template: the prompt template.
+            turns: "all" to score every reply, "last" to score the last one of each conversation.
 
         Raises:
             ValueError: a conversation cannot be encoded, or the folder holds something else.
@@ -130,7 +156,7 @@ class FileScorer:
         return Job(run, template, conversations, prompts)
 
     def load(self) -> PreTrainedModel:
-        """The model, loaded at the first call.
+        """Return the model, which is loaded at the first call.
 
         Raises:
             ValueError: there is no such model, or it cannot be scored.
@@ -142,7 +168,7 @@ class FileScorer:
         return self._model
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Loads the model if one of the jobs is not done yet, and checks that it can take them.
+        """Load the model if a job is not done yet, and check that the model can take every job.
 
         Raises:
             ValueError: a prompt is longer than the model's context, or as :meth:`load`.
@@ -157,11 +183,14 @@ class FileScorer:
         jobs: Sequence[Job],
         on_progress: Callable[[Job, int], None] = lambda job, tokens: None,
     ) -> list[ScoredJob]:
-        """Does the jobs that are not done yet, continuing those that were begun.
+        """Do the jobs that are not done yet, and continue those that were begun.
 
         Args:
             jobs: from :meth:`prepare`.
             on_progress: called with a job and the number of its tokens that are done now.
+
+        Returns:
+            The jobs with their results, in order.
 
         Raises:
             ValueError: as :meth:`check`, before anything is written; or NaN in the hidden states.
@@ -233,8 +262,9 @@ class FileScorer:
             conversation = conversations[prompt.conversation]
             raise ScoringError(
                 f"{conversation.label}: definition {self.options.definition!r} leaves out the last "
-                f"token of the strategy, and {conversation.strategy!r} is a single one here; use "
-                "--definition paper"
+                f"token of the strategy, and {conversation.strategy!r} is a single one here; take "
+                "the definition 'paper'",
+                "definition",
             )
 
     def _check_lengths(self, job: Job, limit: int | None) -> None:
@@ -260,7 +290,7 @@ class FileScorer:
 
 
 def _digest(prompts: Sequence[EncodedPrompt]) -> str:
-    """SHA-256 of the tokens and their marks: a tokenizer or chat template may change too."""
+    """Return a SHA-256 of the tokens and their marks, which a new tokenizer version may change."""
     digest = hashlib.sha256()
     for prompt in prompts:
         for tensor in (prompt.input_ids, prompt.strategy_mask, prompt.response_mask):
@@ -269,7 +299,7 @@ def _digest(prompts: Sequence[EncodedPrompt]) -> str:
 
 
 def _shortest(values: Sequence[float]) -> list[float | None]:
-    """float32 values as the shortest decimals that say the same; None for NaN."""
+    """Write float32 values as the shortest decimals that say the same, and NaN as None."""
     import numpy
 
     return [None if math.isnan(v) else float(str(numpy.float32(v))) for v in values]

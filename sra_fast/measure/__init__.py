@@ -1,1 +1,1 @@
-"""Ask a model for attention masses and read them back."""
+"""Ask a model for the attention masses of its responses, and read them back."""

@@ -1,4 +1,4 @@
-"""The attention implementation ``"sra_fast"``: transformers' own door to the op.
+"""Register the attention implementation ``"sra_fast"``, by which transformers reaches the op.
 
 Importing this module registers it. With a :class:`~sra_fast.measure.request.SpanRequest` among the
 keyword arguments of the model call, each attention layer leaves its masses there; without one it is
@@ -23,7 +23,7 @@ from sra_fast.op import span_attention, span_mass
 
 NAME = "sra_fast"
 
-# What an attention layer may hand over that changes the result and is not served here.
+# Arguments of an attention layer that change its result and are not served here.
 _UNSERVED = (
     "position_bias",
     "attention_bias",
@@ -33,7 +33,7 @@ _UNSERVED = (
     "block_indices",
     "indices",
 )
-_NOT_GIVEN = object()  # told from None: a layer without a window says None
+_NOT_GIVEN = object()  # differs from None, which a layer without a window passes
 _Pieces = list[tuple[int, int, int]]
 
 
@@ -53,17 +53,34 @@ def attention(
     sra_request: SpanRequest | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of one layer, called by transformers.
+    """Compute the attention of one layer for transformers, and record its masses if asked to.
 
-    ``query [B, Hq, M, D]``, ``key [B, Hkv, N, D]``, ``value [B, Hkv, N, Dv]``; returns
-    ``[B, M, Hq, Dv]`` and, if the request wants them there, the masses ``[R, Hq, G]``.
+    Args:
+        module: the attention layer.
+        query: ``[B, Hq, M, D]``.
+        key: ``[B, Hkv, N, D]``.
+        value: ``[B, Hkv, N, Dv]``.
+        attention_mask: what :func:`attention_mask` made: ``[B, N]``, or None.
+        dropout: must be 0.
+        scaling: factor on ``q·k``.
+        sliding_window: number of keys that a query sees; None for all up to its own; the window in
+            the layer's config if the model does not pass one.
+        softcap: bound on the logits, as in :func:`sra_fast.span_attention`.
+        s_aux: ``[Hq]``, the logits of attention sinks.
+        is_causal: must be true, or None.
+        sra_request: what to ask and where to record it; None for attention alone.
+        kwargs: further arguments of the layer; those that change the result are refused.
+
+    Returns:
+        The output ``[B, M, Hq, Dv]`` and the masses ``[R, Hq, G]``, or None if the request has
+        ``in_outputs=False`` or there is none.
 
     Raises:
-        ValueError: what this attention cannot do exactly, by name.
-        ForwardStopped: after the layer that the request stops at.
+        ValueError: the layer asks for something that this attention cannot do exactly; it is named.
+        ForwardStopped: this is the layer that the request stops after.
     """
     _refuse_unserved(module, dropout, is_causal, kwargs)
-    if torch.is_autocast_enabled(query.device.type):  # as it would do for transformers' own
+    if torch.is_autocast_enabled(query.device.type):  # as autocast does in transformers' own
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     rule: dict[str, Any] = {
@@ -104,11 +121,12 @@ def attention_mask(
     use_vmap: bool = False,
     **kwargs: Any,
 ) -> Tensor | None:
-    """The mask as transformers' flash attention takes it: 2-D, or None if nothing is padded.
+    """Make the mask that this attention takes: 2-D, or None if nothing is padded.
 
-    Windows reach the attention as an argument. Packed rows and chunks are told by asking the mask
-    function whether each token sees the one before it; the 2-D mask then numbers the pieces of a
-    row from 1. What a 2-D mask cannot say is refused.
+    It is the mask of transformers' flash attention. Windows reach the attention as an argument.
+    Packed rows and chunks are found by asking the mask function whether each token sees the one
+    before it; the 2-D mask then numbers the pieces of a row from 1. What a 2-D mask cannot express
+    is refused.
 
     Returns:
         ``[B, N]``: bool (False: padding), or int32 (a number per piece, 0: padding), or None.
@@ -144,7 +162,7 @@ AttentionMaskInterface.register(NAME, attention_mask)
 
 
 def _pieces(query: Tensor, key: Tensor, mask: Tensor | None) -> _Pieces:
-    """``(b, start, end)`` of what the model's own mask lets see each other, on the key axis."""
+    """Return ``(b, start, end)`` of the key ranges in which the model's mask lets tokens see."""
     if mask is None:
         return [(b, 0, key.shape[2]) for b in range(query.shape[0])]
     if mask.ndim != 2:
@@ -157,7 +175,7 @@ def _pieces(query: Tensor, key: Tensor, mask: Tensor | None) -> _Pieces:
 
 
 def _asking_nothing(query: Tensor, key: Tensor, pieces: _Pieces) -> SpanQuery:
-    """A query that only says which sequences there are."""
+    """Make a query that has no rows and only says which sequences there are."""
     shape, device = (query.shape[0], key.shape[2]), query.device
     return SpanQuery(
         torch.zeros(shape, dtype=torch.int32, device=device),
@@ -170,10 +188,10 @@ def _asking_nothing(query: Tensor, key: Tensor, pieces: _Pieces) -> SpanQuery:
 def _spans(
     module: nn.Module, query: Tensor, key: Tensor, pieces: _Pieces, request: SpanRequest
 ) -> SpanQuery:
-    """The request's query as this layer needs it: its chunks, and the keys that it still holds.
+    """Return the request's query as this layer needs it: in its chunks, and for the keys it holds.
 
-    Its segments may be finer than the mask's pieces, never reach beyond them: that would let
-    padding or another sequence be seen.
+    Its segments may be finer than the mask's pieces, but never reach beyond them: padding or
+    another sequence would be seen.
     """
     keys = key.shape[2]
     if query.shape[2] < keys and request.query.packs():
@@ -182,7 +200,7 @@ def _spans(
     spans = request.query
     if chunk is not None:
         spans = spans.chunked(chunk)
-        # Of a sequence's start: some versions' masks count chunks from the row's, which is wrong.
+        # Chunks count from a sequence's start; some versions' masks wrongly count from the row's.
         pieces = _joined(pieces)
     spans = spans.last_keys(keys)
     if not spans.derived(("within", *pieces), lambda: _within(spans, pieces)):
@@ -191,7 +209,7 @@ def _spans(
 
 
 def _within(spans: SpanQuery, pieces: _Pieces) -> bool:
-    """Whether each segment lies inside one piece."""
+    """Return whether each segment of the query lies inside one piece."""
     return all(
         any(b == row and first <= start and end <= last for row, first, last in pieces)
         for b, start, end in spans.segments.tolist()
@@ -199,7 +217,7 @@ def _within(spans: SpanQuery, pieces: _Pieces) -> bool:
 
 
 def _joined(pieces: _Pieces) -> _Pieces:
-    """One piece per row, from the first one's start to the last one's end."""
+    """Join the pieces of each row into one, from the first one's start to the last one's end."""
     rows: dict[int, tuple[int, int]] = {}
     for b, start, end in pieces:
         rows[b] = (min(start, rows.get(b, (start, end))[0]), end)
@@ -240,7 +258,7 @@ def _layer_type(module: nn.Module) -> str | None:
 
 
 def _chunk_size(module: nn.Module) -> int | None:
-    """Chunked layers hand over no argument that says so: only their config does."""
+    """Return the chunk size of a chunked layer, which only its config tells, or None."""
     if _layer_type(module) != "chunked_attention":
         return None
     config: Any = module.config
@@ -248,19 +266,19 @@ def _chunk_size(module: nn.Module) -> int | None:
 
 
 def _window(module: nn.Module) -> int | None:
-    """The window of a layer whose model does not hand one to the attention function."""
+    """Return the window of a layer whose model does not hand one to the attention function."""
     if _layer_type(module) not in (None, "sliding_attention"):
         return None
     return getattr(getattr(module, "config", None), "sliding_window", None)
 
 
 def _of_rows(lse: Tensor, spans: SpanQuery) -> Tensor:
-    """``[B, Hq, M]`` -> ``[R, Hq]``, of the rows asked for."""
+    """Pick the rows asked for out of ``lse``: ``[B, Hq, M]`` -> ``[R, Hq]``."""
     return lse.transpose(1, 2).flatten(0, 1)[spans.to(lse.device).rows]
 
 
 def _sink_mass(sinks: Tensor | None, lse: Tensor | None) -> Tensor | None:
-    """``exp(sink − lse)``: ``[Hq]`` and ``[R, Hq]`` -> ``[R, Hq]``; None without sinks."""
+    """Return the sinks' share of each row, ``exp(sink − lse)``, ``[R, Hq]``; None without sinks."""
     if sinks is None or lse is None:
         return None
     return torch.exp(sinks.detach().to(lse.dtype) - lse)

@@ -1,13 +1,16 @@
-"""Which sequences share a forward pass, so that no work is done on padding and no score changes.
+"""Choose which sequences share a forward pass, so that no work is done on padding.
 
-Sequences lie one after the other in a single row, each with positions from 0: the same hidden
-states as one by one, in every model whose layers look at positions only. Where that does not hold:
+No score depends on the choice. Sequences lie one after the other in a single row, each with
+positions from 0. That gives the same hidden states as one by one in every model whose layers look
+at positions only. Where that does not hold:
 
-- layers that carry a state (hybrids) take rows of like length, padded on the right;
-- ``dynamic`` RoPE fits its frequencies to the longest sequence: one sequence per forward, and so
-  for a decoder that takes no ``position_ids``;
-- ``longrope`` has two sets of factors and takes the longest's: both sides of the limit stay apart;
-- temperature tuning by place in the row (Llama 4) is 1 up to ``floor_scale``: longer ones go alone.
+- layers that carry a state (hybrids) take rows of similar length, padded on the right;
+- ``dynamic`` RoPE fits its frequencies to the longest sequence: one sequence per forward pass, and
+  the same for a decoder that takes no ``position_ids``;
+- ``longrope`` has two sets of factors and takes that of the longest sequence: those below and those
+  above its limit stay apart;
+- temperature tuning by place in the row (Llama 4) is 1 up to ``floor_scale``: longer sequences go
+  alone.
 """
 
 from __future__ import annotations
@@ -20,15 +23,16 @@ from torch import nn
 
 from sra_fast.measure.served import ServedModel, rope_types
 
-_LIKE_LENGTH = 0.9  # rows of one padded forward differ by at most this ratio
+_LIKE_LENGTH = 0.9  # the least length, relative to the longest, of a row in a padded forward pass
 
 
 @dataclass(frozen=True)
 class Forward:
-    """The sequences (indices into the caller's list) that share one forward pass.
+    """The sequences that share one forward pass.
 
     Attributes:
-        packed: in one row; otherwise one row each, padded on the right.
+        members: their indices in the caller's list.
+        packed: True if they lie in one row; False if each has a row, padded on the right.
     """
 
     members: tuple[int, ...]
@@ -36,7 +40,13 @@ class Forward:
 
 
 def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[Forward]:
-    """Groups sequences of ``lengths`` into forwards of at most ``tokens`` tokens, or of one."""
+    """Group sequences into forward passes of at most ``tokens`` tokens, or of one sequence.
+
+    Args:
+        served: the model.
+        lengths: number of tokens of each sequence.
+        tokens: the most tokens of one forward pass, padding included.
+    """
     kinds = rope_types(served.config)
     if "dynamic" in kinds or not (served.takes_positions or served.stateful):
         tokens = 0
@@ -56,7 +66,10 @@ def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[F
 
 @contextmanager
 def fresh_rope(decoder: nn.Module) -> Iterator[None]:
-    """``dynamic`` RoPE keeps the longest prompt's frequencies; inside, it has seen none."""
+    """Reset ``dynamic`` RoPE inside the block, and put its frequencies back afterwards.
+
+    It keeps the frequencies of the longest prompt it has seen; inside, it has seen none.
+    """
     before = []
     for module in decoder.modules():
         if not hasattr(module, "original_max_seq_len"):

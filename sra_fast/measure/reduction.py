@@ -1,4 +1,4 @@
-"""From the masses a forward brought back to one row of results per response."""
+"""Reduce the masses of one forward pass to the scores of each response."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sra_fast.result import SRAResult
 
 
 class UnansweredRequestError(RuntimeError):
-    """The forward passed without the masses that were asked for."""
+    """Raised when a forward pass ended without the masses that were asked for."""
 
 
 def reduce(
@@ -27,21 +27,23 @@ def reduce(
     definition: Definition,
     keep_rows: bool,
 ) -> SRAResult:
-    """The responses of some sequences, in order, from the masses of one forward.
+    """Reduce the masses of one forward pass to the results of its responses, in order.
 
     Args:
-        request: holds ``{layer: [R, H, G]}``.
-        placed: each response's rows among the R.
+        request: the answered request; holds ``{layer: [R, H, G]}``.
+        placed: where each response's rows are among the R.
         batch: the batch that was read.
-        members: which of its sequences the forward held.
-        layers: those that had to answer; empty if that is not known.
+        members: indices of those of its sequences that the forward pass held.
+        layers: the layers that had to answer; empty if that is not known.
+        definition: the one that ``.sra`` of the result gives.
+        keep_rows: whether the result keeps the masses of every row.
 
     Raises:
         UnansweredRequestError: a layer did not answer.
         BatchRowError: a mass is not finite.
     """
     answered = answered_layers(request, layers)
-    # Each layer's on its own: a model spread over devices leaves them there.
+    # Layer by layer, because those of a model spread over devices lie on several.
     masses = torch.stack([request.masses[layer].detach().float().cpu() for layer in answered])
     sequences = [batch.sequences[member] for member in members]
     owners = [sequence for sequence in sequences for _ in sequence.responses]
@@ -70,10 +72,10 @@ def reduce(
 
 
 def answered_layers(request: SpanRequest, layers: Sequence[int]) -> tuple[int, ...]:
-    """``layer_idx`` of the layers that answered, ascending.
+    """Return the ``layer_idx`` of the layers that answered a request, ascending.
 
     Raises:
-        UnansweredRequestError: one of ``layers`` did not, or none at all.
+        UnansweredRequestError: one of ``layers`` did not answer, or no layer at all.
     """
     answered = tuple(sorted(request.masses))
     missing = sorted(set(layers) - set(answered))
@@ -93,20 +95,21 @@ def response_scores(
     definition: Definition,
     heads: Sequence[int] | None = None,
 ) -> Tensor:
-    """The score of each response of a forward, where the masses lie and differentiable in them.
+    """Compute the score of each response of a forward pass, differentiable in the masses.
 
-    Nothing waits for the device, so NaN is left to whoever reads the numbers.
+    The scores stay on the masses' device. Nothing waits for it, so a NaN is not looked for here.
 
     Args:
-        request: holds ``{layer: [R, H, G]}``.
-        placed: each response's rows among the R.
-        batch: the batch that was read, all of whose sequences the forward held.
-        layers: those to average over.
-        definition: under ``reference`` and ``table1`` the sinks' share carries no gradient.
-        heads: those to average over; all if None.
+        request: the answered request; holds ``{layer: [R, H, G]}``.
+        placed: where each response's rows are among the R.
+        batch: the batch that was read, all of whose sequences the forward pass held.
+        layers: the layers to average over.
+        definition: the definition of SRA; under ``reference`` and ``table1`` the sinks' share
+            carries no gradient.
+        heads: the heads to average over; all if None.
 
     Returns:
-        ``[n]`` float64, of the first span.
+        ``[n]`` float64, the score of each response on the first span.
     """
     device = request.masses[layers[0]].device
     masses = torch.stack([request.masses[layer].to(device) for layer in layers])
@@ -122,7 +125,10 @@ def response_scores(
 def response_masses(
     request: SpanRequest, placed: Sequence[Placed], layers: Sequence[int]
 ) -> Tensor:
-    """Mean mass on the first span over each response's own rows: ``[n, L, H]``, no gradient."""
+    """Return the mean mass on the first span over each response's own rows, ``[n, L, H]``.
+
+    It carries no gradient.
+    """
     device = request.masses[layers[0]].device
     masses = torch.stack([request.masses[layer].detach()[..., 0].to(device) for layer in layers])
     return torch.stack([masses[:, _on(place.tokens, device)].mean(dim=1) for place in placed])
@@ -131,7 +137,14 @@ def response_masses(
 def _row_masses(
     masses: Tensor, sinks: Tensor, placed: Sequence[Placed], counts: Tensor
 ) -> Iterator[RowMasses]:
-    """Each response's part of ``masses [L, R, H, G]``, given the sinks' ``[L, R]``, ``[n, P]``."""
+    """Yield the head means of each response's masses.
+
+    Args:
+        masses: ``[L, R, H, G]``.
+        sinks: ``[L, R]``, the sinks' share of each row.
+        placed: where each response's rows are among the R.
+        counts: ``[n, P]``, tokens of each response's spans.
+    """
     device = masses.device
     heads = masses.double().mean(dim=2)  # [L, R, G]
     rest = 1.0 - heads[..., -1:] - sinks.to(device)[..., None]
@@ -148,7 +161,7 @@ def _row_masses(
 def _sinks(
     request: SpanRequest, layers: Sequence[int], heads: Sequence[int] | None = None
 ) -> Tensor:
-    """What sinks take of each row, head means: ``[L, R]`` float64; 0 in layers without."""
+    """Return the sinks' mean share of each row over heads, ``[L, R]`` float64; 0 without sinks."""
     first = request.masses[layers[0]]
     sinks = torch.zeros(len(layers), len(first), dtype=torch.float64, device=first.device)
     for index, layer in enumerate(layers):

@@ -1,4 +1,4 @@
-"""What travels through a model call and brings the masses back: one plain object, one keyword."""
+"""The request that travels through a model call and brings the attention masses back."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ REQUEST = "sra_request"  # the keyword argument of the model call
 
 
 class ForwardStopped(Exception):  # noqa: N818 - it is a signal that ends a forward, not an error
-    """Raised inside a forward pass once the last mass asked for is known."""
+    """Raised inside a forward pass to end it, once the last mass asked for is known."""
 
 
 class SpanRequest:
-    """Asks the attention layers of one forward call for masses, and holds what they answered.
+    """Asks the attention layers of one forward call for masses, and holds their answers.
 
     Pass it to a model whose attention implementation is ``"sra_fast"``, as the keyword
     ``sra_request``. It is no tensor, mapping or tuple on purpose: hooks that rebuild those would
     leave the caller's copy empty.
 
     Args:
-        query: what is asked; with a cache it describes the whole history.
-        stop_after: the ``layer_idx`` after whose mass the forward ends with
+        query: the rows, spans and sequences asked for; with a cache it describes the whole history.
+        stop_after: the ``layer_idx`` after whose mass the forward pass ends with
             :class:`ForwardStopped`; None lets it run through.
         mass_grad: whether the masses carry gradients.
         in_outputs: whether ``output_attentions=True`` finds the masses in ``outputs.attentions``.
-        backend: of the op.
+        backend: backend of the op.
 
     Attributes:
         masses: ``{layer_idx: [R, Hq, G]}`` float32.
@@ -59,7 +59,7 @@ class SpanRequest:
         self._by_mask: dict[int, tuple[Tensor | None, Any]] = {}
 
     def once_per_mask(self, mask: Tensor | None, read: Callable[[], _Read]) -> _Read:
-        """What ``read`` found in a mask the first time: all layers of a kind are given the same."""
+        """Return what ``read`` finds in a mask; layers that share a mask share one reading."""
         if mask is None:
             return read()
         key = id(mask)
@@ -69,7 +69,7 @@ class SpanRequest:
         return found
 
     def record(self, layer: int, mass: Tensor, sink_mass: Tensor | None) -> None:
-        """Keeps the masses of a layer; the first write wins (checkpointing recomputes layers)."""
+        """Keep the masses of a layer, the first ones only: checkpointing recomputes layers."""
         self.masses.setdefault(layer, mass)
         if sink_mass is not None:
             self.sink_masses.setdefault(layer, sink_mass)

@@ -1,4 +1,4 @@
-"""Where sequences lie in padded or packed rows."""
+"""Find where sequences lie in the padded or packed rows of a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def numbered_runs(numbers: Tensor) -> list[tuple[int, int, int]]:
-    """``(b, start, end)`` of each run of one number other than 0 in ``[B, T]`` integers."""
+    """Return ``(b, start, end)`` of each run of one number other than 0 in ``[B, T]`` integers."""
     found = []
     for b, row in enumerate(numbers.cpu()):
         edges = [0, *((row.diff() != 0).nonzero().flatten() + 1).tolist(), len(row)]
@@ -22,7 +22,7 @@ def numbered_runs(numbers: Tensor) -> list[tuple[int, int, int]]:
 
 
 def numbered_by_position(position_ids: Tensor) -> Tensor:
-    """``[B, T]`` positions that start anew -> ``[B, T]`` numbers of the sequences, from 1.
+    """Number the sequences of packed rows ``[B, T]`` from 1, given their positions ``[B, T]``.
 
     A new sequence begins wherever a position is not the one before plus one.
     """

@@ -1,4 +1,4 @@
-"""Which part of a model is scored, what is known of it, and switching its attention for a while."""
+"""Find the part of a model that is scored, and switch its attention for a while."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from transformers import PreTrainedModel
 
 from sra_fast.measure import attention
 
-# Layers that attend; anything else in `config.layer_types` carries a state along the sequence.
+# The layers that attend; any other in `config.layer_types` carries a state along the sequence.
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 
 
 class UnservedModelError(ValueError):
-    """The model cannot be scored; the message says why."""
+    """Raised when a model cannot be scored; the message says why."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that takes the attention implementation, seen as the scoring needs it.
+    """A model whose masses can be asked for, and what the scoring needs to know of it.
 
     Attributes:
         top: the model as the user holds it.
-        decoder: its text decoder, without the language-model head: what is run.
+        decoder: its text decoder, without the language-model head: the part that is run.
         attention_layers: ``layer_idx`` of its attention layers, ascending; empty if unknown.
-        stateful: other layers carry a state along the sequence (Mamba, convolutions, linear
-            attention), so that rows cannot be packed.
-        takes_positions: its forward has ``position_ids``, without which rows cannot be packed.
-        can_stop: a forward may be ended by an exception after its last attention layer.
+        stateful: whether other layers carry a state along the sequence (Mamba, convolutions, linear
+            attention), so that sequences cannot be packed.
+        takes_positions: whether its forward has ``position_ids``, without which sequences cannot be
+            packed.
+        can_stop: whether an exception may end a forward pass after its last attention layer.
     """
 
     top: nn.Module
@@ -44,28 +45,28 @@ class ServedModel:
 
     @property
     def config(self) -> Any:
-        """The decoder's configuration."""
+        """The configuration of the decoder."""
         return self.decoder.config
 
     @property
     def name(self) -> str:
-        """What to call the model in messages."""
+        """The name of the model in messages: its class and its model type."""
         return f"{type(self.decoder).__name__} ({self.config.model_type})"
 
     @property
     def context_length(self) -> int | None:
-        """The longest prompt the model's positions reach to, in tokens; None if it does not say."""
+        """The longest prompt, in tokens, that the model's positions reach to; None for no limit."""
         if "dynamic" in rope_types(self.config):
             return None  # its frequencies grow with the prompt
         return getattr(self.config, "max_position_embeddings", None)
 
 
 def serve(model: nn.Module) -> ServedModel:
-    """Finds the decoder of ``model`` (as loaded, PEFT-wrapped, compiled, or multimodal).
+    """Find the decoder of ``model`` (as loaded, PEFT-wrapped, compiled, or multimodal).
 
     Raises:
-        UnservedModelError: no decoder, PEFT prompt learning, or attention that does not follow
-            transformers' interface.
+        UnservedModelError: there is no decoder, PEFT prompt learning is active, or the attention
+            does not follow transformers' interface.
     """
     inner: Any = getattr(model, "_orig_mod", model)
     if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
@@ -101,7 +102,7 @@ def serve(model: nn.Module) -> ServedModel:
 
 @contextmanager
 def switched(served: ServedModel) -> Iterator[None]:
-    """The decoder attends by ``"sra_fast"`` inside; every config is itself again afterwards."""
+    """Let the decoder attend by ``"sra_fast"`` inside the block; restore all configs afterwards."""
     before = [(config, config._attn_implementation_internal) for config in _configs(served.top)]
     try:
         served.decoder.set_attn_implementation(attention.NAME)
@@ -113,7 +114,7 @@ def switched(served: ServedModel) -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """``module.eval()`` inside; each submodule's own mode again afterwards."""
+    """Put ``module`` into evaluation mode inside the block; restore every mode afterwards."""
     training = [part for part in module.modules() if part.training]
     try:
         module.eval()
@@ -124,14 +125,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def rope_types(config: Any) -> set[str]:
-    """The kinds of rotary embedding a config names (models may have one per layer type)."""
+    """Return the kinds of rotary embedding that a config names, of which it may have several."""
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     return {str(part.get("rope_type", "default")) for part in nested or [parameters]}
 
 
 def _headless(decoder: Any) -> Any:
-    """Some families give themselves as their decoder, language-model head and all."""
+    """Return the decoder without the language-model head that some families give along with it."""
     for child in decoder.children():
         if isinstance(child, PreTrainedModel) and child.config is decoder.config:
             return _headless(child)
@@ -139,7 +140,7 @@ def _headless(decoder: Any) -> Any:
 
 
 def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
-    """From transformers' own record of which modules give attentions."""
+    """Return the ``layer_idx`` of all attention layers, from transformers' own record of them."""
     recorded = getattr(decoder, "_can_record_outputs", None) or {}
     specs = recorded.get("attentions") or []
     specs = specs if isinstance(specs, (list, tuple)) else [specs]
@@ -161,7 +162,7 @@ def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
 
 
 def _offloaded(decoder: nn.Module) -> bool:
-    """Whether an accelerate hook moves parameters in and out around a module's forward."""
+    """Return whether an accelerate hook moves parameters in and out around a module's forward."""
     return any(
         getattr(hook, "offload", False)
         for module in decoder.modules()
@@ -174,7 +175,7 @@ def _hooks(hook: Any) -> list[Any]:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Every config object a module of the model holds, sub-configs included, each once."""
+    """Return every config object that a module of the model holds, sub-configs too, each once."""
     found: dict[int, Any] = {}
     waiting = [getattr(module, "config", None) for module in model.modules()]
     while waiting:

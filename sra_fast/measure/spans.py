@@ -1,4 +1,4 @@
-"""From masks over a batch to the query the op takes, and back to each response's rows."""
+"""Turn the masks of a batch into the query of the op, and find each response's rows in it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sra_fast.measure.sequences import numbered_runs
 MASK_KEYS = ("strategy_mask", "span_masks", "response_mask")
 COLUMN_KEYS = ("conversation", "turns")
 NULL = "null"
-HEAD = "_head"  # suffix of the span without its last token
+HEAD = "_head"  # ends the name of a span without its last token
 MOST_SPANS = (MAX_SPANS - 1) // 2
 
 
 class BatchRowError(ValueError):
-    """One row of a batch cannot be scored.
+    """Raised when one row of a batch cannot be scored.
 
     Attributes:
-        row: which one.
-        problem: the message without it.
+        row: index of the row in the batch.
+        problem: the message without the row.
     """
 
     def __init__(self, row: int, problem: str) -> None:
@@ -35,11 +35,11 @@ class BatchRowError(ValueError):
 
 @dataclass(frozen=True)
 class Response:
-    """One response of a sequence.
+    """The tokens of one reply in a sequence, and which reply it is.
 
     Attributes:
         conversation: index of its conversation.
-        turn: number of its turn there.
+        turn: number of the reply among the assistant messages of its conversation.
         tokens: ``[r]`` int64, its tokens' positions in the sequence, ascending, none at 0.
     """
 
@@ -50,12 +50,12 @@ class Response:
 
 @dataclass(frozen=True)
 class MarkedSequence:
-    """One sequence of a batch: which of its tokens are in which span or response.
+    """One sequence of a batch, with the tokens that belong to its spans and its responses.
 
     Attributes:
-        row, start, end: where it lies in the batch.
-        spans: ``[P, length]`` bool.
-        responses: at least one.
+        row, start, end: where it lies in the batch; ``end`` is the position behind its last.
+        spans: ``[P, length]`` bool, True at the tokens of each span.
+        responses: its responses, at least one.
     """
 
     row: int
@@ -66,13 +66,18 @@ class MarkedSequence:
 
     @property
     def length(self) -> int:
-        """Number of tokens."""
+        """The number of tokens in the sequence."""
         return self.end - self.start
 
 
 @dataclass(frozen=True)
 class MarkedBatch:
-    """A batch read and checked. ``names``: the P span names as the user gave them."""
+    """The sequences of a batch whose masks have been read and checked.
+
+    Attributes:
+        sequences: the marked sequences, in the order of the batch.
+        names: names of the P spans, as the user gave them.
+    """
 
     sequences: tuple[MarkedSequence, ...]
     names: tuple[str, ...]
@@ -80,12 +85,12 @@ class MarkedBatch:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where one response's rows are among the ``R`` rows of a query (``[r]`` int64 each).
+    """Where the rows of one response are among the ``R`` rows of a query, as indices ``[r]`` int64.
 
     Attributes:
         tokens: rows of the response's own tokens.
-        predicting: rows of the positions before them, which predict them.
-        every: both, ascending.
+        predicting: rows of the positions one before, which predict these tokens.
+        every: both, ascending, each once.
     """
 
     tokens: Tensor
@@ -96,15 +101,15 @@ class Placed:
 def read_batch(
     batch: Mapping[str, Any], segments: Sequence[tuple[int, int, int]] | None = None
 ) -> MarkedBatch:
-    """Reads and checks the masks of a batch.
+    """Read and check the masks of a batch.
 
     Args:
         batch: as :func:`sra_fast.score` takes it.
-        segments: ``(row, start, end)`` of the sequences, where rows are packed; from
-            ``attention_mask`` (one per row) if None.
+        segments: ``(row, start, end)`` of each sequence, for packed batches; if None,
+            ``attention_mask`` tells the one sequence of each row.
 
     Raises:
-        ValueError: masks of a wrong shape or dtype, on padding, or empty, with the row named.
+        ValueError: a mask of a wrong shape or dtype, on padding, or empty; the row is named.
         KeyError: a mask is missing.
     """
     spans, names, responses = _masks(batch)
@@ -148,16 +153,16 @@ def build_query(
     places: Sequence[tuple[int, int]],
     shape: Sequence[int],
 ) -> tuple[SpanQuery, list[Placed]]:
-    """The query for some sequences of a batch, laid out anew.
+    """Make the query of the op for some sequences of a batch, in a new layout.
 
     Args:
         batch: the batch.
-        members: which of its sequences.
+        members: indices of the sequences in the batch.
         places: ``(b, start)`` of each in the new layout, in the order of the flat positions.
         shape: ``[B, N]`` of the new layout, with as many queries as keys.
 
     Returns:
-        The query, its spans named ``name, name + "_head", …, "null"``, and the place of every
+        The query, whose spans are named ``name, name + "_head", …, "null"``, and the rows of every
         response of every member, in order.
     """
     labels = torch.zeros(*shape, dtype=torch.int32)
@@ -191,7 +196,10 @@ def build_query(
 
 
 def _labels(spans: Tensor) -> Tensor:
-    """``[P, T] bool -> [T] int32``: bits 2p, 2p + 1 the p-th span and its head, the last key 0."""
+    """Turn span masks ``[P, T]`` bool into the query's labels ``[T]`` int32, a bit per key set.
+
+    Bit 2p is the p-th span, bit 2p + 1 the same without its last token, and the last bit is key 0.
+    """
     labels = torch.zeros(spans.shape[1], dtype=torch.int32)
     for index, span in enumerate(spans):
         head = span.clone()
@@ -203,7 +211,7 @@ def _labels(spans: Tensor) -> Tensor:
 
 
 def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
-    """``spans [P, B, T]`` bool, their names, and ``responses [B, T]`` int64."""
+    """Return ``spans [P, B, T]`` bool, their P names, and ``responses [B, T]`` int64."""
     if "strategy_mask" in batch and "span_masks" in batch:
         raise KeyError("the batch has both `strategy_mask` and `span_masks`; give one of them")
     if "strategy_mask" not in batch and "span_masks" not in batch:
@@ -291,5 +299,5 @@ def _check(sequence: MarkedSequence, names: tuple[str, ...]) -> None:
         raise BatchRowError(sequence.row, f"no token is marked as {names[0]!r}")
     for response in sequence.responses:
         if int(response.tokens[0]) == 0:
-            problem = "a response starts at the sequence's first token, which nothing predicts"
+            problem = "a response starts at the sequence's first token, which no position predicts"
             raise BatchRowError(sequence.row, problem)

@@ -1,8 +1,8 @@
-"""Watching a model: each forward call that carries masks is asked for its masses, once for all.
+"""Watch a model: each forward call that carries masks is asked for its attention masses once.
 
 Hooks on the top model take the masks out of the call's keyword arguments, put a request in their
-place, and hand the answer to whoever listens: :func:`sra_fast.monitor`, the training callback and
-the regularised trainer, also several of them at a time.
+place, and hand the answered request to every listener: :func:`sra_fast.monitor`, the training
+callback and the regularised trainer. There may be several listeners at a time.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from sra_fast.measure.spans import (
 from sra_fast.names import Backend
 
 STRATEGIES = "strategies"
-IGNORED_LABEL = -100  # of tokens that the loss leaves out
+IGNORED_LABEL = -100  # the label of tokens that the loss leaves out
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one watched call brought back.
+class WatchedCall:
+    """What one forward call of a watched model brought back.
 
     Attributes:
-        request: holds the masses.
-        placed: each response's rows among the request's.
+        request: the answered request, which holds the masses.
+        placed: where each response's rows are among the request's.
         marked: the call's sequences and responses.
-        layers: those that had to answer; empty if that is not known.
-        strategies: the name of each response's strategy, if the call carried them.
+        layers: the layers that had to answer; empty if that is not known.
+        strategies: the name of each response's strategy, or None if the call carried no names.
     """
 
     request: SpanRequest
@@ -52,25 +52,25 @@ class Answer:
     strategies: tuple[str, ...] | None
 
 
-Listener = Callable[[Answer], None]
+Listener = Callable[[WatchedCall], None]
 
 
 def carries_masks(inputs: Mapping[str, Any]) -> bool:
-    """Whether the arguments of a model call hold any of the masks."""
+    """Return whether the arguments of a model call hold any of the masks."""
     return any(inputs.get(key) is not None for key in MASK_KEYS)
 
 
 def without_marks(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are the model's own."""
+    """Return those arguments of a call that are the model's own, without masks and names."""
     marks = (*MASK_KEYS, *COLUMN_KEYS, STRATEGIES)
     return {key: value for key, value in inputs.items() if key not in marks}
 
 
 def read_marks(served: ServedModel, inputs: Mapping[str, Any]) -> MarkedBatch:
-    """The marked sequences of a model call's arguments.
+    """Read the marked sequences from the arguments of a model call.
 
     Without ``response_mask``, the tokens whose ``labels`` are not -100 are a sequence's response.
-    Rows are packed if ``position_ids`` start anew and there is no ``attention_mask``.
+    Rows of the batch are packed if ``position_ids`` start anew and there is no ``attention_mask``.
 
     Raises:
         ValueError, KeyError: as :func:`sra_fast.measure.spans.read_batch`.
@@ -81,7 +81,7 @@ def read_marks(served: ServedModel, inputs: Mapping[str, Any]) -> MarkedBatch:
 
 
 def is_watched(model: nn.Module) -> bool:
-    """Whether somebody watches the model now."""
+    """Return whether somebody watches the model now."""
     return _watch_on(unwrapped(model)) is not None
 
 
@@ -93,15 +93,15 @@ def watching(
     mass_grad: bool = False,
     backend: Backend = "auto",
 ) -> Iterator[Watch]:
-    """Inside, ``listener`` hears of each forward call of ``served.top`` that carries masks.
+    """Call ``listener``, inside the block, after each forward call of ``served.top`` with masks.
 
-    A second one who watches the same model joins the first: there is one request per call.
+    A second listener on the same model joins the first: there is one request per call.
 
     Args:
         served: made from :func:`unwrapped`.
-        listener: called after the forward, within the caller's grad mode.
+        listener: called after the forward pass, within the caller's grad mode.
         mass_grad: whether the masses carry gradients where the call itself does.
-        backend: of the op; the first one's counts.
+        backend: backend of the op; that of the first listener counts.
     """
     watch = _watch_on(served.top) or Watch(served, backend)
     key = watch.join(listener, mass_grad)
@@ -112,18 +112,18 @@ def watching(
 
 
 class Watch:
-    """The hooks on one model. Calls without masks run as they are.
+    """The hooks on one watched model, shared by all who listen to it.
 
-    A call with masks attends by ``"sra_fast"``. Where it makes a graph, that lasts until
-    :meth:`release`, the next call without masks, or the end of the watch: gradient checkpointing
-    runs the attention again in the backward pass.
+    Calls without masks run as they are. A call with masks attends by ``"sra_fast"``. Where it makes
+    a graph, that lasts until :meth:`release`, the next call without masks, or the end of the watch:
+    gradient checkpointing runs the attention again in the backward pass.
     """
 
     def __init__(self, served: ServedModel, backend: Backend) -> None:
         self._served = served
         self._backend: Backend = backend
         self._listeners: dict[object, tuple[Listener, bool]] = {}
-        self._pending: Answer | None = None
+        self._pending: WatchedCall | None = None
         self._switch = ExitStack()
         self._hooks = [
             served.top.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -131,13 +131,13 @@ class Watch:
         ]
 
     def join(self, listener: Listener, mass_grad: bool) -> object:
-        """Returns what to :meth:`leave` with."""
+        """Add a listener, and return the key with which it can :meth:`leave`."""
         key = object()
         self._listeners[key] = (listener, mass_grad)
         return key
 
     def leave(self, key: object) -> None:
-        """The last one to leave takes the hooks away."""
+        """Remove the listener of a key; the last one to leave takes the hooks away."""
         self._listeners.pop(key, None)
         if not self._listeners:
             self.release()
@@ -145,7 +145,7 @@ class Watch:
                 hook.remove()
 
     def release(self) -> None:
-        """The model attends again as it was found."""
+        """Give the model the attention back that it was found with."""
         self._pending = None
         self._switch.close()
 
@@ -175,7 +175,9 @@ class Watch:
             backend=self._backend,
         )
         strategies = _strategies(kwargs.get(STRATEGIES), marked)
-        self._pending = Answer(request, placed, marked, self._served.attention_layers, strategies)
+        self._pending = WatchedCall(
+            request, placed, marked, self._served.attention_layers, strategies
+        )
         if self._served.config._attn_implementation != attention.NAME:
             self._switch.enter_context(switched(self._served))
         return args, {**without_marks(kwargs), REQUEST: request}
@@ -195,9 +197,9 @@ class Watch:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model out of DistributedDataParallel's, FSDP's and torch.compile's wrappers.
+    """Take the model out of the wrappers of DistributedDataParallel, FSDP and torch.compile.
 
-    All of them call it, so its hooks run in each.
+    All of these call the inner model, so hooks on that one run in each.
     """
     while True:
         inner = getattr(model, "_orig_mod", None)
@@ -242,7 +244,7 @@ def _strategies(named: Any, marked: MarkedBatch) -> tuple[str, ...] | None:
 def _segments(
     served: ServedModel, inputs: Mapping[str, Any], rows: int
 ) -> list[tuple[int, int, int]] | None:
-    """The sequences of packed rows; None where ``attention_mask`` says what there is."""
+    """Return the sequences of packed rows, or None where ``attention_mask`` tells them."""
     positions: Tensor | None = inputs.get("position_ids")
     if positions is None or positions.ndim != 2 or inputs.get("attention_mask") is not None:
         return None

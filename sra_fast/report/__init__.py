@@ -1,1 +1,1 @@
-"""Compare scores and write what was found: tables, pages and figures."""
+"""Compare scores, and write what was found: tables, pages and figures."""

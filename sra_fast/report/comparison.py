@@ -1,4 +1,4 @@
-"""The paper's first experiment: SRA by prompt template, by turn and by strategy, with intervals."""
+"""Compare mean SRA by prompt template, turn and strategy: the paper's first experiment."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Estimates of the groups of one experiment. Keys: template, then turn or strategy.
+    """The mean SRA of every group of responses: by template, turn and strategy.
 
     Attributes:
-        definition: of SRA.
-        templates: their names, in the order asked for.
-        by_template, by_turn, by_strategy: the estimates, ordered by template, then key.
+        definition: the definition of SRA.
+        templates: names of the templates, in the order asked for.
+        by_template: the estimate of each template.
+        by_turn: the estimate of each template and turn, ordered by template, then turn.
+        by_strategy: the estimate of each template and strategy, in that order too.
     """
 
     definition: str
@@ -54,7 +56,7 @@ class Comparison:
     by_strategy: dict[tuple[str, str], Estimate]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON can say it, with how the intervals came about."""
+        """Return everything as values of JSON, with how the intervals were computed."""
         return {
             "definition": self.definition,
             "interval": {
@@ -81,12 +83,12 @@ class Comparison:
 def compare(
     definition: str, templates: Sequence[str], rows: Iterable[Row], turn_rows: Iterable[Row]
 ) -> Comparison:
-    """Groups scored responses and estimates each group's mean.
+    """Group scored responses by template, turn and strategy, and estimate each group's mean SRA.
 
     Args:
-        definition: the one that the rows' ``sra`` is of.
-        templates: names, in the order wanted.
-        rows: of the scored responses, for the comparisons by template and by strategy.
+        definition: the definition that the rows' ``sra`` is of.
+        templates: names of the templates, in the order wanted.
+        rows: the scored responses for the comparisons by template and by strategy.
         turn_rows: those for the comparison by turn, usually the same.
     """
     kept, turned = list(rows), list(turn_rows)
@@ -107,7 +109,7 @@ def compare(
 
 
 def groups(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
-    """The rows of each key, in order."""
+    """Group rows by a key, in the order in which the keys first appear."""
     found: dict[Any, list[Row]] = {}
     for row in rows:
         found.setdefault(key(row), []).append(row)

@@ -1,4 +1,4 @@
-"""Estimates as text: numbers for tables, and the Markdown report of a comparison."""
+"""Write estimates as text: numbers for tables, and the Markdown page of a comparison."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MARKDOWN = re.compile(r"([\\`*{}\[\]<>|$~#!]|(?<!\w)_|_(?!\w))")
 
 
 def columns(estimate: Estimate) -> tuple[str, ...]:
-    """The cells under :data:`COLUMNS`."""
+    """Return the cells of an estimate under the headings :data:`COLUMNS`."""
     interval = "–"
     if estimate.low is not None and estimate.high is not None:
         interval = f"{number(estimate.low)} … {number(estimate.high)}"
@@ -38,21 +38,21 @@ def columns(estimate: Estimate) -> tuple[str, ...]:
 
 
 def number(value: float) -> str:
-    """Three significant digits: 0.00117."""
+    """Write a number with three significant digits, such as 0.00117."""
     return f"{value:#.3g}"
 
 
 def markdown_text(text: str) -> str:
-    """The text as Markdown that shows it as it is."""
+    """Escape a text so that Markdown shows it as it is."""
     return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
 def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequence[str]) -> str:
-    """A comparison as a Markdown page.
+    """Write a comparison as a Markdown page.
 
     Args:
         comparison: the estimates.
-        notes: sentences to begin with, plain text.
+        notes: sentences that the page begins with, plain text.
         plots: file names of the plots, relative to the page.
     """
     name = comparison.definition

@@ -1,4 +1,4 @@
-"""Colours of all figures, and how templates are drawn.
+"""Choose the colours of all figures, and how each template is drawn.
 
 Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart; what is
 told by colour is told by the marker or the line as well.
@@ -28,5 +28,8 @@ TEMPLATE_STYLES: dict[str, Style] = {
 
 
 def further_style(index: int, colours: Sequence[str]) -> Style:
-    """Of the ``index``-th (from 0) that has no style of its own: colours in turn, then markers."""
+    """Return the style of the ``index``-th template, from 0, that has none of its own.
+
+    Each takes the next colour; when all are used, the next marker.
+    """
     return colours[index % len(colours)], "vPX*"[index // len(colours) % 4], "-."

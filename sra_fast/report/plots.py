@@ -1,4 +1,4 @@
-"""The three pictures of a comparison, as PNG files."""
+"""Draw the three figures of a comparison, as PNG files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _DPI = 150
 
 
 def write_plots(comparison: Comparison, folder: Path) -> list[str]:
-    """Draws the comparison into ``folder`` and returns the file names."""
+    """Draw a comparison into ``folder``, and return the names of the files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -137,7 +137,7 @@ def _by_turn(comparison: Comparison) -> Any:
 
 
 def _by_strategy(comparison: Comparison) -> Any:
-    """A table of coloured cells: 23 strategies times 7 templates stay readable."""
+    """Draw a table of coloured cells, in which 23 strategies and 7 templates stay readable."""
     from matplotlib import colors
 
     templates = [name for name in comparison.templates if name in comparison.by_template]
@@ -237,7 +237,7 @@ def _bars(estimates: Any) -> str:
 
 
 def _moving_average(values: Any) -> Any:
-    """Mean of the values around each; of fewer, as many on either side, towards the ends."""
+    """Return the mean of the values around each, over as many on either side as there are."""
     count = len(values)
     halves = [min(_WINDOW // 2, i, count - 1 - i) for i in range(count)]
     return numpy.array([values[i - h : i + h + 1].mean() for i, h in enumerate(halves)])

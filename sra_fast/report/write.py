@@ -1,4 +1,4 @@
-"""The report of a comparison: JSON, Markdown and pictures in one folder."""
+"""Write the report of a comparison into one folder: JSON, Markdown and figures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ REPORT_FILES = (REPORT_JSON, REPORT_MARKDOWN, BY_TEMPLATE, BY_TURN, BY_STRATEGY)
 
 
 def write_report(comparison: Comparison, folder: Path, notes: Sequence[str] = ()) -> None:
-    """Writes :data:`REPORT_FILES` into ``folder``, each whole or not at all.
+    """Write the files :data:`REPORT_FILES` into ``folder``, each whole or not at all.
 
     Args:
         comparison: the estimates.
-        folder: where; it is there already.
+        folder: where the files go; it exists already.
         notes: sentences that the Markdown page begins with, plain text.
     """
     plots = write_plots(comparison, folder)

@@ -1,1 +1,1 @@
-"""Small tools without a subject of their own: strict JSON, atomic files, statistics."""
+"""Small tools that are about no subject of their own: strict JSON, atomic files, statistics."""

@@ -1,16 +1,20 @@
-"""Errors that name the argument at fault, so that a command line can name its option."""
+"""An error that names the arguments at fault, so that a command line can name its options."""
 
 from __future__ import annotations
 
 
 class ArgumentError(ValueError):
-    """Raise this when an argument, or the file it names, cannot be used.
+    """Raised when an argument, or the file that it names, cannot be used.
 
     The message says what is wrong and the way out in words of the library: "give another folder",
     never "give another --out". The command line adds the options of the same names.
 
+    Args:
+        message: what is wrong, and the way out.
+        arguments: names of the Python arguments at fault, if there are any.
+
     Attributes:
-        arguments: names of the Python arguments that mend it; empty if none does.
+        arguments: names of the Python arguments at fault; empty if no other value would help.
     """
 
     def __init__(self, message: str, *arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files so that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from typing import Any
 
 @contextmanager
 def replaced_atomically(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place if the block ends without an error."""
+    """Give a temporary path that takes the place of ``path`` if the block ends without an error.
+
+    Yields:
+        The path to write to. What is written there is on the disk before ``path`` is replaced.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -40,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def umask() -> int:
-    """The permissions that new files of this process go without."""
+    """Return the permission bits that new files of this process are created without."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

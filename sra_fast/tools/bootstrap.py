@@ -1,9 +1,9 @@
-"""Correlations, means and rates with percentile bootstrap intervals.
+"""Compute correlations, means and rates with their percentile bootstrap intervals.
 
 Whole groups are drawn, with replacement: replies to one item, or cut from one dialogue, resemble
-each other. Without groups every point stands for itself. The draws depend on the seed alone. A
-figure that is undefined is None, with the reason beside it; it is never a number. So is an interval
-without a width: where all resamples agree they do not say how far off they are.
+each other. Without groups every point is a group of its own. The draws depend on the seed alone. A
+figure that is undefined is None, with the reason beside it; it is never a number. An interval
+without a width is None too: where all resamples agree they do not say how far off they are.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _ROUNDING = 1e-12  # width of an interval, relative to its ends, that is nothing
 
 
 class StatisticsError(ValueError):
-    """Numbers that no statistic can be taken of; names the index."""
+    """Raised when numbers do not allow a statistic; the message names the index."""
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of n points.
+    """A correlation coefficient of n points, with its 95% interval.
 
     Attributes:
         r: the coefficient, in [-1, 1]; None where it is undefined.
-        low, high: its 95% interval, or None.
+        low, high: ends of its 95% interval, or None.
         n: number of points.
         why: the reason why ``r`` or its interval is None.
-        left_out: resamples in which a column was constant; the interval does without them.
+        left_out: number of resamples that the interval leaves out, because a column was constant.
     """
 
     r: float | None
@@ -59,7 +59,15 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or rate; fields as in :class:`Correlation`, ``left_out`` for resamples of nothing."""
+    """A mean or a rate of n points, with its 95% interval.
+
+    Attributes:
+        value: the mean or rate; None where it is undefined.
+        low, high: ends of its 95% interval, or None.
+        n: number of points, or the number of chances of a rate.
+        why: the reason why ``value`` or its interval is None.
+        left_out: number of resamples that the interval leaves out, because they held no chance.
+    """
 
     value: float | None
     low: float | None
@@ -78,17 +86,19 @@ def correlation(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Correlation:
-    """Pearson's r, or Spearman's (Pearson's of the midranks, ranked anew in every resample).
+    """Compute Pearson's or Spearman's correlation of two columns, with its 95% interval.
+
+    Spearman's is Pearson's of the midranks, which are ranked anew in every resample.
 
     Args:
-        x, y: ``[n]`` finite.
-        kind: which of the two.
-        groups: ``[n]`` hashable; points of one group are drawn together.
-        draws: resamples of the interval.
-        seed: of the draws.
+        x, y: ``[n]``, finite numbers.
+        kind: "pearson" or "spearman".
+        groups: ``[n]``, hashable; points of one group are drawn together.
+        draws: number of resamples for the interval.
+        seed: seed of the draws.
 
     Raises:
-        StatisticsError: NaN or infinity, or the lengths differ.
+        StatisticsError: a number is NaN or infinite, or the lengths differ.
     """
     if kind not in ("pearson", "spearman"):
         raise ValueError(f"kind must be 'pearson' or 'spearman', found {kind!r}")
@@ -119,17 +129,17 @@ def correlation(
 def trimmed(
     x: ArrayLike, y: ArrayLike, low: float = 0.01, high: float = 0.99
 ) -> NDArray[numpy.bool_]:
-    """Which points stay when the extremes of both columns go.
+    """Tell which points remain when the extremes of both columns are left out.
 
     Args:
-        x, y: ``[n]`` finite.
+        x, y: ``[n]``, finite numbers.
         low, high: quantiles (linear interpolation); a value that equals one stays.
 
     Returns:
         ``[n]`` bool: x and y both lie within those quantiles of their column.
 
     Raises:
-        StatisticsError: NaN or infinity, or the lengths differ.
+        StatisticsError: a number is NaN or infinite, or the lengths differ.
     """
     xs, ys = _same_length(_column(x, "x"), _column(y, "y"))
     kept = numpy.ones(len(xs), dtype=bool)
@@ -147,15 +157,15 @@ def rate_interval(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """The rate Σ hits / Σ chances, e.g. of wins among the comparisons that are no ties.
+    """Compute the rate Σ hits / Σ chances, e.g. of wins among comparisons, with its 95% interval.
 
     Args:
-        hits: ``[n]`` finite.
-        chances: ``[n]`` from 0 on; ``n`` of the result is their sum.
+        hits: ``[n]``, finite numbers.
+        chances: ``[n]``, numbers from 0 on; ``n`` of the result is their sum.
         groups, draws, seed: as for :func:`correlation`.
 
     Raises:
-        StatisticsError: NaN or infinity, a negative chance, or the lengths differ.
+        StatisticsError: a number is NaN or infinite, a chance is negative, or the lengths differ.
     """
     columns = numpy.stack(_same_length(_column(hits, "hits"), _column(chances, "chances")), axis=1)
     if (columns[:, 1] < 0).any():
@@ -182,11 +192,11 @@ def interval_of_sums(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> tuple[float | None, float | None, int, str | None]:
-    """The 95% interval of a statistic that depends on column sums alone.
+    """Compute the 95% interval of a statistic that depends on column sums alone.
 
     Args:
-        columns: ``[n, C]`` finite.
-        statistic: sums ``[draws, C]`` to values ``[draws]``, NaN where it is undefined.
+        columns: ``[n, C]``, finite numbers.
+        statistic: turns sums ``[draws, C]`` into values ``[draws]``, NaN where it is undefined.
         groups, draws, seed: as for :func:`correlation`.
 
     Returns:
@@ -220,7 +230,7 @@ def _same_length(one: Floats, other: Floats) -> tuple[Floats, Floats]:
 
 
 def _group_index(groups: Sequence[object] | None, n: int) -> tuple[NDArray[numpy.int64], int]:
-    """The number of each point's group, and how many groups there are."""
+    """Return the number of each point's group, and how many groups there are."""
     if groups is None:
         return numpy.arange(n), n
     if len(groups) != n:
@@ -231,7 +241,10 @@ def _group_index(groups: Sequence[object] | None, n: int) -> tuple[NDArray[numpy
 
 
 def _draw_groups(number: int, width: int, draws: int, seed: int) -> Iterator[Floats]:
-    """How often each group was drawn, ``[block, number]``; ``width`` numbers a draw are held."""
+    """Yield how often each group was drawn, ``[block, number]``.
+
+    A block is so small that ``width`` numbers for each of its draws fit into the memory bound.
+    """
     generator = numpy.random.default_rng(seed)
     at_once = max(1, _WEIGHTS_AT_ONCE // max(width, number))
     for begin in range(0, draws, at_once):
@@ -243,7 +256,7 @@ def _draw_groups(number: int, width: int, draws: int, seed: int) -> Iterator[Flo
 
 
 def percentile_interval(drawn: Floats) -> tuple[float | None, float | None, int]:
-    """The interval of what was drawn, ``[draws]``, and how many NaN it does without."""
+    """Return the 95% interval of drawn values ``[draws]``, and how many NaN were left out."""
     defined = drawn[~numpy.isnan(drawn)]
     left_out = len(drawn) - len(defined)
     if not len(defined):
@@ -254,7 +267,7 @@ def percentile_interval(drawn: Floats) -> tuple[float | None, float | None, int]
 
 
 def _interval_or_reason(drawn: Floats) -> tuple[float | None, float | None, int, str | None]:
-    """:func:`percentile_interval`, and the reason why there is none that says anything."""
+    """Return :func:`percentile_interval`, and the reason if it is missing or has no width."""
     low, high, left_out = percentile_interval(drawn)
     if low is None or high is None:
         return None, None, left_out, "undefined in every resample, so there is no interval"

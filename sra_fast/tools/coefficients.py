@@ -1,6 +1,6 @@
-"""Correlation coefficients of weighted points, many sets of weights at a time.
+"""Compute correlation coefficients of weighted points, for many sets of weights at a time.
 
-A resample is a set of weights: how often each point was drawn.
+A resample of a bootstrap is a set of weights: how often each point was drawn.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 Floats = NDArray[numpy.float64]
 
 _ROUNDING = 1e-13  # spread of a column, relative to its values, that is nothing but rounding
-_FEWEST = 3  # two points always lie on a line
+_FEWEST = 3  # points of a correlation; two always lie on a line
 
 
 def why_undefined(xs: Floats, ys: Floats) -> str | None:
-    """The reason why ``xs, ys [n]`` have no coefficient, or None if they have one."""
+    """Return why the points ``xs, ys [n]`` have no correlation, or None if they have one."""
     if len(xs) < _FEWEST:
         return f"{len(xs)} points; a correlation takes {_FEWEST} or more"
     constant = [
@@ -27,13 +27,16 @@ def why_undefined(xs: Floats, ys: Floats) -> str | None:
 
 
 def ordinals(column: Floats) -> Floats:
-    """0, 1, 2, … in place of the distinct values: ranks need no more, and rounding spares it."""
+    """Replace the distinct values by 0, 1, 2, … in their order: ranks need no more.
+
+    Whole numbers are free of rounding errors.
+    """
     found: Floats = numpy.unique(column, return_inverse=True)[1].astype(numpy.float64)
     return found
 
 
 def scaled(column: Floats) -> Floats:
-    """About 0 and within ±1, so that squares neither overflow nor vanish."""
+    """Shift and scale a column ``[n]`` to mean 0 and within ±1, so that squares stay in range."""
     within_one = column / numpy.abs(column).max()
     centred = within_one - within_one.mean()
     within: Floats = centred / numpy.abs(centred).max()
@@ -41,7 +44,7 @@ def scaled(column: Floats) -> Floats:
 
 
 def weighted_pearson(weights: Floats, xs: Floats, ys: Floats) -> Floats:
-    """r of each row of weights ``[D, n]``, NaN where a column is constant.
+    """Return Pearson's r for each row of weights ``[D, n]``, NaN where a column is constant.
 
     r = Σ w·dx·dy / √(Σ w·dx² · Σ w·dy²),   dx = x − Σ w·x / Σ w. x, y: ``[n]`` or ``[D, n]``.
     """
@@ -56,12 +59,15 @@ def weighted_pearson(weights: Floats, xs: Floats, ys: Floats) -> Floats:
 
 
 def weighted_spearman(weights: Floats, xs: Floats, ys: Floats) -> Floats:
-    """Pearson's of the midranks in each row of weights; shapes as for :func:`weighted_pearson`."""
+    """Return Spearman's correlation for each row of weights ``[D, n]``: Pearson's of the midranks.
+
+    Shapes are those of :func:`weighted_pearson`.
+    """
     return weighted_pearson(weights, _midranks(weights, xs), _midranks(weights, ys))
 
 
 def _midranks(weights: Floats, values: Floats) -> Floats:
-    """Ranks ``[D, n]`` of values that stand there ``weights`` times; ties share their mean rank."""
+    """Return ranks ``[D, n]`` of values that count ``weights`` times; equal ones share the mean."""
     _, first, code = numpy.unique(numpy.sort(values), return_index=True, return_inverse=True)
     order = numpy.argsort(values, kind="stable")
     counts = numpy.add.reduceat(weights[:, order], first, axis=1)
@@ -72,7 +78,10 @@ def _midranks(weights: Floats, values: Floats) -> Floats:
 
 
 def _constant(weights: Floats, values: Floats) -> NDArray[numpy.bool_]:
-    """Whether all values with a weight are the same, per row: exact, unlike a variance."""
+    """Return for each row of weights whether all values with a weight are equal.
+
+    This is exact, unlike a variance, which rounding keeps from 0.
+    """
     drawn = weights > 0
     least = numpy.where(drawn, values, numpy.inf).min(axis=1)
     most = numpy.where(drawn, values, -numpy.inf).max(axis=1)

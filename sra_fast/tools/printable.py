@@ -1,8 +1,8 @@
-"""Text from outside, made safe to show."""
+"""Make text from outside safe to show on a terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """The text in one line; what a terminal would obey (escapes, line breaks) becomes visible."""
+    """Return the text in one line, with terminal escapes and line breaks made visible."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

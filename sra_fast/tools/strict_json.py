@@ -1,7 +1,7 @@
-"""JSON and texts from outside, read strictly: nothing is skipped or repaired.
+"""Read JSON and texts from outside strictly: nothing is skipped or repaired.
 
-Each reader of a format has an error of its own, and it is that one its user should see, so every
-function here is told which error to raise. Its message names the place and the way out.
+Each file format has an error class of its own, and its user should see that one, so every
+function here takes the class to raise. The message names the place and the way out.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from pathlib import Path
 def read_json_lines(
     path: str | os.PathLike[str], *, raises: type[ValueError]
 ) -> list[tuple[str, object]]:
-    """Read a JSONL file as ``(where, value)`` pairs, blank lines left out.
+    """Read a JSONL file as ``(where, value)`` pairs, and leave blank lines out.
+
+    Args:
+        path: the file.
+        raises: class of the error to raise.
 
     Raises:
-        raises: a line is not UTF-8 or not JSON; names file, line and column.
+        raises: a line is not UTF-8 or not JSON; the message names file, line and column.
         OSError: the file cannot be read.
     """
     file = Path(path)
@@ -39,10 +43,15 @@ def read_json_lines(
 
 
 def decode_utf8(data: bytes, where: str, *, raises: type[ValueError]) -> str:
-    """Decode UTF-8 with or without a byte order mark.
+    """Decode bytes as UTF-8, with or without a byte order mark.
+
+    Args:
+        data: the bytes.
+        where: their place, for the error message.
+        raises: class of the error to raise.
 
     Raises:
-        raises: it is something else; names ``where`` and the byte.
+        raises: the bytes are not UTF-8; the message names ``where`` and the first wrong byte.
     """
     try:
         return data.decode("utf-8-sig")
@@ -53,10 +62,16 @@ def decode_utf8(data: bytes, where: str, *, raises: type[ValueError]) -> str:
 
 
 def parse_json(text: str, where: str, *, raises: type[ValueError], first_line: int = 1) -> object:
-    """Parse one JSON value as people mean it: an object that names a key twice is refused.
+    """Parse one JSON value, and refuse an object that has the same key twice.
+
+    Args:
+        text: the JSON.
+        where: its place, for the error message.
+        raises: class of the error to raise.
+        first_line: number of the text's first line in its file, from 1.
 
     Raises:
-        raises: names ``where``, line and column (counted from ``first_line``).
+        raises: the text is not such JSON; the message names ``where``, line and column.
     """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -86,9 +101,14 @@ def parse_json(text: str, where: str, *, raises: type[ValueError], first_line: i
 def clean_text(value: object, what: str, *, raises: type[ValueError]) -> str:
     """Return a text without the white space around it.
 
+    Args:
+        value: what should be a text.
+        what: its name, with which the error message begins.
+        raises: class of the error to raise.
+
     Raises:
-        raises: not a string, nothing but white space, or half of a surrogate pair in it, which no
-            tokenizer can encode; the message begins with ``what``.
+        raises: the value is not a string, is nothing but white space, or has half of a surrogate
+            pair in it, which no tokenizer can encode.
     """
     if not isinstance(value, str):
         raise raises(

@@ -1,4 +1,4 @@
-"""What somebody may have meant by a name that is not known, for error messages."""
+"""Suggest, in error messages, which known name somebody may have meant."""
 
 from __future__ import annotations
 

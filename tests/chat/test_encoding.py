@@ -140,7 +140,7 @@ def test_thoughts_are_no_part_of_a_reply() -> None:
 
 def test_a_reply_of_thoughts_alone_is_refused() -> None:
     record = talk(messages=talk()["messages"][:1], response="<think>Hm.</think>\n")
-    with pytest.raises(EncodingError, match=r"'c7'.*response of turn 1 is empty"):
+    with pytest.raises(EncodingError, match=r"'c7'.*reply of turn 1 is empty"):
         encode_prompts(byte_level_bpe(QWEN_3), [record])
 
 
@@ -289,11 +289,11 @@ COUNTS = CHATML + "{{ messages[-1]['content'] | length }}"
     [
         (SHOUTS, 'alters the strategy "Offer Hope"'),
         (DOUBLES_SYSTEM, 'doubles the strategy "Offer Hope"'),
-        (DOUBLES_REPLY, "doubles the response of turn 3"),
-        (DROPS_REPLIES, "drops the response of turn 1"),
+        (DOUBLES_REPLY, "doubles the reply of turn 3"),
+        (DROPS_REPLIES, "drops the reply of turn 1"),
         (DROPS_USER, "drops message 4 of the prompt (user)"),
         (CUTS, 'drops the strategy "Offer Hope"'),
-        (SOFTENS_REPLIES, "alters the response of turn 1"),
+        (SOFTENS_REPLIES, "alters the reply of turn 1"),
         (BACKWARDS, "moves"),
         (COUNTS, "writes something else when a text in it changes"),
     ],
@@ -352,7 +352,7 @@ def without_question_marks(backend: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        (talk(), "no token for '?' (U+003F) and drops it from the response of turn 1"),
+        (talk(), "no token for '?' (U+003F) and drops it from the reply of turn 1"),
         (
             talk(strategy="Why?"),
             "no token for '?' (U+003F) and drops it from the strategy \"Why?\"",
@@ -371,7 +371,7 @@ def test_characters_without_a_token_are_refused() -> None:
     backend = Tokenizer(models.BPE({chr(i): i for i in range(128)}, []))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=CHATML)
     record = talk(messages=talk()["messages"][:1], response="Olé, olé")
-    with pytest.raises(EncodingError, match=r"no token for 'é'.*the response of turn 1"):
+    with pytest.raises(EncodingError, match=r"no token for 'é'.*the reply of turn 1"):
         encode_prompts(tokenizer, [record])
 
 
@@ -401,7 +401,7 @@ class Stubborn(PreTrainedTokenizerFast):
 
 @pytest.mark.parametrize(
     ("side", "missing", "says"),
-    [("right", 5, "the response of turn 3"), ("left", 350, 'the strategy "Offer Hope"')],
+    [("right", 5, "the reply of turn 3"), ("left", 350, 'the strategy "Offer Hope"')],
 )
 def test_a_tokenizer_that_truncates_all_the_same_is_refused(
     side: str, missing: int, says: str

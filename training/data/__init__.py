@@ -1,1 +1,1 @@
-"""Data for training: conversations to examples, batches and a split."""
+"""Prepare data for training: turn conversations into examples, batches and a split."""

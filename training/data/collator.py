@@ -1,7 +1,8 @@
-"""From examples to a batch: packed into one row, or padded; both in the form that SRA is read from.
+"""Join training examples into a batch: packed into one row, or padded to a row each.
 
 A packed row needs no padding and no mask: ``position_ids`` that start anew tell where an example
-begins, and attention stays within it. Which models that is exact for, ``why_not_packed`` says.
+begins, and attention stays within it. ``why_not_packed`` says for which models that is exact.
+Batches of either kind carry the masks from which SRA is measured.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ _LISTS = ("input_ids", "labels", "strategy_mask", "response_mask")
 
 @dataclass(frozen=True)
 class PackingCollator:
-    """Examples one after the other in a single row.
+    """Packs training examples into a batch of one row, one after the other.
 
-    Calls of the model with such a batch take ``use_cache=False`` (``Trainer`` sees to it).
+    Calls of the model with such a batch need ``use_cache=False`` (``Trainer`` sees to it).
     """
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Packs examples, as :func:`~sra_fast.training.training_examples` makes them.
+        """Pack examples, as :func:`~sra_fast.training.training_examples` makes them, into one row.
 
         Args:
             examples: with ``input_ids``, ``labels``, ``strategy_mask``, ``response_mask`` (lists,
@@ -39,7 +40,7 @@ class PackingCollator:
 
         Raises:
             KeyError: a column is missing.
-            ValueError: no example, or one with columns of several lengths or no response.
+            ValueError: there is no example, or one has columns of several lengths or no response.
         """
         parts = _read(examples)
         count = 0
@@ -56,20 +57,20 @@ class PackingCollator:
 
 @dataclass(frozen=True)
 class PaddingCollator:
-    """One row per example, padded on the right: for models that packed rows are not exact for.
+    """Pads training examples on the right, one per row, for models that cannot pack exactly.
 
     Attributes:
-        pad_token_id: what to pad with; it is masked.
+        pad_token_id: the token id to pad with; it is masked.
     """
 
     pad_token_id: int = 0
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pads examples; arguments and errors as :meth:`PackingCollator.__call__`.
+        """Pad examples to one length; arguments and errors are as in :class:`PackingCollator`.
 
         Returns:
-            As that, ``[B, T]`` each, with ``attention_mask`` int64 in place of ``position_ids``,
-            and responses numbered from 1 in every row.
+            As there, but ``[B, T]`` each, with ``attention_mask`` int64 in place of
+            ``position_ids``, and responses numbered from 1 in every row.
         """
         parts = _read(examples)
         batch: dict[str, Any] = {
@@ -84,9 +85,9 @@ class PaddingCollator:
 
 
 def _read(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The columns as tensors ``[T]``; responses numbered 1, 2, … within their example."""
+    """Read the columns of examples as tensors ``[T]``, and number each one's responses from 1."""
     if not examples:
-        raise ValueError("there is no example to make a batch of")
+        raise ValueError("there is no example to make a batch of; give at least one")
     return [_tensors(example, index) for index, example in enumerate(examples)]
 
 
@@ -108,7 +109,7 @@ def _tensors(example: Mapping[str, Any], index: int) -> dict[str, Any]:
         raise ValueError(f"example {index}: response_mask marks no token")
     labels = labels.clone()
     labels[0] = IGNORED_LABEL
-    # 1 + the place among the numbers above 0, at the tokens of a response
+    # At the tokens of a response: 1 + the place of its number among the numbers above 0.
     ranked = (torch.searchsorted(numbers, responses) + 1) * (responses > 0)
     return {
         "input_ids": ids,

@@ -1,7 +1,7 @@
-"""Training data: chat JSONL with strategies to a dataset of examples, and its split.
+"""Turn conversations with strategies into a data set of training examples, and split it.
 
-What is longer than the limit is never cut or dropped unless a policy says so, and then it is
-counted and named.
+A conversation beyond the length limit is never cut or dropped unless a policy says so, and then it
+is counted and named.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _Record: TypeAlias = "Mapping[str, object] | Conversation"
 
 @dataclass(frozen=True)
 class TrainingExamples:
-    """Examples, and what the limit did to them.
+    """A data set of training examples, and a report on what the length limit did to it.
 
     Attributes:
-        dataset: one row per example: ``input_ids``, ``labels`` (-100 but at the reply's tokens and
-            its end marker), ``strategy_mask`` and ``response_mask`` (bool), lists of one length;
+        dataset: one entry per example: ``input_ids``, ``labels`` (-100 but at the response and its
+            end marker), ``strategy_mask`` and ``response_mask`` (bool), lists of one length;
             ``length``, and the texts ``strategy``, ``conversation`` (id) and ``dialogue``.
-        report: None when streaming: each pass then warns at its end.
+        report: what was cut or dropped; None when streaming, where each pass warns at its end.
     """
 
     dataset: Dataset | IterableDataset
@@ -61,34 +61,33 @@ def training_examples(
     strategies: Mapping[str, str] | None = None,
     streaming: bool = False,
 ) -> TrainingExamples:
-    """Turns conversations into examples for the collators of this package.
+    """Turn conversations into training examples for the collators of this package.
 
-    Loss lies on the last reply of a conversation alone: its ``response``, or else its last
-    assistant message, behind which everything is left out. Labelled are the reply's own tokens and
-    what the chat template puts behind them, to the end of the first control tokens there (all of it
-    if there is none), so that the model learns to stop; ``response_mask`` marks the reply's own
-    alone. A reasoning model's thoughts (``<think> … </think>``) are no part of its reply: no loss.
+    Only the last reply of a conversation has a loss: its ``response``, or else its last assistant
+    message; everything after it is left out. Labelled are the reply's own tokens and what the chat
+    template puts behind them, to the end of the first control tokens there (all of it if there is
+    none), so that the model learns to stop; ``response_mask`` marks the reply's own tokens alone.
+    A reasoning model's thoughts (``<think> … </think>``) are no part of its reply and have no loss.
 
     Args:
         source: JSONL file or files of conversations, or conversations (see
             ``sra_fast.chat.conversations``).
         tokenizer: a fast tokenizer with a chat template.
         template: as for ``sra_fast.encode``.
-        max_length: most tokens of an example.
+        max_length: the most tokens of an example.
         too_long: what happens to a longer one. "error" refuses it; "drop" leaves it out;
-            "cut_oldest_turns" takes turns away from the beginning of the conversation, as few as
-            do, and so that a user message comes first; the instruction, the last user message and
-            the reply always stay. Whoever is dropped or cut is named in a warning and the report.
-        strategies: strategy name to description; the library's 23 if None.
-        streaming: read the files as they are iterated over, for those larger than memory. Errors
-            then come when their line is reached; ids are not compared throughout the file. Several
-            workers share the files, not the lines. With several processes, Trainer wants
-            ``accelerator_config={"dispatch_batches": False}``.
+            "cut_oldest_turns" leaves out turns at the beginning of the conversation, as few as
+            possible, so that it begins with a user message; the instruction, the last user message
+            and the reply always stay. What is dropped or cut is named in a warning and the report.
+        strategies: mapping of strategy names to descriptions; the library's 23 if None.
+        streaming: whether to read the files as they are iterated over, for those larger than
+            memory. Errors then come when their line is reached; ids are not compared throughout
+            the file. Several workers share the files, not the lines. With several processes,
+            Trainer needs ``accelerator_config={"dispatch_batches": False}``.
 
     Returns:
-        ``.dataset``, what a Trainer takes, and ``.report`` on lengths. An example has
-        ``input_ids``, ``labels``, ``strategy_mask``, ``response_mask`` ``[T]``, ``strategy``,
-        ``id``, ``dialogue`` and ``length``; the collators make batches of them.
+        ``.dataset``, what a Trainer takes, and ``.report`` on lengths. The columns are those of
+        :class:`TrainingExamples`; the collators make batches of them.
 
     Raises:
         ConversationError: a file or conversation is malformed, without a strategy or without a
@@ -96,6 +95,7 @@ def training_examples(
         EncodingError: the chat template drops the strategy or alters a text.
         TrainingDataError: a conversation is too long, or its reply has no end marker.
         OSError: a file cannot be read.
+        ValueError: ``too_long`` or ``max_length`` is not one of the values above.
     """
     if too_long not in get_args(TooLong):
         raise ValueError(f"too_long must be one of {get_args(TooLong)}, found {too_long!r}")
@@ -111,26 +111,28 @@ def training_examples(
 def split_by_conversation(
     items: Dataset | Sequence[_Record], fraction: float, seed: int = 0
 ) -> tuple[Any, Any]:
-    """Splits examples or conversations so that no dialogue lies on both sides.
+    """Split examples or conversations so that no dialogue lies on both sides.
 
-    Conversations that were cut from one dialogue resemble each other; held out beside their kin
-    they would be known already. They are told by ``dialogue``, or their id if they have none.
+    Conversations that were cut from one dialogue resemble each other, so one of them held out would
+    be known from the others. They are told by ``dialogue``, or by their id if they have none.
 
     Args:
-        items: a dataset of :func:`training_examples`, or conversations.
-        fraction: share of the dialogues that is held out, to the nearest whole number but at least
-            one, and never all.
-        seed: which ones.
+        items: a data set of :func:`training_examples`, or conversations.
+        fraction: share of the dialogues that is held out, in (0, 1); the nearest whole number of
+            dialogues, but at least one and never all.
+        seed: seed of the draw of held-out dialogues.
 
     Returns:
-        The rest and the held out, each of the kind of ``items`` and in its order.
+        The rest and the held-out part, each of the kind of ``items`` and in its order.
 
     Raises:
         ValueError: ``fraction`` is not between 0 and 1.
-        TrainingDataError: fewer than two dialogues, or a streamed dataset.
+        TrainingDataError: there are fewer than two dialogues, or the data set is streamed.
     """
     if isinstance(items, TrainingExamples):
-        raise TrainingDataError("give the data set in it, examples.dataset, to be split")
+        raise TrainingDataError(
+            "TrainingExamples cannot be split; give the data set in it, examples.dataset"
+        )
     if isinstance(items, Sequence):
         keys = [
             conversation.dialogue or conversation.id for conversation in as_conversations(items)
@@ -147,14 +149,14 @@ def split_by_conversation(
 
 
 def _split(keys: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the rest and of the held out, ascending."""
+    """Return the indices of the rest and of the held-out part, each ascending."""
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie between 0 and 1, found {fraction}")
     dialogues = list(dict.fromkeys(keys))
     if len(dialogues) < 2:
         raise TrainingDataError(
             f"{len(keys)} conversations of {len(dialogues)} dialogue cannot be split; a split "
-            "needs two dialogues at least"
+            "needs at least two dialogues"
         )
     count = min(max(round(fraction * len(dialogues)), 1), len(dialogues) - 1)
     chosen = set(random.Random(seed).sample(dialogues, count))
@@ -188,8 +190,8 @@ def _streamed(files: Sequence[str], encoder: ExampleEncoder) -> IterableDataset:
     from datasets import IterableDataset
 
     for file in files:
-        next(_lines(file))  # what is wrong with the beginning is said now
-    given = {"files": list(files), "encoder": encoder}  # workers share what is in a list
+        next(_lines(file))  # an error in the first line is raised at once
+    given = {"files": list(files), "encoder": encoder}  # workers share out what is in a list
     return IterableDataset.from_generator(_stream, features=_features(), gen_kwargs=given)
 
 
@@ -228,7 +230,7 @@ def _features() -> Features:
 
 def _warn(report: LengthReport) -> None:
     for note in report.notes:
-        warnings.warn(note, stacklevel=4)  # whoever called training_examples
+        warnings.warn(note, stacklevel=4)  # the line that called training_examples
 
 
 # --- Files -----------------------------------------------------------------------------------
@@ -245,7 +247,7 @@ def _conversations(source: Any) -> list[Conversation]:
 
 
 def _lines(file: str) -> Iterator[Conversation]:
-    """The conversations of a file, read line by line."""
+    """Yield the conversations of a file, read line by line."""
     name, index = Path(file).name, 0
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, start=1):

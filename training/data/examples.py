@@ -1,8 +1,8 @@
-"""From a conversation to a training example: encoded, its last reply labelled, fitted to a length.
+"""Turn a conversation into a training example: encode it, label its last reply, fit its length.
 
-Loss lies on the last reply alone: the conversation's ``response``, or else its last assistant
-message, behind which everything is left out. Encoding is ``sra_fast.encode``'s, so that prompts,
-marks and errors are those of scoring.
+Only the last reply has a loss: the conversation's ``response``, or else its last assistant
+message; everything after it is left out. Encoding is ``sra_fast.encode``'s, so that prompts, marks
+and errors are those of scoring.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.measure.watching import IGNORED_LABEL
 from sra_fast.names import TooLong
+from sra_fast.tools.argument_error import ArgumentError
 
 _BLOCK = 64  # conversations that are tokenised at once
-_NAMED = 5  # messages name so many conversations and count the others
+_NAMED = 5  # the most conversations that a message names; it counts the others
 
 
-class TrainingDataError(ValueError):
-    """Conversations cannot be trained on; the message names them and the way out."""
+class TrainingDataError(ArgumentError):
+    """Raised when conversations cannot be trained on; the message names them and the way out."""
 
 
 @dataclass(frozen=True)
 class LengthReport:
-    """What the limit did.
+    """How many conversations the length limit dropped or cut, and which.
 
     Attributes:
         max_length: the limit in tokens.
-        conversations: how many were read.
-        dropped, cut: the conversations that were left out, or lost their oldest turns.
+        conversations: number of conversations read.
+        dropped: names of the conversations that were left out.
+        cut: names of the conversations that lost their oldest turns.
     """
 
     max_length: int
@@ -45,7 +47,7 @@ class LengthReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One sentence for each thing that was done; none if everything fitted."""
+        """One sentence for each thing that the limit did; none if every conversation fitted."""
         done = {"were left out": self.dropped, "lost their oldest turns": self.cut}
         return tuple(
             f"{len(names)} of {self.conversations} conversations are longer than "
@@ -57,13 +59,13 @@ class LengthReport:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of a conversation.
+    """What became of one conversation: a training example, or one that is too long.
 
     Attributes:
-        label: what messages call it.
-        tokens: how long it is now.
+        label: what messages call the conversation.
+        tokens: its length in tokens, after any cut.
         example: the columns of its example, masks and tokens as arrays; None if it is too long.
-        was_cut: whether its oldest turns were taken away.
+        was_cut: whether its oldest turns were left out.
     """
 
     label: str
@@ -74,9 +76,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ExampleEncoder:
-    """Encodes conversations; the fields are the arguments of ``training_examples``.
+    """Encodes conversations as training examples.
 
-    It travels to the workers of a data loader, so its parts must be picklable.
+    The fields are the arguments of ``training_examples``. It travels to the workers of a data
+    loader, so its parts must be picklable.
     """
 
     tokenizer: Any
@@ -86,7 +89,7 @@ class ExampleEncoder:
     too_long: TooLong
 
     def encoded(self, conversations: Iterable[Conversation]) -> Iterator[Encoded]:
-        """One by one, in order; reads ahead no further than a block.
+        """Encode conversations one by one, in order, reading ahead no further than a block.
 
         Raises:
             ConversationError: a strategy is unknown.
@@ -107,23 +110,27 @@ class ExampleEncoder:
                 yield Encoded(whole.label, tokens, example, kept is not whole)
 
     def refusal(self, refused: Sequence[Encoded], among: int | None = None) -> TrainingDataError:
-        """The error for what is too long, ``among`` so many conversations if that is known."""
+        """Return the error for conversations that are too long.
+
+        Args:
+            refused: the conversations that are too long.
+            among: how many conversations there are, if that is known.
+        """
         ways = {
-            "error": "raise max_length (--max-length), or choose too_long (--too-long) drop or "
-            "cut_oldest_turns",
-            "drop": "raise max_length (--max-length)",
-            "cut_oldest_turns": "raise max_length (--max-length), or choose too_long (--too-long) "
-            "drop for those that do not fit even so",
+            "error": "raise max_length, or choose too_long 'drop' or 'cut_oldest_turns'",
+            "drop": "raise max_length",
+            "cut_oldest_turns": "raise max_length, or choose too_long 'drop' to leave them out",
         }[self.too_long]
         cut = self.too_long == "cut_oldest_turns"
-        shortened = " even with all turns away but the last user message" if cut else ""
+        shortened = " even without any turn before the last user message" if cut else ""
         found = f"{len(refused)} of {among} conversations are"
         if among is None:
             found = "a conversation is"
         return TrainingDataError(
             f"{found} longer than {self.max_length} tokens{shortened}: "
             f"{_listed([one.label for one in refused])} (the longest has "
-            f"{max(one.tokens for one in refused)}); {ways}"
+            f"{max(one.tokens for one in refused)}); {ways}",
+            *(("max_length",) if self.too_long == "drop" else ("max_length", "too_long")),
         )
 
     def _prompts(self, conversations: Sequence[Conversation]) -> list[EncodedPrompt]:
@@ -138,7 +145,7 @@ class ExampleEncoder:
     def _cut(
         self, whole: Conversation, prompt: EncodedPrompt
     ) -> tuple[Conversation, EncodedPrompt]:
-        """With the fewest turns away that do, or with all that may go if none do.
+        """Leave out as few of the oldest turns as make the conversation fit, or all if none do.
 
         What remains begins with a user message, as most chat templates want it.
         """
@@ -190,7 +197,7 @@ def _example(
 
 
 def _up_to_the_last_reply(conversation: Conversation) -> Conversation:
-    """The same with its last reply as ``response``, and nothing behind it."""
+    """Return a conversation that ends with its last reply, given as ``response``."""
     if conversation.response is not None:
         return conversation
     messages = conversation.messages

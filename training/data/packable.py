@@ -1,4 +1,4 @@
-"""Which examples share a packed row, and for which models such rows are exact."""
+"""Tell for which models packed rows are exact, and choose which examples share a row."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sra_fast.measure.served import rope_types, serve
 def why_not_packed(
     model: nn.Module, *, max_length: int, row_tokens: int | None = None
 ) -> str | None:
-    """Why a model's packed rows would differ from its sequences one by one; None if they do not.
+    """Return why a model's packed rows would differ from single sequences, or None if they do not.
 
-    For models that attend by "sra_fast", as watched ones do (:func:`sra_fast.monitor`, the
+    This is for models that attend by "sra_fast", as watched ones do (:func:`sra_fast.monitor`, the
     training callback). transformers' own masks keep packed sequences apart in most families only.
 
     Args:
         model: as ``from_pretrained`` gives it, PEFT-wrapped or not.
         max_length: the longest sequence, in tokens.
-        row_tokens: most tokens of a row; two of the longest sequences if None.
+        row_tokens: the most tokens of a row; two of the longest sequences if None.
 
     Returns:
         The reason and the way out, in one sentence, or None.

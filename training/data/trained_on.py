@@ -1,7 +1,7 @@
-"""What something has learnt from, kept beside it, so that it is not measured on that by mistake.
+"""Record what a model has been trained on, so that it is not evaluated on that by mistake.
 
-Texts are kept as digests alone. A dialogue is told by how it begins: the conversations that are cut
-from it begin alike, whatever they are called.
+The record is kept beside the model. Texts are kept as digests alone. A dialogue is told by how it
+begins: the conversations that are cut from it begin alike, whatever they are called.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from sra_fast.tools.strict_json import parse_json
 NAME = "trained_on.json"
 
 _FORMAT = "sra_fast.trained_on/1"
-_FIRST = 4  # messages; many dialogues share a greeting and its answer
+_FIRST = 4  # messages that tell a dialogue; many share a greeting and its answer
 _DIGITS = 16
 
 
 class TrainedOnError(ValueError):
-    """The file is something else."""
+    """Raised when the file in a folder is not a record of what was trained on."""
 
 
 def beginning(conversation: Conversation) -> str:
-    """Digest of the situation and the first four messages; a shorter one's with its reply."""
+    """Return the digest of how a conversation begins: its situation and first four messages.
+
+    If there are fewer messages, its reply counts too.
+    """
     said = [message.content for message in conversation.messages[:_FIRST]]
     if len(said) < _FIRST:
         said.append(conversation.response or "")
@@ -35,19 +38,19 @@ def beginning(conversation: Conversation) -> str:
 
 
 def digest(*texts: str) -> str:
-    """64 bits of a SHA-256, in hexadecimal."""
+    """Return a digest of texts: 64 bits of a SHA-256, in hexadecimal."""
     whole = json.dumps(texts, ensure_ascii=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:_DIGITS]
 
 
 def write_trained_on(folder: Path, digests: Iterable[str]) -> None:
-    """Writes ``trained_on.json`` into a folder that exists."""
+    """Write the record ``trained_on.json`` into a folder that exists."""
     record = {"format": _FORMAT, "digests": sorted(set(digests))}
     write_text(folder / NAME, json.dumps(record) + "\n")
 
 
 def read_trained_on(folder: Path) -> frozenset[str]:
-    """The digests; none where nobody wrote them, as in a model from elsewhere.
+    """Read the digests of a model folder; there are none for a model from elsewhere.
 
     Raises:
         TrainedOnError: the file is not one of ours.

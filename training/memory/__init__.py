@@ -1,1 +1,1 @@
-"""Save memory in training: sliced MLPs, and logits of replies alone."""
+"""Save memory in training with sliced MLPs and with logits of replies alone."""

@@ -1,4 +1,4 @@
-"""MLPs in slices over the sequence, exactly.
+"""Run the MLPs of a model in slices over the sequence, exactly and in less memory.
 
 A gated MLP of width I takes 6 I numbers per token at the peak of its backward pass: the two
 projections, the activation and the product that it kept, and two gradients. With I = 14,336, 8,192
@@ -28,23 +28,25 @@ _MIXES_TOKENS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.RN
 def sliced_mlps(
     model: nn.Module, slices: int, *, recompute: bool = True
 ) -> Iterator[tuple[str, ...]]:
-    """Inside, every MLP of the decoder runs over slices of the sequence, one after the other.
+    """Run every MLP of the decoder in slices of the sequence, one by one, inside the block.
 
     Outputs and gradients are the same up to rounding, because an MLP treats every token by itself;
     only random draws inside (dropout) differ. Afterwards the model is as it was.
 
     Args:
         model: as for ``sra_fast.score``. Wrap it (PEFT) before, call ``backward()`` inside.
-        slices: how many; shorter sequences take fewer.
-        recompute: keep nothing of a slice for the backward pass but what went into it. Without,
-            the backward pass finds all slices kept, and training saves less than half.
+        slices: number of slices; shorter sequences take fewer.
+        recompute: whether to keep only the input of a slice for the backward pass, and compute the
+            rest again. Without, the backward pass finds all slices kept, and training saves less
+            than half.
 
     Yields:
         The names of the MLPs in the decoder.
 
     Raises:
-        ValueError: ``slices`` below 1, or a layer whose MLP is a mixture of experts (its router's
-            record would come in pieces), mixes tokens, or is not a module of its own; names it.
+        ValueError: ``slices`` is below 1, or a layer, which is named, has an MLP that is a mixture
+            of experts (its router's record would come in pieces), that mixes tokens, or that is
+            not a module of its own.
     """
     if slices < 1:
         raise ValueError(f"slices must be at least 1, found {slices}")
@@ -65,7 +67,7 @@ def _in_slices(
     forward: Callable[[Tensor], Tensor], slices: int, recompute: bool
 ) -> Callable[[Tensor], Tensor]:
     def sliced(hidden_states: Tensor) -> Tensor:
-        """``[B, T, H] -> [B, T, H]``."""
+        """Run the MLP over slices of its input: ``[B, T, H] -> [B, T, H]``."""
         count = min(slices, hidden_states.shape[-2])
         if count < 2:
             return forward(hidden_states)

@@ -1,4 +1,4 @@
-"""Logits for the labelled positions alone.
+"""Compute logits for the labelled positions of a batch alone, to save memory in training.
 
 With V words, the loss of one position takes, in a model in 16 bits, its logits (2 V bytes), their
 logarithms of probabilities in float32 (4 V), and in the backward pass two gradients in float32
@@ -23,12 +23,13 @@ from sra_fast.measure.watching import IGNORED_LABEL, unwrapped
 
 @dataclass(frozen=True, eq=False)
 class ReplyLoss:
-    """What :func:`reply_loss` gives.
+    """The loss that :func:`reply_loss` computed, and what came with it.
 
     Attributes:
         loss: scalar, with its gradient.
-        outputs: the model's own; ``outputs.logits`` are those that were computed.
-        full_logits: the model computed those of every position, because it takes no choice.
+        outputs: the model's own outputs; ``outputs.logits`` are those that were computed.
+        full_logits: whether the model computed the logits of every position, because it cannot be
+            asked for fewer.
     """
 
     loss: Tensor
@@ -37,7 +38,7 @@ class ReplyLoss:
 
 
 def keep_reply_logits(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch that makes a causal language model compute logits for labelled positions alone.
+    """Make a batch for which a causal language model computes logits at labelled positions alone.
 
     A model of transformers that is called with it gives the loss it gives for ``batch``, and logits
     ``[B, K, V]``, not ``[B, T, V]``. Caps and scales on the logits are the model's own as ever.
@@ -47,7 +48,7 @@ def keep_reply_logits(batch: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The batch and ``logits_to_keep [K]`` int64, the positions that predict a labelled token in
-        any row, ascending, and ``shift_labels [B, K]``, what they predict.
+        any row, ascending, and ``shift_labels [B, K]``, the tokens that they predict.
 
     Raises:
         ValueError: no token is labelled.
@@ -64,13 +65,14 @@ def reply_loss(
     batch: Mapping[str, Any],
     num_items_in_batch: Tensor | int | None = None,
 ) -> ReplyLoss:
-    """The model's own loss, from the logits of the labelled positions alone.
+    """Compute the model's own loss from the logits of the labelled positions alone.
 
     Args:
-        model: a causal language model, PEFT-wrapped, compiled or in DDP as it may be; it is called
-            as a whole, so its hooks run.
+        model: a causal language model, also PEFT-wrapped, compiled or in DDP; it is called as a
+            whole, so its hooks run.
         batch: the arguments of its call, with ``labels [B, T]``.
-        num_items_in_batch: what the sum over tokens is divided by; their number here if None.
+        num_items_in_batch: what the sum over tokens is divided by; the number of labelled tokens
+            if None.
 
     Raises:
         ValueError: no token is labelled.
@@ -89,7 +91,7 @@ def reply_loss(
 
 
 def why_full_logits(model: nn.Module) -> str | None:
-    """Why a model's loss cannot be had from :func:`keep_reply_logits`; None if it can."""
+    """Return why a model cannot use :func:`keep_reply_logits`, or None if it can."""
     inner = _unwrapped(model)
     if "logits_to_keep" not in inspect.signature(inner.forward).parameters:
         return f"{type(inner).__name__} takes no logits_to_keep"

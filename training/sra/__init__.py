@@ -1,1 +1,1 @@
-"""SRA in training: watch it in every step, and train towards it."""
+"""Watch SRA in every step of a training, and train towards more of it."""

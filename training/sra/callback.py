@@ -1,4 +1,4 @@
-"""``SRACallback``: SRA in the logs of any ``transformers.Trainer``, at no second forward pass.
+"""Log SRA in any ``transformers.Trainer`` with ``SRACallback``, without a second forward pass.
 
 Two facts of the Trainer shape this file. Callbacks see neither batches nor outputs, so hooks on the
 model read the masks of each call and the masses it brings back (``sra_fast.measure.watching``). And
@@ -34,7 +34,7 @@ from sra_fast.result import check_definition
 
 from .history import History
 from .listening import TrainingListener
-from .means import Means
+from .means import ResponseMeans
 
 HOW_MASKS_ARRIVE = (
     "each batch needs `strategy_mask` [B, T] bool (or `span_masks`) and `response_mask` [B, T], or "
@@ -46,7 +46,7 @@ HOW_MASKS_ARRIVE = (
 
 
 class SRACallback(TrainerCallback):  # type: ignore[misc]
-    """Logs Strategy Relevant Attention of the training and evaluation batches as they pass.
+    """Logs the Strategy Relevant Attention of training and evaluation batches as they pass.
 
     ::
 
@@ -54,9 +54,9 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
 
     Each log of a training step gains ``sra``, ``log_sra`` and, if batches name their strategies,
     ``sra/<strategy>``: means over every response since the last log, of all processes and
-    accumulated batches. Evaluations gain ``eval_sra`` and so on over their data set (the prefix is
-    theirs), so that ``metric_for_best_model="eval_sra"`` and early stopping work. Reporters,
-    console, ``log_history`` and the returned metrics all have them.
+    accumulated batches. Evaluations gain ``eval_sra`` and so on over their data set (with the
+    prefix of that evaluation), so that ``metric_for_best_model="eval_sra"`` and early stopping
+    work. Reporters, console, ``log_history`` and the returned metrics all have them.
 
     Batches hold ``strategy_mask [B, T]`` bool (or ``span_masks``, whose first is logged),
     ``response_mask [B, T]`` (or ``labels`` that are -100 but at the response) and, if wanted,
@@ -66,9 +66,9 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
     nothing announces an ``evaluate()``; calls without masks pass through them untouched.
 
     Args:
-        definition: of SRA.
-        history: write ``sra_history.jsonl`` into the output folder (:mod:`.history`).
-        backend: of the op.
+        definition: the definition of SRA to log.
+        history: whether to write ``sra_history.jsonl`` into the output folder (:mod:`.history`).
+        backend: backend of the op.
 
     Raises (from the Trainer):
         UnservedModelError: the model does not take the attention interface.
@@ -96,7 +96,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
         self._evaluated: dict[str, float] = {}
 
     def attach(self, trainer: Trainer) -> SRACallback:
-        """Does for a trainer that exists what ``Trainer(callbacks=[...])`` would have done."""
+        """Add the callback to an existing trainer, as ``Trainer(callbacks=[...])`` would have."""
         handler = trainer.callback_handler
         if self not in handler.callbacks:
             trainer.add_callback(self)
@@ -106,7 +106,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
         return self
 
     def close(self) -> None:
-        """Takes the hooks off the model."""
+        """Take the hooks off the model again."""
         self._hooks.close()
         self._watched = self._watch = None
 
@@ -161,7 +161,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         training, evaluated = self._listener.training, _evaluation_prefix(logs)
-        if evaluated == "train":  # the end of training: calls that were no evaluation
+        if evaluated == "train":  # the end of training; calls heard by now were no evaluation
             self._listener.evaluation.clear()
             return
         if training is not None and "loss" in logs:
@@ -192,7 +192,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
         metrics: dict[str, float],
         **kwargs: Any,
     ) -> None:
-        metrics.update(self._evaluated)  # a Trainer's own log() may have logged a copy
+        metrics.update(self._evaluated)  # if a subclass's log() passed on a copy of the metrics
         self._evaluated = {}
 
     def on_predict(
@@ -216,7 +216,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
     # --- what they do ---
 
     def _go_first(self, handler: CallbackHandler) -> None:
-        """Before the reporters, and without disturbing a loop over the callbacks."""
+        """Move this callback before the reporters, without disturbing a loop over the callbacks."""
         if self in handler.callbacks:
             handler.callbacks.remove(self)
             handler.callbacks.insert(0, self)
@@ -237,7 +237,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _calling_handler(frame: FrameType | None) -> CallbackHandler:
-    """Whose loop over its callbacks this is: events do not say."""
+    """Find the handler whose loop over its callbacks is running, which events do not tell."""
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, CallbackHandler):
@@ -247,12 +247,12 @@ def _calling_handler(frame: FrameType | None) -> CallbackHandler:
 
 
 def _evaluation_prefix(metrics: Iterable[str]) -> str | None:
-    """From the one name that every evaluation has: "eval" from "eval_runtime"."""
+    """Return the prefix of an evaluation's metrics: "eval" where they have "eval_runtime"."""
     found = [name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")]
     return found[0] if found else None
 
 
-def _check(means: Means, step: int, split: str) -> None:
+def _check(means: ResponseMeans, step: int, split: str) -> None:
     if not math.isfinite(means.sra):
         raise FloatingPointError(
             f"SRA ({split}) is {means.sra} at step {step}: the hidden states hold NaN or infinity "

@@ -1,9 +1,9 @@
-"""``sra_history.jsonl``: what the callback logged, one line per step, beside the checkpoints.
+"""Write and read ``sra_history.jsonl``: what the callback logged, one line per step.
 
-Each line is a JSON object: ``step``, ``epoch``, ``split`` ("train", or the prefix of an evaluation:
-"eval"), ``definition``, ``n`` (responses), ``sra``, ``log_sra`` (null for an SRA of 0),
-``strategies`` (``{name: {"sra", "n"}}``), and the mean mass on the span of every layer and head,
-``mass [L][H]``, with the L ``layers``.
+It lies beside the checkpoints. Each line is a JSON object: ``step``, ``epoch``, ``split`` ("train",
+or the prefix of an evaluation: "eval"), ``definition``, ``n`` (responses), ``sra``, ``log_sra``
+(null for an SRA of 0), ``strategies`` (``{name: {"sra", "n"}}``), and the mean mass on the span of
+every layer and head, ``mass [L][H]``, with the L ``layers``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sra_fast.files.appended_lines import append_line, json_line, whole_lines
 from sra_fast.names import Definition
 from sra_fast.tools.atomic import write_text
 
-from .means import Means
+from .means import ResponseMeans
 
 NAME = "sra_history.jsonl"
 
-_DIGITS = 7  # float32 has no more
+_DIGITS = 7  # significant digits of a mass; float32 has no more
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a history, given its file or the folder it lies in.
+    """Read the lines of a history, given its file or the folder in which it lies.
 
     A last line that was cut short when a run was killed is left out.
 
@@ -44,13 +44,15 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
 
 
 class History:
-    """Writes the file of one training run."""
+    """Writes the SRA history of one training run, line by line."""
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / NAME
 
     def begin(self, step: int) -> None:
-        """Keeps the lines of a run up to the step that it goes on from; none if that is 0.
+        """Keep the lines of an earlier run up to ``step``, from which this one continues.
+
+        If that is 0, no line is kept.
 
         Raises:
             OSError, ValueError: as :func:`read_history`.
@@ -62,9 +64,22 @@ class History:
         write_text(self.path, "".join(map(json_line, kept)))
 
     def append(
-        self, step: int, epoch: float | None, split: str, definition: Definition, means: Means
+        self,
+        step: int,
+        epoch: float | None,
+        split: str,
+        definition: Definition,
+        means: ResponseMeans,
     ) -> None:
-        """Adds one line, on the disk when this returns."""
+        """Add one line to the history; it is on the disk when this returns.
+
+        Args:
+            step: number of optimizer steps done.
+            epoch: passes over the training data done, a fraction.
+            split: "train", or the prefix of an evaluation.
+            definition: the definition of SRA that ``means`` are of.
+            means: the means to write.
+        """
         line = {
             "step": step,
             "epoch": epoch,

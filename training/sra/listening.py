@@ -1,4 +1,4 @@
-"""From the calls of a watched model to the running means of training and of evaluation."""
+"""Turn the calls of a watched model into running means of training and of evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from accelerate.state import GradientState
 
 from sra_fast.measure.reduction import answered_layers, response_masses, response_scores
 from sra_fast.measure.spans import MarkedBatch
-from sra_fast.measure.watching import Answer
+from sra_fast.measure.watching import WatchedCall
 from sra_fast.names import Definition
 
 from .means import RunningMeans, Scored
@@ -15,12 +15,14 @@ from .repeated import last_batch
 
 
 class TrainingListener:
-    """Scores what it hears: calls that make a graph are training, the others evaluation.
+    """Scores the calls of a watched model, those of training apart from those of evaluation.
+
+    Calls that make a graph for gradients are training, all others evaluation.
 
     Attributes:
-        training: since the last log; None outside of training.
-        evaluation: of the data loader that ran last.
-        training_calls: number of them since training began.
+        training: means since the last log; None outside of training.
+        evaluation: means over the data loader that ran last.
+        training_calls: number of training calls since training began.
     """
 
     def __init__(self, definition: Definition) -> None:
@@ -31,16 +33,16 @@ class TrainingListener:
         self.training_calls = 0
 
     def begin(self) -> None:
-        """Training begins, anew or from a checkpoint."""
+        """Prepare for a training that begins, anew or from a checkpoint."""
         self.training, self.training_calls = RunningMeans(), 0
         self.evaluation.clear()
 
     def end(self) -> None:
-        """Training has ended."""
+        """Stop counting training calls, because training has ended."""
         self.training = None
 
-    def hear(self, answer: Answer) -> None:
-        """Takes in one call.
+    def hear(self, answer: WatchedCall) -> None:
+        """Score the responses of one call, and add them to training or evaluation.
 
         Raises:
             UnansweredRequestError: a layer did not answer.
@@ -63,17 +65,17 @@ class TrainingListener:
             self.training.add(call)
             return
         loader = GradientState().active_dataloader
-        if loader is not self._loader:  # an evaluation that failed half-way left something behind
+        if loader is not self._loader:  # forget what an evaluation that failed half-way left behind
             self.evaluation.clear()
             self._loader = loader
         self.evaluation.add(call.take(_not_repeated(answer.marked)))
 
 
 def _not_repeated(marked: MarkedBatch) -> list[int]:
-    """The responses whose items accelerate did not repeat to give each process a full last batch.
+    """Return the indices of the responses that count: accelerate repeats some in the last batch.
 
-    An item is a sequence, or a row of a packed batch, whichever the loader's batch size counts; all
-    are kept if that is not known.
+    It does so to give each process a full last batch. What it repeats are sequences, or rows of a
+    packed batch, whichever the loader's batch size counts; if that is not known, all count.
     """
     owners = [sequence for sequence in marked.sequences for _ in sequence.responses]
     everything = list(range(len(owners)))

@@ -1,4 +1,4 @@
-"""Means over the responses of many forward calls, and of all processes."""
+"""Compute means over the responses of many forward calls, and of all processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import distributed as dist
 
 
 @dataclass(frozen=True)
-class Means:
-    """Of ``n`` responses.
+class ResponseMeans:
+    """The mean SRA and the mean masses of ``n`` responses.
 
     Attributes:
         n: number of responses.
@@ -31,18 +31,18 @@ class Means:
 
     @property
     def log_sra(self) -> float:
-        """Natural logarithm of the mean; −inf of 0."""
+        """The natural logarithm of the mean score; −inf if that is 0."""
         return math.log(self.sra) if self.sra > 0.0 else -math.inf
 
     def logs(self, prefix: str = "") -> dict[str, float]:
-        """As the log of a step shows them: ``sra``, ``log_sra`` and ``sra/<strategy>``."""
+        """Return the means as a log shows them: ``sra``, ``log_sra`` and ``sra/<strategy>``."""
         named = {f"{prefix}sra/{name}": mean for name, (mean, _) in self.strategies.items()}
         return {f"{prefix}sra": self.sra, f"{prefix}log_sra": self.log_sra, **named}
 
 
 @dataclass
 class _Sums:
-    """What adds up, over calls and over processes."""
+    """Sums over responses that add up over calls and over processes."""
 
     n: int = 0
     total: float = 0.0
@@ -63,13 +63,13 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Scored:
-    """The n responses of one forward call, where they were computed.
+    """The scores and masses of one forward call's n responses, on the device that computed them.
 
     Attributes:
-        scores: ``[n]`` floating.
-        mass: ``[n, L, H]`` floating.
+        scores: ``[n]``, floating point.
+        mass: ``[n, L, H]``, floating point, mean mass on the span over each response's rows.
         layers: ``layer_idx`` of the L layers.
-        strategies: the n names, if known.
+        strategies: names of the n responses' strategies, or None.
     """
 
     scores: Tensor
@@ -78,26 +78,26 @@ class Scored:
     strategies: Sequence[str] | None
 
     def take(self, indices: Sequence[int]) -> Scored:
-        """The responses at ``indices``."""
+        """Return the scores and masses of the responses at ``indices``."""
         at = torch.tensor(list(indices), dtype=torch.int64, device=self.scores.device)
         named = None if self.strategies is None else [self.strategies[i] for i in indices]
         return Scored(self.scores[at], self.mass[at], self.layers, named)
 
 
 class RunningMeans:
-    """Adds up calls until their means are asked for."""
+    """Adds up scored calls until their means are asked for."""
 
     def __init__(self) -> None:
         self._sums = _Sums()
         self._waiting: list[Scored] = []
 
     def add(self, call: Scored) -> None:
-        """Keeps a call; nothing waits for the device yet."""
+        """Take in a scored call, without waiting for the device that computed it."""
         self.read()
         self._waiting.append(call)
 
     def read(self) -> None:
-        """Adds up what was kept. Call it when the device is idle anyway."""
+        """Add up the calls taken in so far; call it when the device is idle anyway."""
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             scores = call.scores.tolist()
@@ -109,11 +109,11 @@ class RunningMeans:
             self._sums.add(_Sums(len(scores), sum(scores), strategies, call.layers, mass))
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forget all calls taken in so far."""
         self._sums, self._waiting = _Sums(), []
 
-    def collect(self) -> Means | None:
-        """The means over all processes since the last time, or None without a response.
+    def collect(self) -> ResponseMeans | None:
+        """Return the means over all processes since the last time, or None without a response.
 
         Every process of the default group has to ask.
         """
@@ -122,7 +122,7 @@ class RunningMeans:
         self.clear()
         if not sums.n or sums.mass is None:
             return None
-        return Means(
+        return ResponseMeans(
             n=sums.n,
             sra=sums.total / sums.n,
             strategies={

@@ -1,7 +1,7 @@
-"""The term that draws attention towards the strategy: a penalty per response, differentiable.
+"""Compute the term of the loss that draws attention towards the strategy.
 
-With ``s_r`` the SRA of response r, over the chosen layers and heads, and f the natural logarithm or
-the identity:
+It is a differentiable penalty per response. With ``s_r`` the SRA of response r, over the chosen
+layers and heads, and f the natural logarithm or the identity:
 
     p_r = −w · f(s_r)                       without a target
     p_r =  w · max(0, f(target) − f(s_r))   with one (a hinge: nothing is left to gain above it)
@@ -21,27 +21,31 @@ import torch
 from torch import Tensor
 
 from sra_fast.measure.reduction import answered_layers, response_scores
-from sra_fast.measure.watching import Answer
+from sra_fast.measure.watching import WatchedCall
 from sra_fast.names import Differentiable
 
 _SMALLEST = 1e-12  # below it the logarithm gives no gradient, rather than an infinite one
 
 
 class NoGradientError(ValueError):
-    """The masses came back without a gradient."""
+    """Raised when the attention masses came back without a gradient to train on."""
 
 
 @dataclass(frozen=True)
 class SRARegulariser:
-    """The penalty ``p_r`` and what it is taken over.
+    """The penalty ``p_r`` on a response, and the layers and heads it is taken over.
 
     Attributes:
-        weight: w, at least 0.
-        target: an SRA to be reached, never its logarithm; None for no end.
-        log: f is the logarithm, whose gradient does not depend on how small SRA is.
-        definition: of SRA: "paper" or "mass", which are differentiable in all they depend on.
-        layers: ``layer_idx`` to average over; every attention layer if None.
-        heads: numbers of the heads to average over, in each of them; all if None.
+        weight: the weight w, at least 0.
+        target: the SRA to reach (not its logarithm); None to raise it without end.
+        log: whether f is the logarithm, whose gradient does not depend on how small SRA is.
+        definition: the definition of SRA: "paper" or "mass", which are differentiable in all that
+            they depend on.
+        layers: ``layer_idx`` of the layers to average over; every attention layer if None.
+        heads: numbers of the heads to average over, in each of these layers; all if None.
+
+    Raises:
+        ValueError: a field has a value that it cannot have.
     """
 
     weight: float
@@ -68,10 +72,10 @@ class SRARegulariser:
                 raise ValueError(f"{name}: expected different numbers, or None for all: {chosen!r}")
 
     def check_layers(self, layers: Sequence[int], model: str) -> None:
-        """Whether the chosen layers are among those of a model.
+        """Check that the chosen layers are among the attention layers of a model.
 
         Raises:
-            ValueError: one is not.
+            ValueError: a chosen layer is not.
         """
         unknown = sorted(set(self.layers or ()) - set(layers))
         if unknown:
@@ -81,7 +85,7 @@ class SRARegulariser:
             )
 
     def penalties(self, scores: Tensor) -> Tensor:
-        """``s_r [n] -> p_r [n]``."""
+        """Return the penalty of each response, ``p_r [n]``, given the scores ``s_r [n]``."""
         target = self.target
         if self.log:
             scores = scores.clamp(min=_SMALLEST).log()
@@ -90,11 +94,11 @@ class SRARegulariser:
             return -self.weight * scores
         return self.weight * (target - scores).clamp(min=0.0)
 
-    def total(self, answer: Answer) -> Tensor:
-        """``Σ_r p_r`` of one forward call: a scalar, float64.
+    def total(self, answer: WatchedCall) -> Tensor:
+        """Return the summed penalty ``Σ_r p_r`` of one forward call: a scalar, float64.
 
         Raises:
-            ValueError: ``heads`` that a layer does not have.
+            ValueError: a layer does not have one of the chosen heads.
             NoGradientError: no mass depends on anything that is trained.
         """
         answered = answered_layers(answer.request, answer.layers)

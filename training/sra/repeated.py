@@ -1,4 +1,4 @@
-"""Which items of an evaluation's last batch accelerate repeated, to give each process as many."""
+"""Tell which items of an evaluation's last batch accelerate repeated to fill all processes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from accelerate.state import GradientState
 
 @dataclass(frozen=True)
 class LastBatch:
-    """Of several processes.
+    """How many items of an evaluation's last batch count, as one of several processes sees it.
 
     Attributes:
-        size: items of this process, as the loader counts them; 0 if it does not say.
-        kept: how many of the first of them are the data set's; may be below 0 or above ``size``.
+        size: number of items of this process, as the loader counts them; 0 if it does not say.
+        kept: how many of them, from the first on, belong to the data set and count; may be below 0
+            or above ``size``.
     """
 
     size: int
@@ -22,10 +23,10 @@ class LastBatch:
 
 
 def last_batch() -> LastBatch | None:
-    """The batch that is being evaluated, if it is the last and may repeat items; else None.
+    """Return the batch being evaluated if it is the last and may repeat items, else None.
 
-    As ``Accelerator.gather_for_metrics`` has it: of the batches of all processes one behind the
-    other, the first ``remainder`` items are the data set's.
+    This follows ``Accelerator.gather_for_metrics``: if the batches of all processes are laid one
+    behind the other, the first ``remainder`` items are the data set's.
     """
     state, processes = GradientState(), PartialState()
     if processes.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:

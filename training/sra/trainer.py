@@ -1,4 +1,4 @@
-"""``SRATrainer``: a Trainer whose loss also draws attention towards the strategy."""
+"""Train with ``SRATrainer``, whose loss also draws attention towards the strategy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from sra_fast.measure.served import ServedModel, serve, switched
 from sra_fast.measure.watching import (
-    Answer,
+    WatchedCall,
     carries_masks,
     is_watched,
     read_marks,
@@ -33,7 +33,7 @@ _WAYS_OUT = (
 
 
 class SRATrainer(Trainer):  # type: ignore[misc]
-    """Language-model loss plus a penalty on responses that attend little to their strategy.
+    """Adds to the language-model loss a penalty on responses that attend little to their strategy.
 
     The loss of an optimizer step is the model's own plus the mean over the step's N responses of
 
@@ -48,19 +48,20 @@ class SRATrainer(Trainer):  # type: ignore[misc]
     gain ``sra_loss``, the penalty, and ``lm_loss``, the rest of ``loss``.
 
     Args:
-        sra_weight: w; 0 trains on the language-model loss alone.
-        sra_target: the SRA to reach; None for no end.
+        sra_weight: the weight w; 0 trains on the language-model loss alone.
+        sra_target: the SRA to reach; None to raise it without end.
         sra_log: whether f is the logarithm.
         sra_layers: ``layer_idx`` of the layers whose SRA counts; all if None.
-        sra_heads: heads of these layers whose SRA counts; all if None.
-        sra_definition: "paper" or "mass".
+        sra_heads: numbers of the heads whose SRA counts, in each of these layers; all if None.
+        sra_definition: the definition of SRA, "paper" or "mass".
         args, kwargs: as for ``transformers.Trainer``.
 
     Raises:
         ValueError: a weight, target, layer or head that cannot be; reentrant checkpointing or
             ``nn.DataParallel`` with a weight; or, from a step, masks that do not arrive.
         UnservedModelError: the model does not take the attention interface.
-        FloatingPointError: the loss or the gradient of a step is NaN or infinite. It is not taken.
+        FloatingPointError: the loss or the gradient of a step is NaN or infinite. The step is not
+            applied.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
             sra_weight, sra_target, sra_log, sra_definition, sra_layers, sra_heads
         )
         self._served: ServedModel | None = None
-        self._answers: list[Answer] = []
+        self._answers: list[WatchedCall] = []
         self._responses = 0
         self._penalty = 0.0
         self._steps = 0
@@ -91,7 +92,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
                 ("heads", sra_heads),
             ):
                 if value is not None:
-                    raise ValueError(f"sra_{name} says nothing without a weight; give sra_weight")
+                    raise ValueError(f"sra_{name} has no effect without a weight; give sra_weight")
             return
         if self.args.n_gpu > 1:
             raise ValueError(
@@ -101,8 +102,8 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         checkpointing = self.args.gradient_checkpointing_kwargs or {}
         if self.args.gradient_checkpointing and checkpointing.get("use_reentrant"):
             raise ValueError(
-                "sra_weight needs gradient checkpointing that is not reentrant (that kind gives "
-                "the attention mass no gradient): "
+                "sra_weight needs gradient checkpointing that is not reentrant (the reentrant kind "
+                "gives the attention mass no gradient): "
                 "TrainingArguments(gradient_checkpointing_kwargs={'use_reentrant': False})"
             )
         served = self._serve()
@@ -112,7 +113,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """The batches of an optimizer step; their responses are counted here."""
+        """Fetch the batches of an optimizer step, and count the responses in them."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.sra_regulariser.weight and batches:
             own = torch.tensor([sum(map(self._count, batches))], device=device)
@@ -121,14 +122,14 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         return batches, items
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``."""
+        """Train as ``Trainer.train`` does, with the penalty counted from 0."""
         self._penalty, self._steps = 0.0, 0
         return super().train(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Forward and backward pass of one batch, with the masses in between."""
+        """Run the forward and backward pass of one batch, and keep the masses in between."""
         with ExitStack() as watched:
             if self.sra_regulariser.weight:
                 served = self._serve()
@@ -143,7 +144,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """As the parent's, which asks before every step of the optimizer."""
+        """Return the parent's gradient norm, which it asks for before every step; refuse NaN."""
         norm = super()._get_grad_norm(model, grad_norm)
         skips = self.accelerator.scaler is not None  # float16: steps that overflow are left out
         if norm is not None and not skips and not math.isfinite(float(norm)):
@@ -167,7 +168,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The model's loss and, in training, the penalty."""
+        """Compute the model's loss and, in training, add the penalty."""
         if not self.sra_regulariser.weight or not torch.is_grad_enabled():
             if not is_watched(self.model):
                 inputs = without_marks(inputs)
@@ -175,10 +176,10 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         self._answers.clear()
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if not self._answers:
-            raise ValueError(f"no masks arrived at the model, to train on; {HOW_MASKS_ARRIVE}")
+            raise ValueError(f"no masks arrived at the model in this step; {HOW_MASKS_ARRIVE}")
         total = sum(self.sra_regulariser.total(answer) for answer in self._answers)
         self._answers.clear()
-        # The mean over all N, after the processes' gradients are averaged.
+        # Gradients are averaged over processes, which makes this the mean over all N responses.
         penalty = total * self.accelerator.num_processes / self._responses
         self._penalty = self._penalty + penalty.detach()
         if not self._loss_is_scaled(num_items_in_batch):
@@ -187,7 +188,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As ``Trainer.log``, with the two parts of a training loss."""
+        """Log as ``Trainer.log`` does, with the two parts of a training loss added."""
         if "loss" in logs and self._steps:
             penalty = torch.as_tensor(self._penalty, device=self.args.device).float().reshape(1)
             logs["sra_loss"] = self.accelerator.gather(penalty).mean().item() / self._steps
@@ -202,15 +203,14 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         return self._served
 
     def _count(self, batch: dict[str, Any]) -> int:
-        """Responses of a batch."""
+        """Return the number of responses in a batch."""
         if not carries_masks(batch):
-            raise ValueError(f"a batch has no masks, to train on; {HOW_MASKS_ARRIVE}")
+            raise ValueError(f"a batch has no masks to train on; {HOW_MASKS_ARRIVE}")
         marked = read_marks(self._serve(), batch)
         return sum(len(sequence.responses) for sequence in marked.sequences)
 
     def _loss_is_scaled(self, num_items_in_batch: Any) -> bool:
-        """Whether ``training_step`` takes the loss as it is, and does not divide it by the number
-        of accumulated batches."""
+        """Return whether ``training_step`` does not divide the loss by the accumulated batches."""
         said = getattr(self, "loss_is_scaled_for_ga", None)
         if said is not None:
             return bool(said)

@@ -109,7 +109,9 @@ def test_too_long_conversations_are_counted_and_named(
     tmp_path: Path, model: Path, chats: Path
 ) -> None:
     given = [chats, "--model", model, "--out", tmp_path / "out", "--max-length", 500]
-    assert "too_long (--too-long) drop or cut_oldest_turns" in error_of(*given)
+    refused = error_of(*given)
+    assert "too_long 'drop' or 'cut_oldest_turns'" in refused
+    assert refused.endswith("(--max-length, --too-long)")
     _, said = call(*given, "--too-long", "cut_oldest_turns", "--max-steps", 1, *SMALL)
     assert re.search(r"\d of 8 conversations are longer than 500 tokens and lost", said)
 

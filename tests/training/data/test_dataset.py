@@ -198,7 +198,8 @@ def test_what_is_too_long_is_refused_unless_a_policy_is_chosen() -> None:
     assert "7 of 9 conversations are longer" in said
     assert "conversation 'c2' (conversations[2])" in said
     assert "and 2 more" in said
-    assert "(--too-long) drop or cut_oldest_turns" in said
+    assert "raise max_length, or choose too_long 'drop' or 'cut_oldest_turns'" in said
+    assert refused.value.arguments == ("max_length", "too_long")
 
 
 def test_what_is_dropped_is_counted_and_named() -> None:
@@ -210,7 +211,7 @@ def test_what_is_dropped_is_counted_and_named() -> None:
     assert made.dataset["conversation"][:] == ["a"]
     assert made.report is not None
     assert made.report.dropped == ("conversation 'b' (conversations[1])",)
-    with pytest.raises(TrainingDataError, match=r"1 of 1 .* raise max_length \(--max-length\)$"):
+    with pytest.raises(TrainingDataError, match=r"1 of 1 .* raise max_length$"):
         examples_of([talk("b", 3)], max_length=two, too_long="drop")
 
 
@@ -253,7 +254,7 @@ def test_cutting_leaves_what_fits_alone_and_refuses_what_never_fits() -> None:
     assert len(made.dataset) == 2
     with pytest.raises(
         TrainingDataError,
-        match=rf"'c1'.*longest has {one}.*drop for those that do not fit even so$",
+        match=rf"'c1'.*longest has {one}.*choose too_long 'drop' to leave them out$",
     ):
         examples_of([talk("c1", 2)], max_length=one - 1, too_long="cut_oldest_turns")
 

@@ -15,7 +15,7 @@ from marked_examples import COLLATORS, arguments, marked_examples, scores
 from model_families import FAMILIES, NOT_SERVED, Family
 from sra_fast.measure.request import SpanRequest
 from sra_fast.measure.served import UnservedModelError, serve, switched
-from sra_fast.measure.watching import Answer, watching
+from sra_fast.measure.watching import WatchedCall, watching
 from sra_fast.training import keep_reply_logits
 from sra_fast.training.sra.callback import SRACallback
 from sra_fast.training.sra.regulariser import NoGradientError, SRARegulariser
@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_autograd_through_the_eager_model(name: str, kin
     regulariser = REGULARISERS[kind]
     batch = marked_batch((40, 29, 33))
     model, eager = family(name).build(), family(name).build()
-    heard: list[Answer] = []
+    heard: list[WatchedCall] = []
     served = serve(model)
     with switched(served), watching(served, heard.append, mass_grad=True):
         model(**batch, use_cache=False)
@@ -331,7 +331,7 @@ def test_a_model_outside_of_the_interface_is_refused_by_name(tmp_path: Path) -> 
     ("left_out", "message"),
     [
         (("strategy_mask",), "the batch needs `strategy_mask`"),
-        (("strategy_mask", "response_mask"), "no masks, to train on.*`response_mask`"),
+        (("strategy_mask", "response_mask"), "has no masks to train on.*`response_mask`"),
     ],
 )
 def test_batches_without_masks_are_refused(
@@ -368,8 +368,8 @@ def test_a_gradient_that_is_nan_stops_before_the_step_is_taken(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sra_target": 0.1}, "sra_target says nothing without a weight"),
-        ({"sra_layers": [99]}, "sra_layers says nothing without a weight"),
+        ({"sra_target": 0.1}, "sra_target has no effect without a weight"),
+        ({"sra_layers": [99]}, "sra_layers has no effect without a weight"),
         ({"sra_weight": -1.0}, "sra_weight must be a number from 0 on"),
         ({"sra_weight": 1.0, "sra_target": -6.0}, "not its logarithm"),
         ({"sra_weight": 1.0, "sra_layers": [1, 7]}, "has no attention layer 7"),
