@@ -16,29 +16,31 @@ import pytest
 # pytest puts this folder on the path, not the one above it
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.cpu.compare import Known, Row, compare
+from benchmarks.cpu.compare import ComparedCase, Known, compare
 from benchmarks.measuring.alternatives import ALTERNATIVES
-from benchmarks.measuring.cases import SMALL, SMOLLM2, Case, build_batch, build_model
+from benchmarks.measuring.cases import SMALL, SMOLLM2, ModelCase, build_batch, build_model
 
-CASES = (Case(SMOLLM2, 512), Case(SMOLLM2, 1024), Case(SMALL, 1024))
+CASES = (ModelCase(SMOLLM2, 512), ModelCase(SMOLLM2, 1024), ModelCase(SMALL, 1024))
 PAIRS = {"a": 1, "b": 1, "c": 3}
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
-def checked(request: pytest.FixtureRequest) -> Row:
+def checked(request: pytest.FixtureRequest) -> ComparedCase:
     """A case, measured in fresh processes and checked."""
-    case: Case = request.param
+    case: ModelCase = request.param
     return compare(case, list(ALTERNATIVES), PAIRS, Known())
 
 
 @pytest.fixture(scope="module")
-def loaded(checked: Row) -> tuple[Any, Any]:
+def loaded(checked: ComparedCase) -> tuple[Any, Any]:
     """Its model and batch in this process."""
     return build_model(checked.case), build_batch(checked.case)
 
 
 @pytest.mark.parametrize("key", ALTERNATIVES)
-def test_time_and_memory(benchmark: Any, checked: Row, loaded: tuple[Any, Any], key: str) -> None:
+def test_time_and_memory(
+    benchmark: Any, checked: ComparedCase, loaded: tuple[Any, Any], key: str
+) -> None:
     cell = checked.cells[key]
     if cell.status == "does not fit":
         pytest.skip(cell.note)

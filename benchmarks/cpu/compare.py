@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from benchmarks.cpu.measure import OURS, Measured, Run, memory_fresh, pairs_fresh
+from benchmarks.cpu.measure import OURS, Measured, TimedCall, memory_fresh, pairs_fresh
 from benchmarks.measuring import same_results
-from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
-from benchmarks.measuring.cases import Case
+from benchmarks.measuring.alternatives import ALTERNATIVES, AlternativeAnswer
+from benchmarks.measuring.cases import ModelCase
 from benchmarks.measuring.fresh_process import ProcessFailedError
 from benchmarks.measuring.machine import available_bytes, bytes_needed
-from benchmarks.measuring.same_results import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
+from benchmarks.measuring.same_results import FLOAT32_TOLERANCES, AnswerVerdict, Quantity, Truth
 
-Status = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
+AlternativeStatus = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
 
 FLOOR = "c"
 EAGER = ("b", "a")  # the first that ran gives bfloat16 its tolerance
@@ -26,15 +26,15 @@ LONG = 10.0  # seconds; a call over this is not repeated for its memory
 class Meter:
     """How an alternative is measured: :mod:`benchmarks.cpu.measure`."""
 
-    memory: Callable[[Case, str], Measured]
-    pairs: Callable[[Case, str, int], Measured]
+    memory: Callable[[ModelCase, str], Measured]
+    pairs: Callable[[ModelCase, str, int], Measured]
 
 
 FRESH = Meter(memory_fresh, pairs_fresh)
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparedAlternative:
     """One alternative at one case.
 
     Attributes:
@@ -48,7 +48,7 @@ class Cell:
         note: how the check went, or why there is nothing.
     """
 
-    status: Status
+    status: AlternativeStatus
     seconds: float | None = None
     peak_bytes: int | None = None
     pairs: int = 0
@@ -58,11 +58,11 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedCase:
     """A case and what came of each alternative that was asked for."""
 
-    case: Case
-    cells: Mapping[str, Cell]
+    case: ModelCase
+    cells: Mapping[str, ComparedAlternative]
 
 
 @dataclass
@@ -74,13 +74,13 @@ class Known:
 
 
 def compare(
-    case: Case,
+    case: ModelCase,
     keys: Sequence[str],
     pairs: Mapping[str, int],
     known: Known,
     repeats: int = 1,
     meter: Meter = FRESH,
-) -> Row:
+) -> ComparedCase:
     """Measures and checks one case.
 
     Args:
@@ -92,27 +92,29 @@ def compare(
             one for the others, and for calls of over :data:`LONG` seconds.
         meter: measures one alternative of the case.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[str, ComparedAlternative] = {}
     found: dict[str, list[Measured]] = {}
     for key in keys:
         alternative, available = ALTERNATIVES[key], available_bytes()
         needed = bytes_needed(case, alternative)
         if needed > available:
             note = f"needs {needed / 1e9:.0f} GB, {available / 1e9:.0f} GB are free"
-            cells[key] = Cell("does not fit", peak_bytes=alternative.map_bytes(case), note=note)
+            cells[key] = ComparedAlternative(
+                "does not fit", peak_bytes=alternative.map_bytes(case), note=note
+            )
             continue
         try:
             found[key] = _measure(case, key, pairs.get(key, 0), repeats, meter)
         except ProcessFailedError as error:
-            cells[key] = Cell("failed", note=str(error).strip().splitlines()[-1])
+            cells[key] = ComparedAlternative("failed", note=str(error).strip().splitlines()[-1])
     answers = {key: _answers(found, key) for key in found}
     verdicts = _verdicts(case, answers, known)
     for key in found:
         cells[key] = _cell(key, found, verdicts)
-    return Row(case, {key: cells[key] for key in keys})
+    return ComparedCase(case, {key: cells[key] for key in keys})
 
 
-def _measure(case: Case, key: str, pairs: int, repeats: int, meter: Meter) -> list[Measured]:
+def _measure(case: ModelCase, key: str, pairs: int, repeats: int, meter: Meter) -> list[Measured]:
     done = [meter.memory(case, key)]
     while key in (FLOOR, OURS) and len(done) < repeats and done[0].runs[0].seconds < LONG:
         done.append(meter.memory(case, key))
@@ -121,15 +123,15 @@ def _measure(case: Case, key: str, pairs: int, repeats: int, meter: Meter) -> li
     return done
 
 
-def _answers(found: Mapping[str, Sequence[Measured]], key: str) -> list[Answer]:
+def _answers(found: Mapping[str, Sequence[Measured]], key: str) -> list[AlternativeAnswer]:
     """Of this alternative in every process, its own or another's."""
     processes = [measured for several in found.values() for measured in several]
     return [answer for measured in processes for answer in measured.answers(key)]
 
 
 def _verdicts(
-    case: Case, answers: Mapping[str, Sequence[Answer]], known: Known
-) -> dict[str, Verdict | None]:
+    case: ModelCase, answers: Mapping[str, Sequence[AlternativeAnswer]], known: Known
+) -> dict[str, AnswerVerdict | None]:
     where = (case.shape.name, case.tokens)
     tolerances: Mapping[Quantity, float]
     if case.dtype == "float32":
@@ -147,30 +149,36 @@ def _verdicts(
 
 
 def _cell(
-    key: str, found: Mapping[str, Sequence[Measured]], verdicts: Mapping[str, Verdict | None]
-) -> Cell:
+    key: str, found: Mapping[str, Sequence[Measured]], verdicts: Mapping[str, AnswerVerdict | None]
+) -> ComparedAlternative:
     verdict = verdicts[key]
     if verdict is None:
-        return Cell("unchecked", note="no other alternative ran that it could be checked against")
+        return ComparedAlternative(
+            "unchecked", note="no other alternative ran that it could be checked against"
+        )
     if not verdict.right:
-        return Cell("WRONG", note=str(verdict))
+        return ComparedAlternative("WRONG", note=str(verdict))
     peak = _peak(found[key])
     if key == OURS:
         # timed beside the floor, or whatever else there is
         other = next((k for k in (FLOOR, *found) if k in found and k != OURS), None)
         times = [ours.seconds for _, ours in _pairs(found[other])] if other else []
-        return Cell("ok", _time(times, found[key]), peak, len(times), note=str(verdict))
+        return ComparedAlternative(
+            "ok", _time(times, found[key]), peak, len(times), note=str(verdict)
+        )
     pairs = _pairs(found[key])
     seconds = _time([run.seconds for run, _ in pairs], found[key])
     ours = verdicts.get(OURS)
     if ours is None or not ours.right or not pairs:
-        return Cell("ok", seconds, peak, len(pairs), note=str(verdict))
+        return ComparedAlternative("ok", seconds, peak, len(pairs), note=str(verdict))
     time_ratio = median(ours.seconds / run.seconds for run, ours in pairs)
     peak_ratio = _peak(found[OURS]) / peak if peak else None
-    return Cell("ok", seconds, peak, len(pairs), time_ratio, peak_ratio, str(verdict))
+    return ComparedAlternative(
+        "ok", seconds, peak, len(pairs), time_ratio, peak_ratio, str(verdict)
+    )
 
 
-def _pairs(several: Sequence[Measured]) -> list[tuple[Run, Run]]:
+def _pairs(several: Sequence[Measured]) -> list[tuple[TimedCall, TimedCall]]:
     return [pair for measured in several for pair in measured.pairs]
 
 

@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
-from benchmarks.measuring.cases import Case, build_batch, build_model
+from benchmarks.measuring.alternatives import ALTERNATIVES, AlternativeAnswer
+from benchmarks.measuring.cases import ModelCase, build_batch, build_model
 from benchmarks.measuring.fresh_process import in_fresh_process
 from benchmarks.measuring.peak_memory import with_peak
 
@@ -28,12 +28,12 @@ OURS = "d"
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedCall:
     """One call."""
 
     key: str
     seconds: float
-    answer: Answer
+    answer: AlternativeAnswer
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Measured:
     """
 
     peak_bytes: int | None
-    runs: tuple[Run, ...]
-    pairs: tuple[tuple[Run, Run], ...] = ()
+    runs: tuple[TimedCall, ...]
+    pairs: tuple[tuple[TimedCall, TimedCall], ...] = ()
 
-    def answers(self, key: str) -> list[Answer]:
+    def answers(self, key: str) -> list[AlternativeAnswer]:
         """Every answer of one alternative."""
         return [run.answer for run in self.runs if run.key == key]
 
 
-def memory_here(case: Case, key: str) -> Measured:
+def memory_here(case: ModelCase, key: str) -> Measured:
     """Peak memory, in this process: it means nothing unless that is a fresh one."""
     model, batch = build_model(case), build_batch(case)
     peak, first = with_peak(lambda: _timed(key, model, batch))
@@ -69,7 +69,7 @@ def memory_here(case: Case, key: str) -> Measured:
     return Measured(peak, pair, (pair,))
 
 
-def pairs_here(case: Case, key: str, count: int) -> Measured:
+def pairs_here(case: ModelCase, key: str, count: int) -> Measured:
     """Alternating pairs with ``score``, in this process."""
     model, batch = build_model(case), build_batch(case)
     short = build_batch(replace(case, tokens=min(case.tokens, WARM_UP_TOKENS)))
@@ -79,7 +79,7 @@ def pairs_here(case: Case, key: str, count: int) -> Measured:
     return Measured(None, tuple(run for pair in pairs for run in pair), pairs)
 
 
-def memory_fresh(case: Case, key: str) -> Measured:
+def memory_fresh(case: ModelCase, key: str) -> Measured:
     """:func:`memory_here` in a fresh process.
 
     Raises:
@@ -89,13 +89,13 @@ def memory_fresh(case: Case, key: str) -> Measured:
     return measured
 
 
-def pairs_fresh(case: Case, key: str, count: int) -> Measured:
+def pairs_fresh(case: ModelCase, key: str, count: int) -> Measured:
     """:func:`pairs_here` in a fresh process; raises as :func:`memory_fresh`."""
     measured: Measured = in_fresh_process(pairs_here, case, key, count)
     return measured
 
 
-def _timed(key: str, model: Any, batch: dict[str, Any]) -> Run:
+def _timed(key: str, model: Any, batch: dict[str, Any]) -> TimedCall:
     start = time.perf_counter()
     answer = ALTERNATIVES[key].run(model, batch)
-    return Run(key, time.perf_counter() - start, answer)
+    return TimedCall(key, time.perf_counter() - start, answer)

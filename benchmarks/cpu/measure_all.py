@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cpu import record
-from benchmarks.cpu.compare import Cell, Known, Row, compare
+from benchmarks.cpu.compare import ComparedAlternative, ComparedCase, Known, compare
 from benchmarks.cpu.measure import OURS
 from benchmarks.measuring import machine
-from benchmarks.measuring.cases import SMALL, SMOLLM2, WIDE, Case
+from benchmarks.measuring.cases import SMALL, SMOLLM2, WIDE, ModelCase
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -32,7 +32,7 @@ class Planned:
         repeats: fresh processes for the memory of the two that are close.
     """
 
-    case: Case
+    case: ModelCase
     keys: Sequence[str]
     pairs: Mapping[str, int]
     repeats: int = 1
@@ -40,14 +40,14 @@ class Planned:
 
 def full_plan(bfloat16: bool) -> list[Planned]:
     """About eighteen minutes on two cores."""
-    plan = [Planned(Case(SMOLLM2, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS]
+    plan = [Planned(ModelCase(SMOLLM2, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS]
     if bfloat16:  # eager, whose own error is the tolerance, takes too long at the last length
         plan += [
-            Planned(Case(SMOLLM2, tokens, "bfloat16"), "bcd", _pairs(tokens))
+            Planned(ModelCase(SMOLLM2, tokens, "bfloat16"), "bcd", _pairs(tokens))
             for tokens in LENGTHS[:4]
         ]
-    plan += [Planned(Case(SMALL, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:4]]
-    plan += [Planned(Case(WIDE, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:2]]
+    plan += [Planned(ModelCase(SMALL, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:4]]
+    plan += [Planned(ModelCase(WIDE, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:2]]
     return plan
 
 
@@ -55,12 +55,12 @@ def quick_plan(bfloat16: bool) -> list[Planned]:
     """Under a minute; without bfloat16, whether the CPU has it or not."""
     pairs = {"a": 1, "b": 1, "c": 3}
     return [
-        Planned(Case(SMOLLM2, LENGTHS[0]), "abcd", pairs),
-        Planned(Case(SMOLLM2, LENGTHS[1]), "bcd", pairs),
+        Planned(ModelCase(SMOLLM2, LENGTHS[0]), "abcd", pairs),
+        Planned(ModelCase(SMOLLM2, LENGTHS[1]), "bcd", pairs),
     ]
 
 
-def execute(plan: Sequence[Planned]) -> list[Row]:
+def execute(plan: Sequence[Planned]) -> list[ComparedCase]:
     """Runs the cases in order; says on standard error how it goes."""
     known = Known()
     rows = []
@@ -106,7 +106,7 @@ def _pairs(tokens: int) -> dict[str, int]:
     return {"a": several, "b": several, "c": 5 if tokens <= 1024 else 3}
 
 
-def _line(cell: Cell) -> str:
+def _line(cell: ComparedAlternative) -> str:
     if cell.seconds is None or cell.peak_bytes is None:
         return f"{cell.status}: {cell.note}"
     ratio = "" if cell.time_ratio is None else f", score takes {cell.time_ratio:.3f} of it"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu.compare import Row
+from benchmarks.cpu.compare import ComparedCase
 from benchmarks.measuring.alternatives import ALTERNATIVES
 from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE, YELLOW
 
@@ -24,7 +24,7 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[ComparedCase], path: Path) -> None:
     """Draws the rows of the first model and dtype among ``rows``."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

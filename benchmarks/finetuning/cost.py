@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.finetuning.steps import WAYS, Stepped, Training, Way, alternate, ratios
+from benchmarks.finetuning.steps import WAYS, Stepped, Training, TrainingWay, alternate, ratios
 from benchmarks.measuring import machine
-from benchmarks.measuring.cases import SMALL, SMOLLM2, Case, build_batch, build_model
+from benchmarks.measuring.cases import SMALL, SMOLLM2, ModelCase, build_batch, build_model
 from benchmarks.measuring.fresh_process import in_fresh_process
 from benchmarks.measuring.peak_memory import with_peak
 
@@ -31,7 +31,7 @@ STEPS = 3  # of a turn; the first is not timed
 
 
 @dataclass(frozen=True)
-class Row:
+class StepCost:
     """A case and what its ways took.
 
     Attributes:
@@ -44,15 +44,15 @@ class Row:
     """
 
     case: str
-    seconds: dict[Way, float]
-    ratio: dict[Way, float]
-    peak_bytes: dict[Way, int]
-    loss: dict[Way, float]
-    sra: dict[Way, float]
+    seconds: dict[TrainingWay, float]
+    ratio: dict[TrainingWay, float]
+    peak_bytes: dict[TrainingWay, int]
+    loss: dict[TrainingWay, float]
+    sra: dict[TrainingWay, float]
     right: bool
 
 
-def measure(case: Case, rounds: int) -> Row:
+def measure(case: ModelCase, rounds: int) -> StepCost:
     """Time in this process, memory in fresh ones."""
     training = _training(case)
     for way in WAYS:
@@ -66,7 +66,7 @@ def agree(values: Sequence[float]) -> bool:
     return all(abs(value - values[0]) <= TOLERANCE * abs(values[0]) for value in values)
 
 
-def as_markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
+def as_markdown(rows: Sequence[StepCost], facts: Mapping[str, Any]) -> str:
     """The table."""
     head = f"""# What watching SRA costs a training step
 
@@ -93,20 +93,22 @@ held before it. Redraw with `python -m benchmarks.finetuning.cost`.
     return "\n".join(lines)
 
 
-def _training(case: Case) -> Training:
+def _training(case: ModelCase) -> Training:
     return Training(build_model(case), build_batch(case), RANK, checkpointing=False)
 
 
-def _peak(case: Case, way: Way) -> int:
+def _peak(case: ModelCase, way: TrainingWay) -> int:
     training = _training(case)
     training.run(way, 2)
     return with_peak(lambda: training.run(way, 2))[0]
 
 
-def _row(case: Case, done: Mapping[Way, Sequence[Stepped]], peaks: Mapping[Way, int]) -> Row:
+def _row(
+    case: ModelCase, done: Mapping[TrainingWay, Sequence[Stepped]], peaks: Mapping[TrainingWay, int]
+) -> StepCost:
     loss = {way: turns[-1].loss for way, turns in done.items()}
     sra = {way: sra for way, turns in done.items() if (sra := turns[-1].sra) is not None}
-    return Row(
+    return StepCost(
         case=str(case),
         seconds={
             way: median(second for turn in turns for second in turn.seconds)
@@ -130,8 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048], metavar="T")
     parser.add_argument("--quick", action="store_true", help="one small case, one round")
     given = parser.parse_args(arguments)
-    cases = [Case(SMALL, 256)] if given.quick else [Case(SMOLLM2, T) for T in given.lengths]
-    rows: list[Row] = []
+    cases = (
+        [ModelCase(SMALL, 256)] if given.quick else [ModelCase(SMOLLM2, T) for T in given.lengths]
+    )
+    rows: list[StepCost] = []
     facts = machine.facts()
     given.out.mkdir(parents=True, exist_ok=True)
     for case in cases:

@@ -26,8 +26,8 @@ from benchmarks.measuring.alternatives import attending
 from sra_fast.training import PackingCollator, SRACallback
 from sra_fast.training.lora.reply_trainer import ReplyTrainer
 
-Way = Literal["plain", "callback", "regulariser", "maps"]
-WAYS: dict[Way, str] = {
+TrainingWay = Literal["plain", "callback", "regulariser", "maps"]
+WAYS: dict[TrainingWay, str] = {
     "plain": "nobody watches",
     "callback": "SRACallback",
     "regulariser": "SRA in the loss",
@@ -89,7 +89,7 @@ class Training:
         """Takes the adapter off the model again."""
         self._model.unload()
 
-    def run(self, way: Way, steps: int) -> Stepped:
+    def run(self, way: TrainingWay, steps: int) -> Stepped:
         """Trains that many steps, at least two."""
         clock = _Clock()
         callbacks: list[TrainerCallback] = [clock]
@@ -182,10 +182,14 @@ class _WithMaps(ReplyTrainer):
 
 
 def alternate(
-    training: Training, ways: Sequence[Way], rounds: int, steps: int, goes_on: Callable[[], bool]
-) -> dict[Way, list[Stepped]]:
+    training: Training,
+    ways: Sequence[TrainingWay],
+    rounds: int,
+    steps: int,
+    goes_on: Callable[[], bool],
+) -> dict[TrainingWay, list[Stepped]]:
     """Every way in turn, each round; ends early when ``goes_on`` says so, not before a round."""
-    done: dict[Way, list[Stepped]] = {way: [] for way in ways}
+    done: dict[TrainingWay, list[Stepped]] = {way: [] for way in ways}
     for number in range(rounds):
         if number and not goes_on():
             break
@@ -194,7 +198,7 @@ def alternate(
     return done
 
 
-def ratios(done: Mapping[Way, Sequence[Stepped]]) -> dict[Way, float]:
+def ratios(done: Mapping[TrainingWay, Sequence[Stepped]]) -> dict[TrainingWay, float]:
     """Of each way's time to the plain one's, the median over rounds."""
     return {
         way: median(

@@ -38,7 +38,7 @@ OUTCOME = "outcome.json"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WeightOutcome:
     """A run with one weight.
 
     Attributes:
@@ -67,7 +67,7 @@ class Outcome:
 
 def run_weight(
     weight: float, config: TrainingConfig, model: str, training: Path, held_out: Path, folder: Path
-) -> Outcome:
+) -> WeightOutcome:
     """Trains, or reads what an earlier call left in ``folder``."""
     recorded = folder / OUTCOME
     source = find_model(model)
@@ -86,12 +86,12 @@ def run_weight(
     )
     seconds = None if begun else round(time.perf_counter() - start, 1)
     if recorded.exists():
-        return Outcome(**json.loads(recorded.read_text(encoding="utf-8")))
+        return WeightOutcome(**json.loads(recorded.read_text(encoding="utf-8")))
     del result["out"]
     scores = _rescored(folder / "adapter", held_out, settings)
     last = newest_checkpoint(folder)
     assert last is not None  # train has ended
-    outcome = Outcome(
+    outcome = WeightOutcome(
         weight=weight,
         seconds=seconds,
         result=result,

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.finetuning.chosen import Chosen
-from benchmarks.finetuning.sweep import Outcome, ratio_interval
+from benchmarks.finetuning.sweep import WeightOutcome, ratio_interval
 from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
 RAISED = 1.25  # times the SRA of the run without
@@ -21,7 +21,7 @@ _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
 
 
 def write(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[WeightOutcome],
     chosen: Chosen,
     dialogues: Sequence[str],
     config: TrainingConfig,
@@ -59,14 +59,16 @@ def write(
     return text
 
 
-def best(outcomes: Sequence[Outcome]) -> Outcome:
+def best(outcomes: Sequence[WeightOutcome]) -> WeightOutcome:
     """Of those whose loss is unharmed, the one with the highest SRA."""
     allowed = HARMED * outcomes[0].result["after"]["loss"]
     unharmed = [outcome for outcome in outcomes if outcome.result["after"]["loss"] <= allowed]
     return max(unharmed, key=lambda outcome: outcome.rescored)
 
 
-def _compared(outcome: Outcome, base: Outcome, dialogues: Sequence[str]) -> dict[str, Any]:
+def _compared(
+    outcome: WeightOutcome, base: WeightOutcome, dialogues: Sequence[str]
+) -> dict[str, Any]:
     low, high = ratio_interval(outcome.scores, base.scores, dialogues)
     return {
         "sra_ratio": outcome.rescored / base.rescored,
@@ -76,7 +78,7 @@ def _compared(outcome: Outcome, base: Outcome, dialogues: Sequence[str]) -> dict
 
 
 def _text(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[WeightOutcome],
     compared: Sequence[Mapping[str, Any]],
     chosen: Chosen,
     config: TrainingConfig,
@@ -143,13 +145,15 @@ Redraw with `python -m benchmarks.finetuning.esconv_sweep ESCONV.json`.
 """
 
 
-def _training_losses(outcome: Outcome) -> tuple[float, float]:
+def _training_losses(outcome: WeightOutcome) -> tuple[float, float]:
     """The language model's, mean of the first and of the last steps."""
     losses = [log.get("lm_loss", log["loss"]) for log in outcome.log if "loss" in log]
     return fmean(losses[:EDGE]), fmean(losses[-EDGE:])
 
 
-def _draw(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _draw(
+    outcomes: Sequence[WeightOutcome], compared: Sequence[Mapping[str, Any]], path: Path
+) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")

@@ -21,7 +21,13 @@ import torch
 from benchmarks.gpu.harness import card
 from benchmarks.gpu.harness.failures import describe
 from benchmarks.gpu.harness.process import ROOT, run_apart, write
-from benchmarks.gpu.harness.schedule import SECTIONS, Outcome, Section, Settings, known_ceilings
+from benchmarks.gpu.harness.schedule import (
+    SECTIONS,
+    ReportSettings,
+    Section,
+    SectionOutcome,
+    known_ceilings,
+)
 from benchmarks.gpu.report import dispatch_table, report_page, targets
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,16 +36,16 @@ SECONDS = 520.0
 LAST_SECONDS = 8.0  # of the time, for report and pictures
 LEAST_SECONDS = 8.0  # a section is not begun with less: its process needs as much to start
 
-Run = Callable[[Section, Settings, float, Mapping[str, float]], Outcome]
+SectionRunner = Callable[[Section, ReportSettings, float, Mapping[str, float]], SectionOutcome]
 
 
 def execute(
     sections: Sequence[Section],
-    settings: Settings,
+    settings: ReportSettings,
     ends: float,
-    run: Run,
-    keep: Callable[[Sequence[Outcome]], None],
-) -> list[Outcome]:
+    run: SectionRunner,
+    keep: Callable[[Sequence[SectionOutcome]], None],
+) -> list[SectionOutcome]:
     """Runs sections in order, each with its share of the time that is left.
 
     Args:
@@ -49,19 +55,19 @@ def execute(
         run: runs one.
         keep: called with all outcomes after each section.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[SectionOutcome] = []
     for number, section in enumerate(sections):
         left = ends - time.monotonic()
         share = section.share / sum(later.share for later in sections[number:])
         if left < LEAST_SECONDS:
             reason = f"out of time: {max(left, 0.0):.0f} s left"
-            outcomes.append(Outcome(section.name, "skipped", reason=reason))
+            outcomes.append(SectionOutcome(section.name, "skipped", reason=reason))
         else:
             until = time.monotonic() + max(share * left, LEAST_SECONDS)
             try:
                 outcome = run(section, settings, until, known_ceilings(outcomes))
             except Exception as error:  # the other sections go on
-                outcome = Outcome(section.name, "failed", reason=describe(error))
+                outcome = SectionOutcome(section.name, "failed", reason=describe(error))
             outcomes.append(outcome)
         done = outcomes[-1]
         print(f"{done.name}: {done.status}, {done.seconds:.0f} s", file=sys.stderr, flush=True)
@@ -70,7 +76,7 @@ def execute(
 
 
 def report(
-    facts: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path, notes: Sequence[str]
+    facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome], folder: Path, notes: Sequence[str]
 ) -> str:
     """Writes everything that is made of the outcomes; gives the short table."""
     notes = list(notes)
@@ -88,7 +94,7 @@ def report(
     return report_page.short(facts, outcomes, verdicts, notes)
 
 
-def record(facts: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path) -> None:
+def record(facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome], folder: Path) -> None:
     """Writes ``results.json`` as far as things are."""
     verdicts = [{**asdict(verdict), "worst": verdict.worst} for verdict in targets.judge(outcomes)]
     sections = {outcome.name: asdict(outcome) for outcome in outcomes}
@@ -112,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = [s for s in SECTIONS if not options.only or s.name in options.only]
     outcomes = execute(
         sections,
-        Settings(options.device, options.quick),
+        ReportSettings(options.device, options.quick),
         begun + options.seconds - LAST_SECONDS,
         run_apart,
         lambda outcomes: record(facts, outcomes, folder),
@@ -160,14 +166,14 @@ def _folder_name(facts: Mapping[str, Any], only: Sequence[str] | None) -> str:
     return "-".join([card.slug(facts["card"]), facts["date"], *(only or [])])
 
 
-def _chosen(outcomes: Sequence[Outcome]) -> dispatch_table.Table:
+def _chosen(outcomes: Sequence[SectionOutcome]) -> dispatch_table.Table:
     entries = [
         entry for outcome in outcomes if outcome.name == "choice" for entry in outcome.entries
     ]
     return dispatch_table.chosen(entries)
 
 
-def _write_dispatch(options: argparse.Namespace, outcomes: Sequence[Outcome]) -> str:
+def _write_dispatch(options: argparse.Namespace, outcomes: Sequence[SectionOutcome]) -> str:
     table = _chosen(outcomes)
     if options.quick or options.device != "cuda" or not table:
         return "measured.json was left as it is: there was nothing measured to write into it"

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring.cases import Case
+from benchmarks.measuring.cases import ModelCase
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.scoring import score as sra_score  # here, so that no call pays for the import
 
 
 @dataclass(frozen=True)
-class Answer:
+class AlternativeAnswer:
     """What an alternative computed, as far as it can be compared.
 
     Attributes:
@@ -47,19 +47,19 @@ class Alternative:
 
     key: str
     label: str
-    run: Callable[[nn.Module, Mapping[str, Any]], Answer]
-    map_bytes: Callable[[Case], int]
+    run: Callable[[nn.Module, Mapping[str, Any]], AlternativeAnswer]
+    map_bytes: Callable[[ModelCase], int]
 
 
-def whole_maps(model: Any, batch: Mapping[str, Any]) -> Answer:
+def whole_maps(model: Any, batch: Mapping[str, Any]) -> AlternativeAnswer:
     """(a) All maps at once from transformers, then reduced by hand."""
     with attending(model, "eager"):
         output = model.model(batch["input_ids"], use_cache=False, output_attentions=True)
     scores = torch.stack([reduce_map(weights, batch) for weights in output.attentions], dim=1)
-    return Answer(scores, _response_states(output.last_hidden_state, batch))
+    return AlternativeAnswer(scores, _response_states(output.last_hidden_state, batch))
 
 
-def hooked_maps(model: Any, batch: Mapping[str, Any]) -> Answer:
+def hooked_maps(model: Any, batch: Mapping[str, Any]) -> AlternativeAnswer:
     """(b) Each layer's map reduced by a forward hook as soon as it is there, and dropped."""
     scores: list[Tensor] = []
 
@@ -73,20 +73,24 @@ def hooked_maps(model: Any, batch: Mapping[str, Any]) -> Answer:
     finally:
         for hook in hooks:
             hook.remove()
-    return Answer(torch.stack(scores, dim=1), _response_states(output.last_hidden_state, batch))
+    return AlternativeAnswer(
+        torch.stack(scores, dim=1), _response_states(output.last_hidden_state, batch)
+    )
 
 
-def plain_forward(model: Any, batch: Mapping[str, Any]) -> Answer:
+def plain_forward(model: Any, batch: Mapping[str, Any]) -> AlternativeAnswer:
     """(c) The plain forward pass by SDPA, with no SRA: the floor."""
     with attending(model, "sdpa"):
         output = model.model(batch["input_ids"], use_cache=False)
-    return Answer(hidden=_response_states(output.last_hidden_state, batch))
+    return AlternativeAnswer(hidden=_response_states(output.last_hidden_state, batch))
 
 
-def score(model: Any, batch: Mapping[str, Any]) -> Answer:
+def score(model: Any, batch: Mapping[str, Any]) -> AlternativeAnswer:
     """(d) This library."""
     result = sra_score(model, batch)
-    return Answer(torch.stack([result.by_layer[name][0, 0].double() for name in DEFINITIONS]))
+    return AlternativeAnswer(
+        torch.stack([result.by_layer[name][0, 0].double() for name in DEFINITIONS])
+    )
 
 
 def reduce_map(weights: Tensor, batch: Mapping[str, Any]) -> Tensor:
@@ -117,7 +121,7 @@ def attending(model: Any, implementation: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def one_map_bytes(case: Case) -> int:
+def one_map_bytes(case: ModelCase) -> int:
     """What an eager layer holds at once: logits and weights (in float32 too, for the softmax of a
     narrower dtype), and the mask ``[T, T]``.
     """
@@ -125,14 +129,14 @@ def one_map_bytes(case: Case) -> int:
     return case.tokens**2 * (case.shape.heads * entry + 8)
 
 
-def all_maps_bytes(case: Case) -> int:
+def all_maps_bytes(case: ModelCase) -> int:
     """Every layer's map, ``L·H·T²`` numbers, and one layer at work."""
     width = 4 if case.dtype == "float32" else 2
     kept = case.shape.layers * case.shape.heads * case.tokens**2 * width
     return kept + one_map_bytes(case)
 
 
-def no_map_bytes(case: Case) -> int:
+def no_map_bytes(case: ModelCase) -> int:
     """Nothing that grows with ``T²``."""
     return 0
 

@@ -36,7 +36,7 @@ WIDE = Shape("Llama-3.2-1B shape, 4 layers", 4, 2048, 8192, 32, 8, 64, 8192)
 
 
 @dataclass(frozen=True)
-class Case:
+class ModelCase:
     """One model at one length: batch 1, ``tokens`` in all, the last ``response`` the reply."""
 
     shape: Shape
@@ -48,7 +48,7 @@ class Case:
         return f"{self.shape.name}, {self.dtype}, T={self.tokens}"
 
 
-def build_model(case: Case) -> LlamaForCausalLM:
+def build_model(case: ModelCase) -> LlamaForCausalLM:
     """The same random weights at every call and in every dtype: numbers that bfloat16 has.
 
     With a standard deviation of 0.04 the maps are uneven (the largest weight of a row is about 15
@@ -84,7 +84,7 @@ def build_model(case: Case) -> LlamaForCausalLM:
     return model.to(getattr(torch, case.dtype)).eval()
 
 
-def build_batch(case: Case) -> dict[str, Any]:
+def build_batch(case: ModelCase) -> dict[str, Any]:
     """The mapping that :func:`sra_fast.score` takes: one row, no padding."""
     generator = torch.Generator().manual_seed(1)
     strategy = torch.zeros(1, case.tokens, dtype=torch.bool)

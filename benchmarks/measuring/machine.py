@@ -14,7 +14,7 @@ from sra_fast.files.provenance import commit
 
 if TYPE_CHECKING:
     from benchmarks.measuring.alternatives import Alternative
-    from benchmarks.measuring.cases import Case
+    from benchmarks.measuring.cases import ModelCase
 
 GIB = 2**30
 
@@ -40,7 +40,7 @@ def has_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def bytes_needed(case: Case, alternative: Alternative) -> int:
+def bytes_needed(case: ModelCase, alternative: Alternative) -> int:
     """An estimate for a process that runs the alternative: model, maps, and a GiB for the rest."""
     shape = case.shape
     attention = 2 * (shape.heads + shape.kv_heads) * shape.head_width * shape.hidden

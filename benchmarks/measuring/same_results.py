@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measuring.alternatives import Answer
+from benchmarks.measuring.alternatives import AlternativeAnswer
 
 Quantity = Literal["scores", "hidden"]
 QUANTITIES: tuple[Quantity, ...] = ("scores", "hidden")
@@ -31,7 +31,7 @@ FLOAT32_TOLERANCES: Mapping[Quantity, float] = {"scores": 1e-5, "hidden": 1e-4}
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AnswerVerdict:
     """Errors of one alternative, relative, and what they were allowed to be."""
 
     errors: Mapping[Quantity, float]
@@ -53,7 +53,7 @@ Truth = Mapping[Quantity, Tensor]
 """What every right answer is near to; a quantity that fewer than two gave is missing."""
 
 
-def agree_on(answers: Sequence[Answer]) -> Truth:
+def agree_on(answers: Sequence[AlternativeAnswer]) -> Truth:
     """The median answer, per entry, of the alternatives of one float32 case."""
     values: dict[Quantity, Tensor] = {}
     for name in QUANTITIES:
@@ -66,14 +66,14 @@ def agree_on(answers: Sequence[Answer]) -> Truth:
 
 
 def check(
-    answers: Sequence[Answer], truth: Truth, tolerances: Mapping[Quantity, float]
-) -> Verdict | None:
+    answers: Sequence[AlternativeAnswer], truth: Truth, tolerances: Mapping[Quantity, float]
+) -> AnswerVerdict | None:
     """All answers of one alternative, the worst of which counts; None: nothing to check by."""
     errors = worst_errors(answers, truth)
     given = {name for name in QUANTITIES for answer in answers if _value(answer, name) is not None}
     if not given or not given <= errors.keys() & tolerances.keys():
         return None
-    return Verdict(errors, {name: tolerances[name] for name in errors})
+    return AnswerVerdict(errors, {name: tolerances[name] for name in errors})
 
 
 def bfloat16_tolerances(eager_errors: Mapping[Quantity, float]) -> dict[Quantity, float]:
@@ -81,7 +81,7 @@ def bfloat16_tolerances(eager_errors: Mapping[Quantity, float]) -> dict[Quantity
     return {name: 2 * error + FLOAT32_TOLERANCES[name] for name, error in eager_errors.items()}
 
 
-def worst_errors(answers: Sequence[Answer], truth: Truth) -> dict[Quantity, float]:
+def worst_errors(answers: Sequence[AlternativeAnswer], truth: Truth) -> dict[Quantity, float]:
     """Per quantity, the largest error of several answers."""
     errors: dict[Quantity, float] = {}
     for name in QUANTITIES:
@@ -111,7 +111,7 @@ def _relative(value: Tensor, truth: Tensor) -> Tensor:
     return relative
 
 
-def _value(answer: Answer, name: Quantity) -> Tensor | None:
+def _value(answer: AlternativeAnswer, name: Quantity) -> Tensor | None:
     return answer.scores if name == "scores" else answer.hidden
 
 

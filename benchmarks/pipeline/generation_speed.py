@@ -45,7 +45,7 @@ NAME = "generation"
 
 
 @dataclass(frozen=True)
-class Way:
+class ReplySpeed:
     """One way to reply, measured once.
 
     Attributes:
@@ -86,7 +86,7 @@ def one_by_one(
     tokenizer: Any,
     prompts: Sequence[GenerationPrompt],
     sampling: Sampling,
-) -> tuple[Way, dict[str, str]]:
+) -> tuple[ReplySpeed, dict[str, str]]:
     """As a user of transformers does it; and the replies."""
     ends, texts = end_tokens(model, tokenizer), {}
     begun, tokens = time.perf_counter(), 0
@@ -102,12 +102,12 @@ def one_by_one(
         tokens += len(output)
         reply = output[:-1] if int(output[-1]) in ends else output
         texts[prompt.item] = tokenizer.decode(reply, skip_special_tokens=True)
-    return Way(len(prompts), tokens, time.perf_counter() - begun), texts
+    return ReplySpeed(len(prompts), tokens, time.perf_counter() - begun), texts
 
 
 def batched(
     model: Any, tokenizer: Any, prompts: Sequence[GenerationPrompt], sampling: Sampling, share: bool
-) -> tuple[Way, dict[str, str]]:
+) -> tuple[ReplySpeed, dict[str, str]]:
     """As ``sra-fast extend`` does it; and the replies."""
     begun = time.perf_counter()
     replier = LocalReplier(model, tokenizer, sampling, share=share)
@@ -117,7 +117,7 @@ def batched(
         for reply in replier.reply([prompts[index] for index in batch])
     ]
     tokens = sum(reply.tokens + reply.finished for reply in replies)
-    way = Way(len(prompts), tokens, time.perf_counter() - begun)
+    way = ReplySpeed(len(prompts), tokens, time.perf_counter() - begun)
     return way, {reply.item: reply.raw for reply in replies}
 
 
@@ -128,7 +128,7 @@ def measure(
     source = find_model(model_name)
     model, tokenizer = source.load(dtype, "cpu"), source.tokenizer()
     sampling, spread = Sampling(), len(prompts) // alone
-    done: dict[str, list[Way]] = {}
+    done: dict[str, list[ReplySpeed]] = {}
     same = True
     for number in range(rounds):
         some = prompts[number % spread :: spread][:alone]

@@ -41,7 +41,7 @@ ROWS = 257
 
 
 @dataclass(frozen=True)
-class Case:
+class KernelCase:
     """One call of a function that launches kernels.
 
     Attributes:
@@ -99,7 +99,7 @@ class Binary:
     error: str | None = None
 
 
-def binaries(architecture: str, case: Case) -> list[Binary]:
+def binaries(architecture: str, case: KernelCase) -> list[Binary]:
     """The kernels that ``case`` launches on ``architecture`` with the table's tiles, compiled."""
     made: list[Binary] = []
     run = triton.JITFunction.run
@@ -129,7 +129,7 @@ def binaries(architecture: str, case: Case) -> list[Binary]:
     return made
 
 
-def decode_serves(case: Case) -> bool:
+def decode_serves(case: KernelCase) -> bool:
     """Whether the decode kernel takes so many queries, or leaves them to the forward one."""
     q, _, v, *_ = _inputs(case)
     return serves(q, v)
@@ -205,12 +205,12 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _heads(case: Case, heads: int, length: int) -> Tensor:
+def _heads(case: KernelCase, heads: int, length: int) -> Tensor:
     """``[B, H, L, D]``, the transposed view that models hand over."""
     return _empty(case.batch, length, heads, case.width, dtype=case.dtype).transpose(1, 2)
 
 
-def _inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Layout, Logits]:
+def _inputs(case: KernelCase) -> tuple[Tensor, Tensor, Tensor, Layout, Logits]:
     granules_m, granules_n = -(-case.queries // GRANULE), -(-case.keys // GRANULE)
     layout = Layout(
         key_labels=_empty(case.batch, case.keys, dtype=torch.int32),
@@ -231,27 +231,27 @@ def _inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Layout, Logits]:
     )
 
 
-def _mass_and_lse(case: Case) -> tuple[Tensor, Tensor]:
+def _mass_and_lse(case: KernelCase) -> tuple[Tensor, Tensor]:
     spans = max(case.spans, 1)
     mass = _empty(ROWS, case.heads, spans, dtype=torch.float32)
     return mass, _empty(case.batch, case.heads, case.queries, dtype=torch.float32)
 
 
-def _forward(case: Case) -> None:
+def _forward(case: KernelCase) -> None:
     forward(*_inputs(case), rows=ROWS, spans=max(case.spans, 2), first_spans=case.spans)
 
 
-def _decode(case: Case) -> None:
+def _decode(case: KernelCase) -> None:
     decode(*_inputs(case), rows=ROWS, spans=max(case.spans, 2), first_spans=case.spans)
 
 
-def _epilogue(case: Case) -> None:
+def _epilogue(case: KernelCase) -> None:
     q, k, _, layout, logits = _inputs(case)
     mass, lse = _mass_and_lse(case)
     add_span_mass(q, k, lse, mass, layout, logits)
 
 
-def _backward(case: Case) -> None:
+def _backward(case: KernelCase) -> None:
     q, k, v, layout, logits = _inputs(case)
     mass, lse = _mass_and_lse(case)
     out = like_heads(q)
@@ -259,7 +259,7 @@ def _backward(case: Case) -> None:
     backward(q, k, v, out, mass, lse, torch.empty_like(out), d_mass, layout, logits)
 
 
-_CALLS: dict[str, Callable[[Case], None]] = {
+_CALLS: dict[str, Callable[[KernelCase], None]] = {
     "forward": _forward,
     "decode": _decode,
     "epilogue": _epilogue,

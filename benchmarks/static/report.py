@@ -23,7 +23,7 @@ from multiprocessing import get_context
 import torch
 import triton
 
-from benchmarks.static.compilation import TARGETS, Binary, Case, binaries, decode_serves
+from benchmarks.static.compilation import TARGETS, Binary, KernelCase, binaries, decode_serves
 
 WIDTHS = (64, 128, 256)
 DTYPES = (torch.bfloat16, torch.float32)
@@ -54,7 +54,7 @@ WITHOUT_PRODUCTS = {"delta", "decode join"}
 
 
 @dataclass(frozen=True)
-class Row:
+class JudgedKernel:
     """One compiled kernel and what is to be said of it.
 
     Attributes:
@@ -83,7 +83,7 @@ class Row:
         return f"FAILS: {said}" if self.problems else f"ok ({said})" if said else "ok"
 
 
-def plan() -> list[Case]:
+def plan() -> list[KernelCase]:
     """What is compiled for each architecture: each line of the table, with the most switched on.
 
     Where it counts, also with less, because fewer spans do not always take fewer registers.
@@ -92,7 +92,7 @@ def plan() -> list[Case]:
     for dtype in DTYPES:
         for width in WIDTHS:
             often = dtype == torch.bfloat16 and width <= WIDEST_CLEAN
-            usual = Case("forward", width, dtype, spans=3)
+            usual = KernelCase("forward", width, dtype, spans=3)
             few = replace(usual, function="decode", heads=8, kv_heads=1)
             most = [replace(few, queries=queries) for queries in (16, 8, 4)]
             cases += [replace(usual, spans=spans) for spans in ((0, 2, 3) if often else (0, 3))]
@@ -101,7 +101,7 @@ def plan() -> list[Case]:
             cases += [replace(usual, function="epilogue")]
             steps = (0, 3) if width <= WIDEST_CLEAN else (3,)
             cases += [replace(usual, function="backward", spans=spans) for spans in steps]
-    usual = Case("forward", 128, torch.bfloat16, spans=3)
+    usual = KernelCase("forward", 128, torch.bfloat16, spans=3)
     for more in (
         replace(usual, width=96),  # no power of two: the tile is wider than the head
         replace(usual, capped=True),
@@ -111,7 +111,7 @@ def plan() -> list[Case]:
     return cases
 
 
-def report(architectures: Iterable[str]) -> list[Row]:
+def report(architectures: Iterable[str]) -> list[JudgedKernel]:
     """The rows of all cases, compiled by a few processes."""
     work = [(architecture, case) for architecture in architectures for case in plan()]
     # What takes longest comes first, so that no process is left with it at the end.
@@ -121,17 +121,17 @@ def report(architectures: Iterable[str]) -> list[Row]:
     return [row for at in range(len(work)) for row in results[at]]
 
 
-def _effort(case: Case) -> float:
+def _effort(case: KernelCase) -> float:
     """Grows with the seconds that it takes to compile."""
     return case.width * case.dtype.itemsize * (3 if case.function == "backward" else 1 + case.spans)
 
 
-def _rows(work: tuple[str, Case]) -> list[Row]:
+def _rows(work: tuple[str, KernelCase]) -> list[JudgedKernel]:
     architecture, case = work
     return [judged(architecture, case, binary) for binary in binaries(architecture, case)]
 
 
-def judged(architecture: str, case: Case, binary: Binary) -> Row:
+def judged(architecture: str, case: KernelCase, binary: Binary) -> JudgedKernel:
     """The row of a compiled kernel, with what is wrong with it."""
     kernel = NAMES[binary.kernel]
     problems, remark = [], ""
@@ -158,7 +158,7 @@ def judged(architecture: str, case: Case, binary: Binary) -> Row:
             problems.append("spills")
         else:
             remark = f"spills, as it may; {remark}".strip("; ")
-    return Row(
+    return JudgedKernel(
         architecture=architecture,
         kernel=kernel,
         width=case.width,
@@ -171,13 +171,13 @@ def judged(architecture: str, case: Case, binary: Binary) -> Row:
     )
 
 
-def _variant(case: Case) -> str:
+def _variant(case: KernelCase) -> str:
     if case.capped:
         return "softcap, sinks"
     return f"B=1, N={case.keys}" if case.keys == EVEN_TOKENS else ""
 
 
-def as_table(rows: Sequence[Row]) -> str:
+def as_table(rows: Sequence[JudgedKernel]) -> str:
     """One line per kernel, columns aligned."""
     head = "arch,kernel,width,dtype,spans,tile,warps,stages,registers,stack,local,shared,limit"
     lines = [[*head.split(","), "products", "verdict"], *map(_cells, rows)]
@@ -188,7 +188,7 @@ def as_table(rows: Sequence[Row]) -> str:
     )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: JudgedKernel) -> list[str]:
     made = row.binary
     spans = made.spans
     if row.kernel in ("delta", "dk_dv", "dq"):
@@ -209,7 +209,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def as_json(rows: Sequence[Row], seconds: float) -> str:
+def as_json(rows: Sequence[JudgedKernel], seconds: float) -> str:
     """The same, with counts of instructions, and the versions that it holds for."""
     lines = [asdict(row) | {"verdict": row.verdict} for row in rows]
     versions = {"torch": torch.__version__, "triton": triton.__version__}

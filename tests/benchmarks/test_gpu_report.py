@@ -26,9 +26,9 @@ from benchmarks.gpu.harness import bench, card, checking, failures, llama, proce
 from benchmarks.gpu.harness.bench import QUICK, Bench, Entry
 from benchmarks.gpu.harness.schedule import (
     SECTIONS,
-    Outcome,
+    ReportSettings,
     Section,
-    Settings,
+    SectionOutcome,
     known_ceilings,
     run_here,
 )
@@ -47,7 +47,7 @@ from sra_fast import SpanAttention, SpanQuery, span_attention
 ROOT = Path(__file__).resolve().parents[2]
 KIND = "cuda" if torch.cuda.is_available() else "cpu"
 DEVICE = torch.device(KIND)
-SETTINGS = Settings(KIND, quick=True)
+SETTINGS = ReportSettings(KIND, quick=True)
 CEILINGS = {"gemm_tflops": 1.0, "copy_gbs": 1.0}
 NAMES = [section.name for section in SECTIONS]
 
@@ -70,7 +70,7 @@ class Whole:
     """A run of all sections."""
 
     folder: Path
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[SectionOutcome]
     printed: str
 
 
@@ -123,7 +123,7 @@ def test_the_printed_table_is_short_and_ends_the_report(whole: Whole) -> None:
     assert len(whole.printed.splitlines()) < 60
     lengths = [{"T": T, "on_ms": 1.0, "score_ms": 1.0} for T in range(7)]
     entries = [*lengths, *[{"error": "no"}] * 30]
-    failing = [Outcome(name, "failed", entries, "because") for name in NAMES]
+    failing = [SectionOutcome(name, "failed", entries, "because") for name in NAMES]
     short = report_page.short(card.facts(KIND), failing, targets.judge(failing), ["a note"] * 2)
     assert len(short.splitlines()) < 60
     assert "forward: failed: because" in short
@@ -259,7 +259,7 @@ def test_calls_take_turns_and_a_ratio_is_that_of_the_rounds() -> None:
     def samples(*seconds: float) -> list[timing.Sample]:
         return [timing.Sample(each, 0.0) for each in seconds]
 
-    turns = timing.Turns({"a": samples(1, 2, 9), "b": samples(1, 4, 3)}, {})
+    turns = timing.TurnTimes({"a": samples(1, 2, 9), "b": samples(1, 4, 3)}, {})
     assert turns.ratio("a", "b") == 1.0
     assert turns.ratio("b", "a") == 1.0
     assert turns.seconds("a") == 2
@@ -321,9 +321,11 @@ def test_a_cards_facts_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_time_that_a_section_leaves_goes_to_the_later_ones() -> None:
     given: list[float] = []
 
-    def quick_run(section: Section, settings: Settings, ends: float, known: Any) -> Outcome:
+    def quick_run(
+        section: Section, settings: ReportSettings, ends: float, known: Any
+    ) -> SectionOutcome:
         given.append(ends - time.monotonic())
-        return Outcome(section.name, "done")
+        return SectionOutcome(section.name, "done")
 
     shares = [Section(name, "", "", share) for name, share in (("a", 30), ("b", 10), ("c", 20))]
     gpu_report.execute(shares, SETTINGS, soon(120), quick_run, lambda outcomes: None)
@@ -331,7 +333,7 @@ def test_time_that_a_section_leaves_goes_to_the_later_ones() -> None:
 
 
 def test_without_time_sections_are_skipped_and_that_is_said() -> None:
-    def never(*_: Any) -> Outcome:
+    def never(*_: Any) -> SectionOutcome:
         raise AssertionError
 
     outcomes = gpu_report.execute(SECTIONS, SETTINGS, soon(1), never, lambda outcomes: None)
@@ -341,7 +343,7 @@ def test_without_time_sections_are_skipped_and_that_is_said() -> None:
     late = Bench(DEVICE, QUICK, soon(0), {}, lambda entries: None)
     late.each([{"T": 1}], lambda *_: pytest.fail("was run"))
     assert late.entries == [{"T": 1, "skipped": "out of time"}]
-    assert not Outcome("late", "done", late.entries).good
+    assert not SectionOutcome("late", "done", late.entries).good
 
 
 TARGET = targets.Target("x", "y", "s", "r", ({"T": 1}, {"T": 2}), "at most", 1.02)
@@ -368,7 +370,10 @@ def test_a_target_is_met_only_where_every_place_was_measured(
 ) -> None:
     entries = [{"T": 1, "other": 9.0}, {"T": 3, "r": 99.0}]
     entries += [{"T": at, "r": ratio} for at, ratio in enumerate(ratios, 1) if ratio is not None]
-    outcomes = [Outcome("s", "done", entries), Outcome("t", "done", [{"T": 1, "r": 50.0}])]
+    outcomes = [
+        SectionOutcome("s", "done", entries),
+        SectionOutcome("t", "done", [{"T": 1, "r": 50.0}]),
+    ]
     (verdict,) = targets.judge(outcomes, [replace(TARGET, sense=sense, bound=bound)])
     assert verdict.word == word
     assert worst is None or verdict.worst == worst
@@ -440,7 +445,7 @@ def test_maps_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> 
         whole_model._beside_maps(None, [], work, entry, 1.0)
         assert entry["absent"].startswith("does not fit: needs")
         work.entries.append(entry)
-    ends = targets.maps_end([Outcome("model", "done", work.entries)])
+    ends = targets.maps_end([SectionOutcome("model", "done", work.entries)])
     assert ends.startswith(f"at T = {QUICK.eager_lengths[0]}: does not fit")
 
 

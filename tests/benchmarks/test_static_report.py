@@ -63,17 +63,18 @@ SPOILED = """
 import sys
 from dataclasses import replace
 from unittest.mock import patch
-from benchmarks import static_report
-from benchmarks.static.compilation import Case
+from benchmarks.static import report
+from benchmarks.static.compilation import KernelCase
 from sra_fast.kernels.triton_kernels.configurations import TABLE, Configuration, Kernel
 import torch
 
 large = Configuration(128, 128, 4, 2)
+case = KernelCase("backward", 128, torch.bfloat16, spans=2)
 with (
     patch.dict(TABLE["sm_90"][Kernel.DQ], {(128, 2): large}),
-    patch.object(static_report, "plan", lambda: [Case("backward", 128, torch.bfloat16, spans=2)]),
+    patch.object(report, "plan", lambda: [case]),
 ):
-    sys.exit(static_report.main(["--json", "--arch", "sm_90"]))
+    sys.exit(report.main(["--json", "--arch", "sm_90"]))
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.harness.failures import describe, recover
-from benchmarks.gpu.harness.timing import Call, Turns, take_turns
+from benchmarks.gpu.harness.timing import Call, TurnTimes, take_turns
 
 Entry = dict[str, Any]
 """One line of a section's table: sizes, figures, and ``error`` if something went wrong,
@@ -156,7 +156,7 @@ class Bench:
 
     def turns(
         self, calls: Mapping[str, Call], seconds: float, *, least: int = 3, long: bool = False
-    ) -> Turns:
+    ) -> TurnTimes:
         """:func:`timing.take_turns` on this device."""
         return take_turns(
             calls, self.device, seconds, most=self.sizes.rounds, least=least, long=long

@@ -23,7 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.harness.failures import last_lines
-from benchmarks.gpu.harness.schedule import SECTIONS, Outcome, Section, Settings, run_here
+from benchmarks.gpu.harness.schedule import (
+    SECTIONS,
+    ReportSettings,
+    Section,
+    SectionOutcome,
+    run_here,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 GRACE = 15.0  # seconds beyond its time until a section is ended
@@ -31,10 +37,10 @@ GRACE = 15.0  # seconds beyond its time until a section is ended
 
 def run_apart(
     section: Section,
-    settings: Settings,
+    settings: ReportSettings,
     ends: float,
     ceilings: Mapping[str, float],
-) -> Outcome:
+) -> SectionOutcome:
     """As :func:`sections.run_here`, in a new process, which is ended soon after its time."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
@@ -89,7 +95,7 @@ def _sayable(value: Any) -> Any:
     return value
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def _environment(settings: ReportSettings) -> dict[str, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["HF_HUB_OFFLINE"] = "1"
     environment.pop("TRITON_INTERPRET", None)
@@ -108,11 +114,11 @@ def _wait(process: subprocess.Popen[bytes], until: float) -> bool:
     return False
 
 
-def _read(result: Path, section: Section) -> Outcome:
+def _read(result: Path, section: Section) -> SectionOutcome:
     try:
-        return Outcome(**json.loads(result.read_text("utf-8")))
+        return SectionOutcome(**json.loads(result.read_text("utf-8")))
     except FileNotFoundError:
-        return Outcome(section.name, "running")
+        return SectionOutcome(section.name, "running")
 
 
 def main() -> None:
@@ -127,10 +133,10 @@ def main() -> None:
     options = parser.parse_args()
     section = next(section for section in SECTIONS if section.name == options.section)
 
-    def save(outcome: Outcome) -> None:
+    def save(outcome: SectionOutcome) -> None:
         write(asdict(outcome), options.result)
 
-    settings = Settings(options.device, options.quick)
+    settings = ReportSettings(options.device, options.quick)
     save(run_here(section, settings, options.ends, options.ceilings, save))
 
 

@@ -13,7 +13,7 @@ import torch
 from benchmarks.gpu.harness.bench import FULL, QUICK, Bench, Entry
 from benchmarks.gpu.harness.failures import describe
 
-Status = Literal["running", "done", "failed", "stopped", "skipped"]
+SectionStatus = Literal["running", "done", "failed", "stopped", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ SECTIONS = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReportSettings:
     """What holds for every section of a run.
 
     Attributes:
@@ -111,7 +111,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SectionOutcome:
     """What came of a section.
 
     Attributes:
@@ -123,7 +123,7 @@ class Outcome:
     """
 
     name: str
-    status: Status
+    status: SectionStatus
     entries: Sequence[Entry] = ()
     reason: str = ""
     seconds: float = 0.0
@@ -138,11 +138,11 @@ class Outcome:
 
 def run_here(
     section: Section,
-    settings: Settings,
+    settings: ReportSettings,
     ends: float,
     ceilings: Mapping[str, float],
-    save: Callable[[Outcome], None] = lambda outcome: None,
-) -> Outcome:
+    save: Callable[[SectionOutcome], None] = lambda outcome: None,
+) -> SectionOutcome:
     """Runs a section in this process.
 
     Args:
@@ -154,8 +154,8 @@ def run_here(
     """
     start = time.monotonic()
 
-    def so_far(status: Status, entries: Sequence[Entry], reason: str = "") -> Outcome:
-        return Outcome(section.name, status, list(entries), reason, time.monotonic() - start)
+    def so_far(status: SectionStatus, entries: Sequence[Entry], reason: str = "") -> SectionOutcome:
+        return SectionOutcome(section.name, status, list(entries), reason, time.monotonic() - start)
 
     bench = Bench(
         torch.device("cuda", 0) if settings.device == "cuda" else torch.device("cpu"),
@@ -172,7 +172,7 @@ def run_here(
     return so_far("done", bench.entries)
 
 
-def known_ceilings(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def known_ceilings(outcomes: Sequence[SectionOutcome]) -> dict[str, float]:
     """``gemm_tflops`` and ``copy_gbs``, as far as they were measured."""
     return {
         name: entry[name]

@@ -35,7 +35,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Turns:
+class TurnTimes:
     """Calls that took turns.
 
     Attributes:
@@ -91,7 +91,7 @@ def take_turns(
     most: int,
     least: int = 3,
     long: bool = False,
-) -> Turns:
+) -> TurnTimes:
     """Warms every call up, then times them in turn until ``seconds`` are over.
 
     Args:
@@ -121,7 +121,7 @@ def take_turns(
         for name in samples:
             samples[name].append(timed(calls[name], device))
         rounds += 1
-    return Turns(samples, failed)
+    return TurnTimes(samples, failed)
 
 
 def synchronize(device: torch.device) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.gpu.harness.bench import Entry
-from benchmarks.gpu.harness.schedule import SECTIONS, Outcome
+from benchmarks.gpu.harness.schedule import SECTIONS, SectionOutcome
 from benchmarks.gpu.report.dispatch_table import unfit
-from benchmarks.gpu.report.targets import Verdict, maps_end
+from benchmarks.gpu.report.targets import TargetVerdict, maps_end
 
 MOST_TROUBLES = 8  # lines of the short table; the report has them all
 
@@ -48,8 +48,8 @@ Rows = Sequence[Sequence[str]]
 
 def as_markdown(
     facts: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
-    verdicts: Sequence[Verdict],
+    outcomes: Sequence[SectionOutcome],
+    verdicts: Sequence[TargetVerdict],
     pictures: Sequence[str],
     notes: Sequence[str],
 ) -> str:
@@ -79,8 +79,8 @@ def as_markdown(
 
 def short(
     facts: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
-    verdicts: Sequence[Verdict],
+    outcomes: Sequence[SectionOutcome],
+    verdicts: Sequence[TargetVerdict],
     notes: Sequence[str],
 ) -> str:
     """Under 60 lines for a terminal."""
@@ -107,7 +107,7 @@ def short(
     return "\n".join(lines)
 
 
-def troubles(outcomes: Sequence[Outcome]) -> list[str]:
+def troubles(outcomes: Sequence[SectionOutcome]) -> list[str]:
     """What failed, was wrong or found no time, one line each; whole sections first."""
     sections = [f"{o.name}: {o.status}: {o.reason}" for o in outcomes if o.status != "done"]
     return sections + [
@@ -155,7 +155,7 @@ def _line(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+def _verdict_rows(verdicts: Sequence[TargetVerdict]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for verdict in verdicts:
         known = sum(value is not None for value in verdict.values)
@@ -173,7 +173,7 @@ def _verdict_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _section(outcome: Outcome) -> list[str]:
+def _section(outcome: SectionOutcome) -> list[str]:
     section = next(section for section in SECTIONS if section.name == outcome.name)
     parts = [f"## {section.title}"]
     if outcome.status != "done":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.gpu.harness.bench import FULL, Entry
-from benchmarks.gpu.harness.schedule import Outcome
+from benchmarks.gpu.harness.schedule import SectionOutcome
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TargetVerdict:
     """A target and what came of it.
 
     Attributes:
@@ -111,12 +111,14 @@ TARGETS = (
 )  # fmt: skip
 
 
-def judge(outcomes: Sequence[Outcome], targets: Sequence[Target] = TARGETS) -> list[Verdict]:
+def judge(
+    outcomes: Sequence[SectionOutcome], targets: Sequence[Target] = TARGETS
+) -> list[TargetVerdict]:
     """Met only if every place was measured and reaches the bound."""
     return [_judge(target, outcomes) for target in targets]
 
 
-def maps_end(outcomes: Sequence[Outcome]) -> str:
+def maps_end(outcomes: Sequence[SectionOutcome]) -> str:
     """At which length attention maps no longer fit, for the reader."""
     entries = [
         entry
@@ -131,7 +133,7 @@ def maps_end(outcomes: Sequence[Outcome]) -> str:
     return f"at T = {died[0]['T']}: {died[0]['absent']}"
 
 
-def _judge(target: Target, outcomes: Sequence[Outcome]) -> Verdict:
+def _judge(target: Target, outcomes: Sequence[SectionOutcome]) -> TargetVerdict:
     entries = [
         entry
         for outcome in outcomes
@@ -145,9 +147,9 @@ def _judge(target: Target, outcomes: Sequence[Outcome]) -> Verdict:
     )
     known = [value for value in values if value is not None]
     if target.bound is None:
-        return Verdict(target, values, "–" if known else "not measured")
+        return TargetVerdict(target, values, "–" if known else "not measured")
     limit = target.bound
     missed = [v for v in known if not (v <= limit if target.sense == "at most" else v >= limit)]
     if missed:
-        return Verdict(target, values, "not met")
-    return Verdict(target, values, "met" if len(known) == len(values) else "not measured")
+        return TargetVerdict(target, values, "not met")
+    return TargetVerdict(target, values, "met" if len(known) == len(values) else "not measured")

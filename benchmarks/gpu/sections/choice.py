@@ -22,8 +22,8 @@ from benchmarks.gpu.sections.gradients import leaves
 from sra_fast import SpanAttention, span_attention
 from sra_fast.kernels.dispatch import card
 
-Backend = Literal["lse", "triton"]
-BACKENDS: tuple[Backend, ...] = ("lse", "triton")
+ComparedBackend = Literal["lse", "triton"]
+BACKENDS: tuple[ComparedBackend, ...] = ("lse", "triton")
 
 
 def run(bench: Bench) -> None:
@@ -57,7 +57,7 @@ def _measure_forward(bench: Bench, entry: Entry, seconds: float) -> None:
         layout="cache" if decode else "model",
     )
 
-    def attend(backend: Backend) -> SpanAttention:
+    def attend(backend: ComparedBackend) -> SpanAttention:
         return span_attention(given.q, given.k, given.v, given.asking, backend=backend)
 
     exact = checking.exact_rows(given.q, given.k, given.v, given.asking)
@@ -76,7 +76,7 @@ def _measure_forward(bench: Bench, entry: Entry, seconds: float) -> None:
 def _measure_training(bench: Bench, entry: Entry, seconds: float) -> None:
     given = leaves(bench, entry["T"])
 
-    def step(backend: Backend) -> Sequence[Tensor | None]:
+    def step(backend: ComparedBackend) -> Sequence[Tensor | None]:
         gradients: Sequence[Tensor | None] = given.backward(backend, mass=True)()
         return gradients
 

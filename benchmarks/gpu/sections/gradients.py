@@ -22,7 +22,7 @@ from sra_fast import SpanQuery, span_attention
 BACKWARD_FLOPS = 2.5  # of the forward's: five products where that has two
 NAMES = ("dq", "dk", "dv")
 
-Backend = Literal["triton", "lse", "reference"]
+CheckedBackend = Literal["triton", "lse", "reference"]
 
 
 def run(bench: Bench) -> None:
@@ -58,7 +58,7 @@ class Leaves:
     d_out: Tensor
     d_mass: Tensor
 
-    def backward(self, backend: Backend, *, mass: bool, out: bool = True) -> Call:
+    def backward(self, backend: CheckedBackend, *, mass: bool, out: bool = True) -> Call:
         """The backward pass alone, of a forward pass that is done here, once."""
         result = span_attention(self.q, self.k, self.v, self.query, backend=backend, mass_grad=mass)
         outputs = ([result.out] if out else []) + ([result.mass] if mass else [])

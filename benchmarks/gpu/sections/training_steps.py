@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.finetuning.steps import Training, Way, alternate, ratios
+from benchmarks.finetuning.steps import Training, TrainingWay, alternate, ratios
 from benchmarks.gpu.harness import llama
 from benchmarks.gpu.harness.bench import Bench, Entry
 from benchmarks.gpu.harness.failures import WrongResultError, recover
 
-WAYS: tuple[Way, ...] = ("plain", "callback", "regulariser")
+WAYS: tuple[TrainingWay, ...] = ("plain", "callback", "regulariser")
 STEPS = 2  # of a turn; the first is not timed
 LOSS_TOLERANCE = 2e-3  # relative, in bfloat16: different kernels attend
 SRA_TOLERANCE = 1e-3  # relative, of the two ways that have one
@@ -67,7 +67,7 @@ def _measure(training: Training, bench: Bench, entry: Entry, ends: float) -> Non
                 entry[f"{way}/plain memory"] = entry[f"{way}_peak_gb"] / entry["plain_peak_gb"]
 
 
-def _memory(training: Training, way: Way, device: torch.device) -> dict[str, Any]:
+def _memory(training: Training, way: TrainingWay, device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         training.run(way, STEPS)
         return {}

@@ -16,7 +16,7 @@ from benchmarks.gpu.harness.bench import Bench, Entry, free_bytes
 from benchmarks.gpu.harness.failures import WrongResultError, describe, recover
 from benchmarks.gpu.harness.timing import Call, give_lead_back, synchronize
 from benchmarks.measuring import alternatives, same_results
-from benchmarks.measuring.cases import Case, Dtype
+from benchmarks.measuring.cases import Dtype, ModelCase
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.scoring import score
 
@@ -54,9 +54,9 @@ def _check(model: Any, bench: Bench, entry: Entry, seconds: float) -> None:
     batch = llama.batch(llama.SHAPES[bench.sizes.model], bench.sizes, entry["T"])
     truth: same_results.Truth = {"scores": _by_layer(score(model, batch, backend="reference"))}
     maps = alternatives.whole_maps(model, _on(bench, batch)).scores
-    eager = alternatives.Answer(None if maps is None else maps.cpu())
+    eager = alternatives.AlternativeAnswer(None if maps is None else maps.cpu())
     of_eager = same_results.worst_errors([eager], truth)
-    mine = [alternatives.Answer(_by_layer(score(model, batch)))]
+    mine = [alternatives.AlternativeAnswer(_by_layer(score(model, batch)))]
     verdict = same_results.check(mine, truth, same_results.bfloat16_tolerances(of_eager))
     entry["errors"] = {
         "scores": same_results.worst_errors(mine, truth)["scores"],
@@ -91,7 +91,7 @@ def _beside_sdpa(model: Any, done: list[tuple[int, float]], bench: Bench, entry:
 def _beside_maps(model: Any, died: list[int], bench: Bench, entry: Entry, seconds: float) -> None:
     tokens, sizes = entry["T"], bench.sizes
     width: Dtype = "bfloat16" if bench.dtype == torch.bfloat16 else "float32"
-    needed = alternatives.all_maps_bytes(Case(llama.SHAPES[sizes.model], tokens, width))
+    needed = alternatives.all_maps_bytes(ModelCase(llama.SHAPES[sizes.model], tokens, width))
     free = free_bytes(bench.device)
     entry["maps_gb"], entry["free_gb"] = needed / 1e9, free / 1e9
     if died or needed > TRIED * free:
