@@ -23,7 +23,7 @@ from .contract import LogitRule
 Work = Literal["prefill", "decode", "training", "mass_grad"]
 DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 
-# Card -> kind of work -> backend. Read when imported, so that a compiled graph finds a dictionary.
+# Card -> kind of work -> backend; read on import, so that a compiled graph finds a dictionary.
 MEASURED: dict[str, dict[str, str]] = json.loads(
     resources.files("sra_fast.kernels").joinpath("measured.json").read_text("utf-8")
 )
@@ -44,7 +44,7 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule, *, mass_grad: bool
     elif q.shape[2] <= DECODE_QUERIES:
         work = "decode"
     backend = MEASURED.get(card(q.device), {}).get(work, "triton")
-    # The record is of plain causal attention: what its winner does slowly goes to the other.
+    # Only plain causal attention is measured: what the winner does slowly goes to the other.
     if backend == "lse" and flash_cuda.unserved(q, k, v, rule) is not None:
         return "triton"
     return backend

@@ -142,7 +142,7 @@ def _call(
     q: Tensor, k: Tensor, v: Tensor, queries: PackedAxis, keys: PackedAxis, rule: LogitRule
 ) -> tuple[Tensor, Tensor]:
     """Return ``out [T, Hq, width]`` and ``lse [Hq, T]`` of one call of the kernel."""
-    from torch.nn.attention import varlen  # late: it registers operators, which takes time
+    from torch.nn.attention import varlen  # imported late: it registers operators, which takes time
 
     left = -1 if rule.window is None or rule.window >= keys.longest else rule.window - 1
     # torch 2.11 takes fewer key heads than query heads unasked; later ones want to be told.

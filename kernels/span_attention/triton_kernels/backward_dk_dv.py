@@ -203,7 +203,7 @@ def dk_dv_kernel(
 ):
     """Write dk and dv of one tile of keys and one key head, summed over its query heads."""
     tiles = tl.cdiv(n_keys, BLOCK_N)
-    tile = tl.program_id(0) % tiles  # the first keys are seen by most queries
+    tile = tl.program_id(0) % tiles  # the first keys first: most queries see them
     kv_heads = heads // GROUP
     b = (tl.program_id(0) // tiles // kv_heads).to(tl.int64)
     kv_head = (tl.program_id(0) // tiles % kv_heads).to(tl.int64)
