@@ -1,8 +1,8 @@
-"""``pytest benchmarks/cpu/bench_score.py``: the time of each alternative, by pytest-benchmark.
+"""Time each alternative with pytest-benchmark, by ``pytest benchmarks/cpu/bench_score.py``.
 
-Beside each time stand, as ``extra_info``, its peak memory above the loaded model and what
-``sra_fast.score`` takes of it, both from a fresh process. An alternative whose numbers are wrong
-fails before it is timed. The recorded results come from ``python -m benchmarks.cpu``.
+``extra_info`` holds, beside each time, its peak memory above the loaded model and the ratios of
+``sra_fast.score`` to it in time and memory, all from a fresh process. An alternative whose numbers
+are wrong fails before it is timed. The recorded results come from ``python -m benchmarks.cpu``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-# pytest puts this folder on the path, not the one above it
+# pytest puts this folder on the path, not the root of the checkout
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.cpu.compare import ComparedCase, Known, compare
@@ -26,14 +26,14 @@ PAIRS = {"a": 1, "b": 1, "c": 3}
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
 def checked(request: pytest.FixtureRequest) -> ComparedCase:
-    """A case, measured in fresh processes and checked."""
+    """Measure a case in fresh processes and check it."""
     case: ModelCase = request.param
     return compare(case, list(ALTERNATIVES), PAIRS, Known())
 
 
 @pytest.fixture(scope="module")
 def loaded(checked: ComparedCase) -> tuple[Any, Any]:
-    """Its model and batch in this process."""
+    """Build the case's model and batch in this process."""
     return build_model(checked.case), build_batch(checked.case)
 
 

@@ -1,4 +1,4 @@
-"""One case: measure every alternative, check them against each other, and only then keep times."""
+"""Measure every alternative of one case, check them against each other, and then keep times."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from benchmarks.measuring.same_results import FLOAT32_TOLERANCES, AnswerVerdict,
 AlternativeStatus = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
 
 FLOOR = "c"
-EAGER = ("b", "a")  # the first that ran gives bfloat16 its tolerance
-LONG = 10.0  # seconds; a call over this is not repeated for its memory
+EAGER = ("b", "a")  # the first of these that ran gives bfloat16 its tolerance
+LONG = 10.0  # seconds; a call that takes longer is not repeated for its memory
 
 
 @dataclass(frozen=True)
 class Meter:
-    """How an alternative is measured: :mod:`benchmarks.cpu.measure`."""
+    """Hold the two functions that measure an alternative (:mod:`benchmarks.cpu.measure`)."""
 
     memory: Callable[[ModelCase, str], Measured]
     pairs: Callable[[ModelCase, str, int], Measured]
@@ -35,17 +35,17 @@ FRESH = Meter(memory_fresh, pairs_fresh)
 
 @dataclass(frozen=True)
 class ComparedAlternative:
-    """One alternative at one case.
+    """Hold the figures of one alternative at one case.
 
     Attributes:
-        status: nothing below is given unless "ok", but ``note``, and ``peak_bytes``, an estimate,
-            where it does not fit.
-        seconds: median of its calls in the pairs.
-        peak_bytes: median peak above the loaded model.
-        pairs: how many pairs with ``score`` were timed.
-        time_ratio: median over the pairs of ``score``'s time over this one's.
-        peak_ratio: ``score``'s peak over this one's.
-        note: how the check went, or why there is nothing.
+        status: how the check went. Unless it is "ok", only ``note`` is given, and ``peak_bytes``
+            as an estimate if the alternative does not fit into memory.
+        seconds: the median time of its calls in the pairs.
+        peak_bytes: the median peak of its memory above the loaded model.
+        pairs: how many pairs of calls with ``score`` were timed.
+        time_ratio: ``score``'s time divided by this one's, the median over the pairs.
+        peak_ratio: ``score``'s peak memory divided by this one's.
+        note: the errors that the check found, or why there are no figures.
     """
 
     status: AlternativeStatus
@@ -59,7 +59,7 @@ class ComparedAlternative:
 
 @dataclass(frozen=True)
 class ComparedCase:
-    """A case and what came of each alternative that was asked for."""
+    """Hold a case and the figures of each alternative that was measured at it."""
 
     case: ModelCase
     cells: Mapping[str, ComparedAlternative]
@@ -67,7 +67,7 @@ class ComparedCase:
 
 @dataclass
 class Known:
-    """What bfloat16 is checked by: float32's truth, and eager's errors in bfloat16, by length."""
+    """Hold what bfloat16 is checked by: float32's truth, and eager's own errors by length."""
 
     truths: dict[tuple[str, int], Truth] = field(default_factory=dict)
     eager_errors: dict[str, dict[int, dict[Quantity, float]]] = field(default_factory=dict)
@@ -81,16 +81,16 @@ def compare(
     repeats: int = 1,
     meter: Meter = FRESH,
 ) -> ComparedCase:
-    """Measures and checks one case.
+    """Measure and check one case with several alternatives.
 
     Args:
-        case: what to run; in bfloat16, after the float32 case of the same model and length.
-        keys: of the alternatives.
-        pairs: for each but ``score``, how many pairs with it.
-        known: read and added to.
-        repeats: fresh processes for the memory of ``score`` and the floor, whose peaks are close;
-            one for the others, and for calls of over :data:`LONG` seconds.
-        meter: measures one alternative of the case.
+        case: what to run; a bfloat16 case comes after the float32 case of its model and length.
+        keys: the letters of the alternatives.
+        pairs: for each alternative but ``score``, how many pairs of calls with ``score`` to time.
+        known: what earlier cases found; this case's findings are added to it.
+        repeats: how many fresh processes measure the memory of ``score`` and of the floor, whose
+            peaks are close. One does for the others, and for calls of over :data:`LONG` seconds.
+        meter: the functions that measure one alternative of the case.
     """
     cells: dict[str, ComparedAlternative] = {}
     found: dict[str, list[Measured]] = {}
@@ -124,7 +124,7 @@ def _measure(case: ModelCase, key: str, pairs: int, repeats: int, meter: Meter) 
 
 
 def _answers(found: Mapping[str, Sequence[Measured]], key: str) -> list[AlternativeAnswer]:
-    """Of this alternative in every process, its own or another's."""
+    """Return an alternative's answers from all processes, those of other alternatives included."""
     processes = [measured for several in found.values() for measured in several]
     return [answer for measured in processes for answer in measured.answers(key)]
 
@@ -160,7 +160,7 @@ def _cell(
         return ComparedAlternative("WRONG", note=str(verdict))
     peak = _peak(found[key])
     if key == OURS:
-        # timed beside the floor, or whatever else there is
+        # Its time comes from the pairs with the floor, or else with any other alternative.
         other = next((k for k in (FLOOR, *found) if k in found and k != OURS), None)
         times = [ours.seconds for _, ours in _pairs(found[other])] if other else []
         return ComparedAlternative(
@@ -183,7 +183,7 @@ def _pairs(several: Sequence[Measured]) -> list[tuple[TimedCall, TimedCall]]:
 
 
 def _time(paired: Sequence[float], several: Sequence[Measured]) -> float:
-    """Median over the pairs, or, without any, the first call's."""
+    """Return the median time in the pairs, or the first call's without pairs, in seconds."""
     return median(paired or [several[0].runs[0].seconds])
 
 

@@ -1,14 +1,14 @@
-"""Time and peak memory of one alternative in a process of its own.
+"""Measure time and peak memory of one alternative in a process of its own.
 
 **Memory.** A process builds the model and calls the alternative once, with nothing warmed up. What
-that takes at its peak is the memory *above the loaded model*
+that call takes at its peak is the memory *above the loaded model*
 (:mod:`benchmarks.measuring.peak_memory`).
 
-**Time.** Another process, with glibc as it is, runs alternating pairs of the alternative and
-``score``: x d x d … A ratio is the median over the pairs' ratios, so that a machine that slows down
-for a while slows both. Warm-up is one short prompt each. Where a call with maps takes over
-:data:`SLOW` seconds, the memory's call and one of ``score`` after it, in the same process, are the
-one pair.
+**Time.** Another process, with unchanged settings of glibc, runs pairs of the alternative and
+``score`` in turn: x d x d … A ratio is the median over the pairs' ratios, so that a machine that
+slows down for a while slows both. Warm-up is one short prompt each. If a call with maps takes over
+:data:`SLOW` seconds, there is one pair: the call that measured memory, and a call of ``score``
+after it in the same process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OURS = "d"
 
 @dataclass(frozen=True)
 class TimedCall:
-    """One call."""
+    """Hold one call of an alternative: its time in seconds and what it computed."""
 
     key: str
     seconds: float
@@ -38,12 +38,13 @@ class TimedCall:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process found.
+    """Hold what one process measured.
 
     Attributes:
-        peak_bytes: peak of a call above the loaded model; None in a process for time.
-        runs: every call that counts.
-        pairs: of the alternative and ``score``, in the order they ran.
+        peak_bytes: the peak memory of a call above the loaded model; None if the process measured
+            time alone.
+        runs: every call but the warm-up.
+        pairs: the pairs of the alternative's call and ``score``'s, in the order they ran.
     """
 
     peak_bytes: int | None
@@ -51,12 +52,12 @@ class Measured:
     pairs: tuple[tuple[TimedCall, TimedCall], ...] = ()
 
     def answers(self, key: str) -> list[AlternativeAnswer]:
-        """Every answer of one alternative."""
+        """Return every answer of one alternative."""
         return [run.answer for run in self.runs if run.key == key]
 
 
 def memory_here(case: ModelCase, key: str) -> Measured:
-    """Peak memory, in this process: it means nothing unless that is a fresh one."""
+    """Measure peak memory in this process, which must be a fresh one."""
     model, batch = build_model(case), build_batch(case)
     peak, first = with_peak(lambda: _timed(key, model, batch))
     if ALTERNATIVES[key].map_bytes(case) == 0:
@@ -70,7 +71,7 @@ def memory_here(case: ModelCase, key: str) -> Measured:
 
 
 def pairs_here(case: ModelCase, key: str, count: int) -> Measured:
-    """Alternating pairs with ``score``, in this process."""
+    """Time pairs of the alternative and ``score`` in turn, in this process."""
     model, batch = build_model(case), build_batch(case)
     short = build_batch(replace(case, tokens=min(case.tokens, WARM_UP_TOKENS)))
     for which in (key, OURS):
@@ -80,17 +81,21 @@ def pairs_here(case: ModelCase, key: str, count: int) -> Measured:
 
 
 def memory_fresh(case: ModelCase, key: str) -> Measured:
-    """:func:`memory_here` in a fresh process.
+    """Run :func:`memory_here` in a fresh process.
 
     Raises:
-        ProcessFailedError: it raised, or the system ended it.
+        ProcessFailedError: the process raised an error, or the system ended it.
     """
     measured: Measured = in_fresh_process(memory_here, case, key)
     return measured
 
 
 def pairs_fresh(case: ModelCase, key: str, count: int) -> Measured:
-    """:func:`pairs_here` in a fresh process; raises as :func:`memory_fresh`."""
+    """Run :func:`pairs_here` in a fresh process.
+
+    Raises:
+        ProcessFailedError: the process raised an error, or the system ended it.
+    """
     measured: Measured = in_fresh_process(pairs_here, case, key, count)
     return measured
 

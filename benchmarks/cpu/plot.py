@@ -1,4 +1,4 @@
-"""The picture of one model's rows: time and peak memory against the length."""
+"""Draw one model's time and peak memory against the length of the prompt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw(rows: Sequence[ComparedCase], path: Path) -> None:
-    """Draws the rows of the first model and dtype among ``rows``."""
+    """Draw the cases of the first model and dtype among ``rows`` into the image at ``path``."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

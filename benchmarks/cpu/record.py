@@ -1,4 +1,4 @@
-"""The recorded results: ``cpu.json`` with everything, ``cpu.md`` to read."""
+"""Write the recorded results of the CPU benchmark: ``cpu.json``, ``cpu.md`` and ``cpu.png``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "cpu"
 
 
 def write(rows: Sequence[ComparedCase], machine: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes the JSON, the table and the plot; gives their paths."""
+    """Write the JSON, the table and the plot into ``folder``, and return their paths."""
     from benchmarks.cpu.plot import draw
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,10 @@ def write(rows: Sequence[ComparedCase], machine: Mapping[str, Any], folder: Path
 
 
 def as_json(rows: Sequence[ComparedCase], machine: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds and bytes; a cell that is not "ok" has no time."""
+    """Return the results as JSON values, in seconds and bytes.
+
+    A cell that is not "ok" has no time.
+    """
     return {
         "machine": dict(machine),
         "alternatives": {key: alternative.label for key, alternative in ALTERNATIVES.items()},
@@ -42,7 +45,7 @@ def as_json(rows: Sequence[ComparedCase], machine: Mapping[str, Any]) -> dict[st
 
 
 def as_markdown(rows: Sequence[ComparedCase], machine: Mapping[str, Any]) -> str:
-    """One table per model and dtype."""
+    """Return the page to read, with one table per model and dtype."""
     parts = [_introduction(machine)]
     for (model, dtype), members in groupby(rows, lambda row: (row.case.shape, row.case.dtype)):
         sizes = (
@@ -112,7 +115,7 @@ def _ratio(cell: ComparedAlternative | None) -> str:
 
 
 def memory(count: float) -> str:
-    """Bytes for a reader, in powers of ten."""
+    """Return a number of bytes as text in MB or GB, powers of ten."""
     if count >= 1e9:
         return f"{_three_digits(count / 1e9)} GB"
     return f"{_three_digits(count / 1e6)} MB"

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.finetuning.cost``: what watching SRA costs a training step on this CPU.
+"""Measure what watching SRA costs a training step on this CPU.
 
-Writes ``training-cost.json`` and ``training-cost.md``. A ratio is given only if losses and SRA of
-all ways agree; it is the median over rounds in which the ways take turns. Memory is the peak of a
-second, short training in a fresh process, above what was held before it.
+The command is ``python -m benchmarks.finetuning.cost``; it writes ``training-cost.json`` and
+``training-cost.md``. A ratio is given only if losses and SRA of all ways agree; it is the median
+over rounds in which the ways take turns. Memory is the peak of a second, short training in a fresh
+process, above what was held before it.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ RESULTS = Path(__file__).parents[1] / "results"
 NAME = "training-cost"
 
 RANK = 16
-TOLERANCE = 1e-4  # relative, of losses and SRA
-STEPS = 3  # of a turn; the first is not timed
+TOLERANCE = 1e-4  # the largest relative difference of losses and SRA between ways
+STEPS = 3  # steps that a way takes in each round; the first is not timed
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """A case and what its ways took.
+    """Hold a case and what each way of training took at it.
 
     Attributes:
-        case: in words.
-        seconds: per step, the median over all steps of a way.
-        ratio: of each way's seconds to the plain one's, the median over rounds.
-        peak_bytes: above what was held before the training.
+        case: the model and length in words.
+        seconds: the median seconds per step of each way.
+        ratio: each way's seconds divided by the plain one's, the median over rounds.
+        peak_bytes: the peak memory of each way above what was held before the training.
         loss, sra: what each way computed.
-        right: whether these agree.
+        right: whether losses and SRA agree.
     """
 
     case: str
@@ -53,21 +54,21 @@ class StepCost:
 
 
 def measure(case: ModelCase, rounds: int) -> StepCost:
-    """Time in this process, memory in fresh ones."""
+    """Measure one case: time in this process, memory in fresh ones."""
     training = _training(case)
     for way in WAYS:
-        training.run(way, 2)  # loads code, compiles kernels
+        training.run(way, 2)  # a warm-up that loads code and compiles kernels
     done = alternate(training, tuple(WAYS), rounds, STEPS, lambda: True)
     return _row(case, done, {way: in_fresh_process(_peak, case, way) for way in WAYS})
 
 
 def agree(values: Sequence[float]) -> bool:
-    """Whether all lie within :data:`TOLERANCE` of the first."""
+    """Return whether all values lie within :data:`TOLERANCE` of the first."""
     return all(abs(value - values[0]) <= TOLERANCE * abs(values[0]) for value in values)
 
 
 def as_markdown(rows: Sequence[StepCost], facts: Mapping[str, Any]) -> str:
-    """The table."""
+    """Return the page to read, with one table per case."""
     head = f"""# What watching SRA costs a training step
 
 {facts["cpu"]}, {facts["cores"]} cores ({facts["threads"]} threads), torch {facts["torch"]}, \
@@ -125,12 +126,36 @@ def _row(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if the ways do not agree."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning.cost")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=3, help="of all ways (default 3)")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048], metavar="T")
-    parser.add_argument("--quick", action="store_true", help="one small case, one round")
+    """Run the command; the exit status is 1 if the ways do not agree."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.finetuning.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="The folder that training-cost.json and training-cost.md are written into.",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="How many rounds to time, in each of which every way takes a turn (default 3).",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=int,
+        nargs="+",
+        default=[1024, 2048],
+        metavar="T",
+        help="The lengths of the conversation to measure, in tokens (default 1024 2048).",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="Measure one small case in a single round."
+    )
     given = parser.parse_args(arguments)
     cases = (
         [ModelCase(SMALL, 256)] if given.quick else [ModelCase(SMOLLM2, T) for T in given.lengths]

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.gpu``: checks and measures on a GPU, in under nine minutes.
+"""Check and measure this project on a GPU, in under nine minutes.
 
-Needs a checkout and what is installed of torch, triton, transformers, numpy and pytest; nothing of
-this project has to be installed. Writes ``results.json``, ``report.md``, ``dispatch.json`` and
-pictures, and prints a short table last. Exit status: 0 if everything ran and was right, 1 if not,
-2 without a GPU.
+The command is ``python -m benchmarks.gpu``. It needs a checkout and what is installed of torch,
+triton, transformers, numpy and pytest; nothing of this project has to be installed. It writes
+``results.json``, ``report.md``, ``dispatch.json`` and pictures, and prints a short table last. The
+exit status is 0 if everything ran and was right, 1 if not, and 2 without a GPU.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from benchmarks.gpu.report import dispatch_table, report_page, targets
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURED = ROOT / "kernels" / "span_attention" / "measured.json"
 SECONDS = 520.0
-LAST_SECONDS = 8.0  # of the time, for report and pictures
-LEAST_SECONDS = 8.0  # a section is not begun with less: its process needs as much to start
+LAST_SECONDS = 8.0  # kept at the end for the report and the pictures
+LEAST_SECONDS = 8.0  # a section is not begun with less: its process takes that long to start
 
 SectionRunner = Callable[[Section, ReportSettings, float, Mapping[str, float]], SectionOutcome]
 
@@ -46,13 +46,13 @@ def execute(
     run: SectionRunner,
     keep: Callable[[Sequence[SectionOutcome]], None],
 ) -> list[SectionOutcome]:
-    """Runs sections in order, each with its share of the time that is left.
+    """Run sections in order, each with its share of the time that is left.
 
     Args:
-        sections: which.
-        settings: of the run.
-        ends: when the time is over, by ``time.monotonic``.
-        run: runs one.
+        sections: the sections to run.
+        settings: the settings of the run.
+        ends: the moment at which the time is over, by ``time.monotonic``.
+        run: the function that runs one section.
         keep: called with all outcomes after each section.
     """
     outcomes: list[SectionOutcome] = []
@@ -78,7 +78,7 @@ def execute(
 def report(
     facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome], folder: Path, notes: Sequence[str]
 ) -> str:
-    """Writes everything that is made of the outcomes; gives the short table."""
+    """Write everything that is made of the outcomes, and return the short table."""
     notes = list(notes)
     verdicts = targets.judge(outcomes)
     pictures: list[str] = []
@@ -86,7 +86,7 @@ def report(
         from benchmarks.gpu.report.pictures import draw
 
         pictures = draw(facts["card"], outcomes, verdicts, folder)
-    except Exception as error:  # matplotlib may be missing, or not as it was
+    except Exception as error:  # matplotlib may be missing, or another version
         notes.append(f"no pictures: {describe(error)}")
     write(_chosen(outcomes), folder / "dispatch.json")
     text = report_page.as_markdown(facts, outcomes, verdicts, pictures, notes)
@@ -95,14 +95,14 @@ def report(
 
 
 def record(facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome], folder: Path) -> None:
-    """Writes ``results.json`` as far as things are."""
+    """Write ``results.json`` with the outcomes so far."""
     verdicts = [{**asdict(verdict), "worst": verdict.worst} for verdict in targets.judge(outcomes)]
     sections = {outcome.name: asdict(outcome) for outcome in outcomes}
     write({"facts": facts, "targets": verdicts, "sections": sections}, folder / "results.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command and return its exit status."""
     begun = time.monotonic()
     options = _options(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -140,24 +140,37 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="for the results (benchmarks/results/CARD-DATE)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="The folder that the results are written into (default benchmarks/results/CARD-DATE).",
     )
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="SECTION",
         choices=[section.name for section in SECTIONS],
-        help=f"of {', '.join(section.name for section in SECTIONS)}; what is measured against a "
-        "ceiling needs the section ceilings too",
+        help="Run only these sections, of "
+        f"{', '.join(section.name for section in SECTIONS)}. Figures that are compared with a "
+        "ceiling need the section ceilings too.",
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="in all (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes; reaches no target")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="Use at most this many seconds in all (default %(default)s).",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="Try the report with tiny sizes, which measure nothing and reach no target.",
+    )
     parser.add_argument(
         "--write-dispatch",
         action="store_true",
-        help='also write what backend="auto" should take into kernels/span_attention/measured.json',
+        help='Write what backend="auto" should take into kernels/span_attention/measured.json.',
     )
-    # A CPU tries out the report itself, with interpreted kernels.
+    # On a CPU the report itself can be tried, with interpreted kernels.
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

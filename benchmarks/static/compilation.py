@@ -1,4 +1,4 @@
-"""Compiles what the Triton kernels' own functions launch, for a GPU that need not be there.
+"""Compile what the Triton kernels' own functions launch, for a GPU that need not be there.
 
 The functions run on tensors without memory, Triton's driver is a stand-in that names the wanted
 target, and every launch stops after compiling. So signature, specialisation and options are those
@@ -36,22 +36,22 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-TOKENS = 4095  # no multiple of 16, as most lengths
+TOKENS = 4095  # no multiple of 16, as most lengths are
 ROWS = 257
 
 
 @dataclass(frozen=True)
 class KernelCase:
-    """One call of a function that launches kernels.
+    """Describe one call of a function that launches kernels.
 
     Attributes:
-        function: which.
-        width: D = Dv.
-        dtype: of q, k, v.
-        spans: G; 0 in ``backward``: no gradient of the mass.
-        batch, queries, keys: B, M, N. Triton compiles anew for 1 and for multiples of 16.
+        function: the name of the function.
+        width: the width of a head, D = Dv.
+        dtype: the dtype of q, k and v.
+        spans: G, the number of spans; 0 in ``backward`` for no gradient of the mass.
+        batch, queries, keys: B, M and N. Triton compiles anew for 1 and for multiples of 16.
         heads, kv_heads: Hq and Hkv.
-        capped: with softcap and sinks.
+        capped: whether there are a softcap and sinks.
     """
 
     function: Literal["forward", "decode", "epilogue", "backward"]
@@ -68,19 +68,19 @@ class KernelCase:
 
 @dataclass(frozen=True)
 class Binary:
-    """One compiled kernel.
+    """Hold what the compiler made of one kernel.
 
     Attributes:
-        kernel: its name.
-        spans: compiled for so many (backward: for one or more).
-        block_m, block_n: the tile, as far as it has one.
-        warps, stages: as it was launched.
-        registers: per thread.
-        stack: bytes per thread.
+        kernel: the kernel's name.
+        spans: the number of spans that it was compiled for (backward: one or more).
+        block_m, block_n: the sizes of the tile, as far as it has one.
+        warps, stages: the warps and stages that it was launched with.
+        registers: registers per thread.
+        stack: bytes of stack per thread.
         local: instructions that load or store local memory (LDL, STL; scratch on AMD).
-        shared: bytes per program.
-        tensor_columns: of tensor memory, per program.
-        instructions: how many of each kind that multiplies matrices.
+        shared: bytes of shared memory per program.
+        tensor_columns: columns of tensor memory per program.
+        instructions: how many there are of each kind that multiplies matrices.
         error: what the compiler said, if it failed; then the numbers are 0.
     """
 
@@ -100,7 +100,7 @@ class Binary:
 
 
 def binaries(architecture: str, case: KernelCase) -> list[Binary]:
-    """The kernels that ``case`` launches on ``architecture`` with the table's tiles, compiled."""
+    """Compile the kernels that ``case`` launches on ``architecture`` with the table's tiles."""
     made: list[Binary] = []
     run = triton.JITFunction.run
 
@@ -130,14 +130,14 @@ def binaries(architecture: str, case: KernelCase) -> list[Binary]:
 
 
 def decode_serves(case: KernelCase) -> bool:
-    """Whether the decode kernel takes so many queries, or leaves them to the forward one."""
+    """Return whether the decode kernel takes so many queries, or leaves them to the forward one."""
     q, _, v, *_ = _inputs(case)
     return serves(q, v)
 
 
 @dataclass(frozen=True)
 class _Driver:
-    """As much of Triton's driver as compiling asks for; its device is the architecture's name."""
+    """Stand in for Triton's driver when compiling; its device is the architecture's name."""
 
     architecture: str
 
@@ -152,7 +152,7 @@ class _Driver:
 
 
 def _read(compiled: Any) -> dict[str, Any]:
-    """The fields of a :class:`Binary` that say what the compiler made of it."""
+    """Return the fields of a :class:`Binary` that say what the compiler made of it."""
     read = _read_amd if compiled.metadata.target.backend == "hip" else _read_nvidia
     return {"shared": compiled.metadata.shared, **read(compiled)}
 
@@ -174,7 +174,7 @@ def _read_nvidia(compiled: Any) -> dict[str, Any]:
 
 
 def _cuobjdump(*arguments: str) -> str:
-    """From Triton's wheel."""
+    """Return the output of cuobjdump, which comes in Triton's wheel."""
     command = [triton.knobs.nvidia.cuobjdump.path, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -206,7 +206,7 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def _heads(case: KernelCase, heads: int, length: int) -> Tensor:
-    """``[B, H, L, D]``, the transposed view that models hand over."""
+    """Return ``[B, H, L, D]`` without memory, as the transposed view that models hand over."""
     return _empty(case.batch, length, heads, case.width, dtype=case.dtype).transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The sections in their order, what share of the time each may take, and how one is run here."""
+"""List the sections in order with their share of the time, and run one in this process."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SectionStatus = Literal["running", "done", "failed", "stopped", "skipped"]
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the report.
+    """Describe one part of the report.
 
     Attributes:
-        name: on the command line and in the record.
-        title: in the report.
-        function: ``module:function`` in the folder ``sections``; imported when it is run.
-        share: of the whole time, in seconds of 520. What a section leaves goes to the later ones.
+        name: its name on the command line and in the record.
+        title: its heading in the report.
+        function: ``module:function`` in the folder ``sections``, imported when it is run.
+        share: its share of the time, in seconds of 520. Time that it leaves goes to later sections.
     """
 
     name: str
@@ -99,11 +99,11 @@ SECTIONS = (
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What holds for every section of a run.
+    """Hold the settings that all sections of a run share.
 
     Attributes:
         device: ``"cuda"``, or ``"cpu"`` to try the report itself.
-        quick: tiny sizes.
+        quick: whether to use tiny sizes.
     """
 
     device: str
@@ -112,14 +112,15 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class SectionOutcome:
-    """What came of a section.
+    """Hold what came of a section.
 
     Attributes:
-        name: its name.
-        status: ``"stopped"``: it was ended from outside; ``"skipped"``: never begun.
+        name: the section's name.
+        status: how the section ended; ``"stopped"`` says that it was ended from outside, and
+            ``"skipped"`` that it was never begun.
         entries: what it found, as far as it came.
         reason: why it is not done.
-        seconds: it took.
+        seconds: how long it took.
     """
 
     name: str
@@ -130,7 +131,7 @@ class SectionOutcome:
 
     @property
     def good(self) -> bool:
-        """Whether all of it ran and was right."""
+        """Return whether the whole section ran and was right."""
         return self.status == "done" and not any(
             {"error", "skipped"} & entry.keys() for entry in self.entries
         )
@@ -143,13 +144,13 @@ def run_here(
     ceilings: Mapping[str, float],
     save: Callable[[SectionOutcome], None] = lambda outcome: None,
 ) -> SectionOutcome:
-    """Runs a section in this process.
+    """Run a section in this process.
 
     Args:
-        section: which.
-        settings: of the run.
-        ends: when its time is over, by ``time.monotonic``.
-        ceilings: measured before.
+        section: the section to run.
+        settings: the settings of the run.
+        ends: the moment at which its time is over, by ``time.monotonic``.
+        ceilings: the ceilings that were measured before.
         save: gets the outcome so far after each entry.
     """
     start = time.monotonic()
@@ -173,7 +174,7 @@ def run_here(
 
 
 def known_ceilings(outcomes: Sequence[SectionOutcome]) -> dict[str, float]:
-    """``gemm_tflops`` and ``copy_gbs``, as far as they were measured."""
+    """Return ``gemm_tflops`` and ``copy_gbs``, as far as they were measured."""
     return {
         name: entry[name]
         for outcome in outcomes

@@ -1,4 +1,4 @@
-"""The report to read: ``report.md``, and the short table that is printed last."""
+"""Write the report to read, ``report.md``, and the short table that is printed last."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from benchmarks.gpu.harness.schedule import SECTIONS, SectionOutcome
 from benchmarks.gpu.report.dispatch_table import unfit
 from benchmarks.gpu.report.targets import TargetVerdict, maps_end
 
-MOST_TROUBLES = 8  # lines of the short table; the report has them all
+MOST_TROUBLES = 8  # lines about failures in the short table; the report has them all
 
 PLACE = ("what", "check", "work", "beside", "T", "B", "N")  # says where figures were measured
 
-# Of a section's table, as far as an entry has them.
+# The columns of each section's table; those that no entry has are left out.
 COLUMNS = {
     "correctness": "what, passed, failed_tests, skipped_tests, memory_errors, seconds",
     "ceilings": "what, dtype, gemm_tflops, copy_gbs",
@@ -37,7 +37,7 @@ COLUMNS = {
     "plain_total_gb, regulariser_total_gb, rounds",
 }
 
-# Of what is printed by length; an entry is shown if it has the second.
+# The columns of what is printed by length; an entry is shown if it has the second one.
 SHORT_COLUMNS = {
     "forward": ("T", "on_ms", "on/off", "on_tflops", "flash_tflops", "cudnn_tflops"),
     "model": ("T", "score_ms", "sdpa_ms", "maps_ms", "score/sdpa time", "score/sdpa memory"),
@@ -53,14 +53,14 @@ def as_markdown(
     pictures: Sequence[str],
     notes: Sequence[str],
 ) -> str:
-    """The whole report.
+    """Return the whole report as Markdown.
 
     Args:
-        facts: of the card.
-        outcomes: of the sections, in their order.
-        verdicts: on the targets.
-        pictures: files beside the report.
-        notes: what else there is to say.
+        facts: the description of the card.
+        outcomes: the outcomes of the sections, in their order.
+        verdicts: the verdicts on the targets.
+        pictures: the names of picture files beside the report.
+        notes: what else there is to say, a line each.
     """
     parts = [
         f"# GPU report: {facts['card']}",
@@ -83,7 +83,7 @@ def short(
     verdicts: Sequence[TargetVerdict],
     notes: Sequence[str],
 ) -> str:
-    """Under 60 lines for a terminal."""
+    """Return the summary for a terminal, in under 60 lines."""
     took = ", ".join(f"{o.name} {o.seconds:.0f} s" for o in outcomes if o.status != "skipped")
     wrong = troubles(outcomes)
     hidden = len(wrong) - MOST_TROUBLES
@@ -108,7 +108,7 @@ def short(
 
 
 def troubles(outcomes: Sequence[SectionOutcome]) -> list[str]:
-    """What failed, was wrong or found no time, one line each; whole sections first."""
+    """Return what failed, was wrong or found no time, one line each, whole sections first."""
     sections = [f"{o.name}: {o.status}: {o.reason}" for o in outcomes if o.status != "done"]
     return sections + [
         f"{outcome.name}, {_place(entry)}: {entry[key]}"
@@ -120,7 +120,7 @@ def troubles(outcomes: Sequence[SectionOutcome]) -> list[str]:
 
 
 def number(value: object) -> str:
-    """A figure for a reader: three digits or so, ratios near 1 with three decimals."""
+    """Return a figure as text: three digits or so, and ratios near 1 with three decimals."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -201,7 +201,7 @@ def _section(outcome: SectionOutcome) -> list[str]:
 
 
 def _errors(entries: Sequence[Entry]) -> str:
-    """The largest error of each kind, which says how right the results were."""
+    """Return a line with the largest error of each kind, which says how right the results were."""
     worst: dict[str, float] = {}
     for entry in entries:
         for name, error in entry.get("errors", {}).items():

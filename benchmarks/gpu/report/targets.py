@@ -1,4 +1,4 @@
-"""What is to be reached, as data, and whether it was."""
+"""List the targets as data, and judge whether they were reached."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from benchmarks.gpu.harness.schedule import SectionOutcome
 
 @dataclass(frozen=True)
 class Target:
-    """One figure of one section, at one or several places.
+    """Describe one figure of one section that is to be reached, at one or several places.
 
     Attributes:
-        what, against: for the reader.
-        section, field: where the figure is found.
-        places: an entry counts for a place if it has all its values; every place must be measured.
-        sense, bound: what is to be reached; None: the figure is only shown.
+        what, against: what is measured and what it is compared with, for the reader.
+        section, field: the section and the field that hold the figure.
+        places: the places where it must be measured; an entry counts for a place if it has all the
+            place's values.
+        sense, bound: what is to be reached; with the bound None the figure is only shown.
     """
 
     what: str
@@ -31,7 +32,7 @@ class Target:
 
     @property
     def to_reach(self) -> str:
-        """The bound, for the reader."""
+        """Return the bound as text for the reader."""
         if self.bound is None:
             return "–"
         bound = f"{self.bound:.2f}" if isinstance(self.bound, float) else str(self.bound)
@@ -40,12 +41,12 @@ class Target:
 
 @dataclass(frozen=True)
 class TargetVerdict:
-    """A target and what came of it.
+    """Hold a target and what came of it.
 
     Attributes:
-        target: which.
-        values: per place, None where it was not measured.
-        word: ``"–"`` for a figure that was measured and has nothing to reach.
+        target: the target that is judged.
+        values: the figure at each place, None where it was not measured.
+        word: the verdict; ``"–"`` for a figure that was measured and has nothing to reach.
     """
 
     target: Target
@@ -54,7 +55,7 @@ class TargetVerdict:
 
     @property
     def worst(self) -> float | None:
-        """Of the values there are."""
+        """Return the worst of the values that were measured, or None without any."""
         known = [value for value in self.values if value is not None]
         if not known:
             return None
@@ -114,12 +115,12 @@ TARGETS = (
 def judge(
     outcomes: Sequence[SectionOutcome], targets: Sequence[Target] = TARGETS
 ) -> list[TargetVerdict]:
-    """Met only if every place was measured and reaches the bound."""
+    """Judge every target: it is met only if every place was measured and reaches the bound."""
     return [_judge(target, outcomes) for target in targets]
 
 
 def maps_end(outcomes: Sequence[SectionOutcome]) -> str:
-    """At which length attention maps no longer fit, for the reader."""
+    """Return at which length attention maps no longer fit, as text for the reader."""
     entries = [
         entry
         for outcome in outcomes

@@ -1,7 +1,7 @@
-"""Which backend ``auto`` should take on this card, by kind of work: what is right and fastest.
+"""Find the backend that ``auto`` should take on this card, by kind of work: right and fastest.
 
-Kinds as in ``sra_fast.kernels.dispatch``: attention over a prompt with mass, the same forward and
-backward with a gradient of the mass, and a decoding step.
+The kinds are those of ``sra_fast.kernels.dispatch``: attention over a prompt with mass, the same
+forward and backward with a gradient of the mass, and a decoding step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BACKENDS: tuple[ComparedBackend, ...] = ("lse", "triton")
 
 
 def run(bench: Bench) -> None:
-    """Both backends at every kind of work."""
+    """Measure both backends at every kind of work."""
     sizes, name = bench.sizes, card(bench.device)
     common = {"architecture": name}
     bench.each(
@@ -67,7 +67,7 @@ def _measure_forward(bench: Bench, entry: Entry, seconds: float) -> None:
         try:
             checking.check(checking.fresh(call), given.asking, exact, None, {})
             calls[backend] = call
-        except Exception as error:  # the other one may do
+        except Exception as error:  # the other backend may serve
             entry.setdefault("unfit", {})[backend] = describe(error)
         recover(bench.device)
     _time(bench, entry, calls, seconds)
@@ -86,7 +86,7 @@ def _measure_training(bench: Bench, entry: Entry, seconds: float) -> None:
         try:
             found[backend] = step(backend)
             calls[backend] = functools.partial(step, backend)
-        except Exception as error:  # the other one may do
+        except Exception as error:  # the other backend may serve
             entry.setdefault("unfit", {})[backend] = describe(error)
         recover(bench.device)
     if len(found) == len(BACKENDS):
