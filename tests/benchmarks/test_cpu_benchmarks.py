@@ -1,4 +1,4 @@
-"""The benchmarks check before they time: what is wrong gets no time."""
+"""Test that the CPU benchmark checks alternatives before it times them, and times no wrong one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HERE = compare.Meter(measure.memory_here, measure.pairs_here)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Models are built once, malloc stays as it is, and threads, which only cost here, are off."""
+    """Build models once, leave malloc as it is, and use one thread: more only cost time here."""
     monkeypatch.setattr(measure, "build_model", BUILT)
     monkeypatch.setattr(peak_memory, "give_freed_tensors_back", lambda: None)
     threads = torch.get_num_threads()
@@ -142,7 +142,7 @@ def test_bfloat16_is_checked_by_float32_and_by_eagers_own_error(
     assert {cell.status for cell in run(NARROW, "bcd", known).cells.values()} == {"ok"}
     (errors,) = known.eager_errors[TINY.name].values()
     assert 1e-5 < errors["scores"] < 0.1
-    # eager's error at a shorter length counts where it was not run
+    # Where eager was not run, its error at a shorter length counts.
     longer = replace(NARROW, tokens=96)
     run(replace(CASE, tokens=96), "bcd", known)
     assert run(longer, "cd", known).cells["d"].status == "ok"

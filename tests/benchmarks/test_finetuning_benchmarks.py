@@ -1,4 +1,4 @@
-"""The training benchmarks run through at tiny sizes, compare before they time, and keep no text."""
+"""Test that the training benchmarks run in tiny sizes, compare before timing, and keep no text."""
 
 from __future__ import annotations
 

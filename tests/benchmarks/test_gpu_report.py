@@ -1,4 +1,4 @@
-"""The GPU report, tried where there may be no GPU: its own logic, and every section once, tiny.
+"""Test the GPU report where there may be no GPU: its own logic, and every section once, tiny.
 
 On a CPU the sections run interpreted kernels in float32. What only a GPU has (events, memory
 statistics, properties) gets a stand-in with the same signature.
@@ -67,7 +67,7 @@ def named(name: str) -> Section:
 
 @dataclass(frozen=True)
 class Whole:
-    """A run of all sections."""
+    """Hold one run of all sections of the report."""
 
     folder: Path
     outcomes: Sequence[SectionOutcome]
@@ -266,7 +266,7 @@ def test_calls_take_turns_and_a_ratio_is_that_of_the_rounds() -> None:
 
 
 class StandInEvent:
-    """As much of ``torch.cuda.Event`` as is used."""
+    """Offer as much of ``torch.cuda.Event`` as the report uses."""
 
     def __init__(self, enable_timing: bool = False) -> None:
         assert enable_timing
@@ -412,7 +412,7 @@ def test_backends_are_chosen_by_what_fits_and_is_fastest(tmp_path: Path) -> None
 def eager_column_sums(
     query: Tensor, key: Tensor, *, reduction: str, is_causal: bool, scale: float | None = None
 ) -> Tensor:
-    """What ``flash_colreduce`` of 0.2.2 gives: ``[B, H, N]`` in the inputs' dtype."""
+    """Return what ``flash_colreduce`` 0.2.2 returns, ``[B, H, N]`` in the inputs' dtype."""
     assert query.shape[1] == key.shape[1]
     assert (reduction, is_causal) == ("sum", True)
     (m, width), n = query.shape[2:], key.shape[2]
@@ -519,7 +519,7 @@ def test_json_knows_no_nan_and_is_written_whole(tmp_path: Path) -> None:
 def test_a_process_that_hangs_or_dies_is_ended_and_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, grace: float, status: str
 ) -> None:
-    """A stand-in for the section's process sleeps, or ends at once."""
+    """Put a stand-in in the section process's place, which sleeps or ends at once."""
     stand_in = tmp_path / "python"
     waits = "sleep 100" if status == "stopped" else "echo Segmentation fault; exit 3"
     stand_in.write_text(f"#!/bin/sh\n{waits}\n")
@@ -555,7 +555,7 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_the_library_is_importable_where_it_was_not_installed(tmp_path: Path) -> None:
-    """Without ``site`` no installation of this project is seen, editable or not."""
+    """Import without ``site``, which hides every installation of this project."""
     packages = {str(Path(module.__file__).parents[1]) for module in (torch, pytest)}
     code = (
         "import sra_fast.kernels.dispatch, sra_fast.kernels.triton_kernels\n"
