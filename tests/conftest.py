@@ -1,4 +1,4 @@
-"""Settings of the whole suite."""
+"""Make the settings that hold for the whole suite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ torch.set_num_threads(1)  # the models are tiny, and several workers share the c
 
 @pytest.fixture
 def unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An output that no kernel wrote cannot pass for a zero."""
+    """Fill empty tensors with NaN, so that no unwritten output of a kernel passes for a zero."""
     for owner, name in (
         (torch, "empty"),
         (torch, "empty_like"),

@@ -1,4 +1,4 @@
-"""Importing the package: light, and safe beside the package `kernels` from Hugging Face."""
+"""Test that importing the package is light, and safe beside Hugging Face's package `kernels`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_the_folder_kernels_does_not_shadow_the_package_of_that_name(tmp_path: Path) -> None:
-    """transformers imports `kernels` if it is installed in the version that it wants."""
+    """Check it because transformers imports `kernels` if it finds the version that it wants."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text(
         "class _Any:\n"
@@ -73,7 +73,7 @@ def test_the_folder_kernels_does_not_shadow_the_package_of_that_name(tmp_path: P
 
 
 def copied(folder: Path) -> Path:
-    """A copy of what is packaged, whose links are as in the checkout."""
+    """Copy what is packaged, with links as in the checkout."""
     for name in ("sra_fast", "kernels", "training", "setup.py", "pyproject.toml", "README.md"):
         place = ROOT / name
         if place.is_dir():
@@ -119,7 +119,7 @@ def test_the_checkout_shows_the_installed_tree_by_links() -> None:
 
 
 def without_links(checkout: Path, instead: str) -> None:
-    """A checkout on a system without symbolic links, where git may write small files for them."""
+    """Make a checkout as without symbolic links, where git may write small files for them."""
     for name, target in LINKS.items():
         link = checkout / "sra_fast" / name
         link.unlink()

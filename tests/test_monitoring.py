@@ -1,4 +1,4 @@
-"""`sra_fast.monitor`: the user's own calls, watched."""
+"""Test that `sra_fast.monitor` watches the user's own calls of a model."""
 
 from __future__ import annotations
 

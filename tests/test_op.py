@@ -1,4 +1,4 @@
-"""The op against its own definition in float64, over the whole grid."""
+"""Test the op against its own definition in float64, over the whole grid."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_the_private_operator_is_asked_for_by_version(monkeypatch: pytest.Monkey
 
 
 def test_memory_stays_below_a_map() -> None:
-    """Softcap and window at 6,000 tokens: a map of 4 heads would take 576 MB."""
+    """Use softcap and window at 6,000 tokens, where a map of 4 heads would take 576 MB."""
     code = """
 import resource, torch
 torch.set_num_threads(1)

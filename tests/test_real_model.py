@@ -1,4 +1,4 @@
-"""The real thing: SmolLM2 on real conversations, against `generate(output_attentions=True)`."""
+"""Test SmolLM2 on real conversations against `generate(output_attentions=True)`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEW_TOKENS = 12
 
 @pytest.fixture(scope="module")
 def smollm2() -> tuple[Any, Any]:
-    """The model in float32 and its tokenizer."""
+    """Return the model in float32 and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from sra_fast.files.smollm2 import SmolLM2Error, smollm2_folder
@@ -35,7 +35,7 @@ def smollm2() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def prompts(smollm2: tuple[Any, Any]) -> list[Any]:
-    """Three conversations of ESConv, each in another template, up to the reply."""
+    """Return three conversations of ESConv, each in another template, up to the reply."""
     if not ESCONV.is_dir():
         pytest.skip(WHY_ABSENT)
     records = convert(ESCONV / "esconv_valid_130.json").records
@@ -49,7 +49,7 @@ def prompts(smollm2: tuple[Any, Any]) -> list[Any]:
 
 
 def by_the_authors_rules(steps: Any, strategy: torch.Tensor) -> dict[str, float]:
-    """`reference` and `table1` from what `generate` returns: per step, per layer `[1, H, M, N]`."""
+    """Return `reference` and `table1` from what `generate` returns, per layer `[1, H, M, N]`."""
     span = strategy.nonzero().flatten().tolist()
     rows = []
     for step in steps:

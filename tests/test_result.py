@@ -1,4 +1,4 @@
-"""Results: saved, loaded, joined, taken apart, and as a table."""
+"""Test that results are saved, loaded, joined, taken apart, and shown as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sra_fast.score` against the models' own eager maps, and what it leaves behind."""
+"""Test `sra_fast.score` against the models' own eager maps, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_long_prompt_of_the_users_own_changes_no_later_score() -> None:
 
 
 def by_hand(maps: Tensor, positions: list[int]) -> dict[str, Tensor]:
-    """PAPER's four definitions of a ``[L, H, T, T]`` map, ``[L]`` each."""
+    """Return the paper's four definitions of a ``[L, H, T, T]`` map, ``[L]`` each."""
     responses = maps[:, :, positions].mean(dim=1)[..., list(SPAN)]  # [L, R, span]
     without = maps[:, :, [at - 1 for at in positions]].mean(dim=1).clone()  # [L, R, T]
     without[..., 0] = 0.0

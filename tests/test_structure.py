@@ -1,4 +1,4 @@
-"""The structure of the project: imports go one way, and a file is found by its name."""
+"""Test the project's structure: imports go one way, and a file is found by its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMANDS = ("sra_fast/cli", "training/cli")
 
 
 def python_files(*folders: str) -> list[Path]:
-    """All Python files below folders of the checkout, each once, as relative paths."""
+    """Return all Python files below folders of the checkout, each once, as relative paths."""
     return [
         file.relative_to(ROOT)
         for folder in folders
@@ -33,7 +33,7 @@ def python_files(*folders: str) -> list[Path]:
 
 
 def imported(file: Path) -> set[str]:
-    """The first part of every absolute import of a file, at any depth of it."""
+    """Return the first part of every absolute import of a file, at any depth of it."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the installed tree, in which imports can be planted."""
+    """Return a copy of the installed tree, in which imports can be planted."""
     folder = tmp_path_factory.mktemp("tree")
     for name, inside in TREES.items():
         ignored = shutil.ignore_patterns("__pycache__", *(LINKS if name == "sra_fast" else ()))
@@ -102,7 +102,7 @@ def test_tests_and_benchmarks_do_not_import_each_others_insides() -> None:
 
 
 def test_a_file_name_is_found_once() -> None:
-    """Packages' ``__init__`` and ``__main__`` and the files of the command line apart."""
+    """Leave out ``__init__``, ``__main__`` and the command line's files, whose names recur."""
     names = Counter(
         file.name
         for file in python_files(*TREES, "benchmarks", "tests")

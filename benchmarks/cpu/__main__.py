@@ -1,4 +1,4 @@
-"""``python -m benchmarks.cpu`` runs :func:`benchmarks.cpu.measure_all.main`."""
+"""Run :func:`benchmarks.cpu.measure_all.main` for the command ``python -m benchmarks.cpu``."""
 
 import sys
 

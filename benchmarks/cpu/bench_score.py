@@ -1,8 +1,8 @@
-"""``pytest benchmarks/cpu/bench_score.py``: the time of each alternative, by pytest-benchmark.
+"""Time each alternative with pytest-benchmark, by ``pytest benchmarks/cpu/bench_score.py``.
 
-Beside each time stand, as ``extra_info``, its peak memory above the loaded model and what
-``sra_fast.score`` takes of it, both from a fresh process. An alternative whose numbers are wrong
-fails before it is timed. The recorded results come from ``python -m benchmarks.cpu``.
+``extra_info`` holds, beside each time, its peak memory above the loaded model and the ratios of
+``sra_fast.score`` to it in time and memory, all from a fresh process. An alternative whose numbers
+are wrong fails before it is timed. The recorded results come from ``python -m benchmarks.cpu``.
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ from typing import Any
 
 import pytest
 
-# pytest puts this folder on the path, not the one above it
+# pytest puts this folder on the path, not the root of the checkout
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.cpu.compare import Known, Row, compare
+from benchmarks.cpu.compare import ComparedCase, Known, compare
 from benchmarks.measuring.alternatives import ALTERNATIVES
-from benchmarks.measuring.cases import SMALL, SMOLLM2, Case, build_batch, build_model
+from benchmarks.measuring.cases import SMALL, SMOLLM2, ModelCase, build_batch, build_model
 
-CASES = (Case(SMOLLM2, 512), Case(SMOLLM2, 1024), Case(SMALL, 1024))
+CASES = (ModelCase(SMOLLM2, 512), ModelCase(SMOLLM2, 1024), ModelCase(SMALL, 1024))
 PAIRS = {"a": 1, "b": 1, "c": 3}
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
-def checked(request: pytest.FixtureRequest) -> Row:
-    """A case, measured in fresh processes and checked."""
-    case: Case = request.param
+def checked(request: pytest.FixtureRequest) -> ComparedCase:
+    """Measure a case in fresh processes and check it."""
+    case: ModelCase = request.param
     return compare(case, list(ALTERNATIVES), PAIRS, Known())
 
 
 @pytest.fixture(scope="module")
-def loaded(checked: Row) -> tuple[Any, Any]:
-    """Its model and batch in this process."""
+def loaded(checked: ComparedCase) -> tuple[Any, Any]:
+    """Build the case's model and batch in this process."""
     return build_model(checked.case), build_batch(checked.case)
 
 
 @pytest.mark.parametrize("key", ALTERNATIVES)
-def test_time_and_memory(benchmark: Any, checked: Row, loaded: tuple[Any, Any], key: str) -> None:
+def test_time_and_memory(
+    benchmark: Any, checked: ComparedCase, loaded: tuple[Any, Any], key: str
+) -> None:
     cell = checked.cells[key]
     if cell.status == "does not fit":
         pytest.skip(cell.note)

@@ -1,4 +1,4 @@
-"""One case: measure every alternative, check them against each other, and only then keep times."""
+"""Measure every alternative of one case, check them against each other, and then keep times."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from benchmarks.cpu.measure import OURS, Measured, Run, memory_fresh, pairs_fresh
+from benchmarks.cpu.measure import OURS, Measured, TimedCall, memory_fresh, pairs_fresh
 from benchmarks.measuring import same_results
-from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
-from benchmarks.measuring.cases import Case
+from benchmarks.measuring.alternatives import ALTERNATIVES, AlternativeAnswer
+from benchmarks.measuring.cases import ModelCase
 from benchmarks.measuring.fresh_process import ProcessFailedError
 from benchmarks.measuring.machine import available_bytes, bytes_needed
-from benchmarks.measuring.same_results import FLOAT32_TOLERANCES, Quantity, Truth, Verdict
+from benchmarks.measuring.same_results import FLOAT32_TOLERANCES, AnswerVerdict, Quantity, Truth
 
-Status = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
+AlternativeStatus = Literal["ok", "WRONG", "unchecked", "does not fit", "failed"]
 
 FLOOR = "c"
-EAGER = ("b", "a")  # the first that ran gives bfloat16 its tolerance
-LONG = 10.0  # seconds; a call over this is not repeated for its memory
+EAGER = ("b", "a")  # the first of these that ran gives bfloat16 its tolerance
+LONG = 10.0  # seconds; a call that takes longer is not repeated for its memory
 
 
 @dataclass(frozen=True)
 class Meter:
-    """How an alternative is measured: :mod:`benchmarks.cpu.measure`."""
+    """Hold the two functions that measure an alternative (:mod:`benchmarks.cpu.measure`)."""
 
-    memory: Callable[[Case, str], Measured]
-    pairs: Callable[[Case, str, int], Measured]
+    memory: Callable[[ModelCase, str], Measured]
+    pairs: Callable[[ModelCase, str, int], Measured]
 
 
 FRESH = Meter(memory_fresh, pairs_fresh)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One alternative at one case.
+class ComparedAlternative:
+    """Hold the figures of one alternative at one case.
 
     Attributes:
-        status: nothing below is given unless "ok", but ``note``, and ``peak_bytes``, an estimate,
-            where it does not fit.
-        seconds: median of its calls in the pairs.
-        peak_bytes: median peak above the loaded model.
-        pairs: how many pairs with ``score`` were timed.
-        time_ratio: median over the pairs of ``score``'s time over this one's.
-        peak_ratio: ``score``'s peak over this one's.
-        note: how the check went, or why there is nothing.
+        status: how the check went. Unless it is "ok", only ``note`` is given, and ``peak_bytes``
+            as an estimate if the alternative does not fit into memory.
+        seconds: the median time of its calls in the pairs.
+        peak_bytes: the median peak of its memory above the loaded model.
+        pairs: how many pairs of calls with ``score`` were timed.
+        time_ratio: ``score``'s time divided by this one's, the median over the pairs.
+        peak_ratio: ``score``'s peak memory divided by this one's.
+        note: the errors that the check found, or why there are no figures.
     """
 
-    status: Status
+    status: AlternativeStatus
     seconds: float | None = None
     peak_bytes: int | None = None
     pairs: int = 0
@@ -58,61 +58,63 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A case and what came of each alternative that was asked for."""
+class ComparedCase:
+    """Hold a case and the figures of each alternative that was measured at it."""
 
-    case: Case
-    cells: Mapping[str, Cell]
+    case: ModelCase
+    cells: Mapping[str, ComparedAlternative]
 
 
 @dataclass
 class Known:
-    """What bfloat16 is checked by: float32's truth, and eager's errors in bfloat16, by length."""
+    """Hold what bfloat16 is checked by: float32's truth, and eager's own errors by length."""
 
     truths: dict[tuple[str, int], Truth] = field(default_factory=dict)
     eager_errors: dict[str, dict[int, dict[Quantity, float]]] = field(default_factory=dict)
 
 
 def compare(
-    case: Case,
+    case: ModelCase,
     keys: Sequence[str],
     pairs: Mapping[str, int],
     known: Known,
     repeats: int = 1,
     meter: Meter = FRESH,
-) -> Row:
-    """Measures and checks one case.
+) -> ComparedCase:
+    """Measure and check one case with several alternatives.
 
     Args:
-        case: what to run; in bfloat16, after the float32 case of the same model and length.
-        keys: of the alternatives.
-        pairs: for each but ``score``, how many pairs with it.
-        known: read and added to.
-        repeats: fresh processes for the memory of ``score`` and the floor, whose peaks are close;
-            one for the others, and for calls of over :data:`LONG` seconds.
-        meter: measures one alternative of the case.
+        case: what to run; a bfloat16 case comes after the float32 case of its model and length.
+        keys: the letters of the alternatives.
+        pairs: for each alternative but ``score``, how many pairs of calls with ``score`` to time.
+        known: what earlier cases found; this case's findings are added to it.
+        repeats: how many fresh processes measure the memory of ``score`` and of the floor, whose
+            peaks are close. One does for the others, and for calls of over :data:`LONG` seconds.
+        meter: the functions that measure one alternative of the case.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[str, ComparedAlternative] = {}
     found: dict[str, list[Measured]] = {}
     for key in keys:
         alternative, available = ALTERNATIVES[key], available_bytes()
         needed = bytes_needed(case, alternative)
         if needed > available:
             note = f"needs {needed / 1e9:.0f} GB, {available / 1e9:.0f} GB are free"
-            cells[key] = Cell("does not fit", peak_bytes=alternative.map_bytes(case), note=note)
+            cells[key] = ComparedAlternative(
+                "does not fit", peak_bytes=alternative.map_bytes(case), note=note
+            )
             continue
         try:
             found[key] = _measure(case, key, pairs.get(key, 0), repeats, meter)
         except ProcessFailedError as error:
-            cells[key] = Cell("failed", note=str(error).strip().splitlines()[-1])
+            cells[key] = ComparedAlternative("failed", note=str(error).strip().splitlines()[-1])
     answers = {key: _answers(found, key) for key in found}
     verdicts = _verdicts(case, answers, known)
     for key in found:
         cells[key] = _cell(key, found, verdicts)
-    return Row(case, {key: cells[key] for key in keys})
+    return ComparedCase(case, {key: cells[key] for key in keys})
 
 
-def _measure(case: Case, key: str, pairs: int, repeats: int, meter: Meter) -> list[Measured]:
+def _measure(case: ModelCase, key: str, pairs: int, repeats: int, meter: Meter) -> list[Measured]:
     done = [meter.memory(case, key)]
     while key in (FLOOR, OURS) and len(done) < repeats and done[0].runs[0].seconds < LONG:
         done.append(meter.memory(case, key))
@@ -121,15 +123,15 @@ def _measure(case: Case, key: str, pairs: int, repeats: int, meter: Meter) -> li
     return done
 
 
-def _answers(found: Mapping[str, Sequence[Measured]], key: str) -> list[Answer]:
-    """Of this alternative in every process, its own or another's."""
+def _answers(found: Mapping[str, Sequence[Measured]], key: str) -> list[AlternativeAnswer]:
+    """Return an alternative's answers from all processes, those of other alternatives included."""
     processes = [measured for several in found.values() for measured in several]
     return [answer for measured in processes for answer in measured.answers(key)]
 
 
 def _verdicts(
-    case: Case, answers: Mapping[str, Sequence[Answer]], known: Known
-) -> dict[str, Verdict | None]:
+    case: ModelCase, answers: Mapping[str, Sequence[AlternativeAnswer]], known: Known
+) -> dict[str, AnswerVerdict | None]:
     where = (case.shape.name, case.tokens)
     tolerances: Mapping[Quantity, float]
     if case.dtype == "float32":
@@ -147,35 +149,41 @@ def _verdicts(
 
 
 def _cell(
-    key: str, found: Mapping[str, Sequence[Measured]], verdicts: Mapping[str, Verdict | None]
-) -> Cell:
+    key: str, found: Mapping[str, Sequence[Measured]], verdicts: Mapping[str, AnswerVerdict | None]
+) -> ComparedAlternative:
     verdict = verdicts[key]
     if verdict is None:
-        return Cell("unchecked", note="no other alternative ran that it could be checked against")
+        return ComparedAlternative(
+            "unchecked", note="no other alternative ran that it could be checked against"
+        )
     if not verdict.right:
-        return Cell("WRONG", note=str(verdict))
+        return ComparedAlternative("WRONG", note=str(verdict))
     peak = _peak(found[key])
     if key == OURS:
-        # timed beside the floor, or whatever else there is
+        # Its time comes from the pairs with the floor, or else with any other alternative.
         other = next((k for k in (FLOOR, *found) if k in found and k != OURS), None)
         times = [ours.seconds for _, ours in _pairs(found[other])] if other else []
-        return Cell("ok", _time(times, found[key]), peak, len(times), note=str(verdict))
+        return ComparedAlternative(
+            "ok", _time(times, found[key]), peak, len(times), note=str(verdict)
+        )
     pairs = _pairs(found[key])
     seconds = _time([run.seconds for run, _ in pairs], found[key])
     ours = verdicts.get(OURS)
     if ours is None or not ours.right or not pairs:
-        return Cell("ok", seconds, peak, len(pairs), note=str(verdict))
+        return ComparedAlternative("ok", seconds, peak, len(pairs), note=str(verdict))
     time_ratio = median(ours.seconds / run.seconds for run, ours in pairs)
     peak_ratio = _peak(found[OURS]) / peak if peak else None
-    return Cell("ok", seconds, peak, len(pairs), time_ratio, peak_ratio, str(verdict))
+    return ComparedAlternative(
+        "ok", seconds, peak, len(pairs), time_ratio, peak_ratio, str(verdict)
+    )
 
 
-def _pairs(several: Sequence[Measured]) -> list[tuple[Run, Run]]:
+def _pairs(several: Sequence[Measured]) -> list[tuple[TimedCall, TimedCall]]:
     return [pair for measured in several for pair in measured.pairs]
 
 
 def _time(paired: Sequence[float], several: Sequence[Measured]) -> float:
-    """Median over the pairs, or, without any, the first call's."""
+    """Return the median time in the pairs, or the first call's without pairs, in seconds."""
     return median(paired or [several[0].runs[0].seconds])
 
 

@@ -1,14 +1,14 @@
-"""Time and peak memory of one alternative in a process of its own.
+"""Measure time and peak memory of one alternative in a process of its own.
 
 **Memory.** A process builds the model and calls the alternative once, with nothing warmed up. What
-that takes at its peak is the memory *above the loaded model*
+that call takes at its peak is the memory *above the loaded model*
 (:mod:`benchmarks.measuring.peak_memory`).
 
-**Time.** Another process, with glibc as it is, runs alternating pairs of the alternative and
-``score``: x d x d … A ratio is the median over the pairs' ratios, so that a machine that slows down
-for a while slows both. Warm-up is one short prompt each. Where a call with maps takes over
-:data:`SLOW` seconds, the memory's call and one of ``score`` after it, in the same process, are the
-one pair.
+**Time.** Another process, with unchanged settings of glibc, runs pairs of the alternative and
+``score`` in turn: x d x d … A ratio is the median over the pairs' ratios, so that a machine that
+slows down for a while slows both. Warm-up is one short prompt each. If a call with maps takes over
+:data:`SLOW` seconds, there is one pair: the call that measured memory, and a call of ``score``
+after it in the same process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
-from benchmarks.measuring.cases import Case, build_batch, build_model
+from benchmarks.measuring.alternatives import ALTERNATIVES, AlternativeAnswer
+from benchmarks.measuring.cases import ModelCase, build_batch, build_model
 from benchmarks.measuring.fresh_process import in_fresh_process
 from benchmarks.measuring.peak_memory import with_peak
 
@@ -28,35 +28,36 @@ OURS = "d"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One call."""
+class TimedCall:
+    """Hold one call of an alternative: its time in seconds and what it computed."""
 
     key: str
     seconds: float
-    answer: Answer
+    answer: AlternativeAnswer
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process found.
+    """Hold what one process measured.
 
     Attributes:
-        peak_bytes: peak of a call above the loaded model; None in a process for time.
-        runs: every call that counts.
-        pairs: of the alternative and ``score``, in the order they ran.
+        peak_bytes: the peak memory of a call above the loaded model; None if the process measured
+            time alone.
+        runs: every call but the warm-up.
+        pairs: the pairs of the alternative's call and ``score``'s, in the order they ran.
     """
 
     peak_bytes: int | None
-    runs: tuple[Run, ...]
-    pairs: tuple[tuple[Run, Run], ...] = ()
+    runs: tuple[TimedCall, ...]
+    pairs: tuple[tuple[TimedCall, TimedCall], ...] = ()
 
-    def answers(self, key: str) -> list[Answer]:
-        """Every answer of one alternative."""
+    def answers(self, key: str) -> list[AlternativeAnswer]:
+        """Return every answer of one alternative."""
         return [run.answer for run in self.runs if run.key == key]
 
 
-def memory_here(case: Case, key: str) -> Measured:
-    """Peak memory, in this process: it means nothing unless that is a fresh one."""
+def memory_here(case: ModelCase, key: str) -> Measured:
+    """Measure peak memory in this process, which must be a fresh one."""
     model, batch = build_model(case), build_batch(case)
     peak, first = with_peak(lambda: _timed(key, model, batch))
     if ALTERNATIVES[key].map_bytes(case) == 0:
@@ -69,8 +70,8 @@ def memory_here(case: Case, key: str) -> Measured:
     return Measured(peak, pair, (pair,))
 
 
-def pairs_here(case: Case, key: str, count: int) -> Measured:
-    """Alternating pairs with ``score``, in this process."""
+def pairs_here(case: ModelCase, key: str, count: int) -> Measured:
+    """Time pairs of the alternative and ``score`` in turn, in this process."""
     model, batch = build_model(case), build_batch(case)
     short = build_batch(replace(case, tokens=min(case.tokens, WARM_UP_TOKENS)))
     for which in (key, OURS):
@@ -79,23 +80,27 @@ def pairs_here(case: Case, key: str, count: int) -> Measured:
     return Measured(None, tuple(run for pair in pairs for run in pair), pairs)
 
 
-def memory_fresh(case: Case, key: str) -> Measured:
-    """:func:`memory_here` in a fresh process.
+def memory_fresh(case: ModelCase, key: str) -> Measured:
+    """Run :func:`memory_here` in a fresh process.
 
     Raises:
-        ProcessFailedError: it raised, or the system ended it.
+        ProcessFailedError: the process raised an error, or the system ended it.
     """
     measured: Measured = in_fresh_process(memory_here, case, key)
     return measured
 
 
-def pairs_fresh(case: Case, key: str, count: int) -> Measured:
-    """:func:`pairs_here` in a fresh process; raises as :func:`memory_fresh`."""
+def pairs_fresh(case: ModelCase, key: str, count: int) -> Measured:
+    """Run :func:`pairs_here` in a fresh process.
+
+    Raises:
+        ProcessFailedError: the process raised an error, or the system ended it.
+    """
     measured: Measured = in_fresh_process(pairs_here, case, key, count)
     return measured
 
 
-def _timed(key: str, model: Any, batch: dict[str, Any]) -> Run:
+def _timed(key: str, model: Any, batch: dict[str, Any]) -> TimedCall:
     start = time.perf_counter()
     answer = ALTERNATIVES[key].run(model, batch)
-    return Run(key, time.perf_counter() - start, answer)
+    return TimedCall(key, time.perf_counter() - start, answer)

@@ -1,6 +1,7 @@
-"""``python -m benchmarks.cpu``: measures on this CPU and redraws the recorded results.
+"""Measure the score and its alternatives on this CPU, and redraw the recorded results.
 
-The peer ``flash-colreduce`` runs on GPUs only and is not part of this.
+The command is ``python -m benchmarks.cpu``. The package ``flash-colreduce``, which some compare
+with, runs on GPUs only and is not part of this.
 """
 
 from __future__ import annotations
@@ -13,55 +14,55 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cpu import record
-from benchmarks.cpu.compare import Cell, Known, Row, compare
+from benchmarks.cpu.compare import ComparedAlternative, ComparedCase, Known, compare
 from benchmarks.cpu.measure import OURS
 from benchmarks.measuring import machine
-from benchmarks.measuring.cases import SMALL, SMOLLM2, WIDE, Case
+from benchmarks.measuring.cases import SMALL, SMOLLM2, WIDE, ModelCase
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A case, its alternatives, and how often each is measured.
+    """Hold a case, its alternatives, and how often each is measured.
 
     Attributes:
-        case: what to run.
-        keys: of the alternatives.
-        pairs: of each with ``score``.
-        repeats: fresh processes for the memory of the two that are close.
+        case: the model and length to run.
+        keys: the letters of the alternatives.
+        pairs: for each alternative, how many pairs of calls with ``score`` to time.
+        repeats: how many fresh processes measure the memory of ``score`` and of the floor.
     """
 
-    case: Case
+    case: ModelCase
     keys: Sequence[str]
     pairs: Mapping[str, int]
     repeats: int = 1
 
 
 def full_plan(bfloat16: bool) -> list[Planned]:
-    """About eighteen minutes on two cores."""
-    plan = [Planned(Case(SMOLLM2, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS]
-    if bfloat16:  # eager, whose own error is the tolerance, takes too long at the last length
+    """Return the cases of a full run, which takes about eighteen minutes on two cores."""
+    plan = [Planned(ModelCase(SMOLLM2, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS]
+    if bfloat16:  # its tolerance is eager's own error; eager is too slow at the last length
         plan += [
-            Planned(Case(SMOLLM2, tokens, "bfloat16"), "bcd", _pairs(tokens))
+            Planned(ModelCase(SMOLLM2, tokens, "bfloat16"), "bcd", _pairs(tokens))
             for tokens in LENGTHS[:4]
         ]
-    plan += [Planned(Case(SMALL, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:4]]
-    plan += [Planned(Case(WIDE, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:2]]
+    plan += [Planned(ModelCase(SMALL, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:4]]
+    plan += [Planned(ModelCase(WIDE, tokens), "abcd", _pairs(tokens)) for tokens in LENGTHS[:2]]
     return plan
 
 
 def quick_plan(bfloat16: bool) -> list[Planned]:
-    """Under a minute; without bfloat16, whether the CPU has it or not."""
+    """Return the cases of a run under a minute: float32 alone, even if the CPU has bfloat16."""
     pairs = {"a": 1, "b": 1, "c": 3}
     return [
-        Planned(Case(SMOLLM2, LENGTHS[0]), "abcd", pairs),
-        Planned(Case(SMOLLM2, LENGTHS[1]), "bcd", pairs),
+        Planned(ModelCase(SMOLLM2, LENGTHS[0]), "abcd", pairs),
+        Planned(ModelCase(SMOLLM2, LENGTHS[1]), "bcd", pairs),
     ]
 
 
-def execute(plan: Sequence[Planned]) -> list[Row]:
-    """Runs the cases in order; says on standard error how it goes."""
+def execute(plan: Sequence[Planned]) -> list[ComparedCase]:
+    """Run the cases in order, and print to standard error how each went."""
     known = Known()
     rows = []
     for planned in plan:
@@ -75,16 +76,19 @@ def execute(plan: Sequence[Planned]) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if an alternative is wrong, unchecked or failed.
+    """Run the command; the exit status is 1 if an alternative is wrong, unchecked or failed.
 
     A run in which the score failed leaves what was recorded before as it is.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two lengths, under a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="Measure two lengths only, in under a minute."
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder for cpu.json, cpu.md and cpu.png (benchmarks/results; with --quick, nowhere)",
+        help="The folder that cpu.json, cpu.md and cpu.png are written into. By default this is "
+        "benchmarks/results; with --quick nothing is written.",
     )
     options = parser.parse_args(arguments)
     facts = machine.facts()
@@ -101,12 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pairs(tokens: int) -> dict[str, int]:
-    """The ratio to the floor is near 1 and wants more pairs than the multiples do."""
+    """Return how many pairs to time per alternative, most for the floor with its ratio near 1."""
     several = 3 if tokens <= 512 else 1
     return {"a": several, "b": several, "c": 5 if tokens <= 1024 else 3}
 
 
-def _line(cell: Cell) -> str:
+def _line(cell: ComparedAlternative) -> str:
     if cell.seconds is None or cell.peak_bytes is None:
         return f"{cell.status}: {cell.note}"
     ratio = "" if cell.time_ratio is None else f", score takes {cell.time_ratio:.3f} of it"

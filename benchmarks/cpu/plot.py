@@ -1,4 +1,4 @@
-"""The picture of one model's rows: time and peak memory against the length."""
+"""Draw one model's time and peak memory against the length of the prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu.compare import Row
+from benchmarks.cpu.compare import ComparedCase
 from benchmarks.measuring.alternatives import ALTERNATIVES
 from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE, YELLOW
 
@@ -24,8 +24,8 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draws the rows of the first model and dtype among ``rows``."""
+def draw(rows: Sequence[ComparedCase], path: Path) -> None:
+    """Draw the cases of the first model and dtype among ``rows`` into the image at ``path``."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

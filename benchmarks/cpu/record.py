@@ -1,4 +1,4 @@
-"""The recorded results: ``cpu.json`` with everything, ``cpu.md`` to read."""
+"""Write the recorded results of the CPU benchmark: ``cpu.json``, ``cpu.md`` and ``cpu.png``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu.compare import Cell, Row
+from benchmarks.cpu.compare import ComparedAlternative, ComparedCase
 from benchmarks.cpu.measure import OURS
 from benchmarks.measuring.alternatives import ALTERNATIVES
 from benchmarks.measuring.cases import RESPONSE, SPAN
@@ -17,8 +17,8 @@ from benchmarks.measuring.cases import RESPONSE, SPAN
 NAME = "cpu"
 
 
-def write(rows: Sequence[Row], machine: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes the JSON, the table and the plot; gives their paths."""
+def write(rows: Sequence[ComparedCase], machine: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the JSON, the table and the plot into ``folder``, and return their paths."""
     from benchmarks.cpu.plot import draw
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,11 @@ def write(rows: Sequence[Row], machine: Mapping[str, Any], folder: Path) -> list
     return paths
 
 
-def as_json(rows: Sequence[Row], machine: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds and bytes; a cell that is not "ok" has no time."""
+def as_json(rows: Sequence[ComparedCase], machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results as JSON values, in seconds and bytes.
+
+    A cell that is not "ok" has no time.
+    """
     return {
         "machine": dict(machine),
         "alternatives": {key: alternative.label for key, alternative in ALTERNATIVES.items()},
@@ -41,8 +44,8 @@ def as_json(rows: Sequence[Row], machine: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def as_markdown(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
-    """One table per model and dtype."""
+def as_markdown(rows: Sequence[ComparedCase], machine: Mapping[str, Any]) -> str:
+    """Return the page to read, with one table per model and dtype."""
     parts = [_introduction(machine)]
     for (model, dtype), members in groupby(rows, lambda row: (row.case.shape, row.case.dtype)):
         sizes = (
@@ -75,7 +78,7 @@ out what comes after the last layer's attention weights, which shows where a mod
 Redraw with `make bench`."""
 
 
-def _table(rows: Iterable[Row]) -> list[str]:
+def _table(rows: Iterable[ComparedCase]) -> list[str]:
     members = list(rows)
     keys = [key for key in ALTERNATIVES if any(key in row.cells for row in members)]
     others = [key for key in keys if key != OURS]
@@ -95,7 +98,7 @@ def _table(rows: Iterable[Row]) -> list[str]:
     return [*lines, "", *notes] if notes else lines
 
 
-def _shown(cell: Cell | None) -> str:
+def _shown(cell: ComparedAlternative | None) -> str:
     if cell is None:
         return "not run"
     if cell.status == "does not fit" and cell.peak_bytes is not None:
@@ -105,14 +108,14 @@ def _shown(cell: Cell | None) -> str:
     return f"{_three_digits(cell.seconds)} s · {memory(cell.peak_bytes)}"
 
 
-def _ratio(cell: Cell | None) -> str:
+def _ratio(cell: ComparedAlternative | None) -> str:
     if cell is None or cell.time_ratio is None:
         return "–"
     return f"{_small(cell.time_ratio)} · {_small(cell.peak_ratio) if cell.peak_ratio else '–'}"
 
 
 def memory(count: float) -> str:
-    """Bytes for a reader, in powers of ten."""
+    """Return a number of bytes as text in MB or GB, powers of ten."""
     if count >= 1e9:
         return f"{_three_digits(count / 1e9)} GB"
     return f"{_three_digits(count / 1e6)} MB"

@@ -1,4 +1,4 @@
-"""Which real conversations the fine-tuning benchmark learns from, and which it is judged on."""
+"""Choose the real conversations that the fine-tuning benchmark learns from and is judged on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from sra_fast.chat.conversations import write_conversations
 from sra_fast.chat.esconv import convert
 
-HELD_OUT_DIALOGUES = 0.15  # of all dialogues
+HELD_OUT_DIALOGUES = 0.15  # the share of all dialogues
 HELD_OUT_PER_STRATEGY = 6
 TRAINING_PER_STRATEGY = 44
 
-# Short, so that a run takes minutes on two cores; the rest of a reply's context is never cut.
+# Conversations are short, so that a run takes minutes on two cores, and no context is ever cut.
 FEWEST_TURNS = 3
 MOST_CHARACTERS = 900
 FEWEST_REPLY_CHARACTERS = 20
@@ -23,12 +23,13 @@ FEWEST_REPLY_CHARACTERS = 20
 
 @dataclass(frozen=True)
 class Chosen:
-    """Two files of conversations, whose dialogues are apart.
+    """Hold two files of conversations that share no dialogue.
 
     Attributes:
-        training, held_out: the files.
-        counts: of each file the number of conversations, dialogues and per strategy.
-        rule: how they were chosen, for a reader.
+        training, held_out: the paths of the two files.
+        counts: for each file the number of conversations, of dialogues, and of conversations per
+            strategy.
+        rule: how the conversations were chosen, as a sentence for the report.
     """
 
     training: Path
@@ -38,13 +39,13 @@ class Chosen:
 
 
 def choose(esconv: Path, folder: Path, seed: int, scale: float = 1.0) -> Chosen:
-    """Writes the supporter turns with an annotation and a short history into ``folder``.
+    """Write the supporter's annotated replies with a short history into two files.
 
     Args:
         esconv: ``ESConv.json``, or a part of it.
-        folder: where ``training.jsonl`` and ``held-out.jsonl`` go.
-        seed: of which dialogues are held out, and of the order.
-        scale: of the numbers of conversations.
+        folder: where ``training.jsonl`` and ``held-out.jsonl`` are written.
+        seed: the seed that draws the held-out dialogues and the order of conversations.
+        scale: a factor on the numbers of conversations.
     """
     records: list[dict[str, Any]] = [dict(record) for record in convert(esconv).records]
     dialogues = list(dict.fromkeys(record["dialogue"] for record in records))
@@ -89,7 +90,7 @@ def _is_short(record: dict[str, Any]) -> bool:
 
 
 def _balanced(records: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most so many of each strategy, in the order they come."""
+    """Return at most ``most`` conversations of each strategy, in the order they come."""
     taken: Counter[str] = Counter()
     kept = []
     for record in records:

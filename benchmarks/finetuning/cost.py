@@ -1,8 +1,9 @@
-"""``python -m benchmarks.finetuning.cost``: what watching SRA costs a training step on this CPU.
+"""Measure what watching SRA costs a training step on this CPU.
 
-Writes ``training-cost.json`` and ``training-cost.md``. A ratio is given only if losses and SRA of
-all ways agree; it is the median over rounds in which the ways take turns. Memory is the peak of a
-second, short training in a fresh process, above what was held before it.
+The command is ``python -m benchmarks.finetuning.cost``; it writes ``training-cost.json`` and
+``training-cost.md``. A ratio is given only if losses and SRA of all ways agree; it is the median
+over rounds in which the ways take turns. Memory is the peak of a second, short training in a fresh
+process, above what was held before it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.finetuning.steps import WAYS, Stepped, Training, Way, alternate, ratios
+from benchmarks.finetuning.steps import WAYS, Stepped, Training, TrainingWay, alternate, ratios
 from benchmarks.measuring import machine
-from benchmarks.measuring.cases import SMALL, SMOLLM2, Case, build_batch, build_model
+from benchmarks.measuring.cases import SMALL, SMOLLM2, ModelCase, build_batch, build_model
 from benchmarks.measuring.fresh_process import in_fresh_process
 from benchmarks.measuring.peak_memory import with_peak
 
@@ -26,48 +27,48 @@ RESULTS = Path(__file__).parents[1] / "results"
 NAME = "training-cost"
 
 RANK = 16
-TOLERANCE = 1e-4  # relative, of losses and SRA
-STEPS = 3  # of a turn; the first is not timed
+TOLERANCE = 1e-4  # the largest relative difference of losses and SRA between ways
+STEPS = 3  # steps that a way takes in each round; the first is not timed
 
 
 @dataclass(frozen=True)
-class Row:
-    """A case and what its ways took.
+class StepCost:
+    """Hold a case and what each way of training took at it.
 
     Attributes:
-        case: in words.
-        seconds: per step, the median over all steps of a way.
-        ratio: of each way's seconds to the plain one's, the median over rounds.
-        peak_bytes: above what was held before the training.
+        case: the model and length in words.
+        seconds: the median seconds per step of each way.
+        ratio: each way's seconds divided by the plain one's, the median over rounds.
+        peak_bytes: the peak memory of each way above what was held before the training.
         loss, sra: what each way computed.
-        right: whether these agree.
+        right: whether losses and SRA agree.
     """
 
     case: str
-    seconds: dict[Way, float]
-    ratio: dict[Way, float]
-    peak_bytes: dict[Way, int]
-    loss: dict[Way, float]
-    sra: dict[Way, float]
+    seconds: dict[TrainingWay, float]
+    ratio: dict[TrainingWay, float]
+    peak_bytes: dict[TrainingWay, int]
+    loss: dict[TrainingWay, float]
+    sra: dict[TrainingWay, float]
     right: bool
 
 
-def measure(case: Case, rounds: int) -> Row:
-    """Time in this process, memory in fresh ones."""
+def measure(case: ModelCase, rounds: int) -> StepCost:
+    """Measure one case: time in this process, memory in fresh ones."""
     training = _training(case)
     for way in WAYS:
-        training.run(way, 2)  # loads code, compiles kernels
+        training.run(way, 2)  # a warm-up that loads code and compiles kernels
     done = alternate(training, tuple(WAYS), rounds, STEPS, lambda: True)
     return _row(case, done, {way: in_fresh_process(_peak, case, way) for way in WAYS})
 
 
 def agree(values: Sequence[float]) -> bool:
-    """Whether all lie within :data:`TOLERANCE` of the first."""
+    """Return whether all values lie within :data:`TOLERANCE` of the first."""
     return all(abs(value - values[0]) <= TOLERANCE * abs(values[0]) for value in values)
 
 
-def as_markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
-    """The table."""
+def as_markdown(rows: Sequence[StepCost], facts: Mapping[str, Any]) -> str:
+    """Return the page to read, with one table per case."""
     head = f"""# What watching SRA costs a training step
 
 {facts["cpu"]}, {facts["cores"]} cores ({facts["threads"]} threads), torch {facts["torch"]}, \
@@ -93,20 +94,22 @@ held before it. Redraw with `python -m benchmarks.finetuning.cost`.
     return "\n".join(lines)
 
 
-def _training(case: Case) -> Training:
+def _training(case: ModelCase) -> Training:
     return Training(build_model(case), build_batch(case), RANK, checkpointing=False)
 
 
-def _peak(case: Case, way: Way) -> int:
+def _peak(case: ModelCase, way: TrainingWay) -> int:
     training = _training(case)
     training.run(way, 2)
     return with_peak(lambda: training.run(way, 2))[0]
 
 
-def _row(case: Case, done: Mapping[Way, Sequence[Stepped]], peaks: Mapping[Way, int]) -> Row:
+def _row(
+    case: ModelCase, done: Mapping[TrainingWay, Sequence[Stepped]], peaks: Mapping[TrainingWay, int]
+) -> StepCost:
     loss = {way: turns[-1].loss for way, turns in done.items()}
     sra = {way: sra for way, turns in done.items() if (sra := turns[-1].sra) is not None}
-    return Row(
+    return StepCost(
         case=str(case),
         seconds={
             way: median(second for turn in turns for second in turn.seconds)
@@ -123,15 +126,41 @@ def _row(case: Case, done: Mapping[Way, Sequence[Stepped]], peaks: Mapping[Way, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if the ways do not agree."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning.cost")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=3, help="of all ways (default 3)")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048], metavar="T")
-    parser.add_argument("--quick", action="store_true", help="one small case, one round")
+    """Run the command; the exit status is 1 if the ways do not agree."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.finetuning.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="The folder that training-cost.json and training-cost.md are written into.",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="How many rounds to time, in each of which every way takes a turn (default 3).",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=int,
+        nargs="+",
+        default=[1024, 2048],
+        metavar="T",
+        help="The lengths of the conversation to measure, in tokens (default 1024 2048).",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="Measure one small case in a single round."
+    )
     given = parser.parse_args(arguments)
-    cases = [Case(SMALL, 256)] if given.quick else [Case(SMOLLM2, T) for T in given.lengths]
-    rows: list[Row] = []
+    cases = (
+        [ModelCase(SMALL, 256)] if given.quick else [ModelCase(SMOLLM2, T) for T in given.lengths]
+    )
+    rows: list[StepCost] = []
     facts = machine.facts()
     given.out.mkdir(parents=True, exist_ok=True)
     for case in cases:

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.finetuning.esconv_sweep ESCONV.json``: SmolLM2-135M on real conversations.
+"""Fine-tune SmolLM2-135M on real conversations, once for each weight of SRA in the loss.
 
-One LoRA run for each weight of SRA in the loss, from the same start on the same conversations, and
-what came of them. About seven minutes a weight on two cores; killed at any moment, the same command
-goes on. Only numbers are recorded: the conversations stay where they are (CC BY-NC).
+The command is ``python -m benchmarks.finetuning.esconv_sweep ESCONV.json``. All LoRA runs start
+from the same model on the same conversations, and the report says what came of them. A weight takes
+about seven minutes on two cores; after being killed at any moment, the same command goes on. Only
+numbers are recorded: the conversations stay where they are (CC BY-NC).
 """
 
 from __future__ import annotations
@@ -25,18 +26,49 @@ WEIGHTS = (0.0, 0.03, 0.1, 0.3)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if a score afterwards is not what was logged."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetuning.esconv_sweep")
-    parser.add_argument("esconv", type=Path, metavar="ESCONV.json")
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, metavar="W")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    """Run the command; the exit status is 1 if a score afterwards is not what was logged."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.finetuning.esconv_sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "build" / "training-smollm2", metavar="DIR",
-        help="for conversations, checkpoints and adapters",
-    )  # fmt: skip
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of conversations")
-    parser.add_argument("--steps", type=int, help="instead of one epoch")
+        "esconv", type=Path, metavar="ESCONV.json", help="The file of ESConv's dialogues to read."
+    )
+    parser.add_argument(
+        "--model", default="smollm2", help="The model to fine-tune: a folder or a name."
+    )
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        default=WEIGHTS,
+        metavar="W",
+        help="The weights of SRA in the loss to train with; 0 is always among them.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="The folder that results.json, report.md and the pictures are written into.",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=ROOT / "build" / "training-smollm2",
+        metavar="DIR",
+        help="The folder that keeps conversations, checkpoints and adapters between calls.",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="Multiply the number of conversations by this factor (default 1).",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="Train this many steps instead of one pass over the data."
+    )
     given = parser.parse_args(arguments)
     config = CONFIG if given.steps is None else replace(CONFIG, max_steps=given.steps)
     chosen = choose(given.esconv, given.work, config.seed, given.scale)

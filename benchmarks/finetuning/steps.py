@@ -1,9 +1,9 @@
-"""Steps of one LoRA training, four ways: nobody watches, the callback does, SRA is in the loss, and
-what people do without this library, a second forward pass for its attention maps.
+"""Run steps of one LoRA training in four ways that watch SRA differently, and time them.
 
-Every way runs the same Trainer on the same row of tokens, and logs each step. The learning rate is
-0: the optimizer works as ever, but each step of each way computes the same numbers, so that they
-can be compared.
+Nobody watches, the callback does, SRA is in the loss, or, as people do without this library, a
+second forward pass returns attention maps. Every way runs the same Trainer on the same row of
+tokens, and logs each step. The learning rate is 0: the optimizer works as ever, but each step of
+each way computes the same numbers, so that they can be compared.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ from benchmarks.measuring.alternatives import attending
 from sra_fast.training import PackingCollator, SRACallback
 from sra_fast.training.lora.reply_trainer import ReplyTrainer
 
-Way = Literal["plain", "callback", "regulariser", "maps"]
-WAYS: dict[Way, str] = {
+TrainingWay = Literal["plain", "callback", "regulariser", "maps"]
+WAYS: dict[TrainingWay, str] = {
     "plain": "nobody watches",
     "callback": "SRACallback",
     "regulariser": "SRA in the loss",
     "maps": "a second, eager forward with output_attentions",
 }
 
-WEIGHT = 0.1  # of SRA in the loss
+WEIGHT = 0.1  # the weight of SRA in the loss
 STRATEGY = "Question"
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """Some steps of one way.
+    """Hold what some steps of one way took and computed.
 
     Attributes:
-        seconds: of each step but the first, from the end of the one before, logs included.
-        loss: the language model's, of the last step.
-        sra: under the paper's definition, of the last step; None if nobody watched.
+        seconds: the time of each step but the first, from the end of the one before, logs
+            included.
+        loss: the language model's loss in the last step.
+        sra: the SRA of the last step under the paper's definition; None if nobody watched.
     """
 
     seconds: tuple[float, ...]
@@ -54,14 +55,14 @@ class Stepped:
 
 
 class Training:
-    """A model with a new adapter, and one conversation that fills a row.
+    """Train a model with a new adapter on one conversation that fills a row.
 
     Args:
-        model: on its device; it is wrapped.
+        model: the model on its device; it is wrapped in an adapter.
         batch: ``input_ids``, ``strategy_mask`` and ``response_mask`` ``[1, T]``; the loss is on
             the response.
-        rank: of LoRA, on all linear layers.
-        checkpointing: keep the layers' inputs alone.
+        rank: the rank of LoRA, on all linear layers.
+        checkpointing: whether the forward pass keeps only the layers' inputs.
     """
 
     def __init__(
@@ -86,11 +87,11 @@ class Training:
         disable_progress_bar()
 
     def unload(self) -> None:
-        """Takes the adapter off the model again."""
+        """Take the adapter off the model again."""
         self._model.unload()
 
-    def run(self, way: Way, steps: int) -> Stepped:
-        """Trains that many steps, at least two."""
+    def run(self, way: TrainingWay, steps: int) -> Stepped:
+        """Train this many steps, at least two, in one of the ways."""
         clock = _Clock()
         callbacks: list[TrainerCallback] = [clock]
         if way in ("callback", "regulariser"):
@@ -137,7 +138,7 @@ class Training:
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]
-    """When each step had ended and was logged."""
+    """Note the moment at which each step had ended and was logged."""
 
     def __init__(self) -> None:
         self.ended: list[float] = []
@@ -153,7 +154,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 class _WithMaps(ReplyTrainer):
-    """SRA from maps, of the same batch, in a forward pass of its own."""
+    """Compute SRA from the maps of the same batch, in a forward pass of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -162,7 +163,7 @@ class _WithMaps(ReplyTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *more: Any, **kwargs: Any
     ) -> Any:
-        """As the parent's, and then the maps."""
+        """Return the parent's loss, and compute SRA from maps after it."""
         loss = super().compute_loss(model, inputs, *more, **kwargs)
         base = self.model.get_base_model()
         with attending(base, "eager"):
@@ -175,17 +176,24 @@ class _WithMaps(ReplyTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the parent's, with SRA."""
+        """Log what the parent logs, with SRA beside the loss."""
         if self._sra is not None and "loss" in logs:
             logs["sra"] = self._sra.item()
         super().log(logs, start_time)
 
 
 def alternate(
-    training: Training, ways: Sequence[Way], rounds: int, steps: int, goes_on: Callable[[], bool]
-) -> dict[Way, list[Stepped]]:
-    """Every way in turn, each round; ends early when ``goes_on`` says so, not before a round."""
-    done: dict[Way, list[Stepped]] = {way: [] for way in ways}
+    training: Training,
+    ways: Sequence[TrainingWay],
+    rounds: int,
+    steps: int,
+    goes_on: Callable[[], bool],
+) -> dict[TrainingWay, list[Stepped]]:
+    """Run every way in turn, once per round, and return what each found.
+
+    It ends before a round, but not before the first, if ``goes_on`` returns False.
+    """
+    done: dict[TrainingWay, list[Stepped]] = {way: [] for way in ways}
     for number in range(rounds):
         if number and not goes_on():
             break
@@ -194,8 +202,8 @@ def alternate(
     return done
 
 
-def ratios(done: Mapping[Way, Sequence[Stepped]]) -> dict[Way, float]:
-    """Of each way's time to the plain one's, the median over rounds."""
+def ratios(done: Mapping[TrainingWay, Sequence[Stepped]]) -> dict[TrainingWay, float]:
+    """Return each way's time divided by the plain one's, the median over rounds."""
     return {
         way: median(
             median(mine.seconds) / median(plain.seconds)

@@ -1,4 +1,4 @@
-"""One fine-tuning per weight of SRA in the loss, and the held-out conversations scored after it."""
+"""Fine-tune once per weight of SRA in the loss, and score the held-out conversations after it."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ CONFIG = TrainingConfig(
     max_length=1024,
     dtype="float32",
 )
-"""The paper's settings but for what two cores cannot do in minutes."""
+"""The paper's settings, except for what two cores cannot do in minutes."""
 
 OUTCOME = "outcome.json"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A run with one weight.
+class WeightOutcome:
+    """Hold what came of the training run with one weight.
 
     Attributes:
-        weight: of SRA in the loss.
-        seconds: of the run that was not interrupted; None for one that went on from a checkpoint.
-        result: what ``result.json`` holds.
-        log: what was logged, by step.
-        rescored: mean SRA of the held-out replies by ``sra_fast.score``, of the adapter that the
-            run kept, loaded anew.
-        scores: of each held-out reply, in the file's order.
+        weight: the weight of SRA in the loss.
+        seconds: the duration of the run; None for one that went on from a checkpoint.
+        result: the content of ``result.json``.
+        log: what was logged, entry by entry.
+        rescored: the mean SRA of the held-out replies by ``sra_fast.score``, with the adapter that
+            the run kept, loaded anew.
+        scores: the SRA of each held-out reply, in the file's order.
     """
 
     weight: float
@@ -60,15 +60,15 @@ class Outcome:
 
     @property
     def difference(self) -> float:
-        """Relative, of the rescored mean from the one that the callback logged."""
+        """Return the relative difference of the rescored mean from the callback's logged one."""
         logged: float = self.result["after"]["sra"]
         return abs(self.rescored - logged) / logged
 
 
 def run_weight(
     weight: float, config: TrainingConfig, model: str, training: Path, held_out: Path, folder: Path
-) -> Outcome:
-    """Trains, or reads what an earlier call left in ``folder``."""
+) -> WeightOutcome:
+    """Train with one weight, or read what an earlier call left in ``folder``."""
     recorded = folder / OUTCOME
     source = find_model(model)
     settings = replace(config, sra_weight=weight, eval_data=str(held_out))
@@ -86,12 +86,12 @@ def run_weight(
     )
     seconds = None if begun else round(time.perf_counter() - start, 1)
     if recorded.exists():
-        return Outcome(**json.loads(recorded.read_text(encoding="utf-8")))
+        return WeightOutcome(**json.loads(recorded.read_text(encoding="utf-8")))
     del result["out"]
     scores = _rescored(folder / "adapter", held_out, settings)
     last = newest_checkpoint(folder)
-    assert last is not None  # train has ended
-    outcome = Outcome(
+    assert last is not None  # the training has ended, so there is one
+    outcome = WeightOutcome(
         weight=weight,
         seconds=seconds,
         result=result,
@@ -106,13 +106,13 @@ def run_weight(
 def ratio_interval(
     scores: Sequence[float], base: Sequence[float], dialogues: Sequence[str]
 ) -> tuple[float | None, float | None]:
-    """95% percentile bootstrap interval of mean(scores) / mean(base), over whole dialogues."""
+    """Return the 95% bootstrap interval of mean(scores) / mean(base), over whole dialogues."""
     columns = numpy.stack([scores, base], axis=1)
     return interval_of_sums(columns, lambda sums: sums[:, 0] / sums[:, 1], dialogues)[:2]
 
 
 def dialogues_of(held_out: Path) -> list[str]:
-    """Of each conversation of a file."""
+    """Return the dialogue of each conversation of a file."""
     return [str(conversation.dialogue) for conversation in read_conversations(held_out)]
 
 
@@ -136,7 +136,7 @@ def _progress(step: int, last: int, logs: Mapping[str, Any]) -> None:
 
 
 def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A log entry without times, to six digits."""
+    """Return a log entry without times, with numbers of six digits."""
     return {
         name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in entry.items()

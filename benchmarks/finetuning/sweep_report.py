@@ -1,4 +1,4 @@
-"""The fine-tuning runs to read: a table, the curves, and what each weight of SRA did."""
+"""Write the report on the fine-tuning runs: a table, the curves, and what each weight did."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.finetuning.chosen import Chosen
-from benchmarks.finetuning.sweep import Outcome, ratio_interval
+from benchmarks.finetuning.sweep import WeightOutcome, ratio_interval
 from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
-RAISED = 1.25  # times the SRA of the run without
-HARMED = 1.02  # times its held-out loss
+RAISED = 1.25  # the SRA to reach, as a multiple of that of the run with weight 0
+HARMED = 1.02  # the largest held-out loss to accept, as a multiple of that run's
 EDGE = 10  # steps at the beginning and at the end, whose training losses are shown
 
 _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
 
 
 def write(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[WeightOutcome],
     chosen: Chosen,
     dialogues: Sequence[str],
     config: TrainingConfig,
     facts: Mapping[str, Any],
     folder: Path,
 ) -> str:
-    """Writes ``results.json``, ``report.md`` and ``sweep.png``; returns the report.
+    """Write ``results.json``, ``report.md`` and ``sweep.png``, and return the report.
 
     Args:
-        outcomes: the first has weight 0.
-        chosen: the conversations.
-        dialogues: of each held-out conversation.
-        config: of all runs, but for the weight.
-        facts: of the machine.
-        folder: where they go.
+        outcomes: what came of each weight; the first is weight 0.
+        chosen: the conversations that were trained on and held out.
+        dialogues: the dialogue of each held-out conversation.
+        config: the settings that all runs share, apart from the weight.
+        facts: the description of the machine.
+        folder: where the files are written.
     """
     compared = [_compared(outcome, outcomes[0], dialogues) for outcome in outcomes]
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,14 +59,16 @@ def write(
     return text
 
 
-def best(outcomes: Sequence[Outcome]) -> Outcome:
-    """Of those whose loss is unharmed, the one with the highest SRA."""
+def best(outcomes: Sequence[WeightOutcome]) -> WeightOutcome:
+    """Return the outcome with the highest SRA among those whose loss is unharmed."""
     allowed = HARMED * outcomes[0].result["after"]["loss"]
     unharmed = [outcome for outcome in outcomes if outcome.result["after"]["loss"] <= allowed]
     return max(unharmed, key=lambda outcome: outcome.rescored)
 
 
-def _compared(outcome: Outcome, base: Outcome, dialogues: Sequence[str]) -> dict[str, Any]:
+def _compared(
+    outcome: WeightOutcome, base: WeightOutcome, dialogues: Sequence[str]
+) -> dict[str, Any]:
     low, high = ratio_interval(outcome.scores, base.scores, dialogues)
     return {
         "sra_ratio": outcome.rescored / base.rescored,
@@ -76,7 +78,7 @@ def _compared(outcome: Outcome, base: Outcome, dialogues: Sequence[str]) -> dict
 
 
 def _text(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[WeightOutcome],
     compared: Sequence[Mapping[str, Any]],
     chosen: Chosen,
     config: TrainingConfig,
@@ -143,13 +145,15 @@ Redraw with `python -m benchmarks.finetuning.esconv_sweep ESCONV.json`.
 """
 
 
-def _training_losses(outcome: Outcome) -> tuple[float, float]:
-    """The language model's, mean of the first and of the last steps."""
+def _training_losses(outcome: WeightOutcome) -> tuple[float, float]:
+    """Return the language model's mean loss over the first and over the last steps."""
     losses = [log.get("lm_loss", log["loss"]) for log in outcome.log if "loss" in log]
     return fmean(losses[:EDGE]), fmean(losses[-EDGE:])
 
 
-def _draw(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _draw(
+    outcomes: Sequence[WeightOutcome], compared: Sequence[Mapping[str, Any]], path: Path
+) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")

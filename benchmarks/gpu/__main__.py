@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu`` runs :func:`benchmarks.gpu.gpu_report.main`."""
+"""Run :func:`benchmarks.gpu.gpu_report.main` for the command ``python -m benchmarks.gpu``."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.gpu``: checks and measures on a GPU, in under nine minutes.
+"""Check and measure this project on a GPU, in under nine minutes.
 
-Needs a checkout and what is installed of torch, triton, transformers, numpy and pytest; nothing of
-this project has to be installed. Writes ``results.json``, ``report.md``, ``dispatch.json`` and
-pictures, and prints a short table last. Exit status: 0 if everything ran and was right, 1 if not,
-2 without a GPU.
+The command is ``python -m benchmarks.gpu``. It needs a checkout and what is installed of torch,
+triton, transformers, numpy and pytest; nothing of this project has to be installed. It writes
+``results.json``, ``report.md``, ``dispatch.json`` and pictures, and prints a short table last. The
+exit status is 0 if everything ran and was right, 1 if not, and 2 without a GPU.
 """
 
 from __future__ import annotations
@@ -21,47 +21,53 @@ import torch
 from benchmarks.gpu.harness import card
 from benchmarks.gpu.harness.failures import describe
 from benchmarks.gpu.harness.process import ROOT, run_apart, write
-from benchmarks.gpu.harness.schedule import SECTIONS, Outcome, Section, Settings, known_ceilings
+from benchmarks.gpu.harness.schedule import (
+    SECTIONS,
+    ReportSettings,
+    Section,
+    SectionOutcome,
+    known_ceilings,
+)
 from benchmarks.gpu.report import dispatch_table, report_page, targets
 
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURED = ROOT / "kernels" / "span_attention" / "measured.json"
 SECONDS = 520.0
-LAST_SECONDS = 8.0  # of the time, for report and pictures
-LEAST_SECONDS = 8.0  # a section is not begun with less: its process needs as much to start
+LAST_SECONDS = 8.0  # kept at the end for the report and the pictures
+LEAST_SECONDS = 8.0  # a section is not begun with less: its process takes that long to start
 
-Run = Callable[[Section, Settings, float, Mapping[str, float]], Outcome]
+SectionRunner = Callable[[Section, ReportSettings, float, Mapping[str, float]], SectionOutcome]
 
 
 def execute(
     sections: Sequence[Section],
-    settings: Settings,
+    settings: ReportSettings,
     ends: float,
-    run: Run,
-    keep: Callable[[Sequence[Outcome]], None],
-) -> list[Outcome]:
-    """Runs sections in order, each with its share of the time that is left.
+    run: SectionRunner,
+    keep: Callable[[Sequence[SectionOutcome]], None],
+) -> list[SectionOutcome]:
+    """Run sections in order, each with its share of the time that is left.
 
     Args:
-        sections: which.
-        settings: of the run.
-        ends: when the time is over, by ``time.monotonic``.
-        run: runs one.
+        sections: the sections to run.
+        settings: the settings of the run.
+        ends: the moment at which the time is over, by ``time.monotonic``.
+        run: the function that runs one section.
         keep: called with all outcomes after each section.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[SectionOutcome] = []
     for number, section in enumerate(sections):
         left = ends - time.monotonic()
         share = section.share / sum(later.share for later in sections[number:])
         if left < LEAST_SECONDS:
             reason = f"out of time: {max(left, 0.0):.0f} s left"
-            outcomes.append(Outcome(section.name, "skipped", reason=reason))
+            outcomes.append(SectionOutcome(section.name, "skipped", reason=reason))
         else:
             until = time.monotonic() + max(share * left, LEAST_SECONDS)
             try:
                 outcome = run(section, settings, until, known_ceilings(outcomes))
             except Exception as error:  # the other sections go on
-                outcome = Outcome(section.name, "failed", reason=describe(error))
+                outcome = SectionOutcome(section.name, "failed", reason=describe(error))
             outcomes.append(outcome)
         done = outcomes[-1]
         print(f"{done.name}: {done.status}, {done.seconds:.0f} s", file=sys.stderr, flush=True)
@@ -70,9 +76,9 @@ def execute(
 
 
 def report(
-    facts: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path, notes: Sequence[str]
+    facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome], folder: Path, notes: Sequence[str]
 ) -> str:
-    """Writes everything that is made of the outcomes; gives the short table."""
+    """Write everything that is made of the outcomes, and return the short table."""
     notes = list(notes)
     verdicts = targets.judge(outcomes)
     pictures: list[str] = []
@@ -80,7 +86,7 @@ def report(
         from benchmarks.gpu.report.pictures import draw
 
         pictures = draw(facts["card"], outcomes, verdicts, folder)
-    except Exception as error:  # matplotlib may be missing, or not as it was
+    except Exception as error:  # matplotlib may be missing, or another version
         notes.append(f"no pictures: {describe(error)}")
     write(_chosen(outcomes), folder / "dispatch.json")
     text = report_page.as_markdown(facts, outcomes, verdicts, pictures, notes)
@@ -88,15 +94,15 @@ def report(
     return report_page.short(facts, outcomes, verdicts, notes)
 
 
-def record(facts: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Writes ``results.json`` as far as things are."""
+def record(facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome], folder: Path) -> None:
+    """Write ``results.json`` with the outcomes so far."""
     verdicts = [{**asdict(verdict), "worst": verdict.worst} for verdict in targets.judge(outcomes)]
     sections = {outcome.name: asdict(outcome) for outcome in outcomes}
     write({"facts": facts, "targets": verdicts, "sections": sections}, folder / "results.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command and return its exit status."""
     begun = time.monotonic()
     options = _options(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -112,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = [s for s in SECTIONS if not options.only or s.name in options.only]
     outcomes = execute(
         sections,
-        Settings(options.device, options.quick),
+        ReportSettings(options.device, options.quick),
         begun + options.seconds - LAST_SECONDS,
         run_apart,
         lambda outcomes: record(facts, outcomes, folder),
@@ -134,24 +140,37 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="for the results (benchmarks/results/CARD-DATE)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="The folder that the results are written into (default benchmarks/results/CARD-DATE).",
     )
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="SECTION",
         choices=[section.name for section in SECTIONS],
-        help=f"of {', '.join(section.name for section in SECTIONS)}; what is measured against a "
-        "ceiling needs the section ceilings too",
+        help="Run only these sections, of "
+        f"{', '.join(section.name for section in SECTIONS)}. Figures that are compared with a "
+        "ceiling need the section ceilings too.",
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="in all (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes; reaches no target")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="Use at most this many seconds in all (default %(default)s).",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="Try the report with tiny sizes, which measure nothing and reach no target.",
+    )
     parser.add_argument(
         "--write-dispatch",
         action="store_true",
-        help='also write what backend="auto" should take into kernels/span_attention/measured.json',
+        help='Write what backend="auto" should take into kernels/span_attention/measured.json.',
     )
-    # A CPU tries out the report itself, with interpreted kernels.
+    # On a CPU the report itself can be tried, with interpreted kernels.
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -160,14 +179,14 @@ def _folder_name(facts: Mapping[str, Any], only: Sequence[str] | None) -> str:
     return "-".join([card.slug(facts["card"]), facts["date"], *(only or [])])
 
 
-def _chosen(outcomes: Sequence[Outcome]) -> dispatch_table.Table:
+def _chosen(outcomes: Sequence[SectionOutcome]) -> dispatch_table.Table:
     entries = [
         entry for outcome in outcomes if outcome.name == "choice" for entry in outcome.entries
     ]
     return dispatch_table.chosen(entries)
 
 
-def _write_dispatch(options: argparse.Namespace, outcomes: Sequence[Outcome]) -> str:
+def _write_dispatch(options: argparse.Namespace, outcomes: Sequence[SectionOutcome]) -> str:
     table = _chosen(outcomes)
     if options.quick or options.device != "cuda" or not table:
         return "measured.json was left as it is: there was nothing measured to write into it"

@@ -1,9 +1,9 @@
-"""Four ways to a model's SRA, or to none: each a function of the model and the batch.
+"""Define four ways to a model's SRA, or to none, each as a function of the model and the batch.
 
-Each gives the SRA of the one response under every definition, per layer, so that one can be checked
-against another; (c) gives hidden states, which are checked against eager's. All run the decoder
-alone: no logits and no KV cache for anyone, which favours (a) and (b) over what a user would write
-first.
+Each returns the SRA of the one response under every definition, per layer, so that one can be
+checked against another; (c) returns hidden states instead, which are checked against eager's. All
+run the decoder alone, without logits and KV cache, which favours (a) and (b) over what a user would
+write first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring.cases import Case
+from benchmarks.measuring.cases import ModelCase
 from sra_fast.definitions import DEFINITIONS
-from sra_fast.scoring import score as sra_score  # here, so that no call pays for the import
+from sra_fast.scoring import score as sra_score  # so early that no call pays for the import
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What an alternative computed, as far as it can be compared.
+class AlternativeAnswer:
+    """Hold what an alternative computed, as far as it can be compared.
 
     Attributes:
         scores: ``[4, L]`` float64, the definitions (in the library's order) per layer, or None.
@@ -36,31 +36,31 @@ class Answer:
 
 @dataclass(frozen=True)
 class Alternative:
-    """One row of :data:`ALTERNATIVES`.
+    """Describe one of the :data:`ALTERNATIVES`.
 
     Attributes:
-        key: its letter.
-        label: what it is called in tables and plots.
+        key: the letter that stands for it.
+        label: its name in tables and plots.
         run: the call that is measured.
-        map_bytes: the least memory its attention maps take, in bytes; 0 without maps.
+        map_bytes: returns the least memory that its attention maps take, in bytes; 0 without maps.
     """
 
     key: str
     label: str
-    run: Callable[[nn.Module, Mapping[str, Any]], Answer]
-    map_bytes: Callable[[Case], int]
+    run: Callable[[nn.Module, Mapping[str, Any]], AlternativeAnswer]
+    map_bytes: Callable[[ModelCase], int]
 
 
-def whole_maps(model: Any, batch: Mapping[str, Any]) -> Answer:
-    """(a) All maps at once from transformers, then reduced by hand."""
+def whole_maps(model: Any, batch: Mapping[str, Any]) -> AlternativeAnswer:
+    """Return the answer of (a): transformers gives all maps at once, then they are reduced."""
     with attending(model, "eager"):
         output = model.model(batch["input_ids"], use_cache=False, output_attentions=True)
     scores = torch.stack([reduce_map(weights, batch) for weights in output.attentions], dim=1)
-    return Answer(scores, _response_states(output.last_hidden_state, batch))
+    return AlternativeAnswer(scores, _response_states(output.last_hidden_state, batch))
 
 
-def hooked_maps(model: Any, batch: Mapping[str, Any]) -> Answer:
-    """(b) Each layer's map reduced by a forward hook as soon as it is there, and dropped."""
+def hooked_maps(model: Any, batch: Mapping[str, Any]) -> AlternativeAnswer:
+    """Return the answer of (b): a forward hook reduces each layer's map at once and drops it."""
     scores: list[Tensor] = []
 
     def reduce_now(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -73,26 +73,30 @@ def hooked_maps(model: Any, batch: Mapping[str, Any]) -> Answer:
     finally:
         for hook in hooks:
             hook.remove()
-    return Answer(torch.stack(scores, dim=1), _response_states(output.last_hidden_state, batch))
+    return AlternativeAnswer(
+        torch.stack(scores, dim=1), _response_states(output.last_hidden_state, batch)
+    )
 
 
-def plain_forward(model: Any, batch: Mapping[str, Any]) -> Answer:
-    """(c) The plain forward pass by SDPA, with no SRA: the floor."""
+def plain_forward(model: Any, batch: Mapping[str, Any]) -> AlternativeAnswer:
+    """Return the answer of (c): the plain forward pass by SDPA, without SRA, which is the floor."""
     with attending(model, "sdpa"):
         output = model.model(batch["input_ids"], use_cache=False)
-    return Answer(hidden=_response_states(output.last_hidden_state, batch))
+    return AlternativeAnswer(hidden=_response_states(output.last_hidden_state, batch))
 
 
-def score(model: Any, batch: Mapping[str, Any]) -> Answer:
-    """(d) This library."""
+def score(model: Any, batch: Mapping[str, Any]) -> AlternativeAnswer:
+    """Return the answer of (d), which is this library's score."""
     result = sra_score(model, batch)
-    return Answer(torch.stack([result.by_layer[name][0, 0].double() for name in DEFINITIONS]))
+    return AlternativeAnswer(
+        torch.stack([result.by_layer[name][0, 0].double() for name in DEFINITIONS])
+    )
 
 
 def reduce_map(weights: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """The four definitions from one layer's map ``[1, H, T, T]``, by hand: ``[4]`` float64.
+    """Compute the four definitions from one layer's map ``[1, H, T, T]`` by hand, ``[4]`` float64.
 
-    Written from arXiv 2402.10453 and its authors' rules, apart from the library's own code.
+    This is written from arXiv 2402.10453 and its authors' rules, apart from the library's own code.
     """
     span = batch["strategy_mask"][0].nonzero().flatten()
     rows = batch["response_mask"][0].nonzero().flatten()
@@ -107,7 +111,7 @@ def reduce_map(weights: Tensor, batch: Mapping[str, Any]) -> Tensor:
 
 @contextmanager
 def attending(model: Any, implementation: str) -> Iterator[None]:
-    """The model attends by ``implementation`` inside; no gradients."""
+    """Let the model attend by ``implementation`` inside ``with``, without gradients."""
     before = model.config._attn_implementation
     model.set_attn_implementation(implementation)
     try:
@@ -117,23 +121,25 @@ def attending(model: Any, implementation: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def one_map_bytes(case: Case) -> int:
-    """What an eager layer holds at once: logits and weights (in float32 too, for the softmax of a
-    narrower dtype), and the mask ``[T, T]``.
+def one_map_bytes(case: ModelCase) -> int:
+    """Return the bytes that an eager layer holds at once.
+
+    These are logits and weights (in float32 too, for the softmax of a narrower dtype), and the mask
+    ``[T, T]``.
     """
     entry = 8 if case.dtype == "float32" else 12
     return case.tokens**2 * (case.shape.heads * entry + 8)
 
 
-def all_maps_bytes(case: Case) -> int:
-    """Every layer's map, ``L·H·T²`` numbers, and one layer at work."""
+def all_maps_bytes(case: ModelCase) -> int:
+    """Return the bytes of every layer's map, ``L·H·T²`` numbers, and of one layer at work."""
     width = 4 if case.dtype == "float32" else 2
     kept = case.shape.layers * case.shape.heads * case.tokens**2 * width
     return kept + one_map_bytes(case)
 
 
-def no_map_bytes(case: Case) -> int:
-    """Nothing that grows with ``T²``."""
+def no_map_bytes(case: ModelCase) -> int:
+    """Return 0, for an alternative whose memory has no part that grows with ``T²``."""
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What is measured: models by shape, with random weights, and a prompt with span and response."""
+"""Build what is measured: models with random weights, and a prompt with a span and a response."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 Dtype = Literal["float32", "bfloat16"]
 
-SPAN = slice(8, 14)  # six tokens near the beginning
-RESPONSE = 128  # tokens at the end
+SPAN = slice(8, 14)  # the span: six tokens near the beginning
+RESPONSE = 128  # tokens of the response, which ends the prompt
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama by its sizes; ``head_width`` is D, the embeddings are tied."""
+    """Hold the sizes of a Llama model; ``head_width`` is D, and the embeddings are tied."""
 
     name: str
     layers: int
@@ -31,13 +31,16 @@ class Shape:
 
 SMOLLM2 = Shape("SmolLM2-135M shape", 30, 576, 1536, 9, 3, 64, 49152)
 SMALL = Shape("8 layers × 512", 8, 512, 1536, 8, 4, 64, 32000)
-# Four of Llama-3.2-1B's sixteen layers; few rows of the embedding, which is only looked up here.
+# Four of Llama-3.2-1B's sixteen layers. A small vocabulary does: embeddings are only looked up.
 WIDE = Shape("Llama-3.2-1B shape, 4 layers", 4, 2048, 8192, 32, 8, 64, 8192)
 
 
 @dataclass(frozen=True)
-class Case:
-    """One model at one length: batch 1, ``tokens`` in all, the last ``response`` the reply."""
+class ModelCase:
+    """Say what is run: a model's shape, a dtype, and a batch of one prompt of ``tokens`` tokens.
+
+    The last ``response`` tokens are the response.
+    """
 
     shape: Shape
     tokens: int
@@ -48,11 +51,12 @@ class Case:
         return f"{self.shape.name}, {self.dtype}, T={self.tokens}"
 
 
-def build_model(case: Case) -> LlamaForCausalLM:
-    """The same random weights at every call and in every dtype: numbers that bfloat16 has.
+def build_model(case: ModelCase) -> LlamaForCausalLM:
+    """Build the case's model with the same random weights at every call and in every dtype.
 
-    With a standard deviation of 0.04 the maps are uneven (the largest weight of a row is about 15
-    times the mean), as a check of one alternative by another needs them.
+    All weights are numbers that bfloat16 has. With a standard deviation of 0.04 the maps are uneven
+    (the largest weight of a row is about 15 times the mean), as a check of one alternative by
+    another needs them.
     """
     shape = case.shape
     config = LlamaConfig(
@@ -72,7 +76,9 @@ def build_model(case: Case) -> LlamaForCausalLM:
         model = LlamaForCausalLM(config)
     model.to_empty(device="cpu")
     model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its table is no parameter
+    model.model.rotary_emb = type(model.model.rotary_emb)(
+        config
+    )  # the table of positions is no parameter
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -84,8 +90,8 @@ def build_model(case: Case) -> LlamaForCausalLM:
     return model.to(getattr(torch, case.dtype)).eval()
 
 
-def build_batch(case: Case) -> dict[str, Any]:
-    """The mapping that :func:`sra_fast.score` takes: one row, no padding."""
+def build_batch(case: ModelCase) -> dict[str, Any]:
+    """Build the mapping that :func:`sra_fast.score` takes, with one row and no padding."""
     generator = torch.Generator().manual_seed(1)
     strategy = torch.zeros(1, case.tokens, dtype=torch.bool)
     strategy[:, SPAN] = True

@@ -1,4 +1,4 @@
-"""A function called in a process of its own, forked from a server that never ran a model."""
+"""Call a function in a process of its own, forked from a server that never ran a model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 
 class ProcessFailedError(RuntimeError):
-    """A fresh process ended without a result."""
+    """Say that a fresh process ended without a result."""
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """What ``function``, of a module's top level, returns there.
+    """Return what ``function``, which stands at a module's top level, returns in a fresh process.
 
     Raises:
-        ProcessFailedError: it raised, or the system ended it.
+        ProcessFailedError: the function raised an error, or the system ended the process.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__, "transformers.models.llama"])
@@ -40,13 +40,12 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _child(connection: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # if memory runs out after all, this process is the one to go
+    with contextlib.suppress(OSError):
+        # If memory runs out after all, the system ends this process and no other.
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         outcome = (True, function(*args))
     except Exception:
         outcome = (False, traceback.format_exc())
-    # as bytes: torch would hand tensors over by shared memory, which ends with the process
+    # Sent as bytes: torch would hand tensors over by shared memory, which ends with the process.
     connection.send_bytes(pickle.dumps(outcome))

@@ -1,4 +1,4 @@
-"""What the numbers were measured on, and what fits there."""
+"""Describe the machine that the numbers were measured on, and estimate what fits there."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sra_fast.files.provenance import commit
 
 if TYPE_CHECKING:
     from benchmarks.measuring.alternatives import Alternative
-    from benchmarks.measuring.cases import Case
+    from benchmarks.measuring.cases import ModelCase
 
 GIB = 2**30
 
 
 def facts() -> dict[str, Any]:
-    """CPU, cores, memory and versions; nothing that names the machine or a folder."""
+    """Return CPU, cores, memory and versions, but nothing that names the machine or a folder."""
     return {
         "cpu": _cpuinfo("model name") or platform.machine(),
         "cores": os.cpu_count(),
@@ -35,13 +35,16 @@ def facts() -> dict[str, Any]:
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself."""
+    """Return whether the CPU itself can multiply bfloat16."""
     flags = (_cpuinfo("flags") or "").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def bytes_needed(case: Case, alternative: Alternative) -> int:
-    """An estimate for a process that runs the alternative: model, maps, and a GiB for the rest."""
+def bytes_needed(case: ModelCase, alternative: Alternative) -> int:
+    """Estimate the memory of a process that runs the alternative, in bytes.
+
+    The estimate is model, maps, and a GiB for the rest.
+    """
     shape = case.shape
     attention = 2 * (shape.heads + shape.kv_heads) * shape.head_width * shape.hidden
     layer = attention + 3 * shape.hidden * shape.intermediate
@@ -50,7 +53,7 @@ def bytes_needed(case: Case, alternative: Alternative) -> int:
 
 
 def available_bytes() -> int:
-    """Memory that can be taken without swapping, by the system's and the container's account."""
+    """Return how many bytes the system and the container let a process take without swapping."""
     found = []
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):

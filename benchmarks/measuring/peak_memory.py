@@ -1,13 +1,14 @@
-"""Peak memory of a call, above what the process held before it.
+"""Measure the peak memory of a call, above what the process held before it.
 
 The kernel's high-water mark (``VmHWM``) is set back before the call by writing 5 to
 ``/proc/self/clear_refs``; where that is not allowed the mark may stem from building a model, which
-in float32 is no more than the model itself. Away from Linux ``ru_maxrss`` stands in for both.
+in float32 is no more than the model itself. On other systems than Linux ``ru_maxrss`` stands in for
+both the mark and the present size.
 
 glibc keeps freed blocks below a threshold that moves between 128 KiB and 32 MiB with what was freed
 before; with that the same call was seen to peak anywhere between 234 and 259 MB. So the threshold
-is held at 1 MiB from the first measurement on: a freed tensor leaves at once, the peak is what is
-held at once, and repeats agree within 1 %.
+is fixed at 1 MiB from the first measurement on: a freed tensor leaves at once, the peak is what is
+held at one time, and repeats agree within 1 %.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_M_MMAP_THRESHOLD = -3  # the constant of glibc's malloc.h
 
 _Result = TypeVar("_Result")
 
 
 def with_peak(call: Callable[[], _Result]) -> tuple[int, _Result]:
-    """Bytes that the call took at its peak, and what it returned.
+    """Return the bytes that a call took at its peak, and what it returned.
 
-    It means nothing unless the process is a fresh one.
+    The figure means nothing unless the process is a fresh one.
     """
     give_freed_tensors_back()
     _reset_peak()
@@ -39,10 +40,10 @@ def with_peak(call: Callable[[], _Result]) -> tuple[int, _Result]:
 
 
 def give_freed_tensors_back() -> None:
-    """Those freed so far, and each one of over a MiB as it is freed."""
+    """Return freed memory to the system: all of it now, and later each block over a MiB."""
     gc.collect()
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # glibc only
+        with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such calls
             libc = ctypes.CDLL(None)
             libc.mallopt(_M_MMAP_THRESHOLD, 2**20)
             libc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Whether the alternatives computed the same thing; what did not gets no time.
+"""Check that the alternatives computed the same thing; an alternative that did not gets no time.
 
 Per quantity (scores, hidden states) the truth is the median over the alternatives that give it,
 entry by entry: of three, one wrong one stands alone; of two that differ, both are off.
@@ -6,9 +6,9 @@ entry by entry: of three, one wrong one stands alone; of two that differ, both a
     error(x) = max over definitions of  ‖x − truth‖ / ‖truth‖ over layers, and of the same for the
                mean over layers, which is the SRA
 
-- float32: at most 1e-5 for SRA; for hidden states, which pass through every layer of the model
-  and its norm, 1e-4.
-- bfloat16: the truth is float32's. At most twice the error that eager attention makes in
+- float32: the error is at most 1e-5 for SRA, and 1e-4 for hidden states, which pass through every
+  layer of the model and its norm.
+- bfloat16: the truth is float32's. The error is at most twice the one that eager attention makes in
   bfloat16, plus the float32 tolerance. Where eager was not run in bfloat16, its error at the
   greatest shorter length counts.
 """
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measuring.alternatives import Answer
+from benchmarks.measuring.alternatives import AlternativeAnswer
 
 Quantity = Literal["scores", "hidden"]
 QUANTITIES: tuple[Quantity, ...] = ("scores", "hidden")
@@ -31,15 +31,15 @@ FLOAT32_TOLERANCES: Mapping[Quantity, float] = {"scores": 1e-5, "hidden": 1e-4}
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Errors of one alternative, relative, and what they were allowed to be."""
+class AnswerVerdict:
+    """Hold the relative errors of one alternative, and what they were allowed to be."""
 
     errors: Mapping[Quantity, float]
     tolerances: Mapping[Quantity, float]
 
     @property
     def right(self) -> bool:
-        """NaN is not right."""
+        """Return whether every error is within its tolerance; NaN never is."""
         return all(self.errors[name] <= self.tolerances[name] for name in self.errors)
 
     def __str__(self) -> str:
@@ -53,8 +53,8 @@ Truth = Mapping[Quantity, Tensor]
 """What every right answer is near to; a quantity that fewer than two gave is missing."""
 
 
-def agree_on(answers: Sequence[Answer]) -> Truth:
-    """The median answer, per entry, of the alternatives of one float32 case."""
+def agree_on(answers: Sequence[AlternativeAnswer]) -> Truth:
+    """Return the median answer, entry by entry, of the alternatives of one float32 case."""
     values: dict[Quantity, Tensor] = {}
     for name in QUANTITIES:
         given = [_value(answer, name) for answer in answers]
@@ -66,23 +66,26 @@ def agree_on(answers: Sequence[Answer]) -> Truth:
 
 
 def check(
-    answers: Sequence[Answer], truth: Truth, tolerances: Mapping[Quantity, float]
-) -> Verdict | None:
-    """All answers of one alternative, the worst of which counts; None: nothing to check by."""
+    answers: Sequence[AlternativeAnswer], truth: Truth, tolerances: Mapping[Quantity, float]
+) -> AnswerVerdict | None:
+    """Judge one alternative by the worst of its answers.
+
+    Returns None if there is nothing to check them by.
+    """
     errors = worst_errors(answers, truth)
     given = {name for name in QUANTITIES for answer in answers if _value(answer, name) is not None}
     if not given or not given <= errors.keys() & tolerances.keys():
         return None
-    return Verdict(errors, {name: tolerances[name] for name in errors})
+    return AnswerVerdict(errors, {name: tolerances[name] for name in errors})
 
 
 def bfloat16_tolerances(eager_errors: Mapping[Quantity, float]) -> dict[Quantity, float]:
-    """From eager attention's own errors in bfloat16."""
+    """Return the tolerances of bfloat16, from eager attention's own errors in bfloat16."""
     return {name: 2 * error + FLOAT32_TOLERANCES[name] for name, error in eager_errors.items()}
 
 
-def worst_errors(answers: Sequence[Answer], truth: Truth) -> dict[Quantity, float]:
-    """Per quantity, the largest error of several answers."""
+def worst_errors(answers: Sequence[AlternativeAnswer], truth: Truth) -> dict[Quantity, float]:
+    """Return the largest error of several answers, per quantity."""
     errors: dict[Quantity, float] = {}
     for name in QUANTITIES:
         values = [_value(answer, name) for answer in answers]
@@ -95,13 +98,13 @@ def worst_errors(answers: Sequence[Answer], truth: Truth) -> dict[Quantity, floa
 
 
 def _score_error(value: Tensor, truth: Tensor) -> float:
-    """``[4, L]`` both."""
+    """Return the error of scores ``[4, L]`` against the truth's, as the module defines it."""
     rows = [(value, truth), (value.mean(dim=1, keepdim=True), truth.mean(dim=1, keepdim=True))]
     return float(torch.stack([_relative(x, y) for x, y in rows]).max())
 
 
 def _hidden_error(value: Tensor, truth: Tensor) -> float:
-    """``[R, hidden]`` both, as one vector."""
+    """Return the error of hidden states ``[R, hidden]``, taken as one vector."""
     return float(_relative(value.flatten()[None], truth.flatten()[None]).max())
 
 
@@ -111,7 +114,7 @@ def _relative(value: Tensor, truth: Tensor) -> Tensor:
     return relative
 
 
-def _value(answer: Answer, name: Quantity) -> Tensor | None:
+def _value(answer: AlternativeAnswer, name: Quantity) -> Tensor | None:
     return answer.scores if name == "scores" else answer.hidden
 
 

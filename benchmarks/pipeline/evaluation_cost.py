@@ -1,11 +1,10 @@
-"""What ``evaluate`` takes to score, over what ``score`` takes.
+"""Measure how long ``evaluate`` takes to score, compared with ``score``.
 
-``python -m benchmarks.pipeline.evaluation_cost DIALOGUES`` measures and records it.
-
-The same conversations with replies, batched alike: scored by ``sra_fast.score`` for the strategy
-alone, and as ``sra-fast evaluate`` does it, which also takes the mass on the reply so far and keeps
-the masses of every head on disk. The scores are compared first. Writes ``evaluation.json`` and
-``evaluation.md``.
+``python -m benchmarks.pipeline.evaluation_cost DIALOGUES`` measures and records it in
+``evaluation.json`` and ``evaluation.md``. The same conversations with replies, batched alike, are
+scored by ``sra_fast.score`` for the strategy alone, and as ``sra-fast evaluate`` does it, which
+also takes the mass on the reply so far and keeps the masses of every head on disk. The scores are
+compared first.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ from sra_fast.training.pipeline.extension.cuts import Cutting, cut
 RESULTS = Path(__file__).parents[1] / "results"
 NAME = "evaluation"
 TEMPLATE = "standard"
-TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # relative, of the sums' order
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # relative; sums are taken in another order
 
 
 def conversations(file: Path, count: int) -> list[Conversation]:
-    """Cuts of dialogues, each with a reply of the library's own that follows its strategy."""
+    """Cut conversations from dialogues, and give each a fitting reply of the library's own."""
     dialogues, _ = read_dialogues(file)
     opened = cut([one for one in dialogues if len(one.turns) >= 6], STRATEGIES, Cutting(cuts=1))
     replies: dict[str, list[str]] = {}
@@ -59,7 +58,7 @@ def conversations(file: Path, count: int) -> list[Conversation]:
 def measure(
     model_name: str, dtype: DType, whole: Sequence[Conversation], rounds: int
 ) -> dict[str, Any]:
-    """One dtype; both ways take turns, and who begins does too."""
+    """Measure one dtype; both ways take turns, and so does who begins."""
     source = find_model(model_name)
     model, tokenizer = source.load(dtype, "cpu"), source.tokenizer()
     template = TEMPLATES[TEMPLATE]
@@ -88,7 +87,7 @@ def measure(
         for name in sorted(ways, reverse=bool(number % 2)):
             begun = time.perf_counter()
             found[name] = ways[name]()
-            if number:  # the first round loads code
+            if number:  # the first round loads code and is not counted
                 seconds[name].append(time.perf_counter() - begun)
         for definition, values in found["score"].scores.items():
             other = found["evaluate"].scores[definition]
@@ -104,7 +103,7 @@ def measure(
 
 
 def as_markdown(record: dict[str, Any]) -> str:
-    """The table."""
+    """Return the page to read, with one line per dtype."""
     facts = record["machine"]
     lines = [
         f"""# Scoring by evaluate, over score
@@ -131,14 +130,40 @@ over {record["rounds"]} rounds. Redraw with \
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if the scores differ."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline.evaluation_cost")
-    parser.add_argument("dialogues", type=Path, metavar="DIALOGUES")
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--conversations", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    """Run the command; the exit status is 1 if the scores differ."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pipeline.evaluation_cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "dialogues",
+        type=Path,
+        metavar="DIALOGUES",
+        help="The file of dialogues, in ESConv's format, that conversations are cut from.",
+    )
+    parser.add_argument(
+        "--model", default="smollm2", help="The model to score with: a folder or a name."
+    )
+    parser.add_argument(
+        "--conversations", type=int, default=24, help="Score this many conversations (default 24)."
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=4, help="Time this many rounds of both ways (default 4)."
+    )
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=["float32", "bfloat16"],
+        help="The dtypes of the model to measure (default float32 bfloat16).",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="The folder that evaluation.json and evaluation.md are written into.",
+    )
     given = parser.parse_args(arguments)
     whole = conversations(given.dialogues, given.conversations)
     source = find_model(given.model)

@@ -1,11 +1,10 @@
-"""Replies per minute, batched and one at a time.
+"""Measure replies per minute, batched and one at a time.
 
-``python -m benchmarks.pipeline.generation_speed DIALOGUES`` measures and records them.
-
-The same prompts (template ``c1_hf``, the strategies of one cut share its history) are replied to by
-``sra-fast extend``'s generator in batches and by ``model.generate`` one by one, both drawing with
-the paper's temperature and top_p, and from the same random numbers: the replies are the same, and
-as long. In float32 that is checked. Writes ``generation.json`` and ``generation.md``.
+``python -m benchmarks.pipeline.generation_speed DIALOGUES`` measures them and records them in
+``generation.json`` and ``generation.md``. The same prompts (template ``c1_hf``; the strategies of
+one cut share its history) are replied to by the generator of ``sra-fast extend`` in batches, and by
+``model.generate`` one by one. Both draw with the paper's temperature and top_p and from the same
+random numbers, so the replies are the same and as long. In float32 that is checked.
 """
 
 from __future__ import annotations
@@ -45,12 +44,13 @@ NAME = "generation"
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to reply, measured once.
+class ReplySpeed:
+    """Hold how many replies one way gave, how long they were, and how long it took.
 
     Attributes:
-        replies, tokens: how many, and of how many new tokens in all.
-        seconds: they took.
+        replies: the number of replies.
+        tokens: the number of new tokens in all replies.
+        seconds: the time that all replies took.
     """
 
     replies: int
@@ -59,23 +59,23 @@ class Way:
 
     @property
     def tokens_per_minute(self) -> float:
-        """Prompts count by what follows them: replies of one way may be longer than another's."""
+        """Return new tokens per minute, which compares ways whose replies differ in length."""
         return 60.0 * self.tokens / self.seconds
 
     @property
     def per_minute(self) -> float:
-        """Replies."""
+        """Return the replies per minute."""
         return 60.0 * self.replies / self.seconds
 
 
 class _Drawing(LogitsProcessor):  # type: ignore[misc]
-    """Leaves ``generate`` no choice but the token that an item's own random number draws."""
+    """Leave ``generate`` no choice but the token that an item's own random number draws."""
 
     def __init__(self, item: str, begun: int, sampling: Sampling) -> None:
         self._numbers, self._begun, self._sampling = uniforms(sampling, item), begun, sampling
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """``[1, T], [1, V] -> [1, V]``."""
+        """Allow only the drawn token in logits ``[1, V]``, given the ids ``[1, T]`` before it."""
         number = self._numbers[input_ids.shape[1] - self._begun]
         token = draw(scores, number[None], self._sampling)
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
@@ -86,8 +86,8 @@ def one_by_one(
     tokenizer: Any,
     prompts: Sequence[GenerationPrompt],
     sampling: Sampling,
-) -> tuple[Way, dict[str, str]]:
-    """As a user of transformers does it; and the replies."""
+) -> tuple[ReplySpeed, dict[str, str]]:
+    """Reply to each prompt by ``generate``, and return the speed and the replies by item."""
     ends, texts = end_tokens(model, tokenizer), {}
     begun, tokens = time.perf_counter(), 0
     for prompt, ids in zip(prompts, encode_prompts(tokenizer, prompts), strict=True):
@@ -102,13 +102,13 @@ def one_by_one(
         tokens += len(output)
         reply = output[:-1] if int(output[-1]) in ends else output
         texts[prompt.item] = tokenizer.decode(reply, skip_special_tokens=True)
-    return Way(len(prompts), tokens, time.perf_counter() - begun), texts
+    return ReplySpeed(len(prompts), tokens, time.perf_counter() - begun), texts
 
 
 def batched(
     model: Any, tokenizer: Any, prompts: Sequence[GenerationPrompt], sampling: Sampling, share: bool
-) -> tuple[Way, dict[str, str]]:
-    """As ``sra-fast extend`` does it; and the replies."""
+) -> tuple[ReplySpeed, dict[str, str]]:
+    """Reply as ``sra-fast extend`` does, and return the speed and the replies by item."""
     begun = time.perf_counter()
     replier = LocalReplier(model, tokenizer, sampling, share=share)
     replies = [
@@ -117,18 +117,21 @@ def batched(
         for reply in replier.reply([prompts[index] for index in batch])
     ]
     tokens = sum(reply.tokens + reply.finished for reply in replies)
-    way = Way(len(prompts), tokens, time.perf_counter() - begun)
+    way = ReplySpeed(len(prompts), tokens, time.perf_counter() - begun)
     return way, {reply.item: reply.raw for reply in replies}
 
 
 def measure(
     model_name: str, dtype: DType, prompts: Sequence[GenerationPrompt], alone: int, rounds: int
 ) -> dict[str, Any]:
-    """One dtype; the ways take turns. One by one, a part of the prompts is replied to."""
+    """Measure one dtype, in rounds in which the ways take turns.
+
+    One by one, only ``alone`` of the prompts are replied to in each round.
+    """
     source = find_model(model_name)
     model, tokenizer = source.load(dtype, "cpu"), source.tokenizer()
     sampling, spread = Sampling(), len(prompts) // alone
-    done: dict[str, list[Way]] = {}
+    done: dict[str, list[ReplySpeed]] = {}
     same = True
     for number in range(rounds):
         some = prompts[number % spread :: spread][:alone]
@@ -164,7 +167,7 @@ def measure(
 
 
 def as_markdown(record: dict[str, Any]) -> str:
-    """The table."""
+    """Return the page to read, with one table per dtype."""
     facts = record["machine"]
     lines = [
         f"""# Replies per minute: batched, and one at a time
@@ -193,15 +196,49 @@ of tokens per minute, the median over {record["rounds"]} rounds. Redraw with \
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if replies differ in float32."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline.generation_speed")
-    parser.add_argument("dialogues", type=Path, metavar="DIALOGUES")
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--cuts", type=int, default=14, help="of as many dialogues")
-    parser.add_argument("--alone", type=int, default=12, help="prompts one by one, of a round")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    """Run the command; the exit status is 1 if replies differ in float32."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pipeline.generation_speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "dialogues",
+        type=Path,
+        metavar="DIALOGUES",
+        help="The file of dialogues, in ESConv's format, that prompts are cut from.",
+    )
+    parser.add_argument(
+        "--model", default="smollm2", help="The model that replies: a folder or a name."
+    )
+    parser.add_argument(
+        "--cuts",
+        type=int,
+        default=14,
+        help="Cut this many dialogues, each in one place (default 14).",
+    )
+    parser.add_argument(
+        "--alone",
+        type=int,
+        default=12,
+        help="Reply to this many prompts one by one in each round (default 12).",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="Time this many rounds of all ways (default 2)."
+    )
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=["float32", "bfloat16"],
+        help="The dtypes of the model to measure (default float32 bfloat16).",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="The folder that generation.json and generation.md are written into.",
+    )
     given = parser.parse_args(arguments)
     dialogues, _ = read_dialogues(given.dialogues)
     long = [one for one in dialogues if len(one.turns) >= 6]

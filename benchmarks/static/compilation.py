@@ -1,4 +1,4 @@
-"""Compiles what the Triton kernels' own functions launch, for a GPU that need not be there.
+"""Compile what the Triton kernels' own functions launch, for a GPU that need not be there.
 
 The functions run on tensors without memory, Triton's driver is a stand-in that names the wanted
 target, and every launch stops after compiling. So signature, specialisation and options are those
@@ -36,22 +36,22 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-TOKENS = 4095  # no multiple of 16, as most lengths
+TOKENS = 4095  # no multiple of 16, as most lengths are
 ROWS = 257
 
 
 @dataclass(frozen=True)
-class Case:
-    """One call of a function that launches kernels.
+class KernelCase:
+    """Describe one call of a function that launches kernels.
 
     Attributes:
-        function: which.
-        width: D = Dv.
-        dtype: of q, k, v.
-        spans: G; 0 in ``backward``: no gradient of the mass.
-        batch, queries, keys: B, M, N. Triton compiles anew for 1 and for multiples of 16.
+        function: the name of the function.
+        width: the width of a head, D = Dv.
+        dtype: the dtype of q, k and v.
+        spans: G, the number of spans; 0 in ``backward`` for no gradient of the mass.
+        batch, queries, keys: B, M and N. Triton compiles anew for 1 and for multiples of 16.
         heads, kv_heads: Hq and Hkv.
-        capped: with softcap and sinks.
+        capped: whether there are a softcap and sinks.
     """
 
     function: Literal["forward", "decode", "epilogue", "backward"]
@@ -68,19 +68,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Binary:
-    """One compiled kernel.
+    """Hold what the compiler made of one kernel.
 
     Attributes:
-        kernel: its name.
-        spans: compiled for so many (backward: for one or more).
-        block_m, block_n: the tile, as far as it has one.
-        warps, stages: as it was launched.
-        registers: per thread.
-        stack: bytes per thread.
+        kernel: the kernel's name.
+        spans: the number of spans that it was compiled for (backward: one or more).
+        block_m, block_n: the sizes of the tile, as far as it has one.
+        warps, stages: the warps and stages that it was launched with.
+        registers: registers per thread.
+        stack: bytes of stack per thread.
         local: instructions that load or store local memory (LDL, STL; scratch on AMD).
-        shared: bytes per program.
-        tensor_columns: of tensor memory, per program.
-        instructions: how many of each kind that multiplies matrices.
+        shared: bytes of shared memory per program.
+        tensor_columns: columns of tensor memory per program.
+        instructions: how many there are of each kind that multiplies matrices.
         error: what the compiler said, if it failed; then the numbers are 0.
     """
 
@@ -99,8 +99,8 @@ class Binary:
     error: str | None = None
 
 
-def binaries(architecture: str, case: Case) -> list[Binary]:
-    """The kernels that ``case`` launches on ``architecture`` with the table's tiles, compiled."""
+def binaries(architecture: str, case: KernelCase) -> list[Binary]:
+    """Compile the kernels that ``case`` launches on ``architecture`` with the table's tiles."""
     made: list[Binary] = []
     run = triton.JITFunction.run
 
@@ -129,15 +129,15 @@ def binaries(architecture: str, case: Case) -> list[Binary]:
     return made
 
 
-def decode_serves(case: Case) -> bool:
-    """Whether the decode kernel takes so many queries, or leaves them to the forward one."""
+def decode_serves(case: KernelCase) -> bool:
+    """Return whether the decode kernel takes so many queries, or leaves them to the forward one."""
     q, _, v, *_ = _inputs(case)
     return serves(q, v)
 
 
 @dataclass(frozen=True)
 class _Driver:
-    """As much of Triton's driver as compiling asks for; its device is the architecture's name."""
+    """Stand in for Triton's driver when compiling; its device is the architecture's name."""
 
     architecture: str
 
@@ -152,7 +152,7 @@ class _Driver:
 
 
 def _read(compiled: Any) -> dict[str, Any]:
-    """The fields of a :class:`Binary` that say what the compiler made of it."""
+    """Return the fields of a :class:`Binary` that say what the compiler made of it."""
     read = _read_amd if compiled.metadata.target.backend == "hip" else _read_nvidia
     return {"shared": compiled.metadata.shared, **read(compiled)}
 
@@ -174,7 +174,7 @@ def _read_nvidia(compiled: Any) -> dict[str, Any]:
 
 
 def _cuobjdump(*arguments: str) -> str:
-    """From Triton's wheel."""
+    """Return the output of cuobjdump, which comes in Triton's wheel."""
     command = [triton.knobs.nvidia.cuobjdump.path, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -205,12 +205,12 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _heads(case: Case, heads: int, length: int) -> Tensor:
-    """``[B, H, L, D]``, the transposed view that models hand over."""
+def _heads(case: KernelCase, heads: int, length: int) -> Tensor:
+    """Return ``[B, H, L, D]`` without memory, as the transposed view that models hand over."""
     return _empty(case.batch, length, heads, case.width, dtype=case.dtype).transpose(1, 2)
 
 
-def _inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Layout, Logits]:
+def _inputs(case: KernelCase) -> tuple[Tensor, Tensor, Tensor, Layout, Logits]:
     granules_m, granules_n = -(-case.queries // GRANULE), -(-case.keys // GRANULE)
     layout = Layout(
         key_labels=_empty(case.batch, case.keys, dtype=torch.int32),
@@ -231,27 +231,27 @@ def _inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Layout, Logits]:
     )
 
 
-def _mass_and_lse(case: Case) -> tuple[Tensor, Tensor]:
+def _mass_and_lse(case: KernelCase) -> tuple[Tensor, Tensor]:
     spans = max(case.spans, 1)
     mass = _empty(ROWS, case.heads, spans, dtype=torch.float32)
     return mass, _empty(case.batch, case.heads, case.queries, dtype=torch.float32)
 
 
-def _forward(case: Case) -> None:
+def _forward(case: KernelCase) -> None:
     forward(*_inputs(case), rows=ROWS, spans=max(case.spans, 2), first_spans=case.spans)
 
 
-def _decode(case: Case) -> None:
+def _decode(case: KernelCase) -> None:
     decode(*_inputs(case), rows=ROWS, spans=max(case.spans, 2), first_spans=case.spans)
 
 
-def _epilogue(case: Case) -> None:
+def _epilogue(case: KernelCase) -> None:
     q, k, _, layout, logits = _inputs(case)
     mass, lse = _mass_and_lse(case)
     add_span_mass(q, k, lse, mass, layout, logits)
 
 
-def _backward(case: Case) -> None:
+def _backward(case: KernelCase) -> None:
     q, k, v, layout, logits = _inputs(case)
     mass, lse = _mass_and_lse(case)
     out = like_heads(q)
@@ -259,7 +259,7 @@ def _backward(case: Case) -> None:
     backward(q, k, v, out, mass, lse, torch.empty_like(out), d_mass, layout, logits)
 
 
-_CALLS: dict[str, Callable[[Case], None]] = {
+_CALLS: dict[str, Callable[[KernelCase], None]] = {
     "forward": _forward,
     "decode": _decode,
     "epilogue": _epilogue,

@@ -1,7 +1,8 @@
-"""``python -m benchmarks.static.report``: the Triton kernels as compiled, without a GPU.
+"""Report on the Triton kernels as compiled, without a GPU.
 
-Compiles every configuration of the table ahead of time and reads registers, spills, shared memory
-and matrix instructions from the result. Exit status 0 if all of this holds:
+The command is ``python -m benchmarks.static.report``. It compiles every configuration of the table
+ahead of time and reads registers, spills, shared memory and matrix instructions from the result.
+The exit status is 0 if all of this holds:
 
 - it compiles, and its shared memory is within what the card gives a program;
 - up to heads of width 128 nothing is spilled on NVIDIA's chips: no stack, no load or store of
@@ -23,17 +24,17 @@ from multiprocessing import get_context
 import torch
 import triton
 
-from benchmarks.static.compilation import TARGETS, Binary, Case, binaries, decode_serves
+from benchmarks.static.compilation import TARGETS, Binary, KernelCase, binaries, decode_serves
 
 WIDTHS = (64, 128, 256)
 DTYPES = (torch.bfloat16, torch.float32)
-WIDEST_CLEAN = 128  # heads up to here spill nothing
+WIDEST_CLEAN = 128  # heads up to this width spill nothing
 PROCESSES = 2
 EVEN_TOKENS = 4096
 
-# Bytes per program. The row sm_80 serves sm_86, 89 and 120 too, whose limit this is.
+# Bytes per program. The tiles of sm_80 serve sm_86, 89 and 120 too, whose limit this is.
 SHARED = {"sm_80": 101_376, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
-TENSOR_COLUMNS = 512  # of tensor memory, per multiprocessor
+TENSOR_COLUMNS = 512  # columns of tensor memory per multiprocessor
 # The best matrix instruction (HGMMA is wgmma, UTC…MMA is tcgen05), and how many rows it takes.
 BEST = {
     "sm_80": ("HMMA", 16),
@@ -54,17 +55,17 @@ WITHOUT_PRODUCTS = {"delta", "decode join"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One compiled kernel and what is to be said of it.
+class JudgedKernel:
+    """Hold one compiled kernel and what is to be said of it.
 
     Attributes:
         architecture, width, dtype: what it was compiled for.
-        kernel: as in ``NAMES``.
+        kernel: its name among the values of ``NAMES``.
         variant: what sets the case apart from the usual one, or "".
-        binary: what was read from it.
-        instruction: what its products run on.
-        problems: what must not be.
-        remark: what is as it is for a reason.
+        binary: what was read from the compiled kernel.
+        instruction: the instruction that its products run on.
+        problems: what must not be, a phrase each.
+        remark: what is unusual for a good reason.
     """
 
     architecture: str
@@ -79,20 +80,22 @@ class Row:
 
     @property
     def verdict(self) -> str:
+        """Return "ok" or "FAILS", with the problems and the remark."""
         said = "; ".join([*self.problems, self.remark]).strip("; ")
         return f"FAILS: {said}" if self.problems else f"ok ({said})" if said else "ok"
 
 
-def plan() -> list[Case]:
-    """What is compiled for each architecture: each line of the table, with the most switched on.
+def plan() -> list[KernelCase]:
+    """Return the cases compiled per architecture: each line of the table, with most switched on.
 
-    Where it counts, also with less, because fewer spans do not always take fewer registers.
+    Where it counts they are also compiled with less switched on, because fewer spans do not always
+    take fewer registers.
     """
     cases = []
     for dtype in DTYPES:
         for width in WIDTHS:
             often = dtype == torch.bfloat16 and width <= WIDEST_CLEAN
-            usual = Case("forward", width, dtype, spans=3)
+            usual = KernelCase("forward", width, dtype, spans=3)
             few = replace(usual, function="decode", heads=8, kv_heads=1)
             most = [replace(few, queries=queries) for queries in (16, 8, 4)]
             cases += [replace(usual, spans=spans) for spans in ((0, 2, 3) if often else (0, 3))]
@@ -101,7 +104,7 @@ def plan() -> list[Case]:
             cases += [replace(usual, function="epilogue")]
             steps = (0, 3) if width <= WIDEST_CLEAN else (3,)
             cases += [replace(usual, function="backward", spans=spans) for spans in steps]
-    usual = Case("forward", 128, torch.bfloat16, spans=3)
+    usual = KernelCase("forward", 128, torch.bfloat16, spans=3)
     for more in (
         replace(usual, width=96),  # no power of two: the tile is wider than the head
         replace(usual, capped=True),
@@ -111,8 +114,8 @@ def plan() -> list[Case]:
     return cases
 
 
-def report(architectures: Iterable[str]) -> list[Row]:
-    """The rows of all cases, compiled by a few processes."""
+def report(architectures: Iterable[str]) -> list[JudgedKernel]:
+    """Compile all cases in a few processes, and return the judged kernels in order."""
     work = [(architecture, case) for architecture in architectures for case in plan()]
     # What takes longest comes first, so that no process is left with it at the end.
     order = sorted(range(len(work)), key=lambda at: _effort(work[at][1]), reverse=True)
@@ -121,18 +124,18 @@ def report(architectures: Iterable[str]) -> list[Row]:
     return [row for at in range(len(work)) for row in results[at]]
 
 
-def _effort(case: Case) -> float:
-    """Grows with the seconds that it takes to compile."""
+def _effort(case: KernelCase) -> float:
+    """Return a number that grows with the seconds that a case takes to compile."""
     return case.width * case.dtype.itemsize * (3 if case.function == "backward" else 1 + case.spans)
 
 
-def _rows(work: tuple[str, Case]) -> list[Row]:
+def _rows(work: tuple[str, KernelCase]) -> list[JudgedKernel]:
     architecture, case = work
     return [judged(architecture, case, binary) for binary in binaries(architecture, case)]
 
 
-def judged(architecture: str, case: Case, binary: Binary) -> Row:
-    """The row of a compiled kernel, with what is wrong with it."""
+def judged(architecture: str, case: KernelCase, binary: Binary) -> JudgedKernel:
+    """Return a compiled kernel together with what is wrong with it."""
     kernel = NAMES[binary.kernel]
     problems, remark = [], ""
     expected, rows = BEST[architecture]
@@ -158,7 +161,7 @@ def judged(architecture: str, case: Case, binary: Binary) -> Row:
             problems.append("spills")
         else:
             remark = f"spills, as it may; {remark}".strip("; ")
-    return Row(
+    return JudgedKernel(
         architecture=architecture,
         kernel=kernel,
         width=case.width,
@@ -171,14 +174,14 @@ def judged(architecture: str, case: Case, binary: Binary) -> Row:
     )
 
 
-def _variant(case: Case) -> str:
+def _variant(case: KernelCase) -> str:
     if case.capped:
         return "softcap, sinks"
     return f"B=1, N={case.keys}" if case.keys == EVEN_TOKENS else ""
 
 
-def as_table(rows: Sequence[Row]) -> str:
-    """One line per kernel, columns aligned."""
+def as_table(rows: Sequence[JudgedKernel]) -> str:
+    """Return the table as text: one line per kernel, with aligned columns."""
     head = "arch,kernel,width,dtype,spans,tile,warps,stages,registers,stack,local,shared,limit"
     lines = [[*head.split(","), "products", "verdict"], *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -188,7 +191,7 @@ def as_table(rows: Sequence[Row]) -> str:
     )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: JudgedKernel) -> list[str]:
     made = row.binary
     spans = made.spans
     if row.kernel in ("delta", "dk_dv", "dq"):
@@ -209,18 +212,28 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def as_json(rows: Sequence[Row], seconds: float) -> str:
-    """The same, with counts of instructions, and the versions that it holds for."""
+def as_json(rows: Sequence[JudgedKernel], seconds: float) -> str:
+    """Return the kernels as JSON, with counts of instructions and the versions used."""
     lines = [asdict(row) | {"verdict": row.verdict} for row in rows]
     versions = {"torch": torch.__version__, "triton": triton.__version__}
     return json.dumps({"versions": versions, "seconds": round(seconds, 1), "rows": lines}, indent=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if anything fails, 2 if the kernels are not compiled at all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.static.report", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--arch", nargs="+", choices=TARGETS, default=list(TARGETS))
+    """Run the command; the exit status is 1 if anything fails, 2 if nothing is compiled at all."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.static.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    parser.add_argument(
+        "--arch",
+        nargs="+",
+        choices=TARGETS,
+        default=list(TARGETS),
+        help="Compile for these architectures only (default: all of them).",
+    )
     options = parser.parse_args(arguments)
     if triton.knobs.runtime.interpret:
         print("TRITON_INTERPRET is set, so nothing would be compiled: unset it", file=sys.stderr)

@@ -1,1 +1,4 @@
-"""The op's backends, one file each: tensors in, tensors out. Installed as ``sra_fast.kernels``."""
+"""Hold the op's backends, one file each, which take tensors and return tensors.
+
+The folder is installed as ``sra_fast.kernels``.
+"""

@@ -1,9 +1,9 @@
-"""Exact attention by blocks of queries, in bounded memory, for what no flash kernel takes.
+"""Compute exact attention in blocks of queries where no flash kernel serves, in bounded memory.
 
-Softcaps, gradients that pass through the logsumexp (sinks), and devices without a flash kernel that
-gives it. A block is as many queries as keep its logits within a budget, against the keys that
-some query of it can see. When gradients are wanted each block is recomputed in the backward pass,
-so that the map is never whole there either.
+That is the case for softcaps, for gradients that pass through the logsumexp (sinks), and on devices
+without a flash kernel that returns it. A block holds as many queries as keep its logits within a
+budget, and meets only the keys that some query of it can see. When gradients are wanted, each block
+is computed again in the backward pass, so that the whole attention map never exists there either.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ BLOCK_NUMBERS = 1 << 22  # logits alive at once: 16 MB in float32, about a CPU's
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Tensor]:
-    """Attention of one sequence: as :func:`flash_cpu.attend`, under all of ``rule``.
+    """Return the attention of one sequence under all of ``rule``: ``out`` and ``lse``.
 
-    Differentiable in q, k, v and the sinks (lse is detached).
+    Shapes are those of :func:`flash_cpu.attend`. The output is differentiable in q, k, v and the
+    sinks; lse is detached.
     """
     m, n = q.shape[2], k.shape[2]
     outs, lses = [], []
@@ -40,14 +41,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Te
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
-    """Whether autograd is on and any of them asks for a gradient."""
+    """Return whether autograd is on and any of the tensors asks for a gradient."""
     return torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in tensors
     )
 
 
 def query_blocks(heads: int, m: int, n: int, window: int | None) -> list[tuple[int, int]]:
-    """``(first, last)`` query ranges whose logits stay within the budget."""
+    """Return the ``(first, last)`` ranges of queries whose logits stay within the budget."""
     reach = n if window is None else min(n, 2 * window)
     size = max(16, BLOCK_NUMBERS // max(1, heads * reach))
     if window is not None:
@@ -58,7 +59,7 @@ def query_blocks(heads: int, m: int, n: int, window: int | None) -> list[tuple[i
 def recomputed(  # type: ignore[no-untyped-def]
     wants_grad: bool, function: Callable[..., tuple[Tensor, Tensor]], *arguments
 ) -> tuple[Tensor, Tensor]:
-    """``function(*arguments)``, of which a backward pass keeps only the arguments."""
+    """Return ``function(*arguments)`` and keep only the arguments for its backward pass."""
     if wants_grad:
         again: tuple[Tensor, Tensor] = checkpoint(
             function, *arguments, use_reentrant=False, preserve_rng_state=False
@@ -68,10 +69,10 @@ def recomputed(  # type: ignore[no-untyped-def]
 
 
 def logits(q: Tensor, k: Tensor, positions: Tensor, low: int, rule: LogitRule) -> Tensor:
-    """Masked logits of some queries: ``[B, Hq, m, n]`` in the accumulation dtype.
+    """Return the masked logits of some queries, ``[B, Hq, m, n]`` in the accumulation dtype.
 
-    ``q [B, Hq, m, D]`` at key positions ``positions [m]``, ``k [B, Hkv, n, D]`` from position
-    ``low`` on. Query heads of one key head go through one product, so no key is repeated.
+    ``q [B, Hq, m, D]`` stands at key positions ``positions [m]``; ``k [B, Hkv, n, D]`` begins at
+    position ``low``. The query heads of one key head share one product, so no key is repeated.
     """
     batch, heads, m, width = q.shape
     groups, n = k.shape[1], k.shape[2]
@@ -83,12 +84,12 @@ def logits(q: Tensor, k: Tensor, positions: Tensor, low: int, rule: LogitRule) -
 
 
 def cap(scores: Tensor, softcap: float | None) -> Tensor:
-    """``softcap · tanh(scores / softcap)``, or the scores as they are."""
+    """Return ``softcap · tanh(scores / softcap)``, or the scores unchanged without a softcap."""
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 def sees(at_query: Tensor, at_key: Tensor, window: int | None) -> Tensor:
-    """``[m, n]`` bool: causal, and within the window if there is one."""
+    """Return which query sees which key, ``[m, n]`` bool: causal, and within the window if any."""
     visible = at_key <= at_query[:, None]
     if window is not None:
         visible = visible & (at_key > at_query[:, None] - window)
@@ -96,7 +97,7 @@ def sees(at_query: Tensor, at_key: Tensor, window: int | None) -> Tensor:
 
 
 def logsumexp(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """``log(Σ exp scores + exp sink)`` over the last dimension of ``[B, Hq, m, n]``."""
+    """Return ``log(Σ exp scores + exp sink)`` over the last dimension of ``[B, Hq, m, n]``."""
     lse = torch.logsumexp(scores, dim=-1)
     if sinks is None:
         return lse
@@ -106,6 +107,7 @@ def logsumexp(scores: Tensor, sinks: Tensor | None) -> Tensor:
 def _block(
     q: Tensor, k: Tensor, v: Tensor, positions: Tensor, low: int, rule: LogitRule
 ) -> tuple[Tensor, Tensor]:
+    """Return ``out [B, Hq, m, Dv]`` and ``lse [B, Hq, m]`` of one block of queries."""
     scores = logits(q, k, positions, low, rule)
     lse = logsumexp(scores, rule.sinks)
     weights = (scores - lse[..., None]).exp_()

@@ -1,6 +1,6 @@
-"""What goes into the op and what comes out of it: tensors, shapes, and nothing of models.
+"""Define the op's inputs and outputs as tensors with shapes, without anything of models.
 
-Letters, here and in every backend: ``B`` batch rows, ``M`` queries, ``N`` keys, ``Hq`` query heads,
+Every backend uses these letters: ``B`` batch rows, ``M`` queries, ``N`` keys, ``Hq`` query heads,
 ``Hkv`` key/value heads, ``D`` key width, ``Dv`` value width, ``S`` sequences, ``R`` rows asked for,
 ``G`` spans.
 """
@@ -21,7 +21,7 @@ _Plan = TypeVar("_Plan")
 
 @dataclass(frozen=True, eq=False)
 class SpanQuery:
-    """Which attention mass is wanted: of which query rows, on which sets of keys.
+    """Say which attention mass is wanted: of which query rows, and on which sets of keys.
 
     Queries are the last ``M`` key positions: query ``i`` stands at key position ``i + N − M``, and
     attends to the keys of its own segment at or before itself.
@@ -54,7 +54,7 @@ class SpanQuery:
             raise ValueError(f"span names must differ, got {self.names}")
 
     def to(self, device: torch.device) -> SpanQuery:
-        """The same query on ``device`` (itself, if it is there already)."""
+        """Return the same query on ``device``: itself if its tensors are there already."""
         if self.key_labels.device == device:
             return self
         return self.derived(
@@ -68,7 +68,7 @@ class SpanQuery:
         )
 
     def last_keys(self, n: int) -> SpanQuery:
-        """The query of a layer that still holds only the last ``n`` of the keys described."""
+        """Return the query for a layer that holds only the last ``n`` of the keys it describes."""
         total = self.key_labels.shape[1]
         if n == total:
             return self
@@ -90,7 +90,7 @@ class SpanQuery:
         return self.derived(("last_keys", n), cut)
 
     def chunked(self, size: int) -> SpanQuery:
-        """The query of a layer with chunked attention: segments cut every ``size`` tokens."""
+        """Return the query for a layer with chunked attention: segments cut at ``size`` tokens."""
 
         def cut() -> SpanQuery:
             pieces = [
@@ -103,14 +103,14 @@ class SpanQuery:
         return self.derived(("chunked", size), cut)
 
     def packs(self) -> bool:
-        """Whether some batch row holds several segments."""
+        """Return whether some batch row holds more than one segment."""
         rows = self.segments[:, 0]
         return self.derived(("packs",), lambda: len(rows.tolist()) > len(set(rows.tolist())))
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
-        """What ``make`` returned the first time it was asked for under ``key``.
+        """Return what ``make`` returned when it was first asked for under ``key``.
 
-        Every layer of a model asks the same things of one query; each is worked out once.
+        Every layer of a model asks the same things of one query, so each is computed only once.
         """
         if key not in self._derived:
             if torch.is_inference_mode_enabled():
@@ -123,7 +123,7 @@ class SpanQuery:
 
 @dataclass(frozen=True)
 class SpanAttention:
-    """The result of :func:`sra_fast.span_attention`.
+    """Hold the result of :func:`sra_fast.span_attention`.
 
     Attributes:
         out: ``[B, Hq, M, Dv]`` in v's dtype.
@@ -139,11 +139,11 @@ class SpanAttention:
 
 @dataclass(frozen=True)
 class SpanMass:
-    """The result of :func:`sra_fast.span_mass`: as :class:`SpanAttention`, without the output.
+    """Hold the result of :func:`sra_fast.span_mass`: masses and logsumexps without an output.
 
     Attributes:
-        mass: ``[R, Hq, G]``.
-        lse: ``[R, Hq]``, of the rows asked for only.
+        mass: ``[R, Hq, G]`` float32 (float64 for float64 inputs), each in [0, 1].
+        lse: ``[R, Hq]``, mass's dtype: the natural logsumexp of the rows asked for alone.
     """
 
     mass: Tensor
@@ -152,13 +152,15 @@ class SpanMass:
 
 @dataclass(frozen=True)
 class LogitRule:
-    """How a product ``q·k`` becomes a logit, and which keys a query may see.
+    """Say how a product ``q·k`` becomes a logit, and which keys a query may see.
 
     Attributes:
-        scale: factor on ``q·k``.
-        window: a query at position p sees the keys ``p − window + 1 … p``; None: all before it.
-        softcap: logits become ``softcap · tanh(logit / softcap)``; None: left alone.
-        sinks: ``[Hq]``, one extra logit per head that takes mass and gives no value; None: none.
+        scale: the factor on ``q·k``.
+        window: a query at position p sees the keys ``p − window + 1 … p``; with None it sees
+            itself and all keys before it.
+        softcap: logits become ``softcap · tanh(logit / softcap)``; with None they stay as they are.
+        sinks: ``[Hq]``, one extra logit per head that takes mass and gives no value; None for a
+            model without sinks.
     """
 
     scale: float
@@ -168,16 +170,17 @@ class LogitRule:
 
 
 def segment_tensor(pieces: list[tuple[int, int, int]], device: torch.device) -> Tensor:
-    """``(b, start, end)`` triples as the ``[S, 3]`` int32 tensor of a query, ``S = 0`` included."""
+    """Return ``(b, start, end)`` triples as a query's ``[S, 3]`` int32 tensor, also if S = 0."""
     return torch.tensor(pieces, dtype=torch.int32, device=device).reshape(-1, 3)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Logits and masses are kept in float32, in float64 for float64 inputs."""
+    """Return the dtype of logits and masses: float32, or float64 for float64 inputs."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _expect(tensor: Tensor, name: str, shape: str, ndim: int, dtype: torch.dtype) -> None:
+    """Raise an error that names the tensor if its type, dimensions or dtype are not as expected."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor {shape} {dtype}, got {type(tensor).__name__}")
     if tensor.ndim != ndim or tensor.dtype != dtype:

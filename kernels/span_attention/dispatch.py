@@ -1,10 +1,10 @@
-"""Which backend ``auto`` takes: what was measured fastest on the card, or what is reasoned to be.
+"""Choose the backend that ``auto`` takes: the one measured, or else reasoned, to be fastest.
 
-``measured.json`` is written by the GPU report, per card's compute capability and kind of work.
+``measured.json`` is written by the GPU report, by compute capability and kind of work.
 Where it has no entry, reasoning decides: on a CPU PyTorch's own flash kernel is the only fast one;
 on an NVIDIA GPU the Triton kernels are taken, because they take packed rows, windows, softcaps,
 sinks and the gradient of the mass in one pass each. Everything else gets the exact blocks of
-``lse``: AMD's chips, for which the kernels are only compiled, never run, included.
+``lse``. That includes AMD's chips, for which the kernels are compiled but were never run.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from .blocks import needs_grad
 from .contract import LogitRule
 
 Work = Literal["prefill", "decode", "training", "mass_grad"]
-DECODE_QUERIES = 16  # at most, to count as decoding
+DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 
-# Card -> kind of work -> backend. Read when imported, so that a compiled graph finds a dictionary.
+# Card -> kind of work -> backend; read on import, so that a compiled graph finds a dictionary.
 MEASURED: dict[str, dict[str, str]] = json.loads(
     resources.files("sra_fast.kernels").joinpath("measured.json").read_text("utf-8")
 )
 
 
 def fastest(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule, *, mass_grad: bool) -> str:
-    """``"lse"`` or ``"triton"`` for a call; ``mass_grad``: the mass is to carry a gradient."""
+    """Return the backend for a call, ``"lse"`` or ``"triton"``.
+
+    ``mass_grad`` says whether the mass is to carry a gradient.
+    """
     if trusted_kernels(q, v) is None:
         return "lse"
     work: Work = "prefill"
@@ -41,14 +44,14 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule, *, mass_grad: bool
     elif q.shape[2] <= DECODE_QUERIES:
         work = "decode"
     backend = MEASURED.get(card(q.device), {}).get(work, "triton")
-    # The record is of plain causal attention: what its winner does slowly goes to the other.
+    # Only plain causal attention is measured: what the winner does slowly goes to the other.
     if backend == "lse" and flash_cuda.unserved(q, k, v, rule) is not None:
         return "triton"
     return backend
 
 
 def trusted_kernels(q: Tensor, v: Tensor) -> Any | None:
-    """The Triton backend, if it may be chosen unasked for tensors like these; None if not."""
+    """Return the Triton backend if it may be chosen unasked for tensors like these, else None."""
     if q.device.type != "cuda" or torch.version.hip is not None:
         return None
     kernels = triton_backend()
@@ -56,7 +59,7 @@ def trusted_kernels(q: Tensor, v: Tensor) -> Any | None:
 
 
 def triton_backend() -> Any | None:
-    """The module of backend ``triton``, imported on first use; None where triton is missing."""
+    """Return the module of backend ``triton``, imported on first use, or None without triton."""
     try:
         from .triton_kernels import backend
     except ModuleNotFoundError as missing:
@@ -67,7 +70,7 @@ def triton_backend() -> Any | None:
 
 
 def card(device: torch.device) -> str:
-    """What ``measured.json`` calls a device: its compute capability, or its kind."""
+    """Return a device's name in ``measured.json``: its compute capability, or its type."""
     if device.type != "cuda":
         return device.type
     major, minor = torch.cuda.get_device_capability(device)

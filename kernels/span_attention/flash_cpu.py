@@ -1,17 +1,17 @@
-"""PyTorch's own flash attention for CPU, which also gives the logsumexp. Named only here.
+"""Call PyTorch's own flash attention for CPU, which also returns the logsumexp.
 
-The operator is private, so its version is checked and everything it would get wrong in silence is
-settled here, before it is called:
+The operator is private and named in this file alone. Its version is checked, and everything that it
+would get wrong in silence is settled here, before it is called:
 
-- no query or no key ends the process, so callers never pass that;
-- a last stride other than 1 is read as garbage, so such tensors are copied;
-- key and value width must agree, so the narrower is padded with zeros (the scale is explicit);
-- ``is_causal`` aligns the first query with the first key, so fewer queries than keys are done in
-  two calls, merged by their logsumexps;
+- it ends the process if there is no query or no key, so callers never pass that;
+- it reads garbage if a last stride is not 1, so such tensors are copied;
+- it wants key and value of one width, so the narrower is padded with zeros (the scale is explicit);
+- its ``is_causal`` aligns the first query with the first key, so fewer queries than keys are done
+  in two calls, merged by their logsumexps;
 - it knows no windows, so those are done by blocks of queries, each against the keys within reach
   under a mask of the block's own size.
 
-Grouped heads, slices and transposed views it takes as they are.
+It takes grouped heads, slices and transposed views as they are.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from torch import Tensor
 from .blocks import needs_grad, sees
 
 OLDEST_TORCH = (2, 11)
-WINDOW_QUERIES = 512  # of a block under a window: fewer, larger calls measured fastest
+WINDOW_QUERIES = 512  # in a block under a window; fewer, larger calls were measured fastest
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Causal attention of ``M ≤ N`` queries at the last key positions, nothing masked otherwise.
+    """Return the causal attention of ``M ≤ N`` queries, which stand at the last key positions.
 
-    ``q [B, Hq, M, D]``, ``k [B, Hkv, N, D]``, ``v [B, Hkv, N, Dv]`` with ``M ≥ 1``. Returns
-    ``out [B, Hq, M, Dv]`` in v's dtype and ``lse [B, Hq, M]`` float32. ``out`` is differentiable,
-    lse is not.
+    Nothing else is masked. Takes ``q [B, Hq, M, D]``, ``k [B, Hkv, N, D]`` and
+    ``v [B, Hkv, N, Dv]`` with ``M ≥ 1``. Returns ``out [B, Hq, M, Dv]`` in v's dtype, which is
+    differentiable, and ``lse [B, Hq, M]`` float32, which is not.
     """
     width = max(q.shape[3], v.shape[3])
     q, k, value = (_ready(x, width) for x in (q, k, v))
@@ -52,7 +52,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tenso
 def attend_window(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`attend`, where a query sees itself and the ``window − 1`` keys before it."""
+    """Return the attention of queries that see themselves and the ``window − 1`` keys before them.
+
+    Arguments and results have the shapes of :func:`attend`.
+    """
     width = max(q.shape[3], v.shape[3])
     q, k, value = (_ready(x, width) for x in (q, k, v))
     m, n = q.shape[2], k.shape[2]
@@ -71,6 +74,7 @@ def attend_window(
 
 
 def _ready(x: Tensor, width: int) -> Tensor:
+    """Return ``x`` with heads padded to ``width`` and a last stride of 1, for the operator."""
     if x.shape[3] < width:
         return F.pad(x, (0, width - x.shape[3]))
     return x if x.stride(3) == 1 else x.contiguous()
@@ -79,12 +83,13 @@ def _ready(x: Tensor, width: int) -> Tensor:
 def _call(
     q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
+    """Return ``out`` and ``lse`` of one call of the operator, without dropout."""
     out, lse = _operator()(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
     return out, lse
 
 
 def _merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Softmax over two disjoint sets of keys from the softmax over each."""
+    """Return the softmax over two disjoint sets of keys, merged from the softmax over each."""
     (out_a, lse_a), (out_b, lse_b) = a, b
     lse = torch.logaddexp(lse_a, lse_b)
     weight_a, weight_b = (lse_a - lse).exp()[..., None], (lse_b - lse).exp()[..., None]
@@ -93,6 +98,7 @@ def _merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, 
 
 @functools.cache
 def _operator() -> torch._ops.OpOverload:
+    """Return PyTorch's flash operator, or raise an error if this torch does not have it."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     operator = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
     if version < OLDEST_TORCH or operator is None:

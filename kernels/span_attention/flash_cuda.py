@@ -1,16 +1,17 @@
-"""PyTorch's own flash attention for CUDA, which also gives the logsumexp. Named only here.
+"""Call PyTorch's own flash attention for CUDA, which also returns the logsumexp.
 
-``torch.nn.attention.varlen.varlen_attn`` takes sequences laid one after another, sequence s being
-the tokens ``cu_seq[s] … cu_seq[s + 1] − 1``. So all sequences of a query go through one call, and
-padding is never handed over. What it would refuse or get wrong is settled before it is called:
+``torch.nn.attention.varlen.varlen_attn``, named in this file alone, takes sequences laid one after
+another: sequence s is the tokens ``cu_seq[s] … cu_seq[s + 1] − 1``. So all sequences of a query go
+through one call, and padding is never handed over. What it would refuse or get wrong is settled
+before it is called:
 
 - causal and windows are aligned bottom-right: of m queries and n keys, query i stands at key
   ``i + n − m``, as a segment's queries do; a window counts the keys before the query's own;
 - rows in no sequence stay unwritten, so they are left out and filled in afterwards;
 - key and value width must agree and be a multiple of 8, so all are padded with zeros (the scale is
-  explicit); 16 bytes are read at a time, unchecked, so what does not lie that way is copied;
-- the gradient of its logsumexp is dropped in silence, so that one is detached;
-- it knows no sinks: ``out ← out · σ(lse − sink)`` and ``lse ← logaddexp(lse, sink)`` come after.
+  explicit); it reads 16 bytes at a time, unchecked, so tensors that are not aligned are copied;
+- it drops the gradient of its logsumexp in silence, so that one is detached;
+- it knows no sinks, so ``out ← out · σ(lse − sink)`` and ``lse ← logaddexp(lse, sink)`` come after.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from .blocks import needs_grad
 from .contract import LogitRule, SpanQuery
 from .plan import Plan
 
-WIDEST = 256
+WIDEST = 256  # the largest width of a head that the kernel takes
 ALIGNED = 8  # numbers of two bytes in the 16 bytes read at a time
 
 
 @dataclass(frozen=True)
 class PackedAxis:
-    """Which tokens of ``[B, L]`` are laid one after another.
+    """Say which tokens of ``[B, L]`` are laid one after another, and where each sequence starts.
 
     Attributes:
-        positions: ``[T]`` int64, flat positions ``b·L + i``, ascending; None: all ``B·L``.
+        positions: ``[T]`` int64, flat positions ``b·L + i``, ascending; None for all ``B·L``.
         starts: ``[S + 1]`` int32, the ``cu_seq`` of ``S`` sequences.
-        longest: tokens of the longest sequence.
+        longest: the number of tokens of the longest sequence.
     """
 
     positions: Tensor | None
@@ -50,7 +51,10 @@ class PackedAxis:
 
 
 def unserved(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> str | None:
-    """Why this kernel cannot do a call, or None if it can. Arguments as in :func:`attend`."""
+    """Return why this kernel cannot serve a call, or None if it can.
+
+    The arguments are those of :func:`attend`.
+    """
     width = max(q.shape[3], v.shape[3])
     if rule.softcap is not None:
         return "it has no softcap"
@@ -68,12 +72,12 @@ def unserved(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> str | None:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
 ) -> tuple[Tensor, Tensor]:
-    """Attention of all sequences in one call, where :func:`unserved` finds nothing against it.
+    """Return the attention of all sequences from one call, which :func:`unserved` has let through.
 
-    ``q [B, Hq, M, D]``, ``k [B, Hkv, N, D]``, ``v [B, Hkv, N, Dv]``, any strides; ``query`` keeps
-    what is worked out of ``sequences``, its plan, for all layers. Returns ``out [B, Hq, M, Dv]`` in
-    v's dtype, differentiable, ``[B, M, Hq, Dv]`` in memory, and ``lse [B, Hq, M]`` float32,
-    detached. Queries in no segment have out 0 and lse −inf.
+    ``q [B, Hq, M, D]``, ``k [B, Hkv, N, D]`` and ``v [B, Hkv, N, Dv]`` may have any strides;
+    ``query`` keeps what is computed from ``sequences``, its plan, for all layers. Returns
+    ``out [B, Hq, M, Dv]`` in v's dtype, differentiable, ``[B, M, Hq, Dv]`` in memory, and
+    ``lse [B, Hq, M]`` float32, detached. Queries in no segment have out 0 and lse −inf.
     """
     (batch, heads, m, _), (n, value_width) = q.shape, v.shape[2:]
     axes = query.derived(
@@ -103,7 +107,7 @@ def attend(
 def _packed_axes(
     sequences: Plan, batch: int, m: int, n: int, device: torch.device
 ) -> tuple[PackedAxis, PackedAxis] | None:
-    """Queries and keys of the sequences that have a query; None: no sequence has."""
+    """Return the packed queries and keys of the sequences with a query, or None if none has."""
     parts = [part for part in sequences.sequences if part.queries.start < part.queries.stop]
     if not parts:
         return None
@@ -122,7 +126,7 @@ def _packed_axes(
 
 
 def _pack(x: Tensor, axis: PackedAxis, width: int) -> Tensor:
-    """``[B, H, L, D] -> [T, H, width]`` as the kernel reads it: a view wherever one will do."""
+    """Return ``[B, H, L, D]`` packed into ``[T, H, width]``, as a view if the kernel reads it."""
     packed = x.transpose(1, 2).flatten(0, 1)
     if axis.positions is not None:
         packed = packed.index_select(0, axis.positions)
@@ -137,7 +141,8 @@ def _pack(x: Tensor, axis: PackedAxis, width: int) -> Tensor:
 def _call(
     q: Tensor, k: Tensor, v: Tensor, queries: PackedAxis, keys: PackedAxis, rule: LogitRule
 ) -> tuple[Tensor, Tensor]:
-    from torch.nn.attention import varlen  # late: it registers operators, which takes time
+    """Return ``out [T, Hq, width]`` and ``lse [Hq, T]`` of one call of the kernel."""
+    from torch.nn.attention import varlen  # imported late: it registers operators, which takes time
 
     left = -1 if rule.window is None or rule.window >= keys.longest else rule.window - 1
     # torch 2.11 takes fewer key heads than query heads unasked; later ones want to be told.
@@ -159,6 +164,7 @@ def _call(
 
 
 def _unfit_device(device: torch.device) -> str | None:
+    """Return why the kernel cannot run on a device, or None if it can."""
     if device.type != "cuda":
         return f"it runs on CUDA, not on {device.type}"
     if torch.version.hip is not None:
@@ -170,6 +176,7 @@ def _unfit_device(device: torch.device) -> str | None:
 
 
 def _unfit_torch() -> str | None:
+    """Return which arguments this torch's kernel lacks, or None if it has all of them."""
     from torch.nn.attention import varlen
 
     missing = {"return_aux", "scale", "window_size"} - _parameters(varlen.varlen_attn)
@@ -180,4 +187,5 @@ def _unfit_torch() -> str | None:
 
 @functools.lru_cache(maxsize=4)
 def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a function's parameters."""
     return frozenset(inspect.signature(function).parameters)

@@ -1,7 +1,7 @@
-"""Backend ``lse``: the platform's flash attention, then the mass from its logsumexp.
+"""Backend ``lse`` takes the platform's flash attention, then the mass from its logsumexp.
 
-One call per sequence (one for the whole batch where every row is one full sequence), so that
-padding costs nothing and no mask is ever made. What the flash kernel cannot do goes through
+There is one call per sequence, or one for the whole batch if every batch row is one full sequence,
+so padding costs nothing and no mask is ever made. What the flash kernel cannot do goes through
 :mod:`blocks`; a differentiable mass takes a second pass over the rows asked for (:mod:`mass`).
 """
 
@@ -25,7 +25,7 @@ from .plan import Plan, plan
 def attention(
     q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
 ) -> SpanAttention:
-    """Attention and mass; arguments as in :func:`sra_fast.span_attention`."""
+    """Return attention and mass for the arguments of :func:`sra_fast.span_attention`."""
     batch, heads, m, _ = q.shape
     sequences = plan(query, batch, m, k.shape[2])
     if flash_cuda.unserved(q, k, v, rule) is None:
@@ -33,7 +33,7 @@ def attention(
     elif sequences.whole:
         out, lse = _attend(q, k, v, rule)
     else:
-        # [B, M, Hq, Dv] underneath, as the models want it next.
+        # [B, M, Hq, Dv] in memory, as the models want it next.
         out = v.new_zeros(batch, m, heads, v.shape[3]).transpose(1, 2)
         lse = torch.full(
             (batch, heads, m), -torch.inf, dtype=accumulation_dtype(q.dtype), device=q.device
@@ -53,7 +53,7 @@ def attention(
 
 
 def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
-    """Mass without the output; arguments as in :func:`sra_fast.span_mass`."""
+    """Return the mass without the output, for the arguments of :func:`sra_fast.span_mass`."""
     sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])
     return mass.from_scratch(q, k, query, sequences, rule)
 
@@ -61,6 +61,7 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
 def _mass_of_lse(
     q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
 ) -> Tensor:
+    """Return the mass from a known logsumexp, by the Triton kernel where it may be chosen."""
     kernels = trusted_kernels(q, k)
     if kernels is not None:
         masses: Tensor = kernels.mass_of_lse(q, k, lse, query, rule)
@@ -69,6 +70,7 @@ def _mass_of_lse(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Tensor]:
+    """Return ``out`` and ``lse`` of one sequence, by the flash kernel for CPU or in blocks."""
     through_lse = rule.sinks is not None and blocks.needs_grad(q, k, v, rule.sinks)
     if rule.softcap is not None or through_lse or q.device.type != "cpu":
         return blocks.attend(q, k, v, rule)

@@ -1,9 +1,9 @@
-"""The mass of the rows asked for: ``R × |span|`` work where the logsumexp is known.
+"""Compute the mass of the rows asked for: ``R × |span|`` work where the logsumexp is known.
 
     mass_ig = Σ_{j in span g, j visible to i} exp(S_ij − lse_i)
 
-with logits and lse in float32 whatever the inputs are: from a bf16 product the mass is off in its
-third digit.
+Logits and lse are float32 whatever the inputs are: with a bf16 product the mass is off in its third
+digit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .plan import Plan, SequencePlan
 def from_lse(
     q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
 ) -> Tensor:
-    """Mass from a known logsumexp: ``lse [B, Hq, M] -> [R, Hq, G]``. Carries no gradient."""
+    """Return the mass ``[R, Hq, G]`` from a known ``lse [B, Hq, M]``, without a gradient."""
     mass = _empty(q, query)
     offset = k.shape[2] - q.shape[2]
     with torch.no_grad():
@@ -53,10 +53,10 @@ def from_lse(
 def from_scratch(
     q: Tensor, k: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
 ) -> SpanMass:
-    """Mass and logsumexp of the rows asked for alone, from all the keys they see.
+    """Return mass and logsumexp of the rows asked for alone, from all the keys that they see.
 
-    ``R × N`` work in blocks. Differentiable in q, k and the sinks, with the gradient of the mass
-    through its own logsumexp: a cotangent ``g`` of the mass moves every key the row sees.
+    This is ``R × N`` work in blocks. It is differentiable in q, k and the sinks, through the row's
+    own logsumexp too: a cotangent ``g`` of the mass moves every key that the row sees.
     """
     offset = k.shape[2] - q.shape[2]
     masses: list[Tensor] = []
@@ -94,6 +94,7 @@ def from_scratch(
 def _rows(
     q: Tensor, k: Tensor, part: SequencePlan, positions: Tensor, low: int, rule: LogitRule
 ) -> tuple[Tensor, Tensor]:
+    """Return the mass ``[r, Hq, G]`` and the logsumexp ``[r, Hq]`` of one block of rows."""
     scores = logits(q, k, positions, low, rule)
     lse = logsumexp(scores, rule.sinks)
     labelled = scores[0].index_select(2, part.labelled - low)  # [Hq, r, n]
@@ -102,6 +103,7 @@ def _rows(
 
 
 def _empty(q: Tensor, query: SpanQuery, rows: int | None = None) -> Tensor:
+    """Return masses of 0 for some rows, ``[rows, Hq, G]``; for all rows asked for if None."""
     count = len(query.rows) if rows is None else rows
     return torch.zeros(
         count, q.shape[1], len(query.names), dtype=accumulation_dtype(q.dtype), device=q.device
@@ -109,6 +111,7 @@ def _empty(q: Tensor, query: SpanQuery, rows: int | None = None) -> Tensor:
 
 
 def _unseen(q: Tensor, rows: int) -> Tensor:
+    """Return a logsumexp of −inf for some rows, ``[rows, Hq]``."""
     return torch.full(
         (rows, q.shape[1]), -torch.inf, dtype=accumulation_dtype(q.dtype), device=q.device
     )

@@ -1,7 +1,7 @@
-"""A query's sequences as plain numbers: what each backend loops over.
+"""Read a query's sequences as plain numbers, which each backend loops over.
 
-Reading segments and labels off a tensor waits for the device, so it is done once per query and
-kept on it; all layers of a model share the plan.
+Reading segments and labels off a tensor waits for the device. So it is done once per query and the
+plan is kept on it, for all layers of a model.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from .contract import SpanQuery
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """One segment: its keys, its queries, and what is asked of them.
+    """Describe one segment: its keys, its queries, and which masses are wanted of it.
 
     Attributes:
-        batch: the batch row.
-        keys: ``slice`` of the key axis.
-        queries: ``slice`` of the query axis; empty if the segment ends before the first query.
-        asked: ``slice`` of the ``R`` rows asked for that lie in this segment.
+        batch: the batch row that the segment lies in.
+        keys: the ``slice`` of the key axis that it covers.
+        queries: its ``slice`` of the query axis; empty if it ends before the first query.
+        asked: the ``slice`` of the ``R`` rows asked for that lie in it.
         rows: ``[r]`` int64, those rows' positions on the query axis.
-        labelled: ``[n]`` int64, positions on the key axis of the keys in any span.
-        bits: ``[n, G]`` bool, which spans each of them is in.
+        labelled: ``[n]`` int64, positions on the key axis of its keys in any span.
+        bits: ``[n, G]`` bool, which spans each labelled key is in.
     """
 
     batch: int
@@ -39,10 +39,12 @@ class SequencePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All sequences of a query for a call with ``M`` queries and ``N`` keys.
+    """Hold all sequences of a query for a call with ``M`` queries and ``N`` keys.
 
     Attributes:
-        whole: every batch row is one segment of all ``N`` keys, so one call serves the batch.
+        sequences: one plan per segment, in the order of the batch rows.
+        whole: True if every batch row is one segment of all ``N`` keys, so that one call serves
+            the whole batch.
     """
 
     sequences: tuple[SequencePlan, ...]
@@ -50,11 +52,15 @@ class Plan:
 
 
 def plan(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
-    """The plan of ``query``, which fits (:func:`check`) ``B = batch``, ``M = m``, ``N = n``."""
+    """Return the plan of ``query`` for ``B = batch``, ``M = m`` and ``N = n``.
+
+    The query must fit these sizes (:func:`check`).
+    """
     return query.derived(("plan", batch, m, n), lambda: _make(query, batch, m, n))
 
 
 def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
+    """Build the plan that :func:`plan` returns."""
     labels, rows, segments = _numbers(query)
 
     device, offset = query.key_labels.device, n - m
@@ -80,10 +86,10 @@ def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
 
 
 def check(query: SpanQuery, batch: int, m: int, n: int) -> None:
-    """Whether ``query`` fits ``B = batch``, ``M = m``, ``N = n``; worked out once per query.
+    """Refuse a query that does not fit ``B = batch``, ``M = m``, ``N = n``; checked once per query.
 
     Raises:
-        ValueError: labels, segments or rows that do not fit these sizes or each other.
+        ValueError: labels, segments or rows do not fit these sizes or each other.
     """
     if query.key_labels.shape != (batch, n):
         raise ValueError(
@@ -95,7 +101,7 @@ def check(query: SpanQuery, batch: int, m: int, n: int) -> None:
 
 
 def _numbers(query: SpanQuery) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-    """Labels, rows and sorted segments, on the CPU."""
+    """Return labels, rows and sorted segments of a query on the CPU."""
 
     def read() -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
         segments = sorted((int(b), int(s), int(e)) for b, s, e in query.segments.cpu().tolist())
@@ -105,6 +111,7 @@ def _numbers(query: SpanQuery) -> tuple[Tensor, Tensor, list[tuple[int, int, int
 
 
 def _check_numbers(query: SpanQuery, batch: int, m: int, n: int) -> None:
+    """Raise an error if segments overlap, or rows, segments or labels lie outside their range."""
     labels, rows, segments = _numbers(query)
     spans = len(query.names)
     end_before = {b: 0 for b in range(batch)}

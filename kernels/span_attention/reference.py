@@ -1,4 +1,4 @@
-"""Backend ``reference``: the definition itself, with the whole map. The truth of every test.
+"""Backend ``reference`` is the definition itself, with the whole map: every test's ground truth.
 
     S_ij   = scale · q_i·k_j                     (softcap: S ← cap · tanh(S / cap))
     lse_i  = log( Σ_{j visible} exp S_ij  +  exp sink )
@@ -6,8 +6,8 @@
     out_i  = Σ_j P_ij v_j
     mass_ig = Σ_{j in span g} P_ij
 
-It takes ``B·Hq·M·N`` numbers, so it is for small sizes; it is differentiable by autograd as it
-stands (lse is detached: the op does not offer its gradient).
+It makes ``B·Hq·M·N`` numbers, so it is for small sizes. Autograd differentiates it as it stands
+(lse is detached: the op does not offer its gradient).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .plan import plan
 def attention(
     q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
 ) -> SpanAttention:
-    """Attention and mass by eager softmax; arguments as in :func:`sra_fast.span_attention`."""
+    """Return attention and mass by eager softmax; see :func:`sra_fast.span_attention`."""
     batch, heads, m, _ = q.shape
     n = k.shape[2]
     dtype = accumulation_dtype(q.dtype)
@@ -62,13 +62,13 @@ def attention(
 
 
 def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
-    """Mass without the output; arguments as in :func:`sra_fast.span_mass`."""
+    """Return the mass without the output, for the arguments of :func:`sra_fast.span_mass`."""
     full = attention(q, k, k, query, rule, mass_grad=True)
     return SpanMass(full.mass, full.lse.transpose(1, 2).flatten(0, 1)[query.rows])
 
 
 def visibility(query: SpanQuery, batch: int, m: int, n: int, window: int | None) -> Tensor:
-    """Which key each query may see: ``[B, M, N]`` bool."""
+    """Return which key each query may see, as ``[B, M, N]`` bool."""
     device = query.key_labels.device
     segment = torch.full((batch, n), -1, device=device)
     for index, sequence in enumerate(plan(query, batch, m, n).sequences):

@@ -1,4 +1,4 @@
-"""The benchmarks check before they time: what is wrong gets no time."""
+"""Test that the CPU benchmark checks alternatives before it times them, and times no wrong one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from benchmarks.cpu import compare, measure, measure_all, record
-from benchmarks.cpu.compare import Known, Row
+from benchmarks.cpu.compare import ComparedCase, Known
 from benchmarks.cpu.measure_all import full_plan
 from benchmarks.measuring import alternatives, machine, peak_memory
-from benchmarks.measuring.alternatives import ALTERNATIVES, Answer
-from benchmarks.measuring.cases import Case, Shape, build_batch, build_model
+from benchmarks.measuring.alternatives import ALTERNATIVES, AlternativeAnswer
+from benchmarks.measuring.cases import ModelCase, Shape, build_batch, build_model
 
 TINY = Shape("tiny", 3, 48, 96, 4, 2, 12, 100)
-CASE = Case(TINY, 64, response=16)
+CASE = ModelCase(TINY, 64, response=16)
 NARROW = replace(CASE, dtype="bfloat16")
 PAIRS = {"a": 1, "b": 1, "c": 2}
 BUILT = functools.cache(build_model)
@@ -29,7 +29,7 @@ HERE = compare.Meter(measure.memory_here, measure.pairs_here)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Models are built once, malloc stays as it is, and threads, which only cost here, are off."""
+    """Build models once, leave malloc as it is, and use one thread: more only cost time here."""
     monkeypatch.setattr(measure, "build_model", BUILT)
     monkeypatch.setattr(peak_memory, "give_freed_tensors_back", lambda: None)
     threads = torch.get_num_threads()
@@ -38,7 +38,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run(case: Case = CASE, keys: Sequence[str] = "abcd", known: Known | None = None) -> Row:
+def run(
+    case: ModelCase = CASE, keys: Sequence[str] = "abcd", known: Known | None = None
+) -> ComparedCase:
     return compare.compare(case, keys, PAIRS, known or Known(), meter=HERE)
 
 
@@ -47,10 +49,10 @@ def replace_run(monkeypatch: pytest.MonkeyPatch, key: str, function: Any) -> Non
 
 
 def off_by(part: float, key: str) -> Any:
-    def wrong(model: Any, batch: Any) -> Answer:
+    def wrong(model: Any, batch: Any) -> AlternativeAnswer:
         answer = ALTERNATIVES_AS_THEY_ARE[key].run(model, batch)
         scale = 1.0 + part
-        return Answer(
+        return AlternativeAnswer(
             None if answer.scores is None else answer.scores * scale,
             None if answer.hidden is None else answer.hidden * scale,
         )
@@ -114,7 +116,7 @@ def test_a_wrong_alternative_stands_alone_and_gets_no_time(
 def test_an_alternative_that_is_wrong_once_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(1000))
 
-    def sometimes(model: Any, batch: Any) -> Answer:
+    def sometimes(model: Any, batch: Any) -> AlternativeAnswer:
         return off_by(1e-3 if next(calls) == 3 else 0.0, "d")(model, batch)
 
     replace_run(monkeypatch, "d", sometimes)
@@ -140,7 +142,7 @@ def test_bfloat16_is_checked_by_float32_and_by_eagers_own_error(
     assert {cell.status for cell in run(NARROW, "bcd", known).cells.values()} == {"ok"}
     (errors,) = known.eager_errors[TINY.name].values()
     assert 1e-5 < errors["scores"] < 0.1
-    # eager's error at a shorter length counts where it was not run
+    # Where eager was not run, its error at a shorter length counts.
     longer = replace(NARROW, tokens=96)
     run(replace(CASE, tokens=96), "bcd", known)
     assert run(longer, "cd", known).cells["d"].status == "ok"
@@ -151,7 +153,7 @@ def test_bfloat16_is_checked_by_float32_and_by_eagers_own_error(
 def test_what_does_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "available_bytes", lambda: 20 * machine.GIB)
 
-    def never(case: Case, key: str, *count: int) -> measure.Measured:
+    def never(case: ModelCase, key: str, *count: int) -> measure.Measured:
         raise AssertionError(f"{key} was run")
 
     case = next(p.case for p in full_plan(False) if p.case.tokens == 8192)
@@ -177,7 +179,7 @@ def test_a_fresh_process_measures_memory_and_brings_answers_back() -> None:
 def test_the_memory_of_the_two_that_are_close_is_measured_several_times() -> None:
     asked = []
 
-    def counting(case: Case, key: str) -> measure.Measured:
+    def counting(case: ModelCase, key: str) -> measure.Measured:
         asked.append(key)
         done = measure.memory_here(case, key)
         return replace(done, peak_bytes=10 ** (6 + asked.count(key)))
@@ -191,7 +193,7 @@ def test_a_slow_call_with_maps_is_not_repeated(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(measure, "SLOW", 0.0)
     timed = []
 
-    def counting(case: Case, key: str, count: int) -> measure.Measured:
+    def counting(case: ModelCase, key: str, count: int) -> measure.Measured:
         timed.append(key)
         return measure.pairs_here(case, key, count)
 
@@ -211,9 +213,9 @@ def test_a_process_that_fails_is_reported() -> None:
 def test_results_are_written_as_json_table_and_picture(tmp_path: Path) -> None:
     known = Known()
     rows = [run(CASE, "abcd", known), run(replace(CASE, tokens=96), "bcd", known)]
-    misfit = compare.Cell("does not fit", peak_bytes=75 * 10**9, note="needs 75 GB")
-    wrong = compare.Cell("WRONG", note="scores off by 1.0e-01 (at most 1.0e-05)")
-    rows[1] = Row(rows[1].case, {**rows[1].cells, "a": misfit, "d": wrong})
+    misfit = compare.ComparedAlternative("does not fit", peak_bytes=75 * 10**9, note="needs 75 GB")
+    wrong = compare.ComparedAlternative("WRONG", note="scores off by 1.0e-01 (at most 1.0e-05)")
+    rows[1] = ComparedCase(rows[1].case, {**rows[1].cells, "a": misfit, "d": wrong})
     paths = record.write(rows, machine.facts(), tmp_path / "results")
     recorded = json.loads(paths[0].read_text())
     assert recorded["rows"][0]["tokens"] == 64
@@ -227,8 +229,8 @@ def test_results_are_written_as_json_table_and_picture(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_nothing_right_is_still_a_picture(tmp_path: Path) -> None:
-    wrong = {key: compare.Cell("WRONG", note="off") for key in "abcd"}
-    record.write([Row(CASE, wrong)], machine.facts(), tmp_path)
+    wrong = {key: compare.ComparedAlternative("WRONG", note="off") for key in "abcd"}
+    record.write([ComparedCase(CASE, wrong)], machine.facts(), tmp_path)
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -257,7 +259,9 @@ def test_bfloat16_comes_after_its_float32_and_after_an_eager_run() -> None:
 def test_a_failed_run_leaves_the_recorded_results_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    failed = Row(CASE, {key: compare.Cell("failed", note="killed") for key in "abcd"})
+    failed = ComparedCase(
+        CASE, {key: compare.ComparedAlternative("failed", note="killed") for key in "abcd"}
+    )
     monkeypatch.setattr(measure_all, "execute", lambda plan: [failed])
     assert measure_all.main(["--out", str(tmp_path / "results")]) == 1
     assert not (tmp_path / "results").exists()

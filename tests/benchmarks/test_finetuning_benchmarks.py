@@ -1,4 +1,4 @@
-"""The training benchmarks run through at tiny sizes, compare before they time, and keep no text."""
+"""Test that the training benchmarks run in tiny sizes, compare before timing, and keep no text."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from benchmarks.finetuning.sweep import ratio_interval
 from benchmarks.gpu.harness.bench import QUICK, Bench
 from benchmarks.gpu.harness.failures import WrongResultError
 from benchmarks.gpu.sections import training_steps
-from benchmarks.measuring.cases import Case, Shape, build_batch, build_model
+from benchmarks.measuring.cases import ModelCase, Shape, build_batch, build_model
 
-CASE = Case(Shape("tiny", 2, 64, 128, 4, 2, 16, 100), 48, response=8)
+CASE = ModelCase(Shape("tiny", 2, 64, 128, 4, 2, 16, 100), 48, response=8)
 STRATEGIES = ("Question", "Information", "Self-disclosure")
 
 

@@ -1,4 +1,4 @@
-"""The GPU report, tried where there may be no GPU: its own logic, and every section once, tiny.
+"""Test the GPU report where there may be no GPU: its own logic, and every section once, tiny.
 
 On a CPU the sections run interpreted kernels in float32. What only a GPU has (events, memory
 statistics, properties) gets a stand-in with the same signature.
@@ -26,9 +26,9 @@ from benchmarks.gpu.harness import bench, card, checking, failures, llama, proce
 from benchmarks.gpu.harness.bench import QUICK, Bench, Entry
 from benchmarks.gpu.harness.schedule import (
     SECTIONS,
-    Outcome,
+    ReportSettings,
     Section,
-    Settings,
+    SectionOutcome,
     known_ceilings,
     run_here,
 )
@@ -47,7 +47,7 @@ from sra_fast import SpanAttention, SpanQuery, span_attention
 ROOT = Path(__file__).resolve().parents[2]
 KIND = "cuda" if torch.cuda.is_available() else "cpu"
 DEVICE = torch.device(KIND)
-SETTINGS = Settings(KIND, quick=True)
+SETTINGS = ReportSettings(KIND, quick=True)
 CEILINGS = {"gemm_tflops": 1.0, "copy_gbs": 1.0}
 NAMES = [section.name for section in SECTIONS]
 
@@ -67,10 +67,10 @@ def named(name: str) -> Section:
 
 @dataclass(frozen=True)
 class Whole:
-    """A run of all sections."""
+    """Hold one run of all sections of the report."""
 
     folder: Path
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[SectionOutcome]
     printed: str
 
 
@@ -123,7 +123,7 @@ def test_the_printed_table_is_short_and_ends_the_report(whole: Whole) -> None:
     assert len(whole.printed.splitlines()) < 60
     lengths = [{"T": T, "on_ms": 1.0, "score_ms": 1.0} for T in range(7)]
     entries = [*lengths, *[{"error": "no"}] * 30]
-    failing = [Outcome(name, "failed", entries, "because") for name in NAMES]
+    failing = [SectionOutcome(name, "failed", entries, "because") for name in NAMES]
     short = report_page.short(card.facts(KIND), failing, targets.judge(failing), ["a note"] * 2)
     assert len(short.splitlines()) < 60
     assert "forward: failed: because" in short
@@ -259,14 +259,14 @@ def test_calls_take_turns_and_a_ratio_is_that_of_the_rounds() -> None:
     def samples(*seconds: float) -> list[timing.Sample]:
         return [timing.Sample(each, 0.0) for each in seconds]
 
-    turns = timing.Turns({"a": samples(1, 2, 9), "b": samples(1, 4, 3)}, {})
+    turns = timing.TurnTimes({"a": samples(1, 2, 9), "b": samples(1, 4, 3)}, {})
     assert turns.ratio("a", "b") == 1.0
     assert turns.ratio("b", "a") == 1.0
     assert turns.seconds("a") == 2
 
 
 class StandInEvent:
-    """As much of ``torch.cuda.Event`` as is used."""
+    """Offer as much of ``torch.cuda.Event`` as the report uses."""
 
     def __init__(self, enable_timing: bool = False) -> None:
         assert enable_timing
@@ -321,9 +321,11 @@ def test_a_cards_facts_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_time_that_a_section_leaves_goes_to_the_later_ones() -> None:
     given: list[float] = []
 
-    def quick_run(section: Section, settings: Settings, ends: float, known: Any) -> Outcome:
+    def quick_run(
+        section: Section, settings: ReportSettings, ends: float, known: Any
+    ) -> SectionOutcome:
         given.append(ends - time.monotonic())
-        return Outcome(section.name, "done")
+        return SectionOutcome(section.name, "done")
 
     shares = [Section(name, "", "", share) for name, share in (("a", 30), ("b", 10), ("c", 20))]
     gpu_report.execute(shares, SETTINGS, soon(120), quick_run, lambda outcomes: None)
@@ -331,7 +333,7 @@ def test_time_that_a_section_leaves_goes_to_the_later_ones() -> None:
 
 
 def test_without_time_sections_are_skipped_and_that_is_said() -> None:
-    def never(*_: Any) -> Outcome:
+    def never(*_: Any) -> SectionOutcome:
         raise AssertionError
 
     outcomes = gpu_report.execute(SECTIONS, SETTINGS, soon(1), never, lambda outcomes: None)
@@ -341,7 +343,7 @@ def test_without_time_sections_are_skipped_and_that_is_said() -> None:
     late = Bench(DEVICE, QUICK, soon(0), {}, lambda entries: None)
     late.each([{"T": 1}], lambda *_: pytest.fail("was run"))
     assert late.entries == [{"T": 1, "skipped": "out of time"}]
-    assert not Outcome("late", "done", late.entries).good
+    assert not SectionOutcome("late", "done", late.entries).good
 
 
 TARGET = targets.Target("x", "y", "s", "r", ({"T": 1}, {"T": 2}), "at most", 1.02)
@@ -368,7 +370,10 @@ def test_a_target_is_met_only_where_every_place_was_measured(
 ) -> None:
     entries = [{"T": 1, "other": 9.0}, {"T": 3, "r": 99.0}]
     entries += [{"T": at, "r": ratio} for at, ratio in enumerate(ratios, 1) if ratio is not None]
-    outcomes = [Outcome("s", "done", entries), Outcome("t", "done", [{"T": 1, "r": 50.0}])]
+    outcomes = [
+        SectionOutcome("s", "done", entries),
+        SectionOutcome("t", "done", [{"T": 1, "r": 50.0}]),
+    ]
     (verdict,) = targets.judge(outcomes, [replace(TARGET, sense=sense, bound=bound)])
     assert verdict.word == word
     assert worst is None or verdict.worst == worst
@@ -407,7 +412,7 @@ def test_backends_are_chosen_by_what_fits_and_is_fastest(tmp_path: Path) -> None
 def eager_column_sums(
     query: Tensor, key: Tensor, *, reduction: str, is_causal: bool, scale: float | None = None
 ) -> Tensor:
-    """What ``flash_colreduce`` of 0.2.2 gives: ``[B, H, N]`` in the inputs' dtype."""
+    """Return what ``flash_colreduce`` 0.2.2 returns, ``[B, H, N]`` in the inputs' dtype."""
     assert query.shape[1] == key.shape[1]
     assert (reduction, is_causal) == ("sum", True)
     (m, width), n = query.shape[2:], key.shape[2]
@@ -440,7 +445,7 @@ def test_maps_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> 
         whole_model._beside_maps(None, [], work, entry, 1.0)
         assert entry["absent"].startswith("does not fit: needs")
         work.entries.append(entry)
-    ends = targets.maps_end([Outcome("model", "done", work.entries)])
+    ends = targets.maps_end([SectionOutcome("model", "done", work.entries)])
     assert ends.startswith(f"at T = {QUICK.eager_lengths[0]}: does not fit")
 
 
@@ -514,7 +519,7 @@ def test_json_knows_no_nan_and_is_written_whole(tmp_path: Path) -> None:
 def test_a_process_that_hangs_or_dies_is_ended_and_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, grace: float, status: str
 ) -> None:
-    """A stand-in for the section's process sleeps, or ends at once."""
+    """Put a stand-in in the section process's place, which sleeps or ends at once."""
     stand_in = tmp_path / "python"
     waits = "sleep 100" if status == "stopped" else "echo Segmentation fault; exit 3"
     stand_in.write_text(f"#!/bin/sh\n{waits}\n")
@@ -550,7 +555,7 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_the_library_is_importable_where_it_was_not_installed(tmp_path: Path) -> None:
-    """Without ``site`` no installation of this project is seen, editable or not."""
+    """Import without ``site``, which hides every installation of this project."""
     packages = {str(Path(module.__file__).parents[1]) for module in (torch, pytest)}
     code = (
         "import sra_fast.kernels.dispatch, sra_fast.kernels.triton_kernels\n"

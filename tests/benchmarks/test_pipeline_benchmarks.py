@@ -1,4 +1,4 @@
-"""The pipeline's benchmarks run through at tiny sizes, and compare before they time."""
+"""Test that the pipeline's benchmarks run through at tiny sizes, and compare before they time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sra_fast.chat.templates import TEMPLATES
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Dialogues and a model, as both commands take them."""
+    """Return the arguments that both commands share: a file of dialogues and a model."""
     folder = tmp_path_factory.mktemp("inputs")
     speakers = ("seeker", "supporter")
     entries = [

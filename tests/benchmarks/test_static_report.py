@@ -1,4 +1,4 @@
-"""The kernels as compiled: what the report demands holds, and it would say so if it did not."""
+"""Test that the compiled kernels meet the report's demands, and that it tells when they do not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = {(width, size) for width in (64, 128, 256) for size in (2, 4)}
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """In a process that compiles, whatever this one does."""
+    """Run Python in a process that compiles kernels, even if this one interprets them."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     return subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -63,17 +63,18 @@ SPOILED = """
 import sys
 from dataclasses import replace
 from unittest.mock import patch
-from benchmarks import static_report
-from benchmarks.static.compilation import Case
+from benchmarks.static import report
+from benchmarks.static.compilation import KernelCase
 from sra_fast.kernels.triton_kernels.configurations import TABLE, Configuration, Kernel
 import torch
 
 large = Configuration(128, 128, 4, 2)
+case = KernelCase("backward", 128, torch.bfloat16, spans=2)
 with (
     patch.dict(TABLE["sm_90"][Kernel.DQ], {(128, 2): large}),
-    patch.object(static_report, "plan", lambda: [Case("backward", 128, torch.bfloat16, spans=2)]),
+    patch.object(report, "plan", lambda: [case]),
 ):
-    sys.exit(static_report.main(["--json", "--arch", "sm_90"]))
+    sys.exit(report.main(["--json", "--arch", "sm_90"]))
 """
 
 
@@ -105,7 +106,7 @@ def test_the_table_is_complete() -> None:
 
 
 def test_tiles_are_powers_of_two_that_granules_divide() -> None:
-    """16 keys or queries share a mark (layout.py)."""
+    """Check this because 16 keys or queries share a mark (layout.py)."""
     for kernels in TABLE.values():
         for line in (entry for lines in kernels.values() for entry in lines.values()):
             for size in (line.block_m, line.block_n):

@@ -1,4 +1,4 @@
-"""Conversations are read strictly, and what is wrong is said with its place and the way out."""
+"""Test that conversations are read strictly, and that errors name the place and the way out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens of the strategy and of every reply are found through any chat template, or refused."""
+"""Test that the strategy's and every reply's tokens are found in any chat template, or refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REPLIES = ["Hope? \n\n Oh no.", 'You said "Offer Hope" strategy.', "Bad."]
 
 
 def talk(**changes: Any) -> dict[str, Any]:
-    """Two turns and a response; texts of one message come back in others on purpose."""
+    """Return two turns and a response, in which texts of one message occur in others too."""
     messages = [
         {"role": "user", "content": "Bad. I lost my job."},
         {"role": "assistant", "content": REPLIES[0]},
@@ -53,7 +53,7 @@ def talk(**changes: Any) -> dict[str, Any]:
 
 
 def said(text: str) -> str:
-    """Without blanks and case, which not every tokenizer can give back."""
+    """Return a text without blanks and case, which not every tokenizer can give back."""
     return "".join(text.replace("##", "").split()).casefold()
 
 
@@ -71,7 +71,7 @@ def replies_of(tokenizer: PreTrainedTokenizerFast, prompt: EncodedPrompt) -> lis
 
 
 def runs(mask: torch.Tensor) -> int:
-    """How many stretches of tokens without a gap a mask has."""
+    """Return how many stretches of tokens without a gap a mask has."""
     padded = torch.cat([torch.zeros(1), mask.to(torch.float32), torch.zeros(1)])
     return int((padded.diff() > 0).sum())
 
@@ -339,7 +339,7 @@ def test_a_control_token_in_a_text_is_refused(place: str) -> None:
 
 
 def lossy(prepare: Callable[[Tokenizer], None]) -> PreTrainedTokenizerFast:
-    """Bytes again, but with something done to the tokenizer that loses text."""
+    """Return the byte-level tokenizer, changed by ``prepare`` so that it loses text."""
     tokenizer = byte_level_bpe()
     prepare(tokenizer.backend_tokenizer)
     return tokenizer
@@ -392,7 +392,7 @@ def test_a_tokenizer_set_to_truncate_does_not() -> None:
 
 
 class Stubborn(PreTrainedTokenizerFast):
-    """Truncates whatever it is told."""
+    """Stand for a tokenizer that truncates, whatever it is told."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         limit = {"truncation": True, "max_length": self.model_max_length}

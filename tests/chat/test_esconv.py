@@ -1,4 +1,4 @@
-"""ESConv's files become conversations, and what does not is counted and said."""
+"""Test that ESConv's files become conversations, and that whatever does not is counted and told."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sra_fast.chat.esconv import convert, read_dialogues
 from sra_fast.chat.strategies import ESCONV_STRATEGIES, StrategyError
 from sra_fast.training.data.dataset import split_by_conversation
 
-# (speaker of the seeker, of the supporter, field of the text, strategy beside the text?)
+# (name of the seeker, name of the supporter, field of the text, is the strategy beside the text?)
 DIALECTS = {
     "esconv": ("seeker", "supporter", "content", False),
     "failed": ("speaker", "listener", "content", False),
@@ -186,7 +186,7 @@ def test_the_real_files_convert_without_loss(name: str) -> None:
     conversations = as_conversations(found.records)
     assert {c.strategy for c in conversations} == set(ESCONV_STRATEGIES)
 
-    # Told apart from the reader's own way: runs of speakers, counted on the file itself.
+    # The expected number is counted in another way: by runs of speakers in the file itself.
     replies = 0
     for entry in source:
         speakers = [message["speaker"] for message in entry["dialog"]]

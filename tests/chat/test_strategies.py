@@ -1,4 +1,4 @@
-"""Strategies: the paper's and ESConv's names, and a user's own from a file."""
+"""Test the strategies: the paper's and ESConv's names, and a user's own from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates: what a prompt holds, where the strategy stands, and which replies it scores."""
+"""Test what a template's prompt holds, where the strategy stands, and which replies are scored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = 'Use the "{strategy}" strategy. {description}'
 def conversation(
     messages: int, *, opens: str = "user", response: str | None = None, **changes: Any
 ) -> Conversation:
-    """Messages m1, m2, ... in turn."""
+    """Return a conversation whose messages are m1, m2, ..., from user and assistant in turn."""
     roles = ("user", "assistant") if opens == "user" else ("assistant", "user")
     made = tuple(Message(roles[i % 2], f"m{i + 1}") for i in range(messages))  # type: ignore[arg-type]
     fields = {"id": "c7", "strategy": "Offer Hope", "situation": "Fired.", **changes}
@@ -34,7 +34,7 @@ def conversation(
 
 
 def chat(prompt: Prompt) -> list[str]:
-    """The chat turns, scored replies with their turn: ["m1", "m2@1"]."""
+    """Return a prompt's messages without the system's, and replies with turns: ["m1", "m2@1"]."""
     return [
         m.content if m.turn is None else f"{m.content}@{m.turn}"
         for m in prompt.messages

@@ -1,4 +1,4 @@
-"""The command line: what it writes and prints, how it fails, and that texts stay data."""
+"""Test the command line: what it writes and prints, how it fails, and that texts stay data."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def chats(tmp_path: Path) -> Path:
 
 
 def call(*arguments: object, status: int = 0) -> tuple[str, str]:
-    """Standard output and standard error of a command that ends with ``status``."""
+    """Return standard output and standard error of a command that ends with ``status``."""
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(one) for one in arguments])
     assert result.exit_code == status, result.output
     assert "Traceback" not in result.output
@@ -71,7 +71,7 @@ def call_json(*arguments: object, status: int = 0) -> dict[str, Any]:
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder: relative path to content, None for folders."""
+    """Return everything below a folder: relative path to content, None for folders."""
     return {
         str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -483,7 +483,7 @@ def test_compare_scores_only_the_templates_that_are_new(
 
 
 def note_templates(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Notes the template of every batch that is scored from now on."""
+    """Note the template of every batch that is scored from now on."""
     from sra_fast.files.score_file import FileScorer
 
     used: list[str] = []

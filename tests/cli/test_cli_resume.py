@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and started again ends as if nothing had happened."""
+"""Test that a run which is killed and started again ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
-# One import of torch for all the runs: each is a forked child that shares nothing but the code.
+# All runs share one import of torch: each is a forked child that shares nothing but the code.
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path

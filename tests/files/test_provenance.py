@@ -1,4 +1,4 @@
-"""The commit that results name: dirty by what changes the code, and by nothing else."""
+"""Test the commit that results name: dirty if the code differs from it, and for nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders: what they accept, what they keep, and how work is cut."""
+"""Test run folders: what they accept, what they keep, and how work is cut into batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prompt(conversation: int, tokens: int, turns: tuple[int, ...] = (1,)) -> Enc
 
 
 def result(batch: Sequence[EncodedPrompt]) -> SRAResult:
-    """Scores that tell which response they are of."""
+    """Return scores that tell which response they belong to."""
     places = [(one.conversation, turn) for one in batch for turn in one.turns]
     value = torch.tensor([10.0 * c + t for c, t in places])
     return SRAResult(
@@ -51,7 +51,7 @@ PROMPTS = [prompt(0, 4, (1, 2)), prompt(1, 4), prompt(2, 4), prompt(3, 4)]
 
 
 class Scorer:
-    """Scores batches, notes them, and breaks down where it is told to."""
+    """Score batches, note them, and break down where it is told to."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.seen: list[list[int]] = []

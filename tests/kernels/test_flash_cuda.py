@@ -1,7 +1,7 @@
-"""The door to PyTorch's flash attention on CUDA, with a plain stand-in behind it.
+"""Test the calls of PyTorch's flash attention on CUDA, with a plain stand-in for the kernel.
 
 The kernel needs a GPU. What it is handed, and what is made of its answer, does not: the stand-in
-has its signature and its meaning, and refuses what it refuses.
+has the kernel's signature and meaning, and refuses what the kernel refuses.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def varlen_2_11(
     scale: float | None = None,
     window_size: tuple[int, int] = (-1, -1),
 ) -> Any:
-    """``out [T, Hq, D]`` and ``lse [Hq, T]``, NaN where the kernel would write nothing.
+    """Return ``out [T, Hq, D]`` and ``lse [Hq, T]``, NaN where the kernel would write nothing.
 
-    The signature of torch 2.11, which serves fewer key heads than query heads unasked.
+    The signature is that of torch 2.11, which serves fewer key heads than query heads unasked.
     """
     (tokens, heads, width), (key_tokens, key_heads, _) = query.shape, key.shape
     assert key.shape == value.shape == (key_tokens, key_heads, width)
@@ -105,7 +105,7 @@ def varlen_2_13(
     block_table: Tensor | None = None,
     num_splits: int | None = None,
 ) -> Any:
-    """The signature of torch 2.13, which wants to be told of fewer key heads."""
+    """Stand in with the signature of torch 2.13, which wants to be told of fewer key heads."""
     assert enable_gqa or query.shape[1] == key.shape[1]
     assert seqused_k is block_table is num_splits is None
     given = {"return_aux": return_aux, "scale": scale, "window_size": window_size}
@@ -114,7 +114,7 @@ def varlen_2_13(
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[inspect.BoundArguments]:
-    """What the kernel was handed, call by call."""
+    """Return a list that gets what the kernel was handed, call by call."""
     return install(monkeypatch, varlen_2_13)
 
 
@@ -216,7 +216,7 @@ def test_where_every_token_counts_the_kernel_reads_the_models_own_memory(
 
 @pytest.mark.parametrize("offset", [0, 4])
 def test_tensors_that_do_not_lie_on_16_bytes_are_copied(offset: int) -> None:
-    """The kernel reads 16 bytes at a time without asking; the stand-in asks."""
+    """Check it in the stand-in: the kernel itself reads 16 bytes at a time without asking."""
     case = replace(CASES[0], batch=2)
     wide = torch.randn(3, 2, 37, 4, 20)
     q, k, v = (x[..., offset : offset + 16].transpose(1, 2) for x in wide)

@@ -1,4 +1,4 @@
-"""What must hold of span masses whatever the shapes, segments, labels, rows and windows are."""
+"""Test what must hold of span masses for any shapes, segments, labels, rows and windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ quickly = settings(max_examples=15, deadline=None, derandomize=True)
 
 @st.composite
 def calls(draw: st.DrawFn) -> dict[str, Any]:
-    """q, k, v, labels of four disjoint spans that cover every key, rows, segments and a rule."""
+    """Draw q, k, v, labels of four disjoint spans on all keys, rows, segments and a rule."""
     batch, kv_heads, group = (
         draw(st.integers(1, 2)),
         draw(st.integers(1, 2)),
@@ -59,7 +59,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def ask(call: dict[str, Any], labels: Tensor, backend: Any, spans: int = SPANS) -> Any:
-    """The op on ``labels [B, N]``, a bit field."""
+    """Call the op with the bit field ``labels [B, N]``."""
     query = SpanQuery(
         labels.to(torch.int32), call["rows"], call["segments"], tuple(map(str, range(spans)))
     )

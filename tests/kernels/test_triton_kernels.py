@@ -1,6 +1,7 @@
-"""The Triton kernels against the definition in float64: on a GPU, or interpreted on a CPU.
+"""Test the Triton kernels against the definition in float64: on a GPU, or interpreted on a CPU.
 
-The interpreter multiplies bfloat16 as raw bits, so that dtype is for GPUs, as float64 is not.
+The interpreter multiplies bfloat16 as raw bits, so bfloat16 is tested on GPUs only, and float64
+under the interpreter only.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ pytestmark = pytest.mark.usefixtures("unwritten_memory_is_nan")
 
 
 def _grid() -> list[Case]:
-    """The shared grid, and what is particular to these kernels.
+    """Return the shared grid of cases, and those that are particular to these kernels.
 
-    Their tiles are small when interpreted: what is long elsewhere to cross blocks is short here.
+    Interpreted tiles are small, so lengths that cross several blocks elsewhere are shorter here.
     """
     return [
         *(case for case in CASES if case.queries <= 300),
@@ -124,7 +125,7 @@ def test_gradients_are_those_of_float64_autograd(case: Case) -> None:
 def test_gradients_in_half_precision_are_as_good_as_plain_pytorchs(
     case: Case, dtype: torch.dtype
 ) -> None:
-    """Plain PyTorch: the reference's autograd on the rounded inputs, in the same dtype."""
+    """Compare with the reference's autograd on the rounded inputs, in the same dtype."""
     case = replace(case, sinks=False)
     found = gradients(case, dtype, "triton", DEVICE)
     for mine, true in zip(found, gradients(case, torch.float64, "reference", DEVICE), strict=True):
@@ -287,7 +288,7 @@ def test_few_queries_are_decoded_and_many_are_not() -> None:
 
 
 def _flat(case: Case, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Arguments of the operator ``fused_attention``."""
+    """Return a call's arguments as the operator ``fused_attention`` takes them."""
     q, k, v = (x.detach().requires_grad_() for x in case.tensors(dtype, DEVICE))
     rule, query = case.rule(dtype, DEVICE), case.query().to(q.device)
     made = layout(query, case.batch, case.queries, case.keys, case.window)
@@ -363,7 +364,7 @@ def test_what_is_not_served_is_named(message: str, case: Case, dtype: torch.dtyp
 
 @pytest.mark.skipif(not ON_GPU, reason="needs a GPU with 16 GB free")
 def test_offsets_beyond_two_billion_elements() -> None:
-    """q of 2³¹ + elements: 33 heads of 524,288 queries of width 128, in bf16."""
+    """Use more than 2³¹ elements in q: 33 heads of 524,288 queries of width 128, in bf16."""
     length, heads = 524_288, 33
     q = torch.randn(1, length, heads, 128, device=DEVICE, dtype=torch.bfloat16).transpose(1, 2)
     k = torch.randn(1, length, 1, 128, device=DEVICE, dtype=torch.bfloat16).transpose(1, 2)

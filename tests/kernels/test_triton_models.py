@@ -1,4 +1,4 @@
-"""Whole models through the Triton kernels: what they measure, train and generate stays the same."""
+"""Test that whole models measure, train and generate the same through the Triton kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sra_fast
 from marked_batches import marked_batch
 from model_families import FAMILIES, Family
 
-# Plain, softcap and windows, sinks, D ≠ Dv, chunks, and a hybrid's few attention layers.
+# A plain family, softcap and windows, sinks, D ≠ Dv, chunks, and a hybrid's few attention layers.
 CHOSEN = ("llama", "gemma2", "gpt_oss", "deepseek_v3", "llama4", "lfm2")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 each_family = pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The attention implementation in transformers' models: exact, with a request and without one."""
+"""Test that the attention in transformers' models is exact, with a request and without one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ each_side = pytest.mark.parametrize("side", ["left", "right"])
 
 
 def padded(lengths: tuple[int, ...], side: str) -> tuple[Tensor, Tensor]:
-    """Token ids and their mask."""
+    """Return token ids and their mask, with padding."""
     ids = random_tokens(len(lengths), max(lengths))
     mask = torch.zeros_like(ids)
     for row, length in enumerate(lengths):
@@ -39,12 +39,12 @@ def padded(lengths: tuple[int, ...], side: str) -> tuple[Tensor, Tensor]:
 
 
 def usual(family: Family) -> str:
-    """What the family runs with otherwise."""
+    """Return the attention implementation that the family runs with otherwise."""
     return "sdpa" if family.sdpa else "eager"
 
 
 def query_of(length: int, batch: int = 1, rows: Any = None) -> SpanQuery:
-    """Keys 3 to 6 and key 0, rows 20 and up."""
+    """Ask for two spans, keys 3 to 6 and key 0, and the rows 20 and up."""
     labels = torch.zeros(batch, length, dtype=torch.int32)
     labels[:, 3:7] |= 1
     labels[:, 0] |= 2
@@ -210,7 +210,7 @@ def test_masses_of_the_op_are_exact_under_autocast() -> None:
 
 
 def test_a_window_that_only_the_config_tells_is_kept() -> None:
-    """PhiMoE slides by its mask alone: nothing is handed to the attention function."""
+    """Use PhiMoE, whose window is in its mask alone: the attention function is handed none."""
     config = PhimoeConfig(
         vocab_size=128,
         hidden_size=64,

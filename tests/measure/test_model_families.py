@@ -1,4 +1,4 @@
-"""The tiny models can fail a test: peaked maps, heads that differ, windows and sinks that bite."""
+"""Test that the tiny models can fail a test: their maps are peaked, and their heads differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny tokenizers and chat templates in the shapes that models in use have."""
+"""Make tiny tokenizers and chat templates in the shapes that models in use have."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ CHATML = """\
 {%- for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}\
 {%- endfor %}"""
 
-# Merges the system text into the first user message, wants strict order, writes its own BOS.
+# This template merges the system text into the first user message, wants strict order, and writes
+# its own BOS.
 LLAMA_2 = """\
 {%- if messages[0]['role'] == 'system' %}{%- set sys = '<<SYS>>\n' + messages[0]['content'] + \
 '\n<</SYS>>\n\n' %}{%- set chat = messages[1:] %}{%- else %}{%- set sys = '' %}\
@@ -31,7 +32,7 @@ LLAMA_2 = """\
 {{- bos_token + '[INST] ' + (sys if loop.first else '') + m['content'] | trim + ' [/INST]' }}\
 {%- else %}{{- ' ' + m['content'] | trim + ' ' + eos_token }}{%- endif %}{%- endfor %}"""
 
-# Has no system role and says so.
+# This template has no system role, and raises an error for one.
 GEMMA = """\
 {{- bos_token }}{%- for m in messages %}\
 {%- if m['role'] == 'system' %}{{- raise_exception('System role not supported') }}{%- endif %}\
@@ -40,8 +41,8 @@ GEMMA = """\
 {{- '<turn>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' + m['content'] | trim + \
 '<end_turn>\n' }}{%- endfor %}"""
 
-# Hangs the system text on the last message if that is the user's, so that a chat which ends with
-# a reply has none at all.
+# This template puts the system text into the last message if that is the user's, so that a chat
+# that ends with a reply has none at all.
 MISTRAL = """\
 {{- bos_token }}{%- if messages[0]['role'] == 'system' %}{%- set sys = messages[0]['content'] %}\
 {%- set chat = messages[1:] %}{%- else %}{%- set chat = messages %}{%- endif %}\
@@ -53,7 +54,7 @@ MISTRAL = """\
 {{- m['content'] + '[/INST]' }}{%- else %}{{- m['content'] + eos_token }}{%- endif %}\
 {%- endfor %}"""
 
-# Takes the thoughts out of earlier replies and puts an empty thought before the last one.
+# This template removes the thoughts from earlier replies and puts an empty one before the last.
 QWEN_3 = """\
 {%- for m in messages %}{%- set text = m['content'] %}{%- set thought = '' %}\
 {%- if m['role'] == 'assistant' and '</think>' in text %}\
@@ -83,7 +84,7 @@ SOUND_TEMPLATES = {
 def wrapped(
     backend: Tokenizer, template: str | None, *, adds_bos: bool = False, **special: str
 ) -> PreTrainedTokenizerFast:
-    """The backend with control tokens and a chat template, as transformers loads it."""
+    """Return the backend with control tokens and a chat template, as transformers loads it."""
     backend.add_special_tokens([AddedToken(token, special=True) for token in CONTROL_TOKENS])
     if adds_bos:
         backend.post_processor = processors.TemplateProcessing(
@@ -96,9 +97,9 @@ def wrapped(
 
 
 def byte_level_bpe(template: str | None = CHATML, **special: str) -> PreTrainedTokenizerFast:
-    """Bytes, with merges that pull blanks, quotes and line breaks into neighbouring letters.
+    """Return a tokenizer of bytes, whose merges pull blanks, quotes and breaks into nearby letters.
 
-    It also adds a BOS by itself, as Llama 3's does, where it is not told to leave that out.
+    It also adds a BOS by itself, as Llama 3's does, unless it is told to leave that out.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("Ġ", '"'), ("Ġ", "H"), ("o", "p"), ("op", "e"), ("Ċ", "Ċ"), ("Ġ", "t"), (".", "Ċ")]
@@ -111,7 +112,7 @@ def byte_level_bpe(template: str | None = CHATML, **special: str) -> PreTrainedT
 
 
 def metaspace_unigram(template: str | None = CHATML, **special: str) -> PreTrainedTokenizerFast:
-    """Pieces with a mark for the blank before them, as SentencePiece has them, and no bytes."""
+    """Return a tokenizer of SentencePiece's kind: pieces that mark a blank before, no bytes."""
     pieces = ["<unk>", "▁", "▁the", "▁Ho", "pe", '▁"', "ing", *map(chr, range(33, 127)), "\n"]
     backend = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], 0))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -120,7 +121,7 @@ def metaspace_unigram(template: str | None = CHATML, **special: str) -> PreTrain
 
 
 def word_piece(template: str | None = CHATML, **special: str) -> PreTrainedTokenizerFast:
-    """Words and their tails, without blanks, in lower case, as BERT has them."""
+    """Return a tokenizer of words and their tails, without blanks, in lower case, like BERT's."""
     characters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     vocabulary = ["[UNK]", *characters, *(f"##{c}" for c in characters), "hope", "##ing"]
     numbered = {token: i for i, token in enumerate(vocabulary)}

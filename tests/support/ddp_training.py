@@ -1,6 +1,7 @@
-"""Run by `accelerate launch`: one step and one evaluation; the first process writes the outcome.
+"""Run one training step and one evaluation under `accelerate launch`, and write the outcome.
 
-accelerate launch … tests/support/ddp_training.py FOLDER
+The first process writes it. The command is `accelerate launch … tests/support/ddp_training.py
+FOLDER`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WEIGHT = 0.5
 
 
 def one_step(folder: Path, *, batch: int, collator: str) -> SRATrainer:
-    """A step on 8 examples in two accumulated batches per process, and an evaluation on 5."""
+    """Train a step on 8 examples, two accumulated batches per process, and evaluate on 5."""
     model: Any = FAMILIES[0].build()
     trainer = SRATrainer(
         model,

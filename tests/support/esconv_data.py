@@ -1,4 +1,4 @@
-"""Where the real ESConv files are, if they are: their licence keeps them out of the project."""
+"""Say where the real ESConv files are, if they are: their licence keeps them out of the project."""
 
 from __future__ import annotations
 

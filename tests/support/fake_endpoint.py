@@ -1,4 +1,4 @@
-"""A local server that answers like an OpenAI-compatible endpoint, faults included."""
+"""Run a local server that answers like an OpenAI-compatible endpoint, faults included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """What arrived."""
+    """Hold one request that arrived at the server."""
 
     body: dict[str, Any]
     path: str
@@ -23,13 +23,16 @@ class Request:
 
     @property
     def text(self) -> str:
-        """Of the last message."""
+        """Return the text of the last message."""
         return str(self.body["messages"][-1]["content"])
 
 
 @dataclass(frozen=True)
 class Response:
-    """What goes back; ``hang`` for nothing at all, until the server ends."""
+    """Hold what the server sends back.
+
+    With ``hang`` it sends nothing at all, until the server ends.
+    """
 
     body: str
     status: int = 200
@@ -41,7 +44,7 @@ HANG = Response("", hang=True)
 
 
 def completion(text: str | None, finish_reason: str = "stop") -> Response:
-    """A whole answer; 7 tokens were asked with, 3 came back."""
+    """Return a whole answer, to 7 tokens of prompt with 3 tokens of reply."""
     return Response(
         json.dumps(
             {
@@ -63,16 +66,16 @@ def completion(text: str | None, finish_reason: str = "stop") -> Response:
 
 
 def failure(status: int, message: str = "no", retry_after: float = 0.001) -> Response:
-    """An error as OpenAI sends it, to be tried again after so many seconds."""
+    """Return an error as OpenAI sends it, to be tried again after so many seconds."""
     body = json.dumps({"error": {"message": message, "type": "error", "code": None}})
     return Response(body, status, {"Retry-After-Ms": str(1000 * retry_after)})
 
 
 class FakeEndpoint:
-    """The server, running inside ``with``.
+    """Run the server inside ``with``.
 
     Args:
-        answer: called with each request and its number from 0, in threads; gives the response.
+        answer: called with each request and its number from 0, in threads; returns the response.
     """
 
     def __init__(self, answer: Callable[[Request, int], Response]) -> None:
@@ -113,7 +116,7 @@ class FakeEndpoint:
             daemon_threads = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """A client that was killed is no news."""
+                """Stay silent about clients that were killed."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
 
@@ -137,10 +140,10 @@ class FakeEndpoint:
 
 
 def always(response: Response) -> FakeEndpoint:
-    """A server that knows one answer."""
+    """Return a server that always gives this answer."""
     return FakeEndpoint(lambda request, number: response)
 
 
 def in_turn(*responses: Response) -> FakeEndpoint:
-    """A server that gives these one after the other, and the last from then on."""
+    """Return a server that gives these answers one after the other, and then always the last."""
     return FakeEndpoint(lambda request, number: responses[min(number, len(responses) - 1)])

@@ -1,4 +1,4 @@
-"""Batches with marked spans and responses, for tests of whatever scores them."""
+"""Make batches with marked spans and responses, for tests of whatever scores them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SPAN = (3, 4, 5, 6)
 
 
 def response_positions(length: int) -> list[list[int]]:
-    """Positions of the two responses of a sequence, counted from its first token."""
+    """Return the positions of a sequence's two responses, counted from its first token."""
     return [list(range(length - 12, length - 8)), list(range(length - 5, length))]
 
 
 def marked_batch(lengths: tuple[int, ...], side: str = "right", seed: int = 0) -> dict[str, Any]:
-    """Random sequences, each with the span at positions 3 to 6 and two responses at its end.
+    """Make random sequences, each with a span at positions 3 to 6 and two responses at its end.
 
-    The tokens of a sequence depend on its length and ``seed`` alone, not on its company.
+    The tokens of a sequence depend on its length and ``seed`` alone, not on the other sequences.
     """
     width = max(lengths)
     batch: dict[str, Any] = {
@@ -40,6 +40,6 @@ def marked_batch(lengths: tuple[int, ...], side: str = "right", seed: int = 0) -
 
 
 def eager_maps(family: Family, length: int, seed: int = 0) -> Tensor:
-    """A sequence's own maps in a fresh model, ``[L, H, T, T]`` float64."""
+    """Return a sequence's own maps in a fresh model, ``[L, H, T, T]`` float64."""
     maps = eager_attentions(family.build(), random_tokens(1, length, seed))
     return torch.stack([attn[0] for attn in maps.values()]).double()

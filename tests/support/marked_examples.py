@@ -1,4 +1,4 @@
-"""Training examples for the tiny models, and Trainers of them that run in a second."""
+"""Make training examples for the tiny models, and arguments of Trainers that run in a second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLLATORS: dict[str, Any] = {"packed": PackingCollator(), "padded": PaddingColla
 
 
 def marked_examples(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Of several lengths, each with one response at its end and a strategy."""
+    """Make examples of several lengths, each with one response at its end and a strategy."""
     examples = []
     for index in range(count):
         length = 24 + 5 * (index % 4)
@@ -38,13 +38,13 @@ def marked_examples(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def scores(model: PreTrainedModel, examples: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """``[n]``: SRA of each example, by ``sra_fast.score``."""
+    """Return the SRA of each example by ``sra_fast.score``, ``[n]``."""
     batch = PaddingCollator()(examples)
     return sra_fast.score(model, batch).sra.double()
 
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:
-    """Of a run that keeps to the order of its examples and asks for nothing from outside."""
+    """Return the arguments of a run that keeps its examples' order and needs nothing else."""
     defaults: dict[str, Any] = dict(
         output_dir=str(folder),
         report_to=[],

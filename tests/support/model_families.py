@@ -1,4 +1,4 @@
-"""Tiny, randomly initialised chat models of every served family, and their own attention maps.
+"""Build tiny, random chat models of every served family, and return their own attention maps.
 
 One shared table: each test that says something about models runs over `FAMILIES`, `VARIANTS` or a
 part of them.
@@ -74,7 +74,7 @@ _LLAMA4: dict[str, Any] = dict(
 
 @dataclass(frozen=True)
 class Family:
-    """A tiny model and what a test must know about its family.
+    """Hold a tiny model and what a test must know about its family.
 
     `build` gives the same model, weight for weight, on every call: float32, CPU, eval mode.
     """
@@ -86,7 +86,7 @@ class Family:
     hybrid: bool = False
     """Some layers, or half of each layer, carry a state from token to token."""
     sdpa: bool = True
-    """SDPA computes what the model means. Where it does not (softcap, sinks): eager."""
+    """SDPA computes what the model means. Where it does not (softcap, sinks), eager does."""
     sinks: bool = False
     """Rows of the map sum to less than one."""
     packs: bool = True
@@ -107,7 +107,7 @@ class Family:
 
 
 def _tiny(model_type: str, **config: Any) -> Callable[[], PreTrainedModel]:
-    """Builds a sharpened `…ForCausalLM`; `config` adds to `SIZES` or replaces what stands there."""
+    """Build a sharpened `…ForCausalLM`; `config` adds to `SIZES` or replaces what stands there."""
     return partial(_causal_lm, model_type, SIZES | config)
 
 
@@ -155,7 +155,7 @@ def _sharpen(attention: Any) -> None:
 
 
 def _confine_to_few_dimensions(projection: Any, head_dim: int) -> None:
-    """Normalised vectors of few dimensions lie close together or far apart: let four count."""
+    """Scale down all but four dimensions, so that normalised vectors are close or far apart."""
     projection.weight.view(-1, head_dim, projection.in_features)[:, 4:].mul_(0.2)
 
 
@@ -423,13 +423,13 @@ NOT_SERVED: Family = Family(
 
 
 def random_tokens(batch: int, length: int, seed: int = 0) -> Tensor:
-    """Token ids, `[batch, length]` int64, none of them special."""
+    """Return token ids, `[batch, length]` int64, none of them special."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, VOCABULARY - 3, (batch, length), generator=generator)
 
 
 def attention_layers(model: nn.Module) -> tuple[int, ...]:
-    """`layer_idx` of the text layers that attend, ascending, as the model declares them."""
+    """Return the `layer_idx` of the text layers that attend, ascending, as the model says."""
     return tuple(_attention_modules(model))
 
 
@@ -439,7 +439,7 @@ def eager_attentions(
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
 ) -> dict[int, Tensor]:
-    """The model's own maps by `layer_idx`, `[B, H, M, N]` float32; the model stays as it is.
+    """Return the model's own maps by `layer_idx`, `[B, H, M, N]` float32, and leave it as it is.
 
     Keys that a query does not see have exactly 0. A row that sees no key at all (left padding) is
     whatever the family leaves there: do not compare it. For packed rows see
@@ -462,7 +462,7 @@ def eager_attentions(
 
 
 def reduce_by_hand(attn: Tensor, rows: Sequence[int], spans: Mapping[str, Sequence[int]]) -> Tensor:
-    """Attention mass of the spans, `[R, H, G]` float64, from one map `[H, M, N]`.
+    """Return the spans' attention mass, `[R, H, G]` float64, from one map `[H, M, N]`.
 
     `rows` are query positions; a span lists the positions of its keys. Spans come out in the
     mapping's order.
@@ -472,10 +472,10 @@ def reduce_by_hand(attn: Tensor, rows: Sequence[int], spans: Mapping[str, Sequen
 
 
 def _attention_modules(model: nn.Module) -> dict[int, Any]:
-    """Attention modules by `layer_idx`, found by the class in `_can_record_outputs["attentions"]`.
+    """Return the attention modules by `layer_idx`.
 
-    Llama4 names the class on the inner model only. A vision tower names its own, whose modules have
-    no `layer_idx`.
+    They are found by the class in `_can_record_outputs["attentions"]`. Llama4 names the class on
+    the inner model only. A vision tower names its own, whose modules have no `layer_idx`.
     """
     found: dict[int, Any] = {}
     for part in model.modules():

@@ -1,4 +1,4 @@
-"""The grid of DESIGN: one table of op inputs that every backend's tests run over."""
+"""List the inputs of the op that every backend's tests run over, in one grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from sra_fast import SpanQuery
 
 @dataclass(frozen=True)
 class Case:
-    """One call of the op. ``segments`` None: every batch row is one whole sequence."""
+    """Describe one call of the op.
+
+    If ``segments`` is None, every batch row is one whole sequence.
+    """
 
     name: str
     batch: int = 1
@@ -25,18 +28,18 @@ class Case:
     width: int = 16
     value_width: int = 16
     segments: tuple[tuple[int, int, int], ...] | None = None
-    rows: str = "some"  # none, some, all
-    spans: str = "random"  # random, empty, after, overlapping, many
+    rows: str = "some"  # or none, all
+    spans: str = "random"  # or empty, after, overlapping, many
     window: int | None = None
     softcap: float | None = None
     sinks: bool = False
-    strides: str = "transposed"  # transposed, contiguous, odd
+    strides: str = "transposed"  # or contiguous, odd
 
     def __str__(self) -> str:
         return self.name
 
     def rule(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
-        """Keyword arguments of the op."""
+        """Return the keyword arguments of the op."""
         generator = torch.Generator().manual_seed(5)
         sinks = torch.randn(self.heads, generator=generator, dtype=torch.float64)
         sinks = sinks.to(device, dtype)
@@ -48,7 +51,7 @@ class Case:
         }
 
     def tensors(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v, rounded to ``dtype``; logits have a standard deviation of about 3."""
+        """Return q, k and v rounded to ``dtype``; logits have a standard deviation of about 3."""
         generator = torch.Generator().manual_seed(3)
 
         def made(heads: int, length: int, width: int) -> Tensor:
@@ -71,7 +74,7 @@ class Case:
         )
 
     def query(self) -> SpanQuery:
-        """Labels, rows and segments of the case."""
+        """Return the labels, rows and segments of the case."""
         generator = torch.Generator().manual_seed(7)
         shape = (self.batch, self.keys)
         names = 3 if self.spans != "many" else 31

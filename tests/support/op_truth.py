@@ -1,4 +1,4 @@
-"""What the op should give, and by how much it may be off: shared by the tests of every backend."""
+"""Compute what the op should give, and how far each backend may be off from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sra_fast.kernels import reference
 
 
 def truth(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) -> Any:
-    """The reference in float64, from the rounded inputs."""
+    """Return the reference's result in float64, from the rounded inputs."""
     exact = {
         name: value.double() if isinstance(value, Tensor) else value for name, value in rule.items()
     }
@@ -22,7 +22,7 @@ def truth(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) -> Any:
 
 
 def plain_pytorch(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) -> Any:
-    """Eager softmax in the inputs' own dtype: what the tolerance is taken from."""
+    """Return eager softmax in the inputs' own dtype, from which tolerances are taken."""
     q, k, v = inputs
     query, dtype = case.query().to(q.device), q.dtype
     groups = case.heads // case.kv_heads
@@ -43,7 +43,7 @@ def plain_pytorch(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) 
 
 
 def worst(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference; infinities must agree."""
+    """Return the largest difference; infinities must agree."""
     found, wanted = found.cpu(), wanted.cpu()
     assert found.shape == wanted.shape
     assert not found.isnan().any()
@@ -53,7 +53,7 @@ def worst(found: Tensor, wanted: Tensor) -> float:
 
 
 def gradients(case: Case, dtype: torch.dtype, backend: Any, device: str = "cpu") -> list[Tensor]:
-    """Of a random function of out and mass: by q, k, v and the sinks, if the case has them."""
+    """Return the gradients of a random function of out and mass by q, k, v and the case's sinks."""
     leaves = [x.detach().requires_grad_() for x in case.tensors(dtype, device)]
     rule = case.rule(dtype, device)
     if case.sinks:

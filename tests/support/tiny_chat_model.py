@@ -1,4 +1,4 @@
-"""A chat model that is scored in milliseconds, in a folder as save_pretrained writes it."""
+"""Make a chat model that is scored in milliseconds, in a folder as save_pretrained writes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTEXT = 4096
 
 
 def save_tiny_model(folder: Path, *, seed: int = 0, context: int = CONTEXT) -> Path:
-    """A Llama with random weights that attends unevenly, and a byte-level ChatML tokenizer."""
+    """Save a random Llama that attends unevenly, with a byte-level ChatML tokenizer."""
     tokenizer = byte_level_bpe()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -36,7 +36,7 @@ def save_tiny_model(folder: Path, *, seed: int = 0, context: int = CONTEXT) -> P
 
 
 def talk(identity: str, turns: int = 2, **changes: Any) -> dict[str, Any]:
-    """A conversation with that many replies, all of them to be scored."""
+    """Return a conversation with that many replies, all of them to be scored."""
     messages = []
     for turn in range(1, turns + 1):
         messages += [

@@ -1,4 +1,4 @@
-"""Correlations, means and rates, held against SciPy and the published table."""
+"""Test correlations, means and rates against SciPy and the published table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every section is handed: a device, sizes, the time it has, and a record to write in."""
+"""Give every section a device, sizes, the time it has, and a record to write in."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.harness.failures import describe, recover
-from benchmarks.gpu.harness.timing import Call, Turns, take_turns
+from benchmarks.gpu.harness.timing import Call, TurnTimes, take_turns
 
 Entry = dict[str, Any]
-"""One line of a section's table: sizes, figures, and ``error`` if something went wrong,
-``skipped`` if there was no time for it, ``absent`` if it cannot be had here, which is no failure.
-Dicts in it are for the record only."""
+"""One line of a section's table, with sizes and figures. It has ``error`` if something went wrong,
+``skipped`` if there was no time for it, and ``absent`` if it cannot be measured here, which is no
+failure. Dicts in it are for the record only."""
 
 LEAST_SECONDS = 1.0  # a measurement is not begun with less
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is.
+    """Say how large everything is that the sections measure.
 
     Attributes:
-        rounds: of calls that take turns, at most.
-        heads, kv_heads, width: Hq, Hkv, D = Dv.
-        rows, span: the last R queries are asked for; one span of so many keys near the start.
-        gemm: of a square matrix product.
-        copy_bytes: of a buffer that is copied.
-        prefill, backward: lengths T.
-        gradients: length at which gradients are compared with float32 autograd.
-        agreement: length at which they are compared with another backend's.
+        rounds: the most rounds of calls that take turns.
+        heads, kv_heads, width: Hq, Hkv and D = Dv.
+        rows: R, the number of last queries whose mass is asked for.
+        span: the number of keys of the one span, near the start.
+        gemm: the side of the square matrices of the dense product.
+        copy_bytes: the size of the buffer that is copied.
+        prefill, backward: the lengths T of the forward and of the backward pass.
+        gradients: the length at which gradients are compared with float32 autograd.
+        agreement: the length at which gradients are compared with another backend's.
         decode_keys, decode_batches: N and B of a decoding step.
-        column_sums: lengths for the comparison with column sums.
-        choice_prefill, choice_training: lengths at which backends are compared for ``auto``.
-        model, model_lengths: the model that is scored (:data:`llama.SHAPES`).
-        model_check: length at which its scores are compared.
-        eager_lengths: lengths for maps, ascending.
-        training, training_lengths: the model that is trained, and conversations' lengths.
-        rank: of its LoRA.
+        column_sums: the lengths for the comparison with column sums.
+        choice_prefill, choice_training: the lengths at which backends are compared for ``auto``.
+        model, model_lengths: the model that is scored (:data:`llama.SHAPES`), and the lengths.
+        model_check: the length at which the model's scores are compared.
+        eager_lengths: the lengths at which attention maps are tried, ascending.
+        training, training_lengths: the model that is trained, and the conversations' lengths.
+        rank: the rank of LoRA in that training.
     """
 
     rounds: int
@@ -126,14 +127,14 @@ QUICK = Sizes(
 
 @dataclass
 class Bench:
-    """A section at work.
+    """Hold what a section works with, and run its measurements.
 
     Attributes:
-        device: where it measures.
-        sizes: how large.
-        ends: when its time is over, by ``time.monotonic``.
+        device: the device that is measured.
+        sizes: how large everything is.
+        ends: the moment at which the section's time is over, by ``time.monotonic``.
         ceilings: ``gemm_tflops`` and ``copy_gbs`` as far as they were measured before.
-        save: keeps the entries, called after each.
+        save: the function that keeps the entries, called after each of them.
         entries: what was found so far.
     """
 
@@ -146,24 +147,24 @@ class Bench:
 
     @property
     def dtype(self) -> torch.dtype:
-        """bfloat16; float32 on a CPU, whose interpreter of kernels has no bfloat16."""
+        """Return bfloat16, or float32 on a CPU, whose interpreter of kernels has no bfloat16."""
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     @property
     def left(self) -> float:
-        """Seconds until the time is over."""
+        """Return the seconds that are left of the section's time."""
         return self.ends - time.monotonic()
 
     def turns(
         self, calls: Mapping[str, Call], seconds: float, *, least: int = 3, long: bool = False
-    ) -> Turns:
-        """:func:`timing.take_turns` on this device."""
+    ) -> TurnTimes:
+        """Time calls in turn on this device, by :func:`timing.take_turns`."""
         return take_turns(
             calls, self.device, seconds, most=self.sizes.rounds, least=least, long=long
         )
 
     def each(self, places: Sequence[Entry], measure: Callable[[Bench, Entry, float], None]) -> None:
-        """Measures at every place; what goes wrong at one is written down there.
+        """Measure at every place, and note an error at the place where it happens.
 
         Args:
             places: the sizes that each entry begins with.
@@ -184,11 +185,11 @@ class Bench:
             except Exception as error:  # the other places go on
                 entry["error"] = describe(error)
             self.save(self.entries)
-            recover(self.device)  # here, where no traceback holds on to tensors any more
+            recover(self.device)  # here no traceback holds on to tensors any more
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that tensors on the device can take."""
+    """Return how many bytes tensors on the device can still take."""
     if device.type != "cuda":
         from benchmarks.measuring.machine import available_bytes
 

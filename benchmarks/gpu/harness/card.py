@@ -1,4 +1,7 @@
-"""What the report was made on: card, driver, versions. Nothing that names a machine or a folder."""
+"""Describe what the report was made on: card, driver and versions.
+
+Nothing in it names a machine or a folder.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ QUERIED = (
 
 
 def facts(device: str) -> dict[str, Any]:
-    """Of this machine, as far as they can be had."""
+    """Return the facts about this machine, as far as they can be had."""
     found: dict[str, Any] = {
         "device": device,
         "card": name(device),
@@ -52,18 +55,18 @@ def facts(device: str) -> dict[str, Any]:
 
 
 def name(device: str) -> str:
-    """The card's, as the driver calls it."""
+    """Return the card's name, as the driver says it."""
     return torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
 
 
 def slug(card: str) -> str:
-    """Of a card's name, for a folder: "NVIDIA H200" -> "h200"."""
+    """Return a card's name as a part of a folder's name: "NVIDIA H200" -> "h200"."""
     words = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
     return words.removeprefix("nvidia-") or "gpu"
 
 
 def state() -> dict[str, str]:
-    """Driver, clocks, power and temperature by nvidia-smi, where that is there."""
+    """Return driver, clocks, power and temperature from nvidia-smi, or nothing without it."""
     command = ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader", "--id=0"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)

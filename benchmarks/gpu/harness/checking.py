@@ -1,10 +1,10 @@
-"""Whether what is timed is right: against float64, by ‖x − exact‖ / ‖exact‖.
+"""Check against float64 that what is timed is right, by the error ‖x − exact‖ / ‖exact‖.
 
     out    at most twice the error of PyTorch's own kernel in the same dtype, or ε
-    mass   at most 1e-3: its logits are to be kept in float32, a bf16 product is off by 6e-3
+    mass   at most 1e-3: its logits are kept in float32, while a bf16 product is off by 6e-3
     lse    at most 1e-4
 
-NaN is never right.
+An error of NaN is never right.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ BLOCK_NUMBERS = 1 << 26  # float64 logits alive at once: half a GB
 
 @dataclass(frozen=True)
 class ExactRows:
-    """The rows asked for in float64: out ``[R, Hq, D]``, mass ``[R, Hq, G]``, lse ``[R, Hq]``."""
+    """Hold the rows asked for in float64.
+
+    Attributes:
+        out: ``[R, Hq, D]``, their outputs.
+        mass: ``[R, Hq, G]``, their masses.
+        lse: ``[R, Hq]``, their logsumexps.
+    """
 
     out: Tensor
     mass: Tensor
@@ -36,7 +42,10 @@ class ExactRows:
 
 
 def exact_rows(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery) -> ExactRows:
-    """By the definition, in blocks of rows; every batch row is one causal segment of all keys."""
+    """Compute the rows asked for by the definition, in blocks of rows.
+
+    Every batch row is one causal segment of all keys.
+    """
     (batch, heads, m, width), (groups, n) = q.shape, k.shape[1:3]
     rows, per_group = query.rows, heads // groups
     shifts = torch.arange(len(query.names), device=q.device, dtype=torch.int32)
@@ -68,13 +77,16 @@ def exact_rows(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery) -> ExactRows:
 
 
 def rows_of(x: Tensor, query: SpanQuery) -> Tensor:
-    """``[B, Hq, M, …]`` -> ``[R, Hq, …]``."""
+    """Return the rows asked for of a tensor, ``[B, Hq, M, …] -> [R, Hq, …]``."""
     m = x.shape[2]
     return x[query.rows // m, :, query.rows % m]
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    """``‖found − wanted‖ / ‖wanted‖`` in float64, slice by slice of the first dimension but one."""
+    """Return ``‖found − wanted‖ / ‖wanted‖`` in float64.
+
+    The second dimension is taken slice by slice (the first if there is no second), to save memory.
+    """
     if found.shape != wanted.shape:
         raise WrongResultError(f"shape {list(found.shape)}, expected {list(wanted.shape)}")
     dim = min(1, found.ndim - 1)
@@ -87,17 +99,17 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 
 def tolerance(plain: float | None, dtype: torch.dtype) -> float:
-    """For outputs and gradients, from the error of PyTorch's own kernel, if that ran.
+    """Return the tolerance of outputs and gradients, given the error of PyTorch's own kernel.
 
-    Two right kernels round at different places, so an ε is always allowed; a wrong term or row is
-    off by far more.
+    ``plain`` is None if that kernel did not run. Two right kernels round at different places, so an
+    ε is always allowed; a wrong term or row is off by far more.
     """
     eps = torch.finfo(dtype).eps
     return max(2 * (eps if plain is None else plain), eps) + FLOAT32_FLOOR
 
 
 def require(errors: Mapping[str, float], allowed: Mapping[str, float]) -> None:
-    """Raises :class:`WrongResultError` where an error is not within what is allowed."""
+    """Raise :class:`WrongResultError` where an error is not within what is allowed."""
     wrong = [
         f"{name} off by {error:.1e}, at most {allowed[name]:.1e}"
         for name, error in errors.items()
@@ -114,14 +126,14 @@ def check(
     plain: Tensor | None,
     entry: dict[str, Any],
 ) -> None:
-    """Enters the errors of a result, and raises if it is wrong.
+    """Write the errors of a result into its entry, and raise an error if the result is wrong.
 
     Args:
         result: what was computed.
-        query: the query it answers.
-        exact: the rows asked for.
+        query: the query that it answers.
+        exact: the exact values of the rows asked for.
         plain: ``[B, Hq, M, D]``, the output of PyTorch's own kernel, or None.
-        entry: gets ``errors``.
+        entry: the entry that gets ``errors``.
     """
     dtype = result.out.dtype
     of_plain = None if plain is None else relative(rows_of(plain, query), exact.out)
@@ -135,7 +147,7 @@ def check(
         "mass": MASS_TOLERANCE,
         "lse": LSE_TOLERANCE,
     }
-    if plain is not None:  # all rows, not only those asked for
+    if plain is not None:  # this compares all rows, not only those asked for
         errors["out against PyTorch's"] = relative(result.out, plain)
         allowed["out against PyTorch's"] = 2 * allowed["out"]
     entry["errors"] = {**errors, "PyTorch's out": of_plain}
@@ -143,7 +155,10 @@ def check(
 
 
 def fresh(call: Callable[[], SpanAttention]) -> SpanAttention:
-    """The second result of a call, whose memory is the first one's, full of NaN by then."""
+    """Return the second result of a call, in the memory of the first, which was filled with NaN.
+
+    An output that the call does not write thus stays NaN.
+    """
     first = call()
     for x in (first.out, first.mass, first.lse):
         x.fill_(math.nan)

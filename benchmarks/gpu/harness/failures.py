@@ -1,4 +1,4 @@
-"""What went wrong, in words that can be published: no folder, no machine, not too long."""
+"""Describe what went wrong in words that can be published: no folder, no machine, not too long."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import traceback
 import torch
 
 LONGEST = 600  # characters
-# Of absolute paths: "1/2" and "tests/a.py" stay.
+# The folders of absolute paths; "1/2" and "tests/a.py" stay.
 _FOLDERS = re.compile(r"(?<![\w.)/\\])(?:[A-Za-z]:)?[/\\](?:[\w.+@-]+[/\\])*(?=[\w.+@-])")
 
 
 class WrongResultError(RuntimeError):
-    """What was computed is not what it should be, so that its time does not count."""
+    """Say that a result is wrong, so that its time does not count."""
 
 
 class DeviceLostError(RuntimeError):
-    """The device answers no more in this process."""
+    """Say that the device no longer answers in this process."""
 
 
 def describe(error: BaseException) -> str:
-    """Kind, message and innermost places of an error."""
+    """Return kind, message and innermost places of an error as one line."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     places = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
     if isinstance(error, WrongResultError):
@@ -31,7 +31,7 @@ def describe(error: BaseException) -> str:
 
 
 def plain(text: str) -> str:
-    """One line, without folders; the middle of a long text is left out."""
+    """Return the text as one line without folders; the middle of a long text is left out."""
     text = " ".join(_FOLDERS.sub("", text).split())
     if len(text) <= LONGEST:
         return text
@@ -39,16 +39,16 @@ def plain(text: str) -> str:
 
 
 def last_lines(text: str, count: int = 6) -> str:
-    """The end of a program's output, as one line."""
+    """Return the last lines of a program's output, joined into one line."""
     lines = [line for line in text.splitlines() if line.strip()]
     return plain(" | ".join(lines[-count:]))
 
 
 def recover(device: torch.device) -> None:
-    """Gives back the memory a failed call left behind.
+    """Give back the memory that a failed call left behind.
 
     Raises:
-        DeviceLostError: an error that ends every later call too, such as an illegal access.
+        DeviceLostError: an error, such as an illegal access, that ends every later call too.
     """
     gc.collect()
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""A model of Llama's shape with random weights on the device, and a prompt with span and reply."""
+"""Build a model of Llama's shape with random weights on the device, and a prompt with a reply."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from benchmarks.measuring.cases import Shape
 SHAPES = {
     shape.name: shape
     for shape in (
-        # A score computes no logits, so a small vocabulary does; training needs the whole one.
+        # A score computes no logits, so a small vocabulary will do; training needs the whole one.
         Shape("Llama-3-8B shape", 32, 4096, 14336, 32, 8, 128, 8192),
         Shape("Llama-3-8B", 32, 4096, 14336, 32, 8, 128, 128256),
         Shape("tiny", 2, 64, 128, 4, 2, 16, 100),
     )
 }
-LONGEST = 131072  # tokens that its positions reach to
-DEVIATION = 0.02  # of the weights, as transformers draws them
+LONGEST = 131072  # the longest prompt of the models, in tokens
+DEVIATION = 0.02  # the standard deviation of the weights, as transformers draws them
 
 
 def build(shape: Shape, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
-    """By way of the meta device, so that every weight is made once, where and as it stays."""
+    """Build the model by way of the meta device, so that every weight is made once and in place."""
     config = LlamaConfig(
         num_hidden_layers=shape.layers,
         hidden_size=shape.hidden,
@@ -42,20 +42,20 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype) -> LlamaForCau
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.to(dtype).to_empty(device=device)
-    # Its table is no parameter, and stays in float32.
+    # The table of positions is no parameter, and stays in float32.
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
-                parameter.fill_(1.0)  # of the norms, as in a new model
+                parameter.fill_(1.0)  # the weights of norms, as in a new model
             else:
                 parameter.normal_(0.0, DEVIATION, generator=generator)
     return model.eval()
 
 
 def flops(shape: Shape, tokens: int) -> float:
-    """Of a forward pass without logits: the layers' products, and causal attention."""
+    """Return the operations of a forward pass without logits: products and causal attention."""
     projections = 2 * (shape.heads + shape.kv_heads) * shape.head_width * shape.hidden
     weights = projections + 3 * shape.hidden * shape.intermediate
     attention = 2 * shape.heads * shape.head_width * tokens
@@ -63,9 +63,9 @@ def flops(shape: Shape, tokens: int) -> float:
 
 
 def batch(shape: Shape, sizes: Sizes, tokens: int) -> dict[str, Tensor]:
-    """What :func:`sra_fast.score` takes, on the CPU: ``sizes.rows`` rows will be asked for.
+    """Build what :func:`sra_fast.score` takes, with ``sizes.rows`` rows asked for, on the CPU.
 
-    Those are the reply's tokens and the one before them.
+    Those rows are the reply's tokens and the one before them.
     """
     generator = torch.Generator().manual_seed(1)
     strategy = torch.zeros(1, tokens, dtype=torch.bool)
@@ -77,7 +77,7 @@ def batch(shape: Shape, sizes: Sizes, tokens: int) -> dict[str, Tensor]:
 
 
 def plain_forward(model: LlamaForCausalLM, ids: Tensor) -> Callable[[], Tensor]:
-    """The base model by SDPA alone: no logits, no cache, no gradients, no SRA."""
+    """Return a call of the base model by SDPA alone: no logits, no cache, no gradients, no SRA."""
 
     def call() -> Tensor:
         with torch.no_grad():

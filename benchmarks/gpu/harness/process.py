@@ -1,4 +1,4 @@
-"""A section in a process of its own: whatever it does there, the others have their turn.
+"""Run one section in a process of its own, so that a crash ends only that section.
 
 An illegal access ends every later call of its process, and a kernel that hangs cannot be ended from
 inside. ``python -m benchmarks.gpu.harness.process SECTION …`` is that process; it writes down what
@@ -23,19 +23,28 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.harness.failures import last_lines
-from benchmarks.gpu.harness.schedule import SECTIONS, Outcome, Section, Settings, run_here
+from benchmarks.gpu.harness.schedule import (
+    SECTIONS,
+    ReportSettings,
+    Section,
+    SectionOutcome,
+    run_here,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
-GRACE = 15.0  # seconds beyond its time until a section is ended
+GRACE = 15.0  # a section is ended this many seconds after its time
 
 
 def run_apart(
     section: Section,
-    settings: Settings,
+    settings: ReportSettings,
     ends: float,
     ceilings: Mapping[str, float],
-) -> Outcome:
-    """As :func:`sections.run_here`, in a new process, which is ended soon after its time."""
+) -> SectionOutcome:
+    """Run a section as :func:`schedule.run_here` does, but in a new process.
+
+    That process is ended soon after its time is over.
+    """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
         result = Path(folder, "result.json")
@@ -55,8 +64,8 @@ def run_apart(
             in_time = _wait(process, ends + GRACE)
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it may have started, too
-            with contextlib.suppress(subprocess.TimeoutExpired):  # held up in the driver
+                os.killpg(process.pid, signal.SIGKILL)  # with whatever it may have started
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the driver may hold it up
                 process.wait(10.0)
         printed.seek(0)
         output = printed.read().decode(errors="replace")
@@ -72,7 +81,7 @@ def run_apart(
 
 
 def write(value: Any, path: Path) -> None:
-    """JSON, all or nothing; NaN and infinities as text, which JSON does not know."""
+    """Write a value as JSON, all or nothing, with NaN and infinities as text, which JSON lacks."""
     beside = path.with_suffix(".writing")
     text = json.dumps(_sayable(value), indent=1, ensure_ascii=False, default=str)
     beside.write_text(text + "\n", "utf-8")
@@ -89,7 +98,7 @@ def _sayable(value: Any) -> Any:
     return value
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def _environment(settings: ReportSettings) -> dict[str, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["HF_HUB_OFFLINE"] = "1"
     environment.pop("TRITON_INTERPRET", None)
@@ -99,7 +108,10 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _wait(process: subprocess.Popen[bytes], until: float) -> bool:
-    """Whether it ended by itself. It is left unreaped, so that its number stays its own."""
+    """Return whether the process ended by itself before ``until``.
+
+    It is left unreaped, so that its number stays its own.
+    """
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     while time.monotonic() < until:
         if os.waitid(os.P_PID, process.pid, options) is not None:
@@ -108,29 +120,50 @@ def _wait(process: subprocess.Popen[bytes], until: float) -> bool:
     return False
 
 
-def _read(result: Path, section: Section) -> Outcome:
+def _read(result: Path, section: Section) -> SectionOutcome:
     try:
-        return Outcome(**json.loads(result.read_text("utf-8")))
+        return SectionOutcome(**json.loads(result.read_text("utf-8")))
     except FileNotFoundError:
-        return Outcome(section.name, "running")
+        return SectionOutcome(section.name, "running")
 
 
 def main() -> None:
-    """The process of one section."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("section", choices=[section.name for section in SECTIONS])
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--ends", type=float, required=True)
-    parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--ceilings", type=json.loads, required=True)
-    parser.add_argument("--quick", action="store_true")
+    """Run one section as the program of its process."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.harness.process")
+    parser.add_argument(
+        "section",
+        choices=[section.name for section in SECTIONS],
+        help="The name of the section to run.",
+    )
+    parser.add_argument(
+        "--device", required=True, help="The device to measure on: cuda, or cpu for a trial."
+    )
+    parser.add_argument(
+        "--ends",
+        type=float,
+        required=True,
+        help="The moment at which the section's time is over, in seconds by time.monotonic.",
+    )
+    parser.add_argument(
+        "--result",
+        type=Path,
+        required=True,
+        help="The JSON file that the outcome is written into.",
+    )
+    parser.add_argument(
+        "--ceilings",
+        type=json.loads,
+        required=True,
+        help="The ceilings measured so far, as a JSON object.",
+    )
+    parser.add_argument("--quick", action="store_true", help="Run the section with tiny sizes.")
     options = parser.parse_args()
     section = next(section for section in SECTIONS if section.name == options.section)
 
-    def save(outcome: Outcome) -> None:
+    def save(outcome: SectionOutcome) -> None:
         write(asdict(outcome), options.result)
 
-    settings = Settings(options.device, options.quick)
+    settings = ReportSettings(options.device, options.quick)
     save(run_here(section, settings, options.ends, options.ceilings, save))
 
 

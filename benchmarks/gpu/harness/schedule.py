@@ -1,4 +1,4 @@
-"""The sections in their order, what share of the time each may take, and how one is run here."""
+"""List the sections in order with their share of the time, and run one in this process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 from benchmarks.gpu.harness.bench import FULL, QUICK, Bench, Entry
 from benchmarks.gpu.harness.failures import describe
 
-Status = Literal["running", "done", "failed", "stopped", "skipped"]
+SectionStatus = Literal["running", "done", "failed", "stopped", "skipped"]
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the report.
+    """Describe one part of the report.
 
     Attributes:
-        name: on the command line and in the record.
-        title: in the report.
-        function: ``module:function`` in the folder ``sections``; imported when it is run.
-        share: of the whole time, in seconds of 520. What a section leaves goes to the later ones.
+        name: its name on the command line and in the record.
+        title: its heading in the report.
+        function: ``module:function`` in the folder ``sections``, imported when it is run.
+        share: its share of the time, in seconds of 520. Time that it leaves goes to later sections.
     """
 
     name: str
@@ -98,12 +98,12 @@ SECTIONS = (
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What holds for every section of a run.
+class ReportSettings:
+    """Hold the settings that all sections of a run share.
 
     Attributes:
         device: ``"cuda"``, or ``"cpu"`` to try the report itself.
-        quick: tiny sizes.
+        quick: whether to use tiny sizes.
     """
 
     device: str
@@ -111,26 +111,27 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a section.
+class SectionOutcome:
+    """Hold what came of a section.
 
     Attributes:
-        name: its name.
-        status: ``"stopped"``: it was ended from outside; ``"skipped"``: never begun.
+        name: the section's name.
+        status: how the section ended; ``"stopped"`` says that it was ended from outside, and
+            ``"skipped"`` that it was never begun.
         entries: what it found, as far as it came.
         reason: why it is not done.
-        seconds: it took.
+        seconds: how long it took.
     """
 
     name: str
-    status: Status
+    status: SectionStatus
     entries: Sequence[Entry] = ()
     reason: str = ""
     seconds: float = 0.0
 
     @property
     def good(self) -> bool:
-        """Whether all of it ran and was right."""
+        """Return whether the whole section ran and was right."""
         return self.status == "done" and not any(
             {"error", "skipped"} & entry.keys() for entry in self.entries
         )
@@ -138,24 +139,24 @@ class Outcome:
 
 def run_here(
     section: Section,
-    settings: Settings,
+    settings: ReportSettings,
     ends: float,
     ceilings: Mapping[str, float],
-    save: Callable[[Outcome], None] = lambda outcome: None,
-) -> Outcome:
-    """Runs a section in this process.
+    save: Callable[[SectionOutcome], None] = lambda outcome: None,
+) -> SectionOutcome:
+    """Run a section in this process.
 
     Args:
-        section: which.
-        settings: of the run.
-        ends: when its time is over, by ``time.monotonic``.
-        ceilings: measured before.
+        section: the section to run.
+        settings: the settings of the run.
+        ends: the moment at which its time is over, by ``time.monotonic``.
+        ceilings: the ceilings that were measured before.
         save: gets the outcome so far after each entry.
     """
     start = time.monotonic()
 
-    def so_far(status: Status, entries: Sequence[Entry], reason: str = "") -> Outcome:
-        return Outcome(section.name, status, list(entries), reason, time.monotonic() - start)
+    def so_far(status: SectionStatus, entries: Sequence[Entry], reason: str = "") -> SectionOutcome:
+        return SectionOutcome(section.name, status, list(entries), reason, time.monotonic() - start)
 
     bench = Bench(
         torch.device("cuda", 0) if settings.device == "cuda" else torch.device("cpu"),
@@ -172,8 +173,8 @@ def run_here(
     return so_far("done", bench.entries)
 
 
-def known_ceilings(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """``gemm_tflops`` and ``copy_gbs``, as far as they were measured."""
+def known_ceilings(outcomes: Sequence[SectionOutcome]) -> dict[str, float]:
+    """Return ``gemm_tflops`` and ``copy_gbs``, as far as they were measured."""
     return {
         name: entry[name]
         for outcome in outcomes

@@ -1,4 +1,4 @@
-"""What the sections measure with: random tensors, queries, and PyTorch's own attention."""
+"""Make what the sections measure with: random tensors, queries, and PyTorch's own attention."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from benchmarks.gpu.harness.bench import Sizes
 from benchmarks.gpu.harness.timing import Call
 from sra_fast import SpanQuery
 
-FIRST_KEY = 16  # of the span
+FIRST_KEY = 16  # the position where the span begins
 
 FLASH, CUDNN = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One call's inputs.
+    """Hold the inputs of one attention call.
 
     Attributes:
         q, k, v: ``[B, Hq, M, D]``, ``[B, Hkv, N, D]``, ``[B, Hkv, N, D]``.
-        asking: the query with its rows and span.
-        silent: the same without rows.
+        asking: a query that asks for the mass of rows on a span.
+        silent: the same query without any rows.
     """
 
     q: Tensor
@@ -47,17 +47,17 @@ def attention(
     layout: Literal["model", "cache"] = "model",
     seed: int = 0,
 ) -> Attention:
-    """Standard normal q, k, v, of which the last ``sizes.rows`` queries per row are asked for.
+    """Draw standard normal q, k and v, and ask for the last ``sizes.rows`` queries per batch row.
 
     Args:
-        sizes: heads, width, rows, span.
-        device, dtype: of the tensors.
-        keys: N; every batch row is one segment.
-        batch: B.
-        queries: M; N if None.
-        layout: ``[B, L, H, D]`` in memory, as models hand over, or k and v ``[B, H, L, D]``, as
-            caches keep them.
-        seed: of the numbers.
+        sizes: the numbers of heads and rows, and the widths of heads and span.
+        device, dtype: the device and the dtype of the tensors.
+        keys: N, the number of keys; every batch row is one segment.
+        batch: B, the number of batch rows.
+        queries: M, the number of queries; N if None.
+        layout: ``"model"`` for ``[B, L, H, D]`` in memory, as models hand it over; ``"cache"`` for
+            k and v as ``[B, H, L, D]``, as caches keep them.
+        seed: the seed of the random numbers.
     """
     queries = keys if queries is None else queries
     generator = torch.Generator(device).manual_seed(seed)
@@ -81,7 +81,7 @@ def attention(
 def pytorch_attention(
     q: Tensor, k: Tensor, v: Tensor, backend: SDPBackend, *, is_causal: bool = True
 ) -> Call:
-    """A call of PyTorch's own attention by one of its kernels, tried once.
+    """Return a call of PyTorch's own attention by one of its kernels, which was tried once.
 
     Where the kernel takes no fewer key heads than query heads, keys and values are repeated
     beforehand.
@@ -108,5 +108,5 @@ def pytorch_attention(
 
 
 def flops(sizes: Sizes, tokens: int) -> float:
-    """Of causal attention forward: two products of ``T²/2`` pairs, 2·D each."""
+    """Return the operations of causal attention forward: two products of ``T²/2`` pairs."""
     return 4.0 * sizes.width * sizes.heads * tokens**2 / 2

@@ -1,4 +1,4 @@
-"""Times of calls that take turns, A B C A B C …, so that what slows the card slows them all.
+"""Time calls that take turns, A B C A B C …, so that what slows the card slows them all.
 
 On a GPU every call stands between two events, and before it a copy of gigabytes: the copy empties
 the L2 cache, and while it runs the host enqueues the call, so that what is measured is the card's
@@ -28,45 +28,45 @@ LEAD_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Sample:
-    """One call: its time, and how long the host took to enqueue it, in seconds."""
+    """Hold one call's time, and how long the host took to enqueue it, both in seconds."""
 
     seconds: float
     host: float
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Calls that took turns.
+class TurnTimes:
+    """Hold the times of calls that took turns.
 
     Attributes:
-        samples: of each call that ran, round by round.
-        failed: why the others did not.
+        samples: the samples of each call that ran, round by round.
+        failed: the reason for each call that did not run.
     """
 
     samples: Mapping[str, Sequence[Sample]]
     failed: Mapping[str, str]
 
     def seconds(self, name: str) -> float | None:
-        """The median time of a call, or None if it failed."""
+        """Return the median time of a call, or None if it failed."""
         if name not in self.samples:
             return None
         return median(sample.seconds for sample in self.samples[name])
 
     def ratio(self, name: str, other: str) -> float | None:
-        """How much of ``other``'s time ``name`` takes: the median over the rounds."""
+        """Return ``name``'s time divided by ``other``'s, the median over the rounds."""
         if name not in self.samples or other not in self.samples:
             return None
         pairs = zip(self.samples[name], self.samples[other], strict=True)
         return median(mine.seconds / theirs.seconds for mine, theirs in pairs)
 
     def required(self, *names: str) -> None:
-        """Raises ``RuntimeError`` if one of these failed."""
+        """Raise ``RuntimeError`` if one of these calls failed."""
         for name in names:
             if name in self.failed:
                 raise RuntimeError(f"{name}: {self.failed[name]}")
 
     def record(self, entry: dict[str, Any]) -> None:
-        """Enters the median times, their spread, and what failed."""
+        """Write the median times, their spread, and the failures into an entry."""
         entry["times"] = {}
         for name, samples in self.samples.items():
             times = [sample.seconds * 1e3 for sample in samples]
@@ -91,16 +91,19 @@ def take_turns(
     most: int,
     least: int = 3,
     long: bool = False,
-) -> Turns:
-    """Warms every call up, then times them in turn until ``seconds`` are over.
+) -> TurnTimes:
+    """Warm every call up, then time them in turn until ``seconds`` are over.
 
     Args:
-        calls: by name, in the order of their turns. One that fails in its warm-up is left out.
-        device: where they run.
-        seconds: for the warm-up and all rounds; it ends after the round in which they run out.
-        most: rounds.
-        least: rounds, whatever the time.
-        long: by the host's clock, and without a warm-up, of calls that were run before.
+        calls: the calls by name, in the order of their turns. One that fails in its warm-up is
+            left out.
+        device: the device that they run on.
+        seconds: the time for the warm-up and all rounds; the round in which it runs out is the
+            last one.
+        most: the most rounds.
+        least: the fewest rounds, whatever the time.
+        long: whether to time by the host's clock and without a warm-up, for calls that were run
+            before.
     """
     ends = time.monotonic() + seconds
     failed: dict[str, str] = {}
@@ -111,9 +114,9 @@ def take_turns(
                 call()
                 synchronize(device)
             samples[name] = []
-        except Exception as error:  # whatever it is, the others may run
+        except Exception as error:  # whatever went wrong, the other calls may run
             failed[name] = describe(error)
-        if name in failed:  # here, where no traceback holds on to tensors any more
+        if name in failed:  # here no traceback holds on to tensors any more
             recover(device)
     timed = _between_events if device.type == "cuda" and not long else _by_the_clock
     rounds = 0
@@ -121,17 +124,17 @@ def take_turns(
         for name in samples:
             samples[name].append(timed(calls[name], device))
         rounds += 1
-    return Turns(samples, failed)
+    return TurnTimes(samples, failed)
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the device."""
+    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def give_lead_back() -> None:
-    """Frees the memory that goes before each timed call."""
+    """Free the memory of the copy that goes before each timed call."""
     _lead.cache_clear()
 
 

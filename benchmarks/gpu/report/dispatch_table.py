@@ -1,4 +1,4 @@
-"""From the times of the backends to the table that ``backend="auto"`` reads."""
+"""Turn the times of the backends into the table that ``backend="auto"`` reads."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ WORKS = ("prefill", "decode", "mass_grad")
 
 
 def chosen(entries: Sequence[dict[str, Any]]) -> Table:
-    """Per kind of work the backend that fits everywhere and is fastest by the geometric mean.
+    """Return per kind of work the backend that fits everywhere and is fastest.
 
-    A kind of work with a place that was not measured is left out.
+    The fastest is told by the geometric mean of the ratios. A kind of work with a place that was
+    not measured is left out.
     """
     table: Table = {}
     for work in WORKS:
@@ -37,7 +38,7 @@ def chosen(entries: Sequence[dict[str, Any]]) -> Table:
 
 
 def unfit(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """What kept a backend out, for the report."""
+    """Return a line for the report on each backend that was excluded, with the reason."""
     return [
         f"{entry['work']}, T = {entry['T']}, B = {entry['B']}: {backend}: {reason}"
         for entry in entries
@@ -46,7 +47,7 @@ def unfit(entries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def merge(table: Table, path: Path) -> None:
-    """Writes a table into the one at ``path``, of which other entries stay."""
+    """Write a table into the one at ``path``, where all other entries stay."""
     known: Table = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for architecture, works in table.items():
         known[architecture] = {**known.get(architecture, {}), **works}

@@ -1,4 +1,4 @@
-"""The report's pictures: speed against length, ratios against their bounds, and the model."""
+"""Draw the report's pictures: speed against length, ratios against their bounds, and the model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.harness.bench import Entry
-from benchmarks.gpu.harness.schedule import Outcome, known_ceilings
-from benchmarks.gpu.report.targets import Verdict
+from benchmarks.gpu.harness.schedule import SectionOutcome, known_ceilings
+from benchmarks.gpu.report.targets import TargetVerdict
 
-# Okabe and Ito's palette, told apart with any colour vision; line and marker differ as well.
+# The palette of Okabe and Ito is told apart with any colour vision; line and marker differ too.
 BLUE, RED, YELLOW, GREY = "#0072B2", "#D55E00", "#E69F00", "#555555"
 OURS = {"color": BLUE, "marker": "o", "linestyle": "-"}
 OURS_PLAIN = {"color": BLUE, "marker": "s", "linestyle": ":", "fillstyle": "none"}
@@ -20,9 +20,9 @@ PLAIN = {"color": GREY, "marker": "s", "linestyle": "--", "fillstyle": "none"}
 
 
 def draw(
-    card: str, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], folder: Path
+    card: str, outcomes: Sequence[SectionOutcome], verdicts: Sequence[TargetVerdict], folder: Path
 ) -> list[str]:
-    """Draws what there are figures for; gives the names of the files."""
+    """Draw the pictures for which there are figures, and return the names of the files."""
     entries = {outcome.name: outcome.entries for outcome in outcomes}
     drawn = []
     for name, figure in {
@@ -67,7 +67,7 @@ def _speed(card: str, entries: Mapping[str, Sequence[Entry]], ceiling: float | N
     return figure
 
 
-def _ratios(card: str, verdicts: Sequence[Verdict]) -> Any | None:
+def _ratios(card: str, verdicts: Sequence[TargetVerdict]) -> Any | None:
     shown = [
         verdict
         for verdict in verdicts
@@ -92,7 +92,7 @@ def _ratios(card: str, verdicts: Sequence[Verdict]) -> Any | None:
     return figure
 
 
-def _label(verdict: Verdict) -> str:
+def _label(verdict: TargetVerdict) -> str:
     against = verdict.target.against
     return verdict.target.what if against == "–" else f"{verdict.target.what}\nvs {against}"
 
@@ -126,7 +126,7 @@ def _figure(title: str) -> Any:
 
 
 def _points(entries: Sequence[Entry], key: str) -> list[tuple[int, float]]:
-    """``(T, figure)``, ascending, one per length."""
+    """Return the points ``(T, figure)``, ascending, one per length."""
     found = {
         entry["T"]: entry[key]
         for entry in entries

@@ -1,4 +1,4 @@
-"""The report to read: ``report.md``, and the short table that is printed last."""
+"""Write the report to read, ``report.md``, and the short table that is printed last."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.gpu.harness.bench import Entry
-from benchmarks.gpu.harness.schedule import SECTIONS, Outcome
+from benchmarks.gpu.harness.schedule import SECTIONS, SectionOutcome
 from benchmarks.gpu.report.dispatch_table import unfit
-from benchmarks.gpu.report.targets import Verdict, maps_end
+from benchmarks.gpu.report.targets import TargetVerdict, maps_end
 
-MOST_TROUBLES = 8  # lines of the short table; the report has them all
+MOST_TROUBLES = 8  # lines about failures in the short table; the report has them all
 
 PLACE = ("what", "check", "work", "beside", "T", "B", "N")  # says where figures were measured
 
-# Of a section's table, as far as an entry has them.
+# The columns of each section's table; those that no entry has are left out.
 COLUMNS = {
     "correctness": "what, passed, failed_tests, skipped_tests, memory_errors, seconds",
     "ceilings": "what, dtype, gemm_tflops, copy_gbs",
@@ -37,7 +37,7 @@ COLUMNS = {
     "plain_total_gb, regulariser_total_gb, rounds",
 }
 
-# Of what is printed by length; an entry is shown if it has the second.
+# The columns of what is printed by length; an entry is shown if it has the second one.
 SHORT_COLUMNS = {
     "forward": ("T", "on_ms", "on/off", "on_tflops", "flash_tflops", "cudnn_tflops"),
     "model": ("T", "score_ms", "sdpa_ms", "maps_ms", "score/sdpa time", "score/sdpa memory"),
@@ -48,19 +48,19 @@ Rows = Sequence[Sequence[str]]
 
 def as_markdown(
     facts: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
-    verdicts: Sequence[Verdict],
+    outcomes: Sequence[SectionOutcome],
+    verdicts: Sequence[TargetVerdict],
     pictures: Sequence[str],
     notes: Sequence[str],
 ) -> str:
-    """The whole report.
+    """Return the whole report as Markdown.
 
     Args:
-        facts: of the card.
-        outcomes: of the sections, in their order.
-        verdicts: on the targets.
-        pictures: files beside the report.
-        notes: what else there is to say.
+        facts: the description of the card.
+        outcomes: the outcomes of the sections, in their order.
+        verdicts: the verdicts on the targets.
+        pictures: the names of picture files beside the report.
+        notes: what else there is to say, a line each.
     """
     parts = [
         f"# GPU report: {facts['card']}",
@@ -79,11 +79,11 @@ def as_markdown(
 
 def short(
     facts: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
-    verdicts: Sequence[Verdict],
+    outcomes: Sequence[SectionOutcome],
+    verdicts: Sequence[TargetVerdict],
     notes: Sequence[str],
 ) -> str:
-    """Under 60 lines for a terminal."""
+    """Return the summary for a terminal, in under 60 lines."""
     took = ", ".join(f"{o.name} {o.seconds:.0f} s" for o in outcomes if o.status != "skipped")
     wrong = troubles(outcomes)
     hidden = len(wrong) - MOST_TROUBLES
@@ -107,8 +107,8 @@ def short(
     return "\n".join(lines)
 
 
-def troubles(outcomes: Sequence[Outcome]) -> list[str]:
-    """What failed, was wrong or found no time, one line each; whole sections first."""
+def troubles(outcomes: Sequence[SectionOutcome]) -> list[str]:
+    """Return what failed, was wrong or found no time, one line each, whole sections first."""
     sections = [f"{o.name}: {o.status}: {o.reason}" for o in outcomes if o.status != "done"]
     return sections + [
         f"{outcome.name}, {_place(entry)}: {entry[key]}"
@@ -120,7 +120,7 @@ def troubles(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def number(value: object) -> str:
-    """A figure for a reader: three digits or so, ratios near 1 with three decimals."""
+    """Return a figure as text: three digits or so, and ratios near 1 with three decimals."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -155,7 +155,7 @@ def _line(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+def _verdict_rows(verdicts: Sequence[TargetVerdict]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for verdict in verdicts:
         known = sum(value is not None for value in verdict.values)
@@ -173,7 +173,7 @@ def _verdict_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _section(outcome: Outcome) -> list[str]:
+def _section(outcome: SectionOutcome) -> list[str]:
     section = next(section for section in SECTIONS if section.name == outcome.name)
     parts = [f"## {section.title}"]
     if outcome.status != "done":
@@ -201,7 +201,7 @@ def _section(outcome: Outcome) -> list[str]:
 
 
 def _errors(entries: Sequence[Entry]) -> str:
-    """The largest error of each kind, which says how right the results were."""
+    """Return a line with the largest error of each kind, which says how right the results were."""
     worst: dict[str, float] = {}
     for entry in entries:
         for name, error in entry.get("errors", {}).items():

@@ -1,4 +1,4 @@
-"""What is to be reached, as data, and whether it was."""
+"""List the targets as data, and judge whether they were reached."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.gpu.harness.bench import FULL, Entry
-from benchmarks.gpu.harness.schedule import Outcome
+from benchmarks.gpu.harness.schedule import SectionOutcome
 
 
 @dataclass(frozen=True)
 class Target:
-    """One figure of one section, at one or several places.
+    """Describe one figure of one section that is to be reached, at one or several places.
 
     Attributes:
-        what, against: for the reader.
-        section, field: where the figure is found.
-        places: an entry counts for a place if it has all its values; every place must be measured.
-        sense, bound: what is to be reached; None: the figure is only shown.
+        what, against: what is measured and what it is compared with, for the reader.
+        section, field: the section and the field that hold the figure.
+        places: the places where it must be measured; an entry counts for a place if it has all the
+            place's values.
+        sense, bound: what is to be reached; with the bound None the figure is only shown.
     """
 
     what: str
@@ -31,7 +32,7 @@ class Target:
 
     @property
     def to_reach(self) -> str:
-        """The bound, for the reader."""
+        """Return the bound as text for the reader."""
         if self.bound is None:
             return "–"
         bound = f"{self.bound:.2f}" if isinstance(self.bound, float) else str(self.bound)
@@ -39,13 +40,13 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A target and what came of it.
+class TargetVerdict:
+    """Hold a target and what came of it.
 
     Attributes:
-        target: which.
-        values: per place, None where it was not measured.
-        word: ``"–"`` for a figure that was measured and has nothing to reach.
+        target: the target that is judged.
+        values: the figure at each place, None where it was not measured.
+        word: the verdict; ``"–"`` for a figure that was measured and has nothing to reach.
     """
 
     target: Target
@@ -54,7 +55,7 @@ class Verdict:
 
     @property
     def worst(self) -> float | None:
-        """Of the values there are."""
+        """Return the worst of the values that were measured, or None without any."""
         known = [value for value in self.values if value is not None]
         if not known:
             return None
@@ -111,13 +112,15 @@ TARGETS = (
 )  # fmt: skip
 
 
-def judge(outcomes: Sequence[Outcome], targets: Sequence[Target] = TARGETS) -> list[Verdict]:
-    """Met only if every place was measured and reaches the bound."""
+def judge(
+    outcomes: Sequence[SectionOutcome], targets: Sequence[Target] = TARGETS
+) -> list[TargetVerdict]:
+    """Judge every target: it is met only if every place was measured and reaches the bound."""
     return [_judge(target, outcomes) for target in targets]
 
 
-def maps_end(outcomes: Sequence[Outcome]) -> str:
-    """At which length attention maps no longer fit, for the reader."""
+def maps_end(outcomes: Sequence[SectionOutcome]) -> str:
+    """Return at which length attention maps no longer fit, as text for the reader."""
     entries = [
         entry
         for outcome in outcomes
@@ -131,7 +134,7 @@ def maps_end(outcomes: Sequence[Outcome]) -> str:
     return f"at T = {died[0]['T']}: {died[0]['absent']}"
 
 
-def _judge(target: Target, outcomes: Sequence[Outcome]) -> Verdict:
+def _judge(target: Target, outcomes: Sequence[SectionOutcome]) -> TargetVerdict:
     entries = [
         entry
         for outcome in outcomes
@@ -145,9 +148,9 @@ def _judge(target: Target, outcomes: Sequence[Outcome]) -> Verdict:
     )
     known = [value for value in values if value is not None]
     if target.bound is None:
-        return Verdict(target, values, "–" if known else "not measured")
+        return TargetVerdict(target, values, "–" if known else "not measured")
     limit = target.bound
     missed = [v for v in known if not (v <= limit if target.sense == "at most" else v >= limit)]
     if missed:
-        return Verdict(target, values, "not met")
-    return Verdict(target, values, "met" if len(known) == len(values) else "not measured")
+        return TargetVerdict(target, values, "not met")
+    return TargetVerdict(target, values, "met" if len(known) == len(values) else "not measured")

@@ -1,4 +1,4 @@
-"""What this card can do at most, measured: a dense product, and a copy. Random data."""
+"""Measure what this card can do at most: a dense product and a copy, with random data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.gpu.harness.bench import Bench, Entry, free_bytes
 
 
 def run(bench: Bench) -> None:
-    """A square matrix product in TFLOP/s, a copy in GB/s (bytes read and bytes written)."""
+    """Measure a square matrix product in TFLOP/s and a copy in GB/s (bytes read and written)."""
     size = bench.sizes.gemm
     copied = min(bench.sizes.copy_bytes, free_bytes(bench.device) // 8)
     bench.each(

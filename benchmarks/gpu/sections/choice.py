@@ -1,7 +1,7 @@
-"""Which backend ``auto`` should take on this card, by kind of work: what is right and fastest.
+"""Find the backend that ``auto`` should take on this card, by kind of work: right and fastest.
 
-Kinds as in ``sra_fast.kernels.dispatch``: attention over a prompt with mass, the same forward and
-backward with a gradient of the mass, and a decoding step.
+The kinds are those of ``sra_fast.kernels.dispatch``: attention over a prompt with mass, the same
+forward and backward with a gradient of the mass, and a decoding step.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from benchmarks.gpu.sections.gradients import leaves
 from sra_fast import SpanAttention, span_attention
 from sra_fast.kernels.dispatch import card
 
-Backend = Literal["lse", "triton"]
-BACKENDS: tuple[Backend, ...] = ("lse", "triton")
+ComparedBackend = Literal["lse", "triton"]
+BACKENDS: tuple[ComparedBackend, ...] = ("lse", "triton")
 
 
 def run(bench: Bench) -> None:
-    """Both backends at every kind of work."""
+    """Measure both backends at every kind of work."""
     sizes, name = bench.sizes, card(bench.device)
     common = {"architecture": name}
     bench.each(
@@ -57,7 +57,7 @@ def _measure_forward(bench: Bench, entry: Entry, seconds: float) -> None:
         layout="cache" if decode else "model",
     )
 
-    def attend(backend: Backend) -> SpanAttention:
+    def attend(backend: ComparedBackend) -> SpanAttention:
         return span_attention(given.q, given.k, given.v, given.asking, backend=backend)
 
     exact = checking.exact_rows(given.q, given.k, given.v, given.asking)
@@ -67,7 +67,7 @@ def _measure_forward(bench: Bench, entry: Entry, seconds: float) -> None:
         try:
             checking.check(checking.fresh(call), given.asking, exact, None, {})
             calls[backend] = call
-        except Exception as error:  # the other one may do
+        except Exception as error:  # the other backend may serve
             entry.setdefault("unfit", {})[backend] = describe(error)
         recover(bench.device)
     _time(bench, entry, calls, seconds)
@@ -76,7 +76,7 @@ def _measure_forward(bench: Bench, entry: Entry, seconds: float) -> None:
 def _measure_training(bench: Bench, entry: Entry, seconds: float) -> None:
     given = leaves(bench, entry["T"])
 
-    def step(backend: Backend) -> Sequence[Tensor | None]:
+    def step(backend: ComparedBackend) -> Sequence[Tensor | None]:
         gradients: Sequence[Tensor | None] = given.backward(backend, mass=True)()
         return gradients
 
@@ -86,7 +86,7 @@ def _measure_training(bench: Bench, entry: Entry, seconds: float) -> None:
         try:
             found[backend] = step(backend)
             calls[backend] = functools.partial(step, backend)
-        except Exception as error:  # the other one may do
+        except Exception as error:  # the other backend may serve
             entry.setdefault("unfit", {})[backend] = describe(error)
         recover(bench.device)
     if len(found) == len(BACKENDS):

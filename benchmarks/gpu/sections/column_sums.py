@@ -1,9 +1,9 @@
-"""Beside the PyPI package ``flash-colreduce``, where that is installed and can do the job.
+"""Compare with the PyPI package ``flash-colreduce``, where it is installed and can do the job.
 
-It sums the attention map over queries, per key. The sum of our masses over the rows asked for is
-the sum of its columns over the span's keys, if it is given those rows alone; given all queries it
-answers another question at the cost of all. It wants as many key heads as query heads: they are
-repeated beforehand.
+The package sums the attention map over queries, per key. Our masses, summed over the rows asked
+for, are the sum of its columns over the span's keys if it is given those rows alone; given all
+queries it answers another question at the cost of all. It wants as many key heads as query heads,
+so these are repeated beforehand.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from benchmarks.gpu.harness.timing import Call
 from sra_fast import span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule
 
-SUM_TOLERANCE = 2e-2  # its sums are rounded to the inputs' dtype
+SUM_TOLERANCE = 2e-2  # the package's sums are rounded to the inputs' dtype
 
 
 def run(bench: Bench) -> None:
-    """Times of its column sums and of ours; nothing where it is not installed."""
+    """Time the package's column sums and ours, or note that the package is not installed."""
     bench.each([{"T": tokens} for tokens in bench.sizes.column_sums], _measure)
 
 
@@ -83,7 +83,7 @@ def _ran(samples: Mapping[str, object]) -> bool:
 
 
 def _sums(columns: Call, labels: Tensor) -> Tensor:
-    """``[Hq]``: the columns ``[1, Hq, N]`` summed over the span's keys."""
+    """Return its columns ``[1, Hq, N]`` summed over the span's keys, ``[Hq]``."""
     found = columns()
     if not isinstance(found, Tensor):
         raise TypeError(f"column sums: expected a tensor, got {type(found).__name__}")

@@ -1,4 +1,4 @@
-"""The kernels' tests on the GPU they are for, a memory checker, and PyTorch's flash kernel.
+"""Run the kernels' tests on the GPU, a memory checker, and PyTorch's flash kernel over their cases.
 
 The tests run as their own process, in several workers where pytest-xdist is installed: most of
 their time is compiling. Beside them, the kernels that are timed later are compiled into Triton's
@@ -30,14 +30,14 @@ from sra_fast import span_attention
 
 ROOT = Path(__file__).resolve().parents[3]
 TESTS = ("kernels/test_triton_kernels.py", "kernels/test_triton_models.py")
-QUICK_TESTS = "scales"  # pytest's -k
+QUICK_TESTS = "scales"  # selects the tests by pytest's -k
 MOST_WORKERS = 14
-MOST_NAMES = 20  # of failed tests, in the record
-SPARE_SECONDS = 25.0  # for what comes after the tests
+MOST_NAMES = 20  # names of failed tests in the record
+SPARE_SECONDS = 25.0  # kept for what comes after the tests
 SANITIZERS = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
-SANITIZER_SECONDS = 120.0  # while the tests run, so at no cost
+SANITIZER_SECONDS = 120.0  # the checker runs beside the tests, so this costs no time
 MASS_TOLERANCE, LSE_TOLERANCE = 2e-4, 1e-3  # float32; a wrong key or row is off by far more
-MEMORY_ERROR = 86  # exit status of the memory checker if it finds one
+MEMORY_ERROR = 86  # the memory checker's exit status if it finds an error
 
 _OUTCOME = "PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS"
 _WORKER_LINE = re.compile(rf"^\[gw\d+\]\s+\[\s*\d+%\]\s+({_OUTCOME})\s+(\S.*?)\s*$")
@@ -47,19 +47,19 @@ _REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (\S+?::.*?|\S+) - (.*)$")
 
 @dataclass(frozen=True)
 class Started:
-    """A process at work, and the file with what it prints."""
+    """Hold a running process, and the file with what it prints."""
 
     process: subprocess.Popen[bytes]
     printed: IO[bytes]
 
     def output(self) -> str:
-        """What it printed so far."""
-        number = self.printed.fileno()  # the place in the file is the process's own: left alone
+        """Return what the process has printed so far."""
+        number = self.printed.fileno()  # the process writes at the file's position: left alone
         return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")
 
 
 def run(bench: Bench) -> None:
-    """Tests, memory checker, compiling, and the backend that stands on PyTorch's kernel."""
+    """Run the tests, the memory checker, the compiling, and then the grid of backend ``lse``."""
     which = "some tests" if bench.sizes is QUICK else "tests"
     places = {which: _tests, "memory check of one small case": _memory_check, "compiling": _compile}
     with (
@@ -109,13 +109,17 @@ def _compiler(bench: Bench) -> list[str] | None:
 
 @contextmanager
 def _started(command: list[str] | None) -> Iterator[Started | None]:
-    """A process, which is ended when this is left; what it started itself may need a while more."""
+    """Start a process inside ``with``, which is ended when ``with`` is left.
+
+    What the process started itself may need a while more to end.
+    """
     if command is None:
         yield None
         return
     environment = {**os.environ, "COLUMNS": "400"}
     if "memcheck" in command:
-        environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"  # else blocks are too large to tell
+        # With the cache, blocks are so large that accesses past a tensor's end go unnoticed.
+        environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
             command, stdout=printed, stderr=subprocess.STDOUT, env=environment
@@ -147,16 +151,16 @@ def _tests(bench: Bench, entry: Entry, started: Started) -> None:
         names = ", ".join(list(failed)[:3])
         raise WrongResultError(f"{len(failed)} tests failed, among them {names}")
     if not finished:
-        entry["failed_tests"] = None  # of those that ran, none
+        entry["failed_tests"] = None  # none of those that ran failed, but some did not run
         raise RuntimeError(f"the tests were ended after {entry['seconds']:.0f} s")
     if started.process.returncode != 0 or not counts["passed"]:
         raise RuntimeError(f"pytest ended with {started.process.returncode}: {last_lines(output)}")
 
 
 def read_outcomes(output: str) -> tuple[dict[str, int], dict[str, str]]:
-    """How many tests passed, failed and were skipped, and which failed why.
+    """Return how many tests passed, failed and were skipped, and which failed for which reason.
 
-    From the lines that ``pytest -v`` prints as it goes, with or without workers, so that a run
+    It reads the lines that ``pytest -v`` prints as it goes, with or without workers, so that a run
     that was ended counts as far as it came.
     """
     outcomes: dict[str, str] = {}
@@ -195,7 +199,10 @@ def _memory_check(bench: Bench, entry: Entry, started: Started) -> None:
 
 
 def _compile(bench: Bench, entry: Entry, started: Started) -> None:
-    """What it could not compile fails again, and is recorded, where it is measured."""
+    """Wait for the compiling of the kernels that are timed later.
+
+    A kernel that cannot be compiled fails again where it is measured, and is recorded there.
+    """
     if not _finished(started, bench.left - SPARE_SECONDS / 2):
         entry["absent"] = "not all in time; the rest is compiled where it is measured"
     elif started.process.returncode != 0:
@@ -203,7 +210,10 @@ def _compile(bench: Bench, entry: Entry, started: Started) -> None:
 
 
 def _grid(bench: Bench, entry: Entry, seconds: float) -> None:
-    """What the tests have only a stand-in for: PyTorch's kernel, over the same cases."""
+    """Check backend ``lse``, with PyTorch's real kernel, over the cases of the tests.
+
+    Away from a GPU the tests have only a stand-in for that kernel.
+    """
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from op_cases import CASES
     from op_truth import plain_pytorch, truth, worst

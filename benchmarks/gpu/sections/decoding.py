@@ -1,7 +1,7 @@
-"""One decoding step with mass against a long cache: bytes, so the floor is the copy's bandwidth.
+"""Measure one decoding step with mass against a long cache, beside the time to read its bytes.
 
-The floor is the bytes of K and V, read once, over the measured bandwidth of a copy, which counts
-bytes read and bytes written alike; reading alone may be a little faster than that.
+That time is the floor: the bytes of K and V, read once, over the measured bandwidth of a copy,
+which counts bytes read and bytes written alike; reading alone may be a little faster than that.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from benchmarks.gpu.harness.failures import describe
 from benchmarks.gpu.harness.timing import Call
 from sra_fast import SpanAttention, SpanQuery, span_attention
 
-ROOM = 2  # times the cache, for what is made beside it
+ROOM = 2  # the step needs this many times the cache, for what is made beside it
 FEWEST_KEYS = 1024
 
 
 def run(bench: Bench) -> None:
-    """M = 1, K and V as a cache keeps them, every batch row's query asked for."""
+    """Measure M = 1 with K and V as a cache keeps them, every batch row's query asked for."""
     bench.each([{"B": batch} for batch in bench.sizes.decode_batches], _measure)
 
 
 def fitting_keys(bench: Bench, batch: int) -> int:
-    """The keys wanted, or a half, a quarter, … of them where memory lacks."""
+    """Return the number of keys wanted, or a half, a quarter, … of it if memory is short."""
     keys, free = bench.sizes.decode_keys, free_bytes(bench.device)
     while keys * _bytes_per_key(bench, batch) * ROOM > free and keys > FEWEST_KEYS:
         keys //= 2
@@ -32,7 +32,7 @@ def fitting_keys(bench: Bench, batch: int) -> int:
 
 
 def _bytes_per_key(bench: Bench, batch: int) -> int:
-    """Of K and V, over all batch rows and heads."""
+    """Return the bytes of K and V per key, over all batch rows and heads."""
     sizes = bench.sizes
     return 2 * batch * sizes.kv_heads * sizes.width * torch.finfo(bench.dtype).bits // 8
 

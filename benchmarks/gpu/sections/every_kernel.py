@@ -1,8 +1,7 @@
-"""Every kernel once, for a memory checker to watch.
+"""Run every kernel once, for a memory checker to watch.
 
-``python -m benchmarks.gpu.sections.every_kernel`` is the process that is watched.
-
-With ``--full`` in the sizes that are timed, which leaves them compiled in Triton's cache.
+``python -m benchmarks.gpu.sections.every_kernel`` is the process that is watched. With ``--full``
+it takes the sizes that are timed, which leaves them compiled in Triton's cache.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ ODD_LENGTH = 203  # no multiple of any tile
 
 
 def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
-    """Forward and backward with mass and without, mass alone, epilogue, decode."""
+    """Run forward and backward with mass and without, mass alone, the epilogue, and decoding."""
     given = tensors.attention(sizes, device, dtype, tokens)
     for mass in (True, False):
         q, k, v = (x.detach().requires_grad_() for x in (given.q, given.k, given.v))
@@ -47,9 +46,13 @@ def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> 
 
 
 def main() -> None:
-    """On the GPU, in bfloat16."""
+    """Run every kernel on the GPU, in bfloat16."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="Run the kernels in the sizes that are timed, to have them compiled.",
+    )
     full = parser.parse_args().full
     few = replace(QUICK, decode_keys=5 * ODD_LENGTH)
     sizes, tokens = (FULL, FULL.prefill[0]) if full else (few, ODD_LENGTH)

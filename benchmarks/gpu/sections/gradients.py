@@ -1,7 +1,8 @@
-"""The backward pass: what a gradient of the mass costs, and how fast it is.
+"""Measure the backward pass: what a gradient of the mass costs, and how fast it is.
 
-Before any time counts: the gradients against float32 autograd of the definition at a short length,
-against the other backend at a longer one, and the same bits in two runs.
+Three checks come before any time counts: the gradients against float32 autograd of the definition
+at a short length, the gradients against the other backend's at a longer one, and the same bits in
+two runs.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from benchmarks.gpu.harness.failures import WrongResultError, describe
 from benchmarks.gpu.harness.timing import Call
 from sra_fast import SpanQuery, span_attention
 
-BACKWARD_FLOPS = 2.5  # of the forward's: five products where that has two
+BACKWARD_FLOPS = 2.5  # times the forward pass: five products where that has two
 NAMES = ("dq", "dk", "dv")
 
-Backend = Literal["triton", "lse", "reference"]
+CheckedBackend = Literal["triton", "lse", "reference"]
 
 
 def run(bench: Bench) -> None:
-    """The checks, then the times, which are withheld if a check failed."""
+    """Run the checks, and then the times, which are withheld if a check failed."""
     sizes = bench.sizes
     bench.each([{"check": "float32 autograd", "T": sizes.gradients}], _check_definition)
     bench.each([{"check": "backend lse", "T": sizes.agreement}], _check_backends)
@@ -42,13 +43,13 @@ def run(bench: Bench) -> None:
 
 @dataclass(frozen=True)
 class Leaves:
-    """What is differentiated by, and random cotangents.
+    """Hold the tensors that gradients are taken by, and random cotangents.
 
     Attributes:
-        q, k, v: ask for gradients.
-        query: whose rows' mass gets a cotangent.
-        d_out: ``[B, Hq, T, D]``, of the output.
-        d_mass: ``[R, Hq, 1]`` float32, of the mass.
+        q, k, v: the tensors that ask for gradients.
+        query: the query whose rows' mass gets a cotangent.
+        d_out: ``[B, Hq, T, D]``, the cotangent of the output.
+        d_mass: ``[R, Hq, 1]`` float32, the cotangent of the mass.
     """
 
     q: Tensor
@@ -58,15 +59,19 @@ class Leaves:
     d_out: Tensor
     d_mass: Tensor
 
-    def backward(self, backend: Backend, *, mass: bool, out: bool = True) -> Call:
-        """The backward pass alone, of a forward pass that is done here, once."""
+    def backward(self, backend: CheckedBackend, *, mass: bool, out: bool = True) -> Call:
+        """Return a call of the backward pass alone; its forward pass is done here, once."""
         result = span_attention(self.q, self.k, self.v, self.query, backend=backend, mass_grad=mass)
         outputs = ([result.out] if out else []) + ([result.mass] if mass else [])
         cotangents = ([self.d_out] if out else []) + ([self.d_mass] if mass else [])
         return self._call(outputs, cotangents)
 
     def flash_backward(self) -> Call:
-        """The same of PyTorch's FlashAttention; raises ``RuntimeError`` where it is not served."""
+        """Return a call of the backward pass of PyTorch's FlashAttention.
+
+        Raises:
+            RuntimeError: the kernel does not serve these tensors here.
+        """
         out = tensors.pytorch_attention(self.q, self.k, self.v, tensors.FLASH)()
         return self._call([out], [self.d_out])
 
@@ -78,7 +83,7 @@ class Leaves:
 
 
 def leaves(bench: Bench, tokens: int, dtype: torch.dtype | None = None) -> Leaves:
-    """The same numbers, those of the bench's dtype, in any ``dtype``."""
+    """Return leaves with the same numbers, those of the bench's dtype, in any ``dtype``."""
     dtype = dtype or bench.dtype
     given = tensors.attention(bench.sizes, bench.device, bench.dtype, tokens)
     q, k, v = (x.to(dtype).detach().requires_grad_() for x in (given.q, given.k, given.v))
@@ -127,7 +132,10 @@ def _check_backends(bench: Bench, entry: Entry, seconds: float) -> None:
 
 
 def _errors(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> dict[str, float]:
-    """By name; what has no gradient in the wanted ones (v in the mass) is left out."""
+    """Return the errors of gradients by name.
+
+    A gradient that is not among the wanted ones (of v in the mass) is left out.
+    """
     return {
         name: checking.relative(torch.zeros_like(true) if mine is None else mine, true)
         for name, mine, true in zip(NAMES, found, wanted, strict=True)

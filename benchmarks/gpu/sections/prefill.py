@@ -1,4 +1,4 @@
-"""Attention over a whole prompt: what asking for span masses costs, and how fast it is at all."""
+"""Measure attention over a whole prompt: what span masses cost, and how fast it is at all."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sra_fast.kernels.contract import LogitRule
 
 
 def run_fused(bench: Bench) -> None:
-    """The fused kernel with rows asked for, without, and PyTorch's kernels."""
+    """Measure the fused kernel with rows asked for and without, beside PyTorch's kernels."""
     bench.each([{"T": tokens} for tokens in bench.sizes.prefill], _measure_fused)
 
 
 def run_lse(bench: Bench) -> None:
-    """The backend of flash attention and epilogue, with rows asked for and without."""
+    """Measure backend ``lse``, flash attention and epilogue, with rows asked for and without."""
     bench.each([{"T": tokens} for tokens in bench.sizes.prefill], _measure_lse)
 
 
@@ -75,7 +75,7 @@ def _given(
 
 
 def _pytorch(given: tensors.Attention) -> tuple[dict[str, Call], dict[str, str]]:
-    """PyTorch's kernels by name, and why one is missing."""
+    """Return PyTorch's kernels by name, and the reason for each one that is missing."""
     calls: dict[str, Call] = {}
     failed: dict[str, str] = {}
     for name, kernel in {"flash": tensors.FLASH, "cudnn": tensors.CUDNN}.items():

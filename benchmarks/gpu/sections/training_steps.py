@@ -1,8 +1,8 @@
-"""Training steps of LoRA on a whole model: unwatched, with the callback, with SRA in the loss.
+"""Measure training steps of LoRA on a whole model: unwatched, with the callback, with SRA as loss.
 
-Times are the host's, from the end of a step to that of the next. Memory is the most that
-tensors took during a training, above the model with its adapter, and in all: the latter says on
-which cards it fits.
+Times are the host's, from the end of a step to that of the next. Memory is the most that tensors
+took during a training, above the model with its adapter, and in all: the latter says on which cards
+it fits.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.finetuning.steps import Training, Way, alternate, ratios
+from benchmarks.finetuning.steps import Training, TrainingWay, alternate, ratios
 from benchmarks.gpu.harness import llama
 from benchmarks.gpu.harness.bench import Bench, Entry
 from benchmarks.gpu.harness.failures import WrongResultError, recover
 
-WAYS: tuple[Way, ...] = ("plain", "callback", "regulariser")
-STEPS = 2  # of a turn; the first is not timed
-LOSS_TOLERANCE = 2e-3  # relative, in bfloat16: different kernels attend
-SRA_TOLERANCE = 1e-3  # relative, of the two ways that have one
+WAYS: tuple[TrainingWay, ...] = ("plain", "callback", "regulariser")
+STEPS = 2  # steps that a way takes in each round; the first is not timed
+LOSS_TOLERANCE = 2e-3  # relative, in bfloat16, because the ways attend by different kernels
+SRA_TOLERANCE = 1e-3  # relative, between the two ways that measure SRA
 
 
 def run(bench: Bench) -> None:
-    """Every length, for as many rounds as there is time."""
+    """Measure every length, for as many rounds as there is time."""
     shape = llama.SHAPES[bench.sizes.training]
     model = llama.build(shape, bench.device, bench.dtype)
 
@@ -40,8 +40,8 @@ def run(bench: Bench) -> None:
 
 
 def _measure(training: Training, bench: Bench, entry: Entry, ends: float) -> None:
-    training.run("plain", STEPS)  # one-time workspaces and kernels count for nobody
-    for way in WAYS:  # also their warm-up
+    training.run("plain", STEPS)  # what is allocated or compiled once counts for no way
+    for way in WAYS:  # this is also the warm-up of each way
         entry |= _memory(training, way, bench.device)
     done = alternate(
         training, WAYS, bench.sizes.rounds, STEPS, goes_on=lambda: time.monotonic() < ends
@@ -67,7 +67,7 @@ def _measure(training: Training, bench: Bench, entry: Entry, ends: float) -> Non
                 entry[f"{way}/plain memory"] = entry[f"{way}_peak_gb"] / entry["plain_peak_gb"]
 
 
-def _memory(training: Training, way: Way, device: torch.device) -> dict[str, Any]:
+def _memory(training: Training, way: TrainingWay, device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         training.run(way, STEPS)
         return {}

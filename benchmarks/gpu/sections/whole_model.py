@@ -1,8 +1,8 @@
-"""A whole model: ``sra_fast.score`` beside its plain forward pass, and beside attention maps.
+"""Measure ``sra_fast.score`` on a whole model, beside its plain forward pass and attention maps.
 
 Times are the host's from call to result, as a user sees them. Memory is the most that tensors took
-during a call, above the loaded model and in all. Scores count after they were compared with those
-of the definition's own attention (float32 maps) inside the same model.
+during a call, above the loaded model and in all. Times count only after the scores were compared
+with those of the definition's own attention (float32 maps) inside the same model.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from benchmarks.gpu.harness.bench import Bench, Entry, free_bytes
 from benchmarks.gpu.harness.failures import WrongResultError, describe, recover
 from benchmarks.gpu.harness.timing import Call, give_lead_back, synchronize
 from benchmarks.measuring import alternatives, same_results
-from benchmarks.measuring.cases import Case, Dtype
+from benchmarks.measuring.cases import Dtype, ModelCase
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.scoring import score
 
-TRIED = 2.0  # times the free memory; maps that need more than that are not even tried
-LENGTH_SECONDS = 12.0  # for the rounds at a length; the last one gets half of what is left
-CALLS = 5  # at a length, in units of the slower one: two for memory, two timed, and some room
+TRIED = 2.0  # maps that need more than so many times the free memory are not even tried
+LENGTH_SECONDS = 12.0  # for the rounds at a length; the last length gets half of what is left
+CALLS = 5  # a length takes the time of so many slow calls: two for memory, two timed, some room
 
 
 def run(bench: Bench) -> None:
-    """The check, then every length beside SDPA, then maps as far as they fit."""
+    """Run the check, then every length beside SDPA, then maps as far as they fit."""
     give_lead_back()
     sizes = bench.sizes
     model = llama.build(llama.SHAPES[sizes.model], bench.device, bench.dtype)
@@ -50,13 +50,13 @@ def run(bench: Bench) -> None:
 
 
 def _check(model: Any, bench: Bench, entry: Entry, seconds: float) -> None:
-    """Twice the error that eager attention makes in the model's dtype is allowed."""
+    """Compare the scores with the definition's; an error of twice eager attention's is allowed."""
     batch = llama.batch(llama.SHAPES[bench.sizes.model], bench.sizes, entry["T"])
     truth: same_results.Truth = {"scores": _by_layer(score(model, batch, backend="reference"))}
     maps = alternatives.whole_maps(model, _on(bench, batch)).scores
-    eager = alternatives.Answer(None if maps is None else maps.cpu())
+    eager = alternatives.AlternativeAnswer(None if maps is None else maps.cpu())
     of_eager = same_results.worst_errors([eager], truth)
-    mine = [alternatives.Answer(_by_layer(score(model, batch)))]
+    mine = [alternatives.AlternativeAnswer(_by_layer(score(model, batch)))]
     verdict = same_results.check(mine, truth, same_results.bfloat16_tolerances(of_eager))
     entry["errors"] = {
         "scores": same_results.worst_errors(mine, truth)["scores"],
@@ -78,7 +78,7 @@ def _beside_sdpa(model: Any, done: list[tuple[int, float]], bench: Bench, entry:
     batch = llama.batch(shape, bench.sizes, tokens)
     plain = llama.plain_forward(model, batch["input_ids"].to(bench.device))
     calls: dict[str, Call] = {"score": lambda: score(model, batch), "sdpa": plain}
-    for name, call in calls.items():  # also the warm-up
+    for name, call in calls.items():  # this is also the warm-up
         entry |= _memory(name, call, bench.device)
     last = tokens == bench.sizes.model_lengths[-1]
     turns = bench.turns(calls, bench.left / 2 if last else LENGTH_SECONDS, least=1, long=True)
@@ -91,7 +91,7 @@ def _beside_sdpa(model: Any, done: list[tuple[int, float]], bench: Bench, entry:
 def _beside_maps(model: Any, died: list[int], bench: Bench, entry: Entry, seconds: float) -> None:
     tokens, sizes = entry["T"], bench.sizes
     width: Dtype = "bfloat16" if bench.dtype == torch.bfloat16 else "float32"
-    needed = alternatives.all_maps_bytes(Case(llama.SHAPES[sizes.model], tokens, width))
+    needed = alternatives.all_maps_bytes(ModelCase(llama.SHAPES[sizes.model], tokens, width))
     free = free_bytes(bench.device)
     entry["maps_gb"], entry["free_gb"] = needed / 1e9, free / 1e9
     if died or needed > TRIED * free:
@@ -118,7 +118,7 @@ def _beside_maps(model: Any, died: list[int], bench: Bench, entry: Entry, second
 
 
 def _memory(name: str, call: Call, device: torch.device) -> Entry:
-    """The most that tensors took during a call, in GB; nothing on a CPU."""
+    """Return the most that tensors took during a call, in GB, or nothing on a CPU."""
     if device.type != "cuda":
         call()
         return {}
@@ -139,7 +139,7 @@ def _memory_ratios(entry: Entry, other: str) -> None:
 
 
 def _by_layer(result: Any) -> torch.Tensor:
-    """``[4, L]``: the definitions of the one response, per layer."""
+    """Return the definitions of the one response, per layer, ``[4, L]``."""
     return torch.stack([result.by_layer[name][0, 0].double().cpu() for name in DEFINITIONS])
 
 

@@ -1,1 +1,1 @@
-"""The Triton kernels: attention and span mass in one pass, and mass from a known logsumexp."""
+"""Hold the Triton kernels for attention with span mass, and for mass from a known logsumexp."""

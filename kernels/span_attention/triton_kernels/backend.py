@@ -1,4 +1,4 @@
-"""Backend ``triton``: the op's call in the kernels' terms, or why they cannot serve it."""
+"""Backend ``triton`` turns a call of the op into one of the kernels, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .operators import (
 
 WIDEST = 256
 OLDEST_CAPABILITY = (8, 0)
-AMD = "gfx942"  # what the kernels are compiled for in the tests
+AMD = "gfx942"  # the only chip of AMD that the kernels are compiled for in the tests
 INTERPRETED = not isinstance(forward_kernel, triton.JITFunction)
 
 
 def unserved(q: Tensor, v: Tensor) -> str | None:
-    """Why the kernels cannot take these tensors, expected and given, or None if they can."""
+    """Return what the kernels take and what they got instead, or None if they take the tensors."""
     if max(q.shape[3], v.shape[3]) > WIDEST or min(q.shape[3], v.shape[3]) < 1:
         return f"head widths D and Dv of 1 to {WIDEST}, got {q.shape[3]} and {v.shape[3]}"
     if INTERPRETED:
@@ -47,7 +47,7 @@ def unserved(q: Tensor, v: Tensor) -> str | None:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
 ) -> SpanAttention:
-    """Attention and mass in one kernel; arguments as in :func:`sra_fast.span_attention`."""
+    """Return attention and mass from one kernel; see :func:`sra_fast.span_attention`."""
     _refuse(q, v)
     q, k, v, scale = _ready(q, k, v, rule.scale)
     fields = _fields(_layout(q, k, query, rule.window))
@@ -66,7 +66,7 @@ def attention(
 
 
 def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
-    """Mass without the output; arguments as in :func:`sra_fast.span_mass`."""
+    """Return the mass without the output, for the arguments of :func:`sra_fast.span_mass`."""
     _refuse(q, k)
     m = q.shape[2]
     if needs_grad(q, k, rule.sinks):  # the backward pass starts from an output
@@ -80,7 +80,7 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
 
 
 def mass_of_lse(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
-    """``mass [R, Hq, G]`` from the ``lse [B, Hq, M]`` of another kernel. Carries no gradient."""
+    """Return ``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``, without a gradient."""
     _refuse(q, k)
     q, k, _, scale = _ready(q.detach(), k.detach(), k.detach(), rule.scale)
     fields = _fields(_layout(q, k, query, rule.window))
@@ -90,16 +90,19 @@ def mass_of_lse(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: Logit
 
 
 def _refuse(q: Tensor, v: Tensor) -> None:
+    """Raise an error with the reason if the kernels cannot take these tensors."""
     reason = unserved(q, v)
     if reason is not None:
         raise ValueError(f'backend "triton" serves {reason}; use backend="auto" or "reference"')
 
 
 def _layout(q: Tensor, k: Tensor, query: SpanQuery, window: int | None) -> Layout:
+    """Return the layout of a query for these tensors."""
     return layout(query, q.shape[0], q.shape[2], k.shape[2], window)
 
 
 def _fields(made: Layout) -> tuple[Tensor, ...]:
+    """Return a layout's tensors in the order in which the operators take them."""
     return (
         made.key_labels,
         made.first_key,
@@ -112,7 +115,11 @@ def _fields(made: Layout) -> tuple[Tensor, ...]:
 
 
 def _ready(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Strides that the kernels take (1 at last, of tokens within bounds) and a positive scale."""
+    """Return q, k and v with strides that the kernels take, and a positive scale.
+
+    The last stride must be 1 and the one between tokens below :data:`LONGEST_STRIDE`; other tensors
+    are copied.
+    """
     q, k, v = (
         x if x.stride(3) == 1 and x.stride(2) < LONGEST_STRIDE else x.contiguous()
         for x in (q, k, v)

@@ -1,4 +1,4 @@
-"""The gradient of attention and span mass, without atomics: the same bits in every run.
+"""Compute the gradient of attention and span mass with the same bits in every run: no atomics.
 
 With S the natural logits, P = exp(S − lse), dP_ij = dO_i·v_j and g = dL/dmass:
 
@@ -6,9 +6,9 @@ With S the natural logits, P = exp(S − lse), dP_ij = dO_i·v_j and g = dL/dmas
     dS_ij = P_ij · (dP_ij + Σ_{g ∋ j} g_ig − D′_i)        × (1 − (S_ij/cap)²) under a softcap
     dq_i  = scale · Σ_j dS_ij k_j      dk_j = scale · Σ_i dS_ij q_i      dv_j = Σ_i P_ij dO_i
 
-Three kernels: D′; dk and dv by tiles of keys; dq by tiles of queries. The term ``P_ij · Σ g_ig``
-adds to what plain flash attention has, so it comes after the plain loops, in one of its own over
-the tiles where a labelled key meets a row asked for.
+There are three kernels: D′; dk and dv by tiles of keys; dq by tiles of queries. Plain flash
+attention has no term ``P_ij · Σ g_ig``, so this one comes after the plain loops, in a loop of its
+own over the tiles where a labelled key meets a row asked for.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def delta_kernel(
     ACC: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """``delta [B, Hq, M]``: D′ of the module's text."""
+    """Write ``delta [B, Hq, M]``, the D′ of the module's formulas."""
     tiles = tl.cdiv(m_queries, BLOCK_M)
     b = (tl.program_id(0) // tiles // heads).to(tl.int64)
     head = (tl.program_id(0) // tiles % heads).to(tl.int64)
@@ -89,9 +89,10 @@ def backward(
     layout: Layout,
     logits: Logits,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """dq, dk, dv in their tensors' dtypes and the sinks' gradient (None without sinks).
+    """Return the gradients of q, k and v in their dtypes, and the sinks' (None without sinks).
 
-    ``d_mass [R, Hq, G]``, or None if no gradient of the mass is wanted; the rest as in the op.
+    ``d_mass [R, Hq, G]`` is None if no gradient of the mass is wanted; the other arguments are
+    those of the op.
     """
     batch, heads, m, width = q.shape
     n, value_width = k.shape[2], v.shape[3]
@@ -178,7 +179,7 @@ def backward(
 
 
 def _sink_grad(lse: Tensor, delta: Tensor, sinks: Tensor | None) -> Tensor | None:
-    """``−Σ_i P_sink,i · D′_i`` per head, 0 from rows that see nothing."""
+    """Return ``−Σ_i P_sink,i · D′_i`` per head, ``[Hq]``; rows that see nothing add 0."""
     if sinks is None:
         return None
     share = torch.exp(sinks.to(lse.dtype)[:, None] - lse)

@@ -1,4 +1,4 @@
-"""dk and dv: one program per tile of keys and key head (backward.py has the formulas)."""
+"""Compute dk and dv, one program per tile of keys and key head (backward.py has the formulas)."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def add_dk_dv(
     BLOCK_DV: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Adds the part of ``count`` query tiles from ``start`` on, of each query head of the group.
+    """Add the terms of ``count`` query tiles from ``start`` on to dk and dv, for a group's heads.
 
-    Everything is ``[n, m]`` here. The pointers are those of the first head; one loop over heads and
-    tiles keeps the loads streaming, and took 20 to 70 registers fewer than a loop in a loop.
+    Everything is ``[n, m]`` here. The pointers are those of the group's first head; one loop over
+    heads and tiles keeps the loads streaming, and took 20 to 70 registers fewer than a loop in a
+    loop.
     """
     columns = tl.arange(0, BLOCK_M)
     once = tl.maximum(count, 1)
@@ -117,7 +118,7 @@ def add_dk_of_spans(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Adds ``Σ_i P_ij (Σ_{g ∋ j} g_ig) q_i`` of the query tiles ``[start, stop)``."""
+    """Add ``Σ_i P_ij (Σ_{g ∋ j} g_ig) q_i`` of the query tiles ``[start, stop)`` to dk."""
     columns = tl.arange(0, BLOCK_M)
     once = tl.maximum(stop - start, 1)
     for step in range((stop - start) * GROUP):
@@ -143,7 +144,7 @@ def add_dk_of_spans(
 
 @triton.jit
 def seen_by(keys, last_query, positions):
-    """``[n, m]``: which keys are seen by which queries."""
+    """Return which keys are seen by which queries, ``[n, m]`` bool."""
     return (positions[None, :] >= keys[:, None]) & (positions[None, :] <= last_query[:, None])
 
 
@@ -200,9 +201,9 @@ def dk_dv_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """dk and dv, one program per tile of keys and key head, summed over its query heads."""
+    """Write dk and dv of one tile of keys and one key head, summed over its query heads."""
     tiles = tl.cdiv(n_keys, BLOCK_N)
-    tile = tl.program_id(0) % tiles  # the first keys are seen by most queries
+    tile = tl.program_id(0) % tiles  # the first keys first: most queries see them
     kv_heads = heads // GROUP
     b = (tl.program_id(0) // tiles // kv_heads).to(tl.int64)
     kv_head = (tl.program_id(0) // tiles % kv_heads).to(tl.int64)

@@ -1,4 +1,4 @@
-"""dq: one program per tile of queries and head (backward.py has the formulas)."""
+"""Compute dq, one program per tile of queries and head (backward.py has the formulas)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def add_dq(
     BLOCK_DV: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Adds the part of ``count`` key tiles from ``start`` on, with a gap as in ``attend``."""
+    """Add the terms of ``count`` key tiles from ``start`` on to dq, with ``tiles.attend``'s gap."""
     columns = tl.arange(0, BLOCK_N)
     for step in range(count):
         tile = start + step
@@ -95,7 +95,7 @@ def add_dq_of_spans(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Adds ``Σ_j P_ij (Σ_{g ∋ j} g_ig) k_j`` of the key tiles ``[start, stop)``."""
+    """Add ``Σ_j P_ij (Σ_{g ∋ j} g_ig) k_j`` of the key tiles ``[start, stop)`` to dq."""
     columns = tl.arange(0, BLOCK_N)
     for step in range(stop - start):
         tile = start + step
@@ -164,7 +164,7 @@ def dq_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """dq, one program per tile of queries and head."""
+    """Write dq of one tile of queries and one head."""
     tiles = tl.cdiv(m_queries, BLOCK_M)
     tile = tiles - 1 - tl.program_id(0) % tiles  # the longest first
     b = (tl.program_id(0) // tiles // heads).to(tl.int64)

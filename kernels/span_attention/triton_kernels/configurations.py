@@ -1,8 +1,8 @@
-"""Tile sizes, warps and pipeline stages: one small table per architecture.
+"""List tile sizes, warps and pipeline stages in one small table per architecture.
 
-Chosen from registers and shared memory as the compiler reports them (``python -m
-benchmarks.static.report``): the largest tiles that spill nothing. The rows of ``sm_80`` stay within
-99 KB of shared memory, so that they serve its relatives with smaller multiprocessors too.
+They were chosen from the registers and the shared memory that the compiler reports (``python -m
+benchmarks.static.report``): the largest tiles that spill nothing. The tiles of ``sm_80`` stay
+within 99 KB of shared memory, so that they serve its relatives with smaller multiprocessors too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .launch import block
 
 
 class Kernel(Enum):
-    """The kernels that have tiles to choose."""
+    """Name the kernels that have tiles to choose."""
 
     FORWARD = "forward"
     DECODE = "decode"
@@ -30,11 +30,15 @@ class Kernel(Enum):
 
 @dataclass(frozen=True)
 class Configuration:
-    """Tile of queries, tile of keys, warps of a program, stages of its loads.
+    """Hold the tile sizes and launch options of one kernel.
 
     Attributes:
-        registers: most that a thread may take. Without a word NVIDIA's assembler rather spills a
-            little than take one more than lets another program fit. None: not said.
+        block_m: queries per tile.
+        block_n: keys per tile.
+        warps: warps per program.
+        stages: pipeline stages of a program's loads.
+        registers: the most that a thread may take; None sets no limit. Without a limit NVIDIA's
+            assembler spills a little rather than take so many that one program less fits.
     """
 
     block_m: int
@@ -44,29 +48,29 @@ class Configuration:
     registers: int | None = None
 
     def blocks(self) -> dict[str, int]:
-        """The tile's compile-time arguments."""
+        """Return the tile's compile-time arguments for a launch."""
         return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n}
 
     def options(self) -> dict[str, int]:
-        """The compiler's options."""
+        """Return the compiler's options for a launch: warps, stages and, if set, registers."""
         options = {"num_warps": self.warps, "num_stages": self.stages}
         return options if self.registers is None else options | {"maxnreg": self.registers}
 
 
-Class = tuple[int, int]  # head width up to, bytes per number
+Class = tuple[int, int]  # (largest head width, bytes per number)
 Line = tuple[tuple[int, int, int, int], ...]  # BLOCK_M, BLOCK_N, warps, stages of each class
 
 HALF: tuple[Class, ...] = ((64, 2), (128, 2), (256, 2))  # bfloat16, float16
 SINGLE: tuple[Class, ...] = ((64, 4), (128, 4), (256, 4))  # float32
 
 # Each entry is the largest tile that fits a thread's registers with everything switched on: four
-# spans, the gradient of the mass. Products of the backward pass want 64 columns at least, loads
-# two stages; what reads memory more than it computes (decode, epilogue) three or four. Decode packs
-# as many rows as it needs, up to 128, which take 8 warps: its first number is not used, nor is
-# delta's second one. Heads of 256 spill a little.
+# spans and the gradient of the mass. Products of the backward pass want at least 64 columns, loads
+# at least two stages, and kernels that read more than they compute (decode, epilogue) three or
+# four. Decode packs as many rows as it needs, up to 128, which take 8 warps, so its first number is
+# not used; nor is delta's second one. Heads of width 256 spill a little.
 # fmt: off
 _HALF: dict[str, dict[Kernel, Line]] = {
-    "sm_80": {  # operands of its products pass through registers, so tiles are smaller
+    "sm_80": {  # the operands of products pass through registers, so tiles are smaller
         Kernel.FORWARD:  ((64, 64, 4, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
         Kernel.DECODE:   ((16, 128, 8, 3), (16, 32, 8, 4),  (16, 16, 8, 3)),
         Kernel.EPILOGUE: ((64, 64, 4, 3),  (64, 64, 4, 3),  (64, 64, 8, 2)),
@@ -122,6 +126,7 @@ _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | 
 
 
 def _configurations(name: str, kernel: Kernel) -> dict[Class, Configuration]:
+    """Return one kernel's configurations on one architecture, by class of head width and dtype."""
     tiles = [*_HALF[name][kernel], *_SINGLE[name][kernel]]
     capped = name != "gfx942"
     return {
@@ -134,14 +139,14 @@ TABLE: dict[str, dict[Kernel, dict[Class, Configuration]]] = {
     name: {kernel: _configurations(name, kernel) for kernel in Kernel} for name in _HALF
 }
 
-# Small, so that short tests cross every edge of a tile.
+# The interpreter's tiles are small, so that short tests cross every edge of a tile.
 INTERPRETED = {kernel: Configuration(32, 16, 4, 1) for kernel in Kernel} | {
     Kernel.DK_DV: Configuration(16, 32, 4, 1)
 }
 
 
 def configuration(kernel: Kernel, q: Tensor, width: int) -> Configuration:
-    """What ``kernel`` is launched with for tensors like q and heads of ``width``."""
+    """Return what ``kernel`` is launched with for tensors like q and heads of ``width``."""
     name = architecture(q.device)
     if name == "interpreter":
         return INTERPRETED[kernel]
@@ -150,7 +155,7 @@ def configuration(kernel: Kernel, q: Tensor, width: int) -> Configuration:
 
 
 def narrower(kernel: Kernel, chosen: Configuration) -> Configuration:
-    """Half the tile that is walked, for widths whose loads are masked: masks take registers."""
+    """Halve the tile that a program walks: masked loads of odd widths take registers."""
     if kernel == Kernel.DK_DV:
         return replace(chosen, block_m=max(16, chosen.block_m // 2))
     return replace(chosen, block_n=max(16, chosen.block_n // 2))
@@ -158,7 +163,7 @@ def narrower(kernel: Kernel, chosen: Configuration) -> Configuration:
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """The row of the table that serves ``device``."""
+    """Return the name in the table of the architecture that serves ``device``."""
     if device.type != "cuda":
         return "interpreter"
     if torch.version.hip is not None:

@@ -1,10 +1,11 @@
-"""Attention and span mass of a few queries against a long cache: keys are split over programs.
+"""Attend with few queries to a long cache, with span mass; the keys are split over programs.
 
 Each program attends to its share of the keys for all query heads of one key head, packed into one
 tile, ``row = query · group + head of the group``, and leaves a partial state. A second kernel joins
 the states: with m_s the maximum of split s and m = max_s m_s,
 
-    l = Σ_s 2^(m_s − m) l_s        out = Σ_s 2^(m_s − m) acc_s / l        mass likewise
+    l = Σ_s 2^(m_s − m) l_s
+    out = Σ_s 2^(m_s − m) acc_s / l        mass = Σ_s 2^(m_s − m) sums_s / l
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from .tiles import (
 )
 
 MOST_QUERIES = 16
-MOST_PACKED = 128  # rows of the one tile that all query heads of a key head share,
-MOST_BYTES = 128 * 128 * 2  # and what of it is q's: wider or in float32, fewer fit
+MOST_PACKED = 128  # rows of the one tile that all query heads of a key head share
+MOST_BYTES = 128 * 128 * 2  # of q in that tile: fewer rows fit if heads are wide or in float32
 MOST_SPLITS = 64
-SPLIT_KEYS = 512  # of a split at least: below, joining costs more than it spreads
+SPLIT_KEYS = 512  # a split has at least so many keys: with fewer, joining costs more than it saves
 
 
 @triton.jit
@@ -75,7 +76,7 @@ def split_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """States of one split: ``part_* [B, Hkv, splits, M · GROUP, …]``, in ``ACC``."""
+    """Write the states of one split, ``part_* [B, Hkv, splits, M · GROUP, …]`` in ``ACC``."""
     split = tl.program_id(0) % splits
     kv_heads = heads // GROUP
     b = (tl.program_id(0) // splits // kv_heads).to(tl.int64)
@@ -150,7 +151,7 @@ def join_kernel(
     ACC: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """One query of one head: its splits' states joined."""
+    """Join the states of all splits for one query of one head, and write its results."""
     row = tl.program_id(0) % m_queries
     head = (tl.program_id(0) // m_queries % heads).to(tl.int64)
     b = (tl.program_id(0) // m_queries // heads).to(tl.int64)
@@ -193,7 +194,7 @@ def join_kernel(
 
 
 def serves(q: Tensor, v: Tensor) -> bool:
-    """Whether the queries are few enough to be packed into one tile."""
+    """Return whether the queries are few enough to be packed into one tile."""
     m = q.shape[2]
     packed = block(m * q.shape[1] // v.shape[1])
     size = packed * block(max(q.shape[3], v.shape[3])) * q.element_size()
@@ -211,7 +212,10 @@ def decode(
     spans: int,
     first_spans: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`forward.forward`, for at most :data:`MOST_QUERIES` queries."""
+    """Return ``out``, ``mass`` and ``lse`` for at most :data:`MOST_QUERIES` queries.
+
+    Arguments and results are those of :func:`forward.forward`.
+    """
     batch, heads, m, width = q.shape
     kv_heads, n, value_width = k.shape[1], k.shape[2], v.shape[3]
     group = heads // kv_heads
@@ -285,7 +289,7 @@ def decode(
 
 
 def _splits(programs: int, n: int, device: torch.device) -> int:
-    """Enough to give every multiprocessor two programs, if the keys allow."""
+    """Return how many splits give every multiprocessor two programs, if there are keys enough."""
     processors = 2
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count

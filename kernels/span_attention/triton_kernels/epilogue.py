@@ -1,4 +1,4 @@
-"""Span mass from a known logsumexp: ``R × |span|`` work beside any attention kernel that gives it.
+"""Compute span mass from the logsumexp of any attention kernel, with ``R × |span|`` work.
 
     mass_ig = Σ_{j in g, j visible to i} exp(S_ij − lse_i)
 
@@ -27,7 +27,7 @@ from .tiles import (
     zeros,
 )
 
-SPANS_AT_ONCE = 3  # what a score asks for; a fourth sum spills in the fused kernel on sm_90
+SPANS_AT_ONCE = 3  # as many as a score asks for; a fourth spills in the fused kernel on sm_90
 
 
 @triton.jit
@@ -67,7 +67,7 @@ def span_mass_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """``mass [R, Hq, n_spans]``: writes the spans ``first_span + {0 … SPANS − 1}`` that exist."""
+    """Write the spans ``first_span + {0 … SPANS − 1}`` that exist to ``mass [R, Hq, n_spans]``."""
     tiles = tl.cdiv(n_rows, BLOCK_M)
     tile = tl.program_id(0) % tiles
     head = (tl.program_id(0) // tiles % heads).to(tl.int64)
@@ -133,7 +133,7 @@ def add_span_mass(
     logits: Logits,
     first_span: int = 0,
 ) -> None:
-    """Writes ``mass[:, :, first_span:]`` of ``[R, Hq, G]`` from ``lse [B, Hq, M]``, any strides."""
+    """Write ``mass[:, :, first_span:]`` of ``[R, Hq, G]`` from ``lse [B, Hq, M]`` (any strides)."""
     heads, spans = q.shape[1], mass.shape[2] - first_span
     if mass.shape[0] == 0 or spans <= 0:
         return

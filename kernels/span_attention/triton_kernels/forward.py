@@ -1,12 +1,12 @@
-"""Fused attention and span mass, for many queries: one program per tile of queries and head.
+"""Compute attention and span mass of many queries, one program per tile of queries and head.
 
     m_i ← max(m_i, max_j S_ij),   every sum so far ← sum · 2^(m_old − m_new)
     l_i   = Σ_j 2^(S_ij − m_i)                out_i   = Σ_j 2^(S_ij − m_i) v_j / l_i
     lse_i = ln 2 · (m_i + log₂ l_i)           mass_ig = Σ_{j in g} 2^(S_ij − m_i) / l_i
 
-S in base 2 (tiles.py). A program walks its key tiles in order: runs of tiles without a label, split
-into full ones (no mask) and edges, and runs with one. A tile of queries none of which is asked for
-walks one run.
+The logits S are in base 2 (tiles.py). A program walks its key tiles in order, by runs of tiles with
+and without a label; runs without one are split into full tiles, which need no mask, and edges. For
+a tile of queries none of which is asked for, all keys are one run.
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ def forward_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Strides in elements; ``mass [R, Hq, n_spans]``, of which the first ``SPANS`` are written.
+    """Write ``out``, ``lse`` and the first ``SPANS`` spans of ``mass [R, Hq, n_spans]``.
 
-    Without ``WITH_OUT`` only tiles with a row asked for are worked on, and only their lse written.
+    Strides are in elements. Without ``WITH_OUT`` only tiles with a row asked for are computed, and
+    only their lse is written.
     """
     tiles = tl.cdiv(m_queries, BLOCK_M)
     tile = tiles - 1 - tl.program_id(0) % tiles  # the longest first
@@ -161,9 +162,10 @@ def forward(
     first_spans: int,
     with_out: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``out``, ``mass [R, Hq, G]`` (its first spans), ``lse [B, Hq, M]``; arguments as in the op.
+    """Return ``out``, ``mass [R, Hq, G]`` with its first spans written, and ``lse [B, Hq, M]``.
 
-    Without ``with_out``: out is empty, and lse only written in tiles with a row asked for.
+    The arguments are those of the op. Without ``with_out``, out is empty, and lse is written only
+    in tiles with a row asked for.
     """
     batch, heads, m, width = q.shape
     value_width = v.shape[3]

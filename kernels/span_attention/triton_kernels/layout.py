@@ -1,4 +1,4 @@
-"""A query as the kernels read it: a few int32 tensors, made on the device without waiting for it.
+"""Turn a query into the int32 tensors that the kernels read, on the device, without waiting for it.
 
 Segments, causality and windows together are two numbers per position, because what a query sees is
 a range of keys that ends at itself:
@@ -6,8 +6,8 @@ a range of keys that ends at itself:
     key j is visible to the query at position p   ⟺   first_key[p] ≤ j ≤ p
                                                   ⟺   j ≤ p ≤ last_query[j]
 
-Both rise with the position, so the first and the last entry of a tile say which tiles are empty,
-which are full and need no mask, and which lie on an edge.
+Both numbers rise with the position. So the first and the last entry of a tile say which tiles are
+empty, which are full and need no mask, and which lie on an edge.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from torch import Tensor
 
 from ..contract import SpanQuery
 
-GRANULE = 16  # keys or queries per mark: divides every tile
-NONE_LEFT = 1 << 26  # "no such granule any more": beyond every length, and × GRANULE fits an int32
+GRANULE = 16  # keys or queries that share a mark; it divides every tile
+NONE_LEFT = 1 << 26  # "no such granule left": beyond every length, and × GRANULE fits an int32
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Who sees whom, which rows are asked for, and which tiles that concerns. Contiguous int32.
+    """Say which queries see which keys, which rows are asked for, and which tiles that concerns.
+
+    All tensors are contiguous int32, except where noted.
 
     Attributes:
-        key_labels: ``[B, N]``, the spans of each key, as in the query.
+        key_labels: ``[B, N]``, the spans of each key as bits, as in the query.
         first_key: ``[B, M]``, the first key that each query sees; beyond itself if it sees none.
         last_query: ``[B, N]``, the last position whose query sees each key; before it if none does.
         slots: ``[B, M]``, where a query's masses go in ``[R, Hq, G]``; −1 if they are not wanted.
         key_runs: ``[2, B, ⌈N/16⌉]``, from each granule of keys on, the next one with a label, and
             the next one without.
-        query_runs: ``[2, B, ⌈M/16⌉]``, the same of queries asked for.
-        rows: ``[R]`` int64, as in the query.
+        query_runs: ``[2, B, ⌈M/16⌉]``, from each granule of queries on, the next one with a row
+            asked for, and the next one without.
+        rows: ``[R]`` int64, the rows asked for, as in the query.
     """
 
     key_labels: Tensor
@@ -48,13 +51,14 @@ class Layout:
 
 
 def layout(query: SpanQuery, batch: int, m: int, n: int, window: int | None) -> Layout:
-    """The layout of ``query`` for ``B = batch``, ``M = m``, ``N = n``, made once per query."""
+    """Return the layout of ``query`` for ``B = batch``, ``M = m`` and ``N = n``, made once."""
     if window is not None and window >= n:
         window = None
     return query.derived(("layout", batch, m, n, window), lambda: _make(query, batch, m, n, window))
 
 
 def _make(query: SpanQuery, batch: int, m: int, n: int, window: int | None) -> Layout:
+    """Build the layout that :func:`layout` returns."""
     device = query.key_labels.device
     start, end = _bounds(query.segments, batch, n)
     position = torch.arange(n, device=device)
@@ -80,7 +84,7 @@ def _make(query: SpanQuery, batch: int, m: int, n: int, window: int | None) -> L
 
 
 def _bounds(segments: Tensor, batch: int, n: int) -> tuple[Tensor, Tensor]:
-    """Start and end of the segment of each key, ``[B, N]`` int64; start −1 outside of all."""
+    """Return start and end of each key's segment, ``[B, N]`` int64; −1 outside of all segments."""
     device = segments.device
     if len(segments) == 0:
         nowhere = torch.full((batch, n), -1, device=device)
@@ -101,7 +105,7 @@ def _bounds(segments: Tensor, batch: int, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _runs(marked: Tensor) -> Tensor:
-    """``[B, L]`` bool -> ``[2, B, ⌈L/16⌉]``: next granule with a mark, next one without."""
+    """Return for each granule the next one with a mark and the next without, ``[2, B, ⌈L/16⌉]``."""
     batch, length = marked.shape
     padded = torch.nn.functional.pad(marked, (0, -length % GRANULE))
     has = padded.reshape(batch, -1, GRANULE).any(dim=2)

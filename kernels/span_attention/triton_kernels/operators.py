@@ -1,7 +1,7 @@
-"""The kernels as ``torch.library`` operators: one node each in a compiled graph, autograd included.
+"""Wrap the kernels as ``torch.library`` operators, so that each is one node of a compiled graph.
 
-Their arguments are flat, as schemas want them: a :class:`Layout` by its fields in order, a softcap
-of 0 for none.
+Autograd is registered with them. Their arguments are flat, as operator schemas want them: a
+:class:`Layout` is passed as its fields in order, and a softcap of 0 means none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .forward import forward
 from .launch import Logits, like_heads
 from .layout import Layout
 
-_LAYOUT = slice(4, 11)  # where its fields stand among the arguments of fused_attention
+_LAYOUT = slice(4, 11)  # where a layout's fields stand among fused_attention's arguments
 
 
 @torch.library.custom_op("sra_fast::fused_attention", mutates_args=())
@@ -40,16 +40,17 @@ def fused_attention(
     softcap: float,
     mass_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``out [B, Hq, M, Dv]``, ``mass [R, Hq, G]``, ``lse [B, Hq, M]``; ``scale > 0``.
+    """Return ``out [B, Hq, M, Dv]``, ``mass [R, Hq, G]`` and ``lse [B, Hq, M]``, for ``scale > 0``.
 
-    Differentiable in q, k, v and the sinks through out, and through mass if ``mass_grad``.
+    The result is differentiable in q, k, v and the sinks: through out, and through mass if
+    ``mass_grad``.
     """
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
     asked = spans if len(rows) else 0
     first = min(asked, SPANS_AT_ONCE)
     kernel = decode if serves(q, v) else forward
-    with torch.cuda.device_of(q):  # where Triton launches; a model may lie on several
+    with torch.cuda.device_of(q):  # Triton launches there; a model may lie on several devices
         out, mass, lse = kernel(
             q, k, v, layout, logits, rows=len(rows), spans=spans, first_spans=first
         )
@@ -92,7 +93,7 @@ def fused_attention_backward(
     scale: float,
     softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dq, dk, dv and the sinks' gradient, which is empty without sinks."""
+    """Return the gradients of q, k, v and the sinks; the last one is empty without sinks."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
     with torch.cuda.device_of(q):
@@ -109,15 +110,17 @@ def _(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Keep what the backward pass needs: inputs, layout and outputs."""
     q, k, v, sinks = inputs[:4]
     ctx.scale, ctx.softcap, ctx.mass_grad = inputs[-3:]
-    ctx.set_materialize_grads(False)  # a loss without the mass spares the kernels its part
+    ctx.set_materialize_grads(False)  # a loss without the mass skips the mass's part in the kernels
     ctx.save_for_backward(q, k, v, sinks, *inputs[_LAYOUT], *output)
 
 
 def _differentiate(
     ctx: Any, d_out: Tensor | None, d_mass: Tensor | None, d_lse: Tensor | None
 ) -> tuple[Any, ...]:
+    """Return a gradient for each argument of ``fused_attention``, None for those without one."""
     *saved, out, mass, lse = ctx.saved_tensors
     d_out = torch.zeros_like(out) if d_out is None else d_out
     d_mass = d_mass if ctx.mass_grad else None
@@ -147,7 +150,7 @@ def fused_mass(
     scale: float,
     softcap: float,
 ) -> tuple[Tensor, Tensor]:
-    """``mass [R, Hq, G]`` and ``lse [R, Hq]`` of the rows asked for only. No gradient."""
+    """Return ``mass [R, Hq, G]`` and ``lse [R, Hq]`` of the rows asked for, without a gradient."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
     first = min(spans, SPANS_AT_ONCE)
@@ -183,7 +186,7 @@ def span_mass_of_lse(
     scale: float,
     softcap: float,
 ) -> Tensor:
-    """``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``. No gradient."""
+    """Return ``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``, without a gradient."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     mass = q.new_empty(len(rows), q.shape[1], spans, dtype=accumulation_dtype(q.dtype))
     with torch.cuda.device_of(q):

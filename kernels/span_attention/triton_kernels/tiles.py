@@ -1,4 +1,4 @@
-"""What the kernels are made of: loads, logits, visibility, and one step of the online softmax.
+"""Define what the kernels are made of: loads, logits, visibility, and steps of the online softmax.
 
 Inside the kernels logits are in base 2. A product ``q·k`` goes through two factors, so that the
 common case is one fused multiply-add: ``x = q·k``, or ``x = tanh(inner · q·k)`` under a softcap,
@@ -35,7 +35,10 @@ def load_rows(
     BLOCK: tl.constexpr,
     CHECKED: tl.constexpr,
 ):
-    """``[rows, BLOCK]``, zero beyond ``WIDTH`` and, if ``CHECKED``, where a row is not valid."""
+    """Load ``[rows, BLOCK]`` numbers, zero beyond ``WIDTH``.
+
+    If ``CHECKED``, rows that are not valid are zero too.
+    """
     columns = tl.arange(0, BLOCK)
     at = base + (offsets * stride)[:, None] + columns[None, :]
     if CHECKED:
@@ -49,6 +52,7 @@ def load_rows(
 
 @triton.jit
 def store_rows(base, offsets, stride, value, valid, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Store the valid rows of ``value [rows, BLOCK]``, up to ``WIDTH``, in the target's dtype."""
     columns = tl.arange(0, BLOCK)
     at = base + (offsets * stride)[:, None] + columns[None, :]
     mask = valid[:, None] & (columns < WIDTH)[None, :]
@@ -57,9 +61,10 @@ def store_rows(base, offsets, stride, value, valid, WIDTH: tl.constexpr, BLOCK: 
 
 @triton.jit
 def tanh(x):
-    """In ``(−1, 1)``; ``exp`` of a large argument is inf, and the quotient 0.
+    """Return the hyperbolic tangent, which lies in ``(−1, 1)``.
 
-    Near 0 the difference loses its digits, which a large softcap would multiply: a series there.
+    ``exp`` of a large argument is inf, and the quotient then 0. Near 0 the difference loses its
+    digits, which a large softcap would multiply, so a series is used there.
     """
     y = x * x
     return tl.where(y < 1e-3, x * (1.0 - y * (1.0 / 3.0)), 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x)))
@@ -67,7 +72,7 @@ def tanh(x):
 
 @triton.jit
 def products(a, b, inner, SOFTCAP: tl.constexpr, ACC: tl.constexpr):
-    """``x`` of the module's text for ``a [m, D]`` and ``b [n, D]``: ``[m, n]`` of type ``ACC``."""
+    """Return the module's ``x`` for ``a [m, D]`` and ``b [n, D]``, ``[m, n]`` of type ``ACC``."""
     x = tl.dot(a, tl.trans(b), input_precision="ieee", out_dtype=ACC)
     if SOFTCAP:
         x = tanh(inner * x)
@@ -76,13 +81,13 @@ def products(a, b, inner, SOFTCAP: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def sees(first_key, positions, keys):
-    """``[m, n]``: which queries see which keys."""
+    """Return which queries see which keys, ``[m, n]`` bool."""
     return (keys[None, :] >= first_key[:, None]) & (keys[None, :] <= positions[:, None])
 
 
 @triton.jit
 def zeros(ROWS: tl.constexpr, COUNT: tl.constexpr, DTYPE: tl.constexpr):
-    """A tuple of ``COUNT`` vectors of zeros."""
+    """Return a tuple of ``COUNT`` vectors of ``ROWS`` zeros."""
     made = ()
     for _ in tl.static_range(COUNT):
         made = made + (tl.zeros([ROWS], DTYPE),)
@@ -91,7 +96,7 @@ def zeros(ROWS: tl.constexpr, COUNT: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def add_by_label(sums, weights, labels, COUNT: tl.constexpr):
-    """``sums[g] += Σ_j weights[:, j]`` over the keys j with bit g."""
+    """Return ``sums[g] + Σ_j weights[:, j]`` per span g, over the keys j whose label has bit g."""
     added = ()
     for g in tl.static_range(COUNT):
         member = ((labels >> g) & 1) != 0
@@ -101,7 +106,7 @@ def add_by_label(sums, weights, labels, COUNT: tl.constexpr):
 
 @triton.jit
 def scaled(sums, factor, COUNT: tl.constexpr):
-    """Each vector of the tuple times ``factor``."""
+    """Return each vector of the tuple multiplied by ``factor``."""
     made = ()
     for g in tl.static_range(COUNT):
         made = made + (sums[g] * factor,)
@@ -140,12 +145,12 @@ def attend(
     BLOCK_DV: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Online softmax over ``count`` key tiles from ``start`` on: the new state of the rows.
+    """Continue the online softmax over ``count`` key tiles from ``start`` on.
 
-    After ``before_gap`` of the tiles ``gap`` are left out, so that one loop takes the tiles on both
-    edges of what the queries see. With ``SPANS`` the weights of each span are gathered too:
-    ``span_sums`` are relative to the maximum ``span_max``, and both move only here, so that tiles
-    without a label cost a row nothing.
+    Returns the rows' new state. After ``before_gap`` of the tiles, ``gap`` tiles are left out, so
+    that one loop takes the tiles on both edges of what the queries see. With ``SPANS`` the weights
+    of each span are summed too: ``span_sums`` are relative to the maximum ``span_max``, and both
+    change only here, so that tiles without a label cost a row nothing.
     """
     columns = tl.arange(0, BLOCK_N)
     for step in range(count):
@@ -180,10 +185,10 @@ def attend(
 
 @triton.jit
 def next_run(marked, unmarked, cursor, end, wanted, BLOCK: tl.constexpr):
-    """Tiles ``[run, stop)`` of the next run with marks at or after tile ``cursor``, before ``end``.
+    """Return the tiles ``[run, stop)`` of the next run with marks between ``cursor`` and ``end``.
 
-    ``marked`` and ``unmarked`` are a batch row's two lines of ``key_runs`` or ``query_runs``.
-    ``(end, end)`` if there is none, or none is wanted.
+    ``marked`` and ``unmarked`` are a batch row's two lines of ``key_runs`` or ``query_runs``. The
+    result is ``(end, end)`` if there is no such run, or none is wanted.
     """
     granule = cursor * (BLOCK // GRANULE)
     first = tl.load(marked + granule, mask=wanted & (cursor < end), other=NONE_LEFT)
@@ -225,10 +230,11 @@ def attend_all(
     BLOCK_N: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Attends to the key tiles ``[cursor, end)``, of which ``[full_from, full_to)`` need no mask.
+    """Attend to the key tiles ``[cursor, end)``, of which ``[full_from, full_to)`` need no mask.
 
     Returns ``acc``, ``row_max``, ``row_sum`` and the span sums relative to ``row_max``. Runs of
-    tiles without a label take the plain loops; only if a row is ``asked`` for do the others differ.
+    tiles without a label take the plain loops; runs with a label differ only if a row is ``asked``
+    for.
     """
     span_max = tl.full([q.shape[0]], LOWEST, ACC)
     span_sums = zeros(q.shape[0], SPANS, ACC)
@@ -272,7 +278,7 @@ def span_grads(
     ROWS: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """``Σ_{g ∋ j} g_ig`` as ``[keys, rows]``; 0 for rows that are not asked for."""
+    """Return ``Σ_{g ∋ j} g_ig`` as ``[keys, rows]``; it is 0 for rows that are not asked for."""
     total = tl.zeros([KEYS, ROWS], ACC)
     for g in range(n_spans):
         member = ((labels >> g) & 1) != 0

@@ -1,4 +1,4 @@
-"""Launches: with the table's configuration, or, if asked for, with what measuring finds fastest.
+"""Launch kernels with the table's configuration or, on request, with the one measured fastest.
 
 ``SRA_FAST_AUTOTUNE=1`` lets ``triton.autotune`` time some neighbours of the table's configuration,
 once per kernel, width, dtypes and power of two of the number of keys. That takes seconds at the
@@ -31,9 +31,10 @@ def launch(
     *arguments: Any,
     **constants: Any,
 ) -> None:
-    """Runs a kernel with a ``length_bucket`` and tiles ``BLOCK_M``, ``BLOCK_N``.
+    """Run a kernel with a ``length_bucket`` and the tiles ``BLOCK_M``, ``BLOCK_N`` chosen for it.
 
-    ``programs`` says from the tiles how many there are; ``q`` and the widths choose the tiles.
+    ``programs`` computes the number of programs from the tiles; ``q`` and the widths choose the
+    tiles.
     """
     chosen = configuration(kernel, q, max(constants["WIDTH"], constants["VALUE_WIDTH"]))
     constants["length_bucket"] = (n_keys - 1).bit_length()
@@ -47,7 +48,7 @@ def launch(
 
 @functools.cache
 def autotuned(function: Any, chosen: Configuration) -> Any:
-    """The kernel that measures ``chosen`` and its neighbours on the first call of each key."""
+    """Return the kernel that times ``chosen`` and its neighbours on the first call of each key."""
     configs = [
         triton.Config(
             near.blocks(),
@@ -61,7 +62,7 @@ def autotuned(function: Any, chosen: Configuration) -> Any:
 
 
 def neighbours(chosen: Configuration) -> list[Configuration]:
-    """The configuration, and those with tiles, warps or stages one step off; without doubles."""
+    """Return the configuration and those with tiles, warps or stages one step off, each once."""
     tiles = {
         (m, n)
         for m, n in (

@@ -1,4 +1,4 @@
-"""``sra-fast classify``: what it writes and prints, and how it fails."""
+"""Test what ``sra-fast classify`` writes and prints, and how it fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HELD_OUT = Path(__file__).parents[2] / "support" / "plain_replies.jsonl"
 
 
 def call(*arguments: object, status: int = 0) -> tuple[str, str]:
-    """Standard output and standard error of a command that ends with ``status``."""
+    """Return standard output and standard error of a command that ends with ``status``."""
     words = ["classify", *(str(one) for one in arguments)]
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)
     assert result.exit_code == status, result.output
@@ -38,7 +38,7 @@ def call_json(*arguments: object, status: int = 0) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty training replies of each of four strategies."""
+    """Return twenty training replies of each of four strategies."""
     lines = PLAIN_REPLIES.read_text(encoding="utf-8").splitlines()
     kept = [line for i in (0, 2, 5, 14) for line in lines[60 * i : 60 * i + 20]]
     path = tmp_path_factory.mktemp("data") / "few.jsonl"

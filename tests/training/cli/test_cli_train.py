@@ -1,4 +1,4 @@
-"""`sra-fast train` from the outside: a run, its options and settings, and how it fails."""
+"""Test `sra-fast train` from the outside: a run, its options and settings, and how it fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def chats(tmp_path: Path) -> Path:
 
 
 def call(*arguments: object, status: int = 0) -> tuple[str, str]:
-    """Standard output and standard error of a command that ends with ``status``."""
+    """Return standard output and standard error of a command that ends with ``status``."""
     given = ["train", *(str(one) for one in arguments)]
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, given)
     assert result.exit_code == status, result.output
@@ -47,7 +47,7 @@ def call(*arguments: object, status: int = 0) -> tuple[str, str]:
 
 
 def error_of(*arguments: object) -> str:
-    """What a failing command says, in one line."""
+    """Return what a failing command says, in one line."""
     out, err = call(*arguments, *SMALL, status=1)
     assert not out
     return " ".join(err.split())
@@ -325,7 +325,7 @@ def test_settings_are_the_defaults_under_the_file_under_the_options(tmp_path: Pa
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """arXiv 2402.10453, fine-tuning."""
+    """Compare with the settings of arXiv 2402.10453, section on fine-tuning."""
     paper = TrainingConfig()
     assert (paper.rank, paper.lora_alpha, paper.dropout) == (128, 256, 0.05)
     assert (paper.batch_size, paper.accumulation, paper.epochs) == (2, 32, 5)

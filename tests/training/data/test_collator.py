@@ -1,4 +1,4 @@
-"""Training batches: packed or padded, a batch has the loss and the SRA of its examples."""
+"""Test that a packed or padded training batch has the loss and the SRA of its examples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def chat_examples(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def random_examples(lengths: Sequence[int]) -> list[dict[str, Any]]:
-    """Token sequences with a span and two responses each, the responses labelled."""
+    """Make token sequences with a span and two responses each, the responses labelled."""
     found = []
     for length in lengths:
         batch = marked_batch((length,))
@@ -46,7 +46,7 @@ def random_examples(lengths: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def watched(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """The loss and SRA of a call."""
+    """Return the loss and SRA of a call."""
     given = {key: value for key, value in batch.items() if key != "strategies"}
     with sra_fast.monitor(model) as watch, torch.no_grad():
         loss = model(**given, use_cache=False).loss
@@ -54,7 +54,7 @@ def watched(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def one_by_one(family: Family, examples: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-    """The mean loss over all labelled tokens, and SRA, from a forward pass for each example."""
+    """Return the mean loss over all labelled tokens, and SRA, from one forward pass per example."""
     losses, scores, counts = [], [], []
     for example in examples:
         loss, sra = watched(family.build(), PaddingCollator()([example]))

@@ -1,4 +1,4 @@
-"""Training data: what is learned from a conversation, what the limit does, how it is split."""
+"""Test training data: what is learned from a conversation, what the limit does, how it is split."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_cutting_takes_the_fewest_oldest_turns_in_whole(
         greeting = {"role": "assistant", "content": "Hello there."}
         record["messages"] = [greeting, *record["messages"]]
     options: dict[str, Any] = {"tokenizer": tokenizer, "template": template}
-    # What a conversation that begins so many turns later makes, as it would be encoded by itself.
+    # What remains is encoded like a conversation of its own that begins so many turns later.
     tails = {
         turns: list(
             examples_of([{**record, "messages": record["messages"][-2 * turns :]}], **options)
@@ -315,7 +315,7 @@ def test_streaming_names_what_is_too_long(tmp_path: Path) -> None:
 
 
 def cuts(dialogues: int) -> list[dict[str, Any]]:
-    """Several conversations of each dialogue."""
+    """Return several conversations of each dialogue."""
     return [
         talk(f"d{d}-t{t}", t, dialogue=f"d{d}")
         for d in range(dialogues)

@@ -1,4 +1,4 @@
-"""A training run: killed at any moment it ends the same; what it leaves can be used elsewhere."""
+"""Test that a training run ends the same if it is killed, and leaves what others can use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from sra_fast.training.lora.settings import TrainingConfig
 from sra_fast.training.lora.train import TrainingRun, train
 from sra_fast.training.sra.history import read_history
 
-# One import of torch for all the runs: each is a forked child that shares nothing but the code.
+# All runs share one import of torch: each is a forked child that shares nothing but the code.
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -146,7 +146,7 @@ def test_killed_at_any_moment_the_run_ends_as_if_nothing_had_happened(
 
 
 def trained(folder: Path, model: Path, records: Any = None, **changes: Any) -> dict[str, Any]:
-    """The result of a run of three steps, or of what ``changes`` make of it."""
+    """Return the result of a run of three steps, changed by ``changes``."""
     about: dict[str, Any] = {
         name: changes.pop(name)
         for name in ("merge", "overwrite", "say", "on_log")
@@ -167,7 +167,7 @@ def logs(folder: Path, split: str) -> list[dict[str, Any]]:
 
 
 def losses(model: Path, records: list[dict[str, Any]]) -> list[tuple[float, int]]:
-    """Mean loss of each conversation's last reply, and its tokens, one by one."""
+    """Return the mean loss of each conversation's last reply and its tokens, one by one."""
     examples = training_examples(records, byte_level_bpe(), max_length=4096).dataset
     whole = AutoModelForCausalLM.from_pretrained(model).eval()
     found = []
@@ -238,7 +238,7 @@ def test_the_regulariser_raises_sra(tmp_path: Path, model: Path) -> None:
 
 
 def test_two_processes_train_and_evaluate_as_one(tmp_path: Path, model: Path) -> None:
-    """Five are held out, in batches of two for each: what is repeated is not counted."""
+    """Hold five out, in batches of two per process: examples that are repeated are not counted."""
     shared = dict(eval_fraction=0.5, max_steps=1, eval_steps=1, dropout=0.0)
     alone = trained(tmp_path, model, batch_size=4, **shared)
     settings = tmp_path / "settings.yaml"
@@ -264,7 +264,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path, model: Path) ->
 
 
 def test_patience_outlives_a_crash(tmp_path: Path, model: Path) -> None:
-    """With a learning rate of nothing no evaluation is better than the first."""
+    """Train with a learning rate of 0, so that no evaluation is better than the first."""
 
     def crash(step: int, last: int, logged: Mapping[str, Any]) -> None:
         if step == 5:

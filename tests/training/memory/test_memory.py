@@ -1,4 +1,4 @@
-"""Saving memory changes nothing: logits at the labelled positions alone, MLPs in slices."""
+"""Test that saving memory changes nothing: logits of labelled positions alone, MLPs in slices."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 def assert_same(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float = 2e-6
 ) -> None:
-    """Equal to that part of the parameter's largest gradient, and to 1e-6 where all are small."""
+    """Assert that gradients agree to a part of a parameter's largest, or to 1e-6 if small."""
     assert found.keys() == wanted.keys()
     for name, value in found.items():
         allowed = max(tolerance * float(wanted[name].abs().max()), 1e-6)
@@ -251,7 +251,7 @@ def test_slices_go_with_checkpointed_layers(reentrant: bool) -> None:
 
 def test_recomputed_slices_keep_no_intermediates() -> None:
     def widths(recompute: bool) -> list[int]:
-        """Last dimensions of what the MLPs keep for the backward pass."""
+        """Return the last dimensions of what the MLPs keep for the backward pass."""
         model = BY_NAME["lfm2"].build()  # its MLP is wider than its hidden states
         kept: list[int] = []
 

@@ -1,4 +1,4 @@
-"""``sra-fast annotate``: sheets that tell nothing, and figures that are right or missing."""
+"""Test ``sra-fast annotate``: sheets tell nothing away, and figures are right or missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STRATEGIES = ("Offer Hope", "Chit Chat", "Affirmation")
 
 
 def call(*arguments: object, status: int = 0) -> tuple[str, str]:
-    """Standard output and standard error of ``sra-fast annotate`` that ends with ``status``."""
+    """Return what ``sra-fast annotate`` prints to both outputs when it ends with ``status``."""
     result = CliRunner(env={"COLUMNS": "200"}).invoke(
         app, ["annotate", *(str(one) for one in arguments)]
     )
@@ -78,7 +78,7 @@ def chat(number: int, system: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def systems(tmp_path: Path) -> tuple[Path, Path]:
-    """Files base.jsonl and tuned.jsonl of 17 items, in different orders."""
+    """Write files base.jsonl and tuned.jsonl of 17 items, in different orders."""
     base = lines(tmp_path / "base.jsonl", [chat(i, "base") for i in range(17)])
     tuned = lines(tmp_path / "tuned.jsonl", [chat(i, "tuned") for i in reversed(range(17))])
     return base, tuned
@@ -89,7 +89,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def fill(path: Path, preferences: Mapping[str, object]) -> Path:
-    """Writes preferences by item into a sheet, as a spreadsheet would."""
+    """Write preferences by item into a sheet, as a spreadsheet would."""
     rows = rows_of(path)
     for row in rows:
         row["preference"] = str(preferences.get(row["item"], ""))
@@ -103,7 +103,7 @@ def fill(path: Path, preferences: Mapping[str, object]) -> Path:
 def flat(
     path: Path, preferences: Mapping[str, list[Any]], differences: Iterable[float | None]
 ) -> Path:
-    """A CSV table: annotator to the preferences of items 0, 1, …; "" where there is none."""
+    """Write a CSV table of annotators' preferences for items 0, 1, …; "" where there is none."""
     rows = [
         (f"i{item}", annotator, given[item], "" if d is None else 0, "" if d is None else d)
         for item, d in enumerate(differences)
@@ -258,7 +258,7 @@ def test_label_studio_gets_tasks_and_a_page_for_them(
 
 
 def score_rows(number: int, sra: Any, **changes: Any) -> list[dict[str, Any]]:
-    """Of ``sra-fast score``: both replies of an item, the earlier with another SRA."""
+    """Return lines of ``sra-fast score``: both replies of an item, the earlier with another SRA."""
     row = {
         "conversation": f"c{number}",
         "strategy": STRATEGIES[number % 3],
@@ -269,7 +269,7 @@ def score_rows(number: int, sra: Any, **changes: Any) -> list[dict[str, Any]]:
 
 
 def scored(folder: Path, file: Path, sra: float) -> Path:
-    """A folder as ``sra-fast score`` leaves it, of that file as it is now."""
+    """Make a folder as ``sra-fast score`` leaves it, for that file as it is now."""
     folder.mkdir()
     lines(folder / "scores.jsonl", [row for i in range(17) for row in score_rows(i, sra)])
     settings = {"kind": "score", "input_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -664,7 +664,7 @@ def test_rows_the_other_way_round_change_nothing(tmp_path: Path) -> None:
 
 
 def with_dialogues(path: Path, dialogues: Iterable[object]) -> Path:
-    """A table as :func:`flat` writes it, with the dialogue of each item."""
+    """Write a table as :func:`flat` does, with the dialogue of each item."""
     table = pandas.read_csv(path)
     named = dict(zip(dict.fromkeys(table["item"]), dialogues, strict=True))
     table["dialogue"] = [named[item] for item in table["item"]]
@@ -708,7 +708,7 @@ def test_intervals_draw_whole_dialogues_where_they_are_known(tmp_path: Path) -> 
 
 
 def test_items_of_one_dialogue_count_as_one_in_intervals(tmp_path: Path) -> None:
-    """Copies of every item would seem to be more of them."""
+    """Copy every item within its dialogue: the copies must not narrow an interval."""
     alone = call_json("agree", flat(tmp_path / "one.csv", PEOPLE, DIFFERENCES))
     copied = flat(tmp_path / "copied.csv", {k: v * 4 for k, v in PEOPLE.items()}, DIFFERENCES * 4)
     found = call_json("agree", with_dialogues(copied, [n % 10 for n in range(40)]))

@@ -1,4 +1,4 @@
-"""Strategy classifiers: the same after saving, fair splits, figures that others confirm."""
+"""Test that strategy classifiers survive saving, split fairly, and report confirmed figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ THREE = ("Clarification", "Offer Hope", "Chit Chat")
 
 
 def some_replies(count: int, strategies: tuple[str, ...] = THREE) -> tuple[list[str], list[str]]:
-    """So many of the plain training replies of each strategy."""
+    """Return so many of the plain training replies of each strategy."""
     chosen: dict[str, list[str]] = {name: [] for name in strategies}
     for one in read_labelled(PLAIN_REPLIES):
         if one.label in chosen and len(chosen[one.label]) < count:
@@ -76,7 +76,7 @@ def plain() -> StrategyClassifier:
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Untrained models: a BERT that embeds, and a RoBERTa to fine-tune."""
+    """Make untrained models: a BERT that embeds, and a RoBERTa to fine-tune."""
     root = tmp_path_factory.mktemp("encoders")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     with torch.random.fork_rng(devices=[]):
@@ -432,7 +432,7 @@ def test_interval_is_wilsons(hits: int, n: int) -> None:
 
 
 def test_copies_of_a_response_add_no_certainty() -> None:
-    """Ten copies of each response in one dialogue count (C-1)/C as much as the responses alone."""
+    """Expect ten copies in each of C dialogues to count (C-1)/C as much as the responses alone."""
     once = numpy.array([1.0, 0.0] * 25)
     tenfold = numpy.repeat(once, 10)
     low, high = accuracy_interval(tenfold, [i // 10 for i in range(500)])

@@ -1,4 +1,4 @@
-"""The client of OpenAI-compatible endpoints, against a server that misbehaves in every way."""
+"""Test the client of OpenAI-compatible endpoints against a server that misbehaves in every way."""
 
 from __future__ import annotations
 

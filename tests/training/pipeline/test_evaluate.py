@@ -1,4 +1,4 @@
-"""``evaluate``: rows hold what the models say, with the scores that `score` gives."""
+"""Test that ``evaluate`` writes what the models say, with the scores that `score` gives."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ def test_the_command_from_end_to_end(
 
 
 def run(file: Path, folder: Path, out: Path, *more: str) -> tuple[int, str]:
-    """Exit status and standard error of the command, quick."""
+    """Return exit status and standard error of the command, run with ``--quick``."""
     words = ["evaluate", str(file), "--model", str(folder), "--out", str(out), "--no-perplexity"]
     words += ["--max-new-tokens", "6", "--dtype", "float32", "--device", "cpu", *more]
     done = CliRunner().invoke(app, words)
@@ -384,7 +384,7 @@ def test_bad_files_are_named(tmp_path: Path, folder: Path, line: dict[str, Any],
 
 
 def undefined(found: Any, place: str = "") -> list[tuple[str, Any]]:
-    """Every figure without a value, and its reason."""
+    """Return every figure without a value, and its reason."""
     if isinstance(found, list):
         return [one for at, value in enumerate(found) for one in undefined(value, f"{place}/{at}")]
     if not isinstance(found, dict):

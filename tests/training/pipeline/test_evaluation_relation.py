@@ -1,4 +1,4 @@
-"""Records, and what is computed from them: Table 1, correlations over rows, AUC, language."""
+"""Test what is computed from records: Table 1, correlations over rows, AUC, language."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_record_that_cannot_be_names_its_field(change: dict[str, Any], says: s
 
 
 def brute_force_auc(scores: Any, positive: Any, strata: Any) -> float:
-    """Every pair of one stratum, one by one."""
+    """Return the AUC by going over every pair of one stratum, one by one."""
     wins = pairs = 0.0
     for i in numpy.flatnonzero(positive):
         for j in numpy.flatnonzero(~numpy.asarray(positive)):
@@ -229,7 +229,7 @@ def test_table_1_by_hand() -> None:
 
 
 def test_differences_are_paired(records: list[Record]) -> None:
-    """A copy of a row differs from it by nothing, in every draw."""
+    """Copy a condition: it differs from the original by nothing, in every draw."""
     copied = [replace(one, row="copy") for one in records if one.row == "standard"]
     row = next(one for one in table_of_rows([*records, *copied], draws=200) if one.row == "copy")
     assert (row.accuracy_difference.value, row.accuracy_difference.low) == (0.0, None)
@@ -293,7 +293,7 @@ def test_aucs_compare_pairs_of_one_row_and_strategy() -> None:
 
 
 def test_a_longer_name_that_is_followed_more_is_no_prediction() -> None:
-    """Mass is a sum over the strategy's name; only within a strategy does it say anything."""
+    """Let mass grow with the strategy's name, which must not count within a strategy."""
     generator = numpy.random.default_rng(6)
     made = [
         replace(
@@ -398,7 +398,7 @@ def test_quality_against_the_base_row() -> None:
 
 
 def test_distinct_compares_rows_of_different_size() -> None:
-    """A row of the same language that is ten times as long has the same distinct-1, about."""
+    """Expect about the same distinct-1 for a condition of like language, ten times as long."""
     generator = numpy.random.default_rng(3)
 
     def text() -> str:

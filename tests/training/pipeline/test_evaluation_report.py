@@ -1,4 +1,4 @@
-"""Heads, figures and the report of an evaluation."""
+"""Test the heads, the figures and the report of an evaluation."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ STRATEGIES = ("Affirmation", "Reflection of feelings", "Question")
 
 
 def head_case(signal: float = 0.0, dialogues: int = 60, seed: int = 7) -> dict[str, Any]:
-    """Masses of which head (1, 2) knows who adheres: dialogues of 3 items, answered in two rows.
+    """Make masses of which head (1, 2) knows who adheres: 3 items per dialogue, two conditions.
 
-    Strategies and rows differ in mass; strategies and items differ in adherence, heads in nothing.
+    Strategies and conditions differ in mass; strategies and items differ in adherence; heads differ
+    in nothing else.
     """
     generator = numpy.random.default_rng(seed)
     items = 3 * dialogues
@@ -84,7 +85,7 @@ def test_halves_part_whole_dialogues_by_the_seed_alone() -> None:
 
 
 def test_a_model_that_always_affirms_has_no_head_that_predicts() -> None:
-    """Adherence goes with the strategy alone, as mass does; no head knows more than its name."""
+    """Let adherence go with the strategy alone, as mass does: no head knows more than that."""
     case = head_case()
     slip = numpy.random.default_rng(1).random(180) < 0.1
     affirms = numpy.array(case["strategy"]) == "Affirmation"
@@ -114,7 +115,7 @@ def test_the_head_that_knows_is_found_on_other_dialogues() -> None:
 
 
 def test_chance_alone_exceeds_its_threshold_in_one_of_twenty_analyses() -> None:
-    """Of 150 analyses 7.5 ± 2.7 find a head; the second row repeats the first and adds nothing."""
+    """Expect a head in 7.5 ± 2.7 of 150 analyses; the second condition repeats the first."""
     found = 0
     for seed in range(150):
         case = head_case(seed=100 + seed)
@@ -125,7 +126,7 @@ def test_chance_alone_exceeds_its_threshold_in_one_of_twenty_analyses() -> None:
 
 
 def test_items_answered_in_other_rows_do_not_exchange_their_labels() -> None:
-    """Of the items with one answer each row has one that adheres or none, so only pairs move."""
+    """Give each condition's items with one answer the same label, so that only pairs move."""
     case = {
         "mass": numpy.arange(12.0).reshape(12, 1, 1),
         "adherent": [True, False, True, True, False, False] * 2,

@@ -1,4 +1,4 @@
-"""``sra-fast extend``: what is cut, drawn and written, and that a killed run ends the same."""
+"""Test what ``sra-fast extend`` cuts, draws and writes, and that a killed run ends the same."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def dialogue(number: int, turns: int = 30, opens: str = "user") -> Dialogue:
 
 
 def esconv(folder: Path, count: int = 12) -> Path:
-    """A file of dialogues with messages to merge."""
+    """Write a file of dialogues with messages to merge."""
     entries = []
     for number in range(count):
         dialog = []
@@ -243,12 +243,12 @@ def test_an_endpoint_replies(tmp_path: Path) -> None:
 
 
 def echo(request: Request, number: int = 0) -> Response:
-    """A reply that tells which prompt it is to."""
+    """Return a reply that tells which prompt it answers."""
     return completion(f"Reply {request.body['seed']}")
 
 
 def seeds(out: Path) -> list[int]:
-    """Of the prompts whose replies are kept."""
+    """Return the seeds of the prompts whose replies are kept."""
     kept = [line for path in out.glob("replies/*.jsonl") for line in path.read_text().splitlines()]
     return sorted(int(json.loads(line)["text"].split()[1]) for line in kept)
 

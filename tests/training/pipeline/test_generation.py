@@ -1,4 +1,4 @@
-"""Generated replies are the model's own, whatever they are batched with and wherever one stops."""
+"""Test that generated replies are the model's own, however batched and wherever one stops."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def grouped(vocabulary: int = 200) -> tuple[list[str], list[Tensor], list[str]]:
-    """Three groups of prompts with long common beginnings, and one alone."""
+    """Return three groups of prompts with long common beginnings, and one prompt alone."""
     generator = torch.Generator().manual_seed(5)
 
     def some(count: int) -> Tensor:
@@ -129,7 +129,7 @@ def test_control_tokens_that_a_model_spells_out_are_taken_out() -> None:
 
 
 def generate_alone(model: Any, prompt: Tensor, ends: Sequence[int]) -> Generated:
-    """By transformers."""
+    """Return the reply that transformers generates to one prompt."""
     new = model.generate(
         prompt[None],
         attention_mask=torch.ones_like(prompt)[None],
@@ -322,7 +322,7 @@ def test_what_stands_around_a_reply_is_taken_off(raw: str, clean: str) -> None:
 
 
 class Counting:
-    """Replies with the item's name, and may fail."""
+    """Reply with the item's name, note which items were asked, and fail if told to."""
 
     def __init__(self, fails_at: int | None = None) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""`sra-fast judge`: a judge's answers to wins, ties and losses, whatever the endpoint does."""
+"""Test that `sra-fast judge` counts wins, ties and losses, whatever the endpoint does."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def record(identity: str, response: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Six items with replies "i0 of tuned" and "i0 of base", the last two of another strategy."""
+    """Write six items with replies "i0 of tuned" and "i0 of base"; two are of another strategy."""
     paths = []
     for system in ("tuned", "base"):
         records = [record(f"i{n}", f"i{n} of {system}") for n in range(6)]
@@ -65,7 +65,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def call(*arguments: object, status: int = 0) -> tuple[str, str]:
-    """Standard output and standard error of a command that ends with ``status``."""
+    """Return standard output and standard error of a command that ends with ``status``."""
     given = ["judge", *(str(one) for one in arguments)]
     env = {"COLUMNS": "200", "OPENAI_API_KEY": KEY}
     result = CliRunner(env=env).invoke(app, given)
@@ -81,7 +81,7 @@ def options(server: FakeEndpoint, out: Path, *more: object) -> list[object]:
 
 
 def judged(files: tuple[Path, Path], server: FakeEndpoint, out: Path, *more: object) -> Any:
-    """The result of a run that gets through."""
+    """Return the result of a run that gets through."""
     printed, _ = call(*files, *options(server, out, *more), "--json")
     result = json.loads(printed)
     assert result == json.loads((out / "result.json").read_text())
@@ -109,7 +109,7 @@ def tuned_is_first(request: Request) -> bool:
 
 
 def judging(preferences: dict[str, str]) -> Callable[[Request, int], Response]:
-    """A judge with a mind: item to "tuned", "base", "first", "second", "tie" or other words."""
+    """Return a judge that answers each item as told: "tuned", "first", "tie" or in other words."""
 
     def answer(request: Request, number: int) -> Response:
         wanted = preferences[item_of(request)]
@@ -181,7 +181,7 @@ def test_a_system_wins_that_both_orders_prefer(
 
 
 def group(wins: int, losses: int, copies: int = 1) -> list[Judged]:
-    """So many dialogues of each outcome, with so many items each."""
+    """Return so many dialogues of each outcome, with so many items each."""
     return [
         Judged(
             Item(f"{n}-{c}", str(n), "s", "d", None, (), "a", "b"),
@@ -195,7 +195,7 @@ def group(wins: int, losses: int, copies: int = 1) -> list[Judged]:
 
 @pytest.mark.parametrize(("wins", "losses"), [(37, 13), (100, 300), (2, 2)])
 def test_intervals_are_those_of_the_binomial(wins: int, losses: int) -> None:
-    # A resample's number of wins is binomial, so its quantiles are known.
+    # The number of wins in a resample is binomial, so its quantiles are known.
     n = wins + losses
     found = tally(group(wins, losses))
     for share, count in ((found.wins, wins), (found.losses, losses)):

@@ -1,4 +1,4 @@
-"""``reproduce``: one folder, one report, and a killed run ends the same."""
+"""Test that ``reproduce`` writes one folder and one report, and that a killed run ends the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def dialogues(folder: Path, count: int = 24) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command's words but for --out."""
+    """Return the command's words, except --out."""
     folder = tmp_path_factory.mktemp("inputs")
     strategies = folder / "strategies.json"
     strategies.write_text(json.dumps(STRATEGIES), encoding="utf-8")
@@ -176,7 +176,7 @@ def test_what_only_the_fine_tuning_would_read_is_refused(
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, words: list[str], out: Path) -> Reproduction:
-    """What the command asks for, without doing it."""
+    """Return what the command asks for, without doing it."""
     seen: list[Reproduction] = []
 
     def remember(reproduction: Reproduction, progress: Progress) -> dict[str, Any]:

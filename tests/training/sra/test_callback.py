@@ -1,4 +1,4 @@
-"""`SRACallback`: what it logs is what `score` gives, wherever a Trainer's logs go."""
+"""Test that `SRACallback` logs what `score` gives, wherever a Trainer's logs go."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_checkpointing_and_compilation_change_no_number(way: str, tmp_path: Path
 
 
 class Recorder(TrainerCallback):
-    """A reporter: stands before the user's callbacks and keeps what it is given."""
+    """Stand before the user's callbacks as a reporter, and keep what it is given."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""`SRATrainer`: the penalty's gradient is exact, and a step is the same however it is cut up."""
+"""Test that `SRATrainer`'s penalty has an exact gradient, and a step is the same however cut up."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def by_eager_maps(model: PreTrainedModel, batch: dict[str, Any], of: SRARegulariser) -> Tensor:
-    """Σ_r p_r of (arXiv 2402.10453, Eq. 5) over the model's own maps."""
+    """Return Σ_r p_r of arXiv 2402.10453, Eq. 5, over the model's own maps."""
     model.set_attn_implementation("eager")
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     maps = torch.stack(model(**inputs, use_cache=False, output_attentions=True).attentions)
@@ -104,7 +104,7 @@ def one_step(
     divided: bool = False,
     **changes: Any,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights after one SGD step on all of ``EXAMPLES``, and what was logged."""
+    """Return the weights after one SGD step on all of ``EXAMPLES``, and what was logged."""
     model: Any = LLAMA.build()
     defaults: dict[str, Any] = dict(
         optim="sgd",
