@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.measuring.cases import Case
 from sra_fast.definitions import DEFINITIONS
+from sra_fast.measure.compat import attn_implementation
 from sra_fast.scoring import score as sra_score  # here, so that no call pays for the import
 
 
@@ -108,7 +109,7 @@ def reduce_map(weights: Tensor, batch: Mapping[str, Any]) -> Tensor:
 @contextmanager
 def attending(model: Any, implementation: str) -> Iterator[None]:
     """The model attends by ``implementation`` inside; no gradients."""
-    before = model.config._attn_implementation
+    before = attn_implementation(model.config)
     model.set_attn_implementation(implementation)
     try:
         with torch.no_grad():
