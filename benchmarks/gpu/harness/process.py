@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.gpu.harness.failures import last_lines
 from benchmarks.gpu.harness.schedule import SECTIONS, Outcome, Section, Settings, run_here
+from benchmarks.measuring.compact_json import compact_json
 
 ROOT = Path(__file__).resolve().parents[3]
 GRACE = 15.0  # seconds beyond its time until a section is ended
@@ -74,8 +75,8 @@ def run_apart(
 def write(value: Any, path: Path) -> None:
     """JSON, all or nothing; NaN and infinities as text, which JSON does not know."""
     beside = path.with_suffix(".writing")
-    text = json.dumps(_sayable(value), indent=1, ensure_ascii=False, default=str)
-    beside.write_text(text + "\n", "utf-8")
+    sayable = json.loads(json.dumps(_sayable(value), default=str))
+    beside.write_text(compact_json(sayable), "utf-8")
     os.replace(beside, path)
 
 
