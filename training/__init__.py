@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         split_by_conversation,
         training_examples,
     )
-    from .data.packable import TokenBudgetSampler, why_not_packed
+    from .data.packable import why_not_packed
     from .memory.mlp_slices import sliced_mlps
     from .memory.reply_logits import keep_reply_logits, reply_loss, why_full_logits
     from .sra.callback import SRACallback
@@ -30,7 +30,6 @@ _HOME = {
     "SRACallback": "sra.callback",
     "SRARegulariser": "sra.regulariser",
     "SRATrainer": "sra.trainer",
-    "TokenBudgetSampler": "data.packable",
     "TrainingExamples": "data.dataset",
     "keep_reply_logits": "memory.reply_logits",
     "read_history": "sra.history",
@@ -48,7 +47,6 @@ __all__ = [
     "SRACallback",
     "SRARegulariser",
     "SRATrainer",
-    "TokenBudgetSampler",
     "TrainingExamples",
     "keep_reply_logits",
     "read_history",

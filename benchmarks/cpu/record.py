@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -13,6 +12,7 @@ from benchmarks.cpu.compare import ComparedAlternative, ComparedCase
 from benchmarks.cpu.measure import OURS
 from benchmarks.measuring.alternatives import ALTERNATIVES
 from benchmarks.measuring.cases import RESPONSE, SPAN
+from benchmarks.measuring.compact_json import compact_json
 
 NAME = "cpu"
 
@@ -23,7 +23,7 @@ def write(rows: Sequence[ComparedCase], machine: Mapping[str, Any], folder: Path
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{NAME}.{ending}" for ending in ("json", "md", "png")]
-    paths[0].write_text(json.dumps(as_json(rows, machine), indent=1, ensure_ascii=False) + "\n")
+    paths[0].write_text(compact_json(as_json(rows, machine)), encoding="utf-8")
     paths[1].write_text(as_markdown(rows, machine))
     draw(rows, paths[2])
     return paths

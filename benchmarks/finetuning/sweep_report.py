@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from benchmarks.finetuning.chosen import Chosen
 from benchmarks.finetuning.sweep import WeightOutcome, ratio_interval
+from benchmarks.measuring.compact_json import compact_json
 from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
 RAISED = 1.25  # the SRA to reach, as a multiple of that of the run with weight 0
@@ -47,16 +47,34 @@ def write(
             name: value for name, value in settings_of(config).items() if name != "eval_data"
         },
         "runs": [
-            {**asdict(outcome), "against_weight_0": one}
+            {**asdict(outcome), "log": log_columns(outcome.log), "against_weight_0": one}
             for outcome, one in zip(outcomes, compared, strict=True)
         ],
         "dialogues": list(dialogues),
     }
-    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(compact_json(record), encoding="utf-8")
     _draw(outcomes, compared, folder / "sweep.png")
     text = _text(outcomes, compared, chosen, config, facts)
     (folder / "report.md").write_text(text, encoding="utf-8")
     return text
+
+
+def log_columns(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Return the log of a run as a list per quantity, of training steps and of evaluations.
+
+    A quantity is None at a step that did not log it, as SRA of a strategy that no reply had.
+    """
+    kinds = {
+        "training": [entry for entry in log if "eval_loss" not in entry],
+        "held-out": [entry for entry in log if "eval_loss" in entry],
+    }
+    return {
+        kind: {
+            name: [entry.get(name) for entry in entries]
+            for name in dict.fromkeys(["step", *(name for entry in entries for name in entry)])
+        }
+        for kind, entries in kinds.items()
+    }
 
 
 def best(outcomes: Sequence[WeightOutcome]) -> WeightOutcome:

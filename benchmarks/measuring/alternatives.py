@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.measuring.cases import ModelCase
 from sra_fast.definitions import DEFINITIONS
+from sra_fast.measure.compat import attn_implementation
 from sra_fast.scoring import score as sra_score  # so early that no call pays for the import
 
 
@@ -112,7 +113,7 @@ def reduce_map(weights: Tensor, batch: Mapping[str, Any]) -> Tensor:
 @contextmanager
 def attending(model: Any, implementation: str) -> Iterator[None]:
     """Let the model attend by ``implementation`` inside ``with``, without gradients."""
-    before = model.config._attn_implementation
+    before = attn_implementation(model.config)
     model.set_attn_implementation(implementation)
     try:
         with torch.no_grad():

@@ -70,7 +70,7 @@ class ModelSource:
             "base": base,
             "base_weights": _weights(Path(base)) if base and Path(base).is_dir() else None,
             "config": hashlib.sha256(text.encode()).hexdigest(),
-            "weights": _weights(folder) if folder.is_dir() else config._commit_hash,
+            "weights": _weights(folder) if folder.is_dir() else _hub_commit(self.place),
         }
 
     def as_run(self, dtype: DType, device: str) -> dict[str, Any]:
@@ -155,6 +155,19 @@ def choose_device(device: Device) -> str:
     if device == "cuda" and not available:
         raise ModelNotFoundError("there is no CUDA device here; take the device 'cpu'", "device")
     return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def _hub_commit(name: str) -> str:
+    """The commit of a hub model, whose configuration has just come into the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json")
+    if not isinstance(file, str):
+        raise ModelNotFoundError(
+            f"model {name!r}: its configuration is not in the hub's cache, so its commit is "
+            "unknown; download the model into a folder and give that"
+        )
+    return Path(file).parent.name  # …/snapshots/<commit>/config.json
 
 
 def _weights(folder: Path) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from sra_fast.measure import attention
+from sra_fast.measure import attention, compat
 
 # The layers that attend; any other in `config.layer_types` carries a state along the sequence.
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
@@ -68,7 +68,8 @@ def serve(model: nn.Module) -> ServedModel:
         UnservedModelError: there is no decoder, PEFT prompt learning is active, or the attention
             does not follow transformers' interface.
     """
-    inner: Any = getattr(model, "_orig_mod", model)
+    compiled = compat.inside_compiled(model)
+    inner: Any = model if compiled is None else compiled
     if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
         if getattr(inner.active_peft_config, "is_prompt_learning", False):
             raise UnservedModelError(
@@ -84,7 +85,7 @@ def serve(model: nn.Module) -> ServedModel:
     decoder: Any = _headless(inner.get_decoder())
     if not isinstance(decoder, PreTrainedModel) or decoder.config.is_encoder_decoder:
         raise UnservedModelError(f"{type(inner).__name__} is not a decoder-only language model")
-    if not decoder._can_set_attn_implementation():
+    if not compat.follows_attention_interface(decoder):
         raise UnservedModelError(
             f"{type(inner).__name__} does not follow transformers' attention interface "
             "(AttentionInterface), so its attention cannot be asked for masses"
@@ -94,22 +95,23 @@ def serve(model: nn.Module) -> ServedModel:
         top=model,
         decoder=decoder,
         attention_layers=_attention_layers(decoder),
-        stateful=bool(getattr(decoder, "_is_stateful", False) or types - _ATTENTION_LAYER_TYPES),
+        stateful=compat.is_stateful(decoder) or bool(types - _ATTENTION_LAYER_TYPES),
         takes_positions="position_ids" in inspect.signature(decoder.forward).parameters,
-        can_stop=decoder._compiled_call_impl is None and not _offloaded(decoder),
+        can_stop=not compat.is_compiled_in_place(decoder) and not _offloaded(decoder),
     )
 
 
 @contextmanager
 def switched(served: ServedModel) -> Iterator[None]:
     """Let the decoder attend by ``"sra_fast"`` inside the block; restore all configs afterwards."""
-    before = [(config, config._attn_implementation_internal) for config in _configs(served.top)]
+    configs = _configs(served.top)
+    before = [(config, compat.stored_attn_implementation(config)) for config in configs]
     try:
         served.decoder.set_attn_implementation(attention.NAME)
         yield
     finally:
         for config, implementation in before:
-            config._attn_implementation_internal = implementation
+            compat.store_attn_implementation(config, implementation)
 
 
 @contextmanager
@@ -141,11 +143,8 @@ def _headless(decoder: Any) -> Any:
 
 def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
     """Return the ``layer_idx`` of all attention layers, from transformers' own record of them."""
-    recorded = getattr(decoder, "_can_record_outputs", None) or {}
-    specs = recorded.get("attentions") or []
-    specs = specs if isinstance(specs, (list, tuple)) else [specs]
     found: dict[int, nn.Module] = {}
-    for spec in specs:
+    for spec in compat.recorded_attentions(decoder):
         target = getattr(spec, "target_class", spec)
         part = getattr(spec, "layer_name", None)
         for name, module in decoder.named_modules():
@@ -166,12 +165,8 @@ def _offloaded(decoder: nn.Module) -> bool:
     return any(
         getattr(hook, "offload", False)
         for module in decoder.modules()
-        for hook in _hooks(getattr(module, "_hf_hook", None))
+        for hook in compat.accelerate_hooks(module)
     )
-
-
-def _hooks(hook: Any) -> list[Any]:
-    return [] if hook is None else [hook, *getattr(hook, "hooks", ())]
 
 
 def _configs(model: nn.Module) -> list[Any]:
@@ -180,7 +175,7 @@ def _configs(model: nn.Module) -> list[Any]:
     waiting = [getattr(module, "config", None) for module in model.modules()]
     while waiting:
         config = waiting.pop()
-        if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
+        if id(config) in found or not isinstance(config, PreTrainedConfig):
             continue
         found[id(config)] = config
         waiting += [getattr(config, key, None) for key in getattr(config, "sub_configs", ())]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sra_fast.measure import attention
+from sra_fast.measure import attention, compat
 from sra_fast.measure.request import REQUEST, SpanRequest
 from sra_fast.measure.sequences import numbered_by_position, numbered_runs
 from sra_fast.measure.served import ServedModel, switched
@@ -178,7 +178,7 @@ class Watch:
         self._pending = WatchedCall(
             request, placed, marked, self._served.attention_layers, strategies
         )
-        if self._served.config._attn_implementation != attention.NAME:
+        if compat.attn_implementation(self._served.config) != attention.NAME:
             self._switch.enter_context(switched(self._served))
         return args, {**without_marks(kwargs), REQUEST: request}
 
@@ -202,8 +202,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     All of these call the inner model, so hooks on that one run in each.
     """
     while True:
-        inner = getattr(model, "_orig_mod", None)
-        inner = getattr(model, "_fsdp_wrapped_module", None) if inner is None else inner
+        inner = compat.inside_compiled(model)
+        inner = compat.inside_fsdp(model) if inner is None else inner
         if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
             inner = model.module
         if inner is None:
@@ -212,7 +212,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _watch_on(model: nn.Module) -> Watch | None:
-    for hook in model._forward_pre_hooks.values():
+    for hook in compat.forward_pre_hooks(model):
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, Watch):
             return owner

@@ -74,7 +74,8 @@ def test_every_weight_is_trained_scored_again_and_reported(
     for run in runs:
         assert run["rescored"] == pytest.approx(run["result"]["after"]["sra"], rel=1e-5)
         assert len(run["scores"]) == counts["held-out"]["conversations"]
-        assert {entry["step"] for entry in run["log"] if "sra" in entry} == {1, 2, 3}
+        assert run["log"]["training"]["step"] == [1, 2, 3]
+        assert None not in run["log"]["training"]["sra"]
         assert f"| {run['rescored']:.3e} |" in report
     assert runs[1]["rescored"] > runs[0]["rescored"]
     written = "".join(

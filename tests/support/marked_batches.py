@@ -39,7 +39,7 @@ def marked_batch(lengths: tuple[int, ...], side: str = "right", seed: int = 0) -
     return batch
 
 
-def eager_maps(family: Family, length: int, seed: int = 0) -> Tensor:
+def eager_maps(family: Family, length: int) -> Tensor:
     """Return a sequence's own maps in a fresh model, ``[L, H, T, T]`` float64."""
-    maps = eager_attentions(family.build(), random_tokens(1, length, seed))
+    maps = eager_attentions(family.build(), random_tokens(1, length))
     return torch.stack([attn[0] for attn in maps.values()]).double()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sra_fast.measure.compat import prepared_inputs
 from sra_fast.measure.watching import IGNORED_LABEL
 
 from ..memory.reply_logits import keep_reply_logits, why_full_logits
@@ -57,7 +58,7 @@ class ReplyTrainer(SRATrainer):
                 model, inputs, prediction_loss_only, ignore_keys
             )
             return step
-        inputs = self._prepare_inputs(inputs)
+        inputs = prepared_inputs(self, inputs)
         labels = self._without_repeated(inputs)
         tokens = int((labels[..., 1:] != IGNORED_LABEL).sum())
         if tokens:

@@ -36,6 +36,7 @@ from transformers import (
 
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.run_folder import RunFolder, RunFolderError
+from sra_fast.measure.compat import use_one_gpu
 from sra_fast.measure.served import rope_types, serve
 from sra_fast.names import Device
 
@@ -243,7 +244,7 @@ def training_arguments(
         seed=config.seed,
         report_to=list(config.report_to),
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one GPU; accelerate starts more
+    use_one_gpu(arguments)  # one process, one GPU; accelerate starts more
     return arguments
 
 

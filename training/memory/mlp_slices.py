@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from sra_fast.measure import compat
 from sra_fast.measure.served import serve
 
 _MLP_NAMES = ("mlp", "feed_forward", "shared_mlp")
 _EXPERT_NAMES = ("experts", "router")
-_MIXES_TOKENS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.RNNBase)
+_MIXES_TOKENS = (compat.convolution_class(), compat.batch_norm_class(), nn.RNNBase)
 
 
 @contextmanager

@@ -9,12 +9,10 @@ this callback moves to the front of them and writes into both.
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack
-from types import FrameType
 from typing import Any
 
 from torch import nn
@@ -27,6 +25,7 @@ from transformers import (
 )
 from transformers.trainer_callback import CallbackHandler
 
+from sra_fast.measure.compat import calling_handler
 from sra_fast.measure.served import serve
 from sra_fast.measure.watching import Watch, unwrapped, watching
 from sra_fast.names import Backend, Definition
@@ -115,7 +114,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._go_first(_calling_handler(sys._getframe(1)))
+        self._go_first(_handler())
         args.remove_unused_columns = False
         self._listen_to(kwargs["model"])
 
@@ -127,7 +126,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
                 "SRACallback does not follow nn.DataParallel, which copies the model in each step; "
                 "start one process per GPU (accelerate launch, torchrun)"
             )
-        self._go_first(_calling_handler(sys._getframe(1)))
+        self._go_first(_handler())
         self._listen_to(kwargs["model"])
         self._listener.begin()
         self._history = None
@@ -236,14 +235,12 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
             self._listener.training.read()
 
 
-def _calling_handler(frame: FrameType | None) -> CallbackHandler:
+def _handler() -> CallbackHandler:
     """Find the handler whose loop over its callbacks is running, which events do not tell."""
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, CallbackHandler):
-            return caller
-        frame = frame.f_back
-    raise RuntimeError("no Trainer calls SRACallback here; use SRACallback().attach(trainer)")
+    handler = calling_handler()
+    if handler is None:
+        raise RuntimeError("no Trainer calls SRACallback here; use SRACallback().attach(trainer)")
+    return handler
 
 
 def _evaluation_prefix(metrics: Iterable[str]) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from sra_fast.measure.compat import checks_gradient_norm
 from sra_fast.measure.served import ServedModel, serve, switched
 from sra_fast.measure.watching import (
     WatchedCall,
@@ -32,6 +33,7 @@ _WAYS_OUT = (
 )
 
 
+@checks_gradient_norm
 class SRATrainer(Trainer):  # type: ignore[misc]
     """Adds to the language-model loss a penalty on responses that attend little to their strategy.
 
@@ -143,16 +145,14 @@ class SRATrainer(Trainer):  # type: ignore[misc]
             )
         return loss
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Return the parent's gradient norm, which it asks for before every step; refuse NaN."""
-        norm = super()._get_grad_norm(model, grad_norm)
+    def check_gradient_norm(self, norm: Any) -> None:
+        """Refuse a gradient that is not finite, before the optimizer takes the step."""
         skips = self.accelerator.scaler is not None  # float16: steps that overflow are left out
         if norm is not None and not skips and not math.isfinite(float(norm)):
             raise FloatingPointError(
                 f"the gradient is {float(norm)} in step {self.state.global_step + 1}, at a finite "
                 f"loss: {_WAYS_OUT}. {self._nothing_lost}"
             )
-        return norm
 
     @property
     def _nothing_lost(self) -> str:

@@ -30,6 +30,7 @@ from benchmarks.gpu.harness.schedule import (
     SectionOutcome,
     run_here,
 )
+from benchmarks.measuring.compact_json import compact_json
 
 ROOT = Path(__file__).resolve().parents[3]
 GRACE = 15.0  # a section is ended this many seconds after its time
@@ -83,8 +84,8 @@ def run_apart(
 def write(value: Any, path: Path) -> None:
     """Write a value as JSON, all or nothing, with NaN and infinities as text, which JSON lacks."""
     beside = path.with_suffix(".writing")
-    text = json.dumps(_sayable(value), indent=1, ensure_ascii=False, default=str)
-    beside.write_text(text + "\n", "utf-8")
+    sayable = json.loads(json.dumps(_sayable(value), default=str))
+    beside.write_text(compact_json(sayable), "utf-8")
     os.replace(beside, path)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 import sra_fast
@@ -21,7 +20,7 @@ from sra_fast.chat.conversations import as_conversations
 from sra_fast.chat.esconv import convert
 from sra_fast.chat.templates import get_template
 from sra_fast.measure.served import serve
-from sra_fast.training import PackingCollator, PaddingCollator, TokenBudgetSampler, why_not_packed
+from sra_fast.training import PackingCollator, PaddingCollator, why_not_packed
 from sra_fast.training.data.examples import ExampleEncoder
 from tiny_chat_model import save_tiny_model, talk
 
@@ -179,49 +178,3 @@ def test_models_that_pack_up_to_a_length_pack_up_to_it() -> None:
     assert "longrope" in str(why_not_packed(longrope, max_length=33))
     assert why_not_packed(temperature, max_length=2, row_tokens=3) is None
     assert "place in the row" in str(why_not_packed(temperature, max_length=2, row_tokens=4))
-
-
-# --- Batches by token budget ---
-
-
-def test_every_example_comes_once_an_epoch_and_no_batch_exceeds_the_budget() -> None:
-    lengths = [1 + (7 * i) % 97 for i in range(300)]
-    sampler = TokenBudgetSampler(lengths, 128, seed=3)
-    batches = list(sampler)
-    assert sorted(index for batch in batches for index in batch) == list(range(300))
-    assert max(sum(lengths[i] for i in batch) for batch in batches) <= 128
-    assert len(sampler) == len(batches)
-    assert sum(lengths) / (128 * len(batches)) > 0.95
-
-
-def test_order_follows_seed_and_epoch_and_the_number_of_batches_stays() -> None:
-    lengths = [1 + (7 * i) % 97 for i in range(100)]
-    one, same, other = (TokenBudgetSampler(lengths, 128, seed) for seed in (1, 1, 2))
-    first = list(one)
-    assert first == list(one) == list(same) != list(other)
-    one.set_epoch(1)
-    second = list(one)
-    assert second != first
-    assert sorted(map(tuple, second)) == sorted(map(tuple, first))
-    same.set_epoch(1)
-    assert list(same) == second
-
-
-def test_accelerate_hands_the_epoch_on_and_skips_what_is_done() -> None:
-    accelerate = pytest.importorskip("accelerate")
-    lengths = [1 + (7 * i) % 97 for i in range(100)]
-    wanted = TokenBudgetSampler(lengths, 128)
-    wanted.set_epoch(2)
-    sampler = TokenBudgetSampler(lengths, 128)
-    loader = DataLoader(range(100), batch_sampler=sampler, collate_fn=lambda batch: batch)
-    prepared = accelerate.Accelerator(cpu=True).prepare(loader)
-    prepared.set_epoch(2)
-    remaining = accelerate.skip_first_batches(prepared, 3)
-    assert list(remaining) == list(wanted)[3:]
-
-
-def test_budgets_that_cannot_hold_an_example_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"1 examples are longer than the budget of 9.*number 1"):
-        TokenBudgetSampler([3, 10], 9)
-    with pytest.raises(ValueError, match="no example"):
-        TokenBudgetSampler([], 9)

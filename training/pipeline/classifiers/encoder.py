@@ -17,6 +17,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.measure.compat import use_one_gpu
 from sra_fast.names import ClassifierKind
 
 from .classifier_settings import checked_settings
@@ -116,7 +117,7 @@ class EncoderClassifier:
                 dataloader_pin_memory=torch.cuda.is_available(),
                 disable_tqdm=True,
             )
-            arguments._n_gpu = min(1, arguments.n_gpu)  # more would multiply the batch
+            use_one_gpu(arguments)  # more would multiply the batch
             Trainer(
                 model=model,
                 args=arguments,

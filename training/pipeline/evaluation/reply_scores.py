@@ -29,7 +29,6 @@ def score_replies(
     strategies: Mapping[str, str],
     folder: Path,
     settings: Mapping[str, Any],
-    batch_tokens: int = FORWARD_TOKENS,
 ) -> SRAResult:
     """Every definition for the last reply of each conversation; what is done is kept in ``folder``.
 
@@ -39,7 +38,6 @@ def score_replies(
     Args:
         model, tokenizer: of whoever wrote the replies, or another.
         settings: everything the result depends on but the conversations' texts.
-        batch_tokens: most tokens of a forward pass.
 
     Returns:
         One row per conversation, in order.
@@ -52,10 +50,10 @@ def score_replies(
     def score_batch(batch: Sequence[EncodedPrompt]) -> SRAResult:
         rows = collate(batch, pad)
         spans = {STRATEGY: rows.pop("strategy_mask"), REPLY: rows["response_mask"] > 0}
-        return score(model, {**rows, "span_masks": spans}, forward_tokens=batch_tokens)
+        return score(model, {**rows, "span_masks": spans}, forward_tokens=FORWARD_TOKENS)
 
     run = ScoreFolder(folder, {"kind": "evaluate", **settings})
-    return run.complete(prompts, batch_tokens, score_batch)
+    return run.complete(prompts, FORWARD_TOKENS, score_batch)
 
 
 def lookback(result: SRAResult) -> Tensor:
