@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from sra_fast.names import Definition
-from sra_fast.report.comparison import LEVEL, RESAMPLES, Comparison, Estimate
+from sra_fast.report.comparison import Comparison, MeanSRA
+from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS
 from sra_fast.tools.printable import printable
 
 MEANING: dict[Definition, str] = {
@@ -22,11 +23,11 @@ COLUMNS = ("responses", "dialogues", "SRA", f"{LEVEL:.0%} interval", "log SRA")
 _MARKDOWN = re.compile(r"([\\`*{}\[\]<>|$~#!]|(?<!\w)_|_(?!\w))")
 
 
-def columns(estimate: Estimate) -> tuple[str, ...]:
+def columns(estimate: MeanSRA) -> tuple[str, ...]:
     """The cells under :data:`COLUMNS`."""
     interval = "–"
-    if estimate.low is not None and estimate.high is not None:
-        interval = f"{number(estimate.low)} … {number(estimate.high)}"
+    if estimate.mean.low is not None and estimate.mean.high is not None:
+        interval = f"{number(estimate.mean.low)} … {number(estimate.mean.high)}"
     log = "–" if estimate.log_sra is None else f"{estimate.log_sra:.3f}"
     return (
         f"{estimate.responses:,}",
@@ -63,7 +64,7 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
     lines += [
         f"SRA is the `{name}` definition: {meaning}. Means over responses; log is the natural "
         f"logarithm of the mean; intervals are {LEVEL:.0%} percentile bootstrap intervals over "
-        f"dialogues ({RESAMPLES} resamples).",
+        f"dialogues ({REPORT_DRAWS} resamples).",
         "",
         "## By template",
         "",
@@ -89,7 +90,7 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
     return "\n".join(lines)
 
 
-def _table(keys: tuple[str, ...], entries: Sequence[tuple[tuple[str, ...], Estimate]]) -> list[str]:
+def _table(keys: tuple[str, ...], entries: Sequence[tuple[tuple[str, ...], MeanSRA]]) -> list[str]:
     head = [*keys, *COLUMNS]
     lines = [
         "| " + " | ".join(head) + " |",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from sra_fast.report.comparison import LEVEL, Comparison, Estimate
+from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.report.markdown import MEANING, number
 from sra_fast.report.palette import (
     DARK_GREY,
@@ -23,6 +23,7 @@ from sra_fast.report.palette import (
     further_style,
 )
 from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.bootstrap import LEVEL
 from sra_fast.tools.printable import printable
 
 BY_TEMPLATE = "sra_by_template.png"
@@ -86,7 +87,7 @@ def _by_template(comparison: Comparison) -> Any:
 
 
 def _by_turn(comparison: Comparison) -> Any:
-    curves: dict[str, list[tuple[int, Estimate]]] = {}
+    curves: dict[str, list[tuple[int, MeanSRA]]] = {}
     for (template, turn), estimate in comparison.by_turn.items():
         curves.setdefault(template, []).append((turn, estimate))
     figure, axes = _figure(8.6, 4.8)
@@ -97,8 +98,8 @@ def _by_turn(comparison: Comparison) -> Any:
         at = numpy.array([turn for turn, _ in curve])
         values = numpy.array([estimate.sra for _, estimate in curve])
         if len(curves) <= 3:
-            low = numpy.array([e.sra if e.low is None else e.low for _, e in curve])
-            high = numpy.array([e.sra if e.high is None else e.high for _, e in curve])
+            low = numpy.array([e.sra if e.mean.low is None else e.mean.low for _, e in curve])
+            high = numpy.array([e.sra if e.mean.high is None else e.mean.high for _, e in curve])
             axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         label = _template_label(template)
         if smooth:
@@ -195,9 +196,15 @@ def _title(figure: Any, title: str, subtitle: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
 
 
-def _point(axes: Any, estimate: Estimate, row: int, colour: str, marker: str) -> None:
-    if estimate.low is not None and estimate.high is not None:
-        axes.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=2, alpha=0.6)
+def _point(axes: Any, estimate: MeanSRA, row: int, colour: str, marker: str) -> None:
+    if estimate.mean.low is not None and estimate.mean.high is not None:
+        axes.plot(
+            [estimate.mean.low, estimate.mean.high],
+            [row, row],
+            color=colour,
+            linewidth=2,
+            alpha=0.6,
+        )
     axes.plot([estimate.sra], [row], marker, color=colour, markersize=8)
 
 
@@ -224,7 +231,7 @@ def _quantity(comparison: Comparison) -> str:
     return f"SRA ({name} definition), {MEANING[name]}"  # type: ignore[index]
 
 
-def _of(estimate: Estimate) -> str:
+def _of(estimate: MeanSRA) -> str:
     replies = "1 response" if estimate.responses == 1 else f"{estimate.responses:,} responses"
     if estimate.dialogues == 1:
         return f"{replies} of 1 conversation"
@@ -232,7 +239,7 @@ def _of(estimate: Estimate) -> str:
 
 
 def _bars(estimates: Any) -> str:
-    known = any(estimate.low is not None for estimate in estimates)
+    known = any(estimate.mean.low is not None for estimate in estimates)
     return f"\nbars: {LEVEL:.0%} interval over dialogues" if known else ""
 
 

@@ -13,6 +13,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from sra_fast.report.comparison import mean_sra
+from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, numbered, rate_interval
 from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
 from sra_fast.training.pipeline.evaluation.language_quality import (
     analyse_quality,
@@ -24,13 +26,12 @@ from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published
 from sra_fast.training.pipeline.evaluation.ranking import (
     auc,
     aucs_of_ranks,
-    midranks,
     stratum_ranks,
     weighted_auc,
 )
 from sra_fast.training.pipeline.evaluation.records import Record, RecordError, write_records
 from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_rows
-from sra_fast.training.pipeline.evaluation.resampling import group_means, numbered, resampling
+from sra_fast.training.pipeline.evaluation.resampling import group_means, resampling
 from sra_fast.training.pipeline.evaluation.row_correlation import drawn_correlations, leave_one_out
 
 PLAIN = Record(
@@ -164,11 +165,6 @@ def test_weights_of_auc_are_repetitions() -> None:
     for weights, value in zip(counts, found, strict=True):
         again = numpy.repeat(numpy.arange(40), weights)
         assert value == pytest.approx(roc_auc_score(positive[again], scores[again]), abs=1e-12)
-
-
-def test_midranks_are_scipys() -> None:
-    values = numpy.array([3.0, 1.0, 3.0, 2.0, 3.0, 1.0])
-    assert midranks(values).tolist() == stats.rankdata(values).tolist()
 
 
 @pytest.mark.parametrize("kind", ["pearson", "spearman"])
@@ -446,3 +442,17 @@ def test_the_published_relation_hangs_on_no_single_row() -> None:
         without = published_relation(model).without
         assert set(without) == {row.row for row in PUBLISHED[model]}
         assert min(r for r in without.values() if r is not None) > 0.6
+
+
+def test_an_evaluation_a_comparison_and_a_rate_have_one_interval(records: list[Record]) -> None:
+    """The same responses, the same draws: the three ways to ask give the same numbers."""
+    mine = [one for one in records if one.row == "standard"]
+    scores, dialogues = [one.sra["paper"] for one in mine], [one.dialogue for one in mine]
+    evaluated = analyse(mine).rows[0].scores["paper"]
+    rows = [{"sra": sra, "dialogue": name} for sra, name in zip(scores, dialogues, strict=True)]
+    rate = rate_interval(scores, [1] * len(mine), dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
+    for found in (evaluated, mean_sra(rows).mean):
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (rate.value, rate.low, rate.high), rel=1e-12
+        )
+        assert found.n == rate.n
