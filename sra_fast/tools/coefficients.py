@@ -1,6 +1,7 @@
 """Correlation coefficients of weighted points, many sets of weights at a time.
 
-A resample is a set of weights: how often each point was drawn.
+A resample is a set of weights: how often each point was drawn. SciPy takes one data set at a time
+for Spearman's coefficient and no weights for either, so thousands of resamples would be a loop.
 """
 
 from __future__ import annotations
