@@ -13,6 +13,7 @@ from benchmarks.cpu.compare import Cell, Row
 from benchmarks.cpu.measure import OURS
 from benchmarks.measuring.alternatives import ALTERNATIVES
 from benchmarks.measuring.cases import RESPONSE, SPAN
+from sra_fast.tools.markdown_table import markdown_table
 
 NAME = "cpu"
 
@@ -80,12 +81,15 @@ def _table(rows: Iterable[Row]) -> list[str]:
     keys = [key for key in ALTERNATIVES if any(key in row.cells for row in members)]
     others = [key for key in keys if key != OURS]
     head = ["T", *(f"({key})" for key in keys), *(f"({OURS}) ÷ ({key})" for key in others)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
-    for row in members:
-        cells = [_shown(row.cells.get(key)) for key in keys]
-        ratios = [_ratio(row.cells.get(key)) for key in others]
-        lines.append("| " + " | ".join([str(row.case.tokens), *cells, *ratios]) + " |")
-    lines += ["", "Each: seconds · memory; the ratios likewise."]
+    cells = [
+        [
+            str(row.case.tokens),
+            *(_shown(row.cells.get(key)) for key in keys),
+            *(_ratio(row.cells.get(key)) for key in others),
+        ]
+        for row in members
+    ]
+    lines = [*markdown_table(head, cells, names=0), "Each: seconds · memory; the ratios likewise."]
     notes = [
         f"- T = {row.case.tokens}, ({key}): {cell.status}: {cell.note}"
         for row in members

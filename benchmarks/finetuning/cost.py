@@ -21,6 +21,7 @@ from benchmarks.measuring import machine
 from benchmarks.measuring.cases import SMALL, SMOLLM2, Case, build_batch, build_model
 from benchmarks.measuring.fresh_process import in_fresh_process
 from benchmarks.measuring.peak_memory import with_peak
+from sra_fast.tools.markdown_table import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 NAME = "training-cost"
@@ -82,14 +83,18 @@ held before it. Redraw with `python -m benchmarks.finetuning.cost`.
         if not row.right:
             lines += [f"**WRONG**: losses {row.loss}, SRA {row.sra}", ""]
             continue
-        lines += ["| | s per step | time | peak, MB | memory |", "|---|---:|---:|---:|---:|"]
-        for way, label in WAYS.items():
-            peak = row.peak_bytes[way]
-            lines.append(
-                f"| {label} | {row.seconds[way]:.2f} | {row.ratio[way]:.3f} | {peak / 1e6:.0f} "
-                f"| {peak / row.peak_bytes['plain']:.3f} |"
+        cells = [
+            (
+                label,
+                f"{row.seconds[way]:.2f}",
+                f"{row.ratio[way]:.3f}",
+                f"{row.peak_bytes[way] / 1e6:.0f}",
+                f"{row.peak_bytes[way] / row.peak_bytes['plain']:.3f}",
             )
-        lines += ["", f"SRA: {', '.join(f'{way} {sra:.9f}' for way, sra in row.sra.items())}.", ""]
+            for way, label in WAYS.items()
+        ]
+        lines += markdown_table(("", "s per step", "time", "peak, MB", "memory"), cells)
+        lines += [f"SRA: {', '.join(f'{way} {sra:.9f}' for way, sra in row.sra.items())}.", ""]
     return "\n".join(lines)
 
 

@@ -11,11 +11,24 @@ from typing import Any
 
 from benchmarks.finetuning.chosen import Chosen
 from benchmarks.finetuning.sweep import Outcome, ratio_interval
+from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
 RAISED = 1.25  # times the SRA of the run without
 HARMED = 1.02  # times its held-out loss
 EDGE = 10  # steps at the beginning and at the end, whose training losses are shown
+
+_COLUMNS = (
+    "weight",
+    "steps",
+    "minutes",
+    "training loss",
+    "held-out loss",
+    "SRA",
+    "log SRA",
+    "loss / weight 0",
+    "SRA / weight 0 (95%)",
+)
 
 _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
 
@@ -87,24 +100,22 @@ def _text(
         name: f"{part['conversations']} conversations of {part['dialogues']} dialogues"
         for name, part in chosen.counts.items()
     }
-    rows = [
-        "| weight | steps | minutes | training loss | held-out loss | SRA | log SRA "
-        "| loss / weight 0 | SRA / weight 0 (95%) |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-        f"| base model | – | – | – | {base['before']['loss']:.4f} | {base['before']['sra']:.3e} "
-        f"| {base['before']['log_sra']:.3f} | – | – |",
-    ]
+    rows = [["base model", "–", "–", "–", *_measured(base["before"]), "–", "–"]]
     for outcome, one in zip(outcomes, compared, strict=True):
-        after = outcome.result["after"]
         minutes = "–" if outcome.seconds is None else f"{outcome.seconds / 60:.1f}"
         first, last = _training_losses(outcome)
         low, high = one["sra_ratio_interval"]
         interval = "" if low is None else f" ({low:.3f} … {high:.3f})"
         rows.append(
-            f"| {outcome.weight:g} | {outcome.result['chosen_step']} of {outcome.result['steps']} "
-            f"| {minutes} | {first:.3f} → {last:.3f} | {after['loss']:.4f} "
-            f"| {after['sra']:.3e} | {after['log_sra']:.3f} | {one['loss_ratio']:.4f} "
-            f"| {one['sra_ratio']:.3f}{interval} |"
+            [
+                f"{outcome.weight:g}",
+                f"{outcome.result['chosen_step']} of {outcome.result['steps']}",
+                minutes,
+                f"{first:.3f} → {last:.3f}",
+                *_measured(outcome.result["after"]),
+                f"{one['loss_ratio']:.4f}",
+                f"{one['sra_ratio']:.3f}{interval}",
+            ]
         )
     top = best(outcomes)
     ratio = top.rescored / outcomes[0].rescored
@@ -127,8 +138,7 @@ bootstrap intervals over held-out dialogues. A row is of the step with the lowes
 (for a weight above 0, the language model's part alone); the training loss is the mean of the \
 first and of the last {EDGE} steps.
 
-{chr(10).join(rows)}
-
+{chr(10).join(markdown_table(_COLUMNS, rows, names=0))}
 {verdict} After training, each adapter was loaded anew and the held-out replies scored by \
 `sra_fast.score`: the means differ from what `SRACallback` had logged by at most {worst:.1e} of \
 them.
@@ -141,6 +151,15 @@ them.
 
 Redraw with `python -m benchmarks.finetuning.esconv_sweep ESCONV.json`.
 """
+
+
+def _measured(on_held_out: Mapping[str, float]) -> list[str]:
+    """Return the cells of held-out loss, SRA and log SRA."""
+    return [
+        f"{on_held_out['loss']:.4f}",
+        f"{on_held_out['sra']:.3e}",
+        f"{on_held_out['log_sra']:.3f}",
+    ]
 
 
 def _training_losses(outcome: Outcome) -> tuple[float, float]:

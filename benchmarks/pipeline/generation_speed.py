@@ -30,6 +30,7 @@ from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import find_model
 from sra_fast.names import DType
+from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.training.pipeline.extension.cuts import Cutting, cut
 from sra_fast.training.pipeline.generation.generation_prompts import (
     GenerationPrompt,
@@ -182,13 +183,16 @@ of tokens per minute, the median over {record["rounds"]} rounds. Redraw with \
         if part["dtype"] == "float32" and not part["same_replies"]:
             lines += ["**WRONG**: replies differ from transformers'.", ""]
             continue
-        lines += ["| | replies per minute | tokens per reply | ratio |", "|---|---:|---:|---:|"]
-        lines += [
-            f"| {name} | {way['replies_per_minute']:.1f} | {way['tokens_per_reply']:.0f} "
-            f"| {way['ratio']:.2f} |"
+        cells = [
+            (
+                name,
+                f"{way['replies_per_minute']:.1f}",
+                f"{way['tokens_per_reply']:.0f}",
+                f"{way['ratio']:.2f}",
+            )
             for name, way in part["ways"].items()
         ]
-        lines.append("")
+        lines += markdown_table(("", "replies per minute", "tokens per reply", "ratio"), cells)
     return "\n".join(lines)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sra_fast.names import Definition
 from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS
-from sra_fast.tools.printable import printable
+from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
 MEANING: dict[Definition, str] = {
     "paper": "mean attention per strategy token",
@@ -19,8 +18,6 @@ MEANING: dict[Definition, str] = {
 """What each definition of SRA says, in one phrase."""
 
 COLUMNS = ("responses", "dialogues", "SRA", f"{LEVEL:.0%} interval", "log SRA")
-# An underscore inside a word is only itself.
-_MARKDOWN = re.compile(r"([\\`*{}\[\]<>|$~#!]|(?<!\w)_|_(?!\w))")
 
 
 def columns(estimate: MeanSRA) -> tuple[str, ...]:
@@ -43,11 +40,6 @@ def number(value: float) -> str:
     return f"{value:#.3g}"
 
 
-def markdown_text(text: str) -> str:
-    """The text as Markdown that shows it as it is."""
-    return _MARKDOWN.sub(r"\\\1", printable(text))
-
-
 def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequence[str]) -> str:
     """A comparison as a Markdown page.
 
@@ -68,16 +60,10 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
         "",
         "## By template",
         "",
-        *_table(
-            ("template",),
-            [((f"{t}",), e) for t, e in comparison.by_template.items()],
-        ),
+        *_table(("template",), (((name,), one) for name, one in comparison.by_template.items())),
         "## By strategy",
         "",
-        *_table(
-            ("template", "strategy"),
-            [(key, e) for key, e in comparison.by_strategy.items()],
-        ),
+        *_table(("template", "strategy"), comparison.by_strategy.items()),
         "## By turn",
         "",
         *_table(
@@ -90,13 +76,6 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
     return "\n".join(lines)
 
 
-def _table(keys: tuple[str, ...], entries: Sequence[tuple[tuple[str, ...], MeanSRA]]) -> list[str]:
-    head = [*keys, *COLUMNS]
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "|" + "|".join([" --- "] * len(keys) + [" ---: "] * len(COLUMNS)) + "|",
-    ]
-    for names, estimate in entries:
-        cells = [*(markdown_text(name) for name in names), *columns(estimate)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+def _table(keys: tuple[str, ...], entries: Iterable[tuple[tuple[str, ...], MeanSRA]]) -> list[str]:
+    rows = [(*names, *columns(estimate)) for names, estimate in entries]
+    return markdown_table((*keys, *COLUMNS), rows, len(keys))

@@ -237,7 +237,6 @@ def _text(report: Mapping[str, Any], evaluation: Evaluation, what: str) -> str:
         f"## By strategy ({what})",
         "",
         *by_class_table(shown),
-        "",
         f"![confusion matrix]({CONFUSION})",
         "",
     ]

@@ -13,6 +13,7 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.tools.bootstrap import LEVEL
+from sra_fast.tools.markdown_table import markdown_table
 
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
@@ -134,15 +135,11 @@ def accuracy_interval(
 
 def by_class_table(measured: Quality) -> list[str]:
     """Markdown lines: precision, recall and F1 of each strategy."""
-    return [
-        "| strategy | responses | precision | recall | F1 |",
-        "|---|---:|---:|---:|---:|",
-        *(
-            f"| {_cell(one.strategy)} | {one.responses} | {share(one.precision)} "
-            f"| {share(one.recall)} | {share(one.f1)} |"
-            for one in measured.by_class
-        ),
+    rows = [
+        (one.strategy, str(one.responses), *map(share, (one.precision, one.recall, one.f1)))
+        for one in measured.by_class
     ]
+    return markdown_table(("strategy", "responses", "precision", "recall", "F1"), rows)
 
 
 def sentence(measured: Quality) -> str:
@@ -161,7 +158,3 @@ def share(value: float | None) -> str:
 
 def _none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

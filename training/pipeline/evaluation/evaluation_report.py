@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.report.markdown import markdown_text
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.bootstrap import LEVEL
+from sra_fast.tools.markdown_table import markdown_text
 
 from ..classifiers import PLAIN
 from .analysis import Analysis, RowResult

@@ -46,7 +46,8 @@ def row_correlation(
     xs, ys = means.drawn[:, there, column], means.drawn[:, there, 0]
     drawn = drawn_correlations(_log(xs) if log else xs, ys, kind)
     low, high, left_out, no_interval = interval_of_draws(drawn)
-    return replace(found, low=low, high=high, why=no_interval or left, left_out=left_out)
+    reasons = "; ".join(filter(None, (no_interval, left)))
+    return replace(found, low=low, high=high, why=reasons or None, left_out=left_out)
 
 
 def leave_one_out(
