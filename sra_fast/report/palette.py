@@ -1,4 +1,4 @@
-"""Colours of all figures, and how templates are drawn.
+"""Colours of all figures, and how templates and other conditions are drawn.
 
 Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart; what is
 told by colour is told by the marker or the line as well.
@@ -27,6 +27,19 @@ TEMPLATE_STYLES: dict[str, Style] = {
 }
 
 
-def further_style(index: int, colours: Sequence[str]) -> Style:
-    """Of the ``index``-th (from 0) that has no style of its own: colours in turn, then markers."""
-    return colours[index % len(colours)], "vPX*"[index // len(colours) % 4], "-."
+_STYLES: dict[str, Style] = {**TEMPLATE_STYLES, "fine-tuned": (GREEN, "*", "-")}
+_OTHERS = (PURPLE, SKY, YELLOW)
+
+
+def style_of(name: str, names: Sequence[str]) -> Style:
+    """Return how a template or another condition is drawn, the same in every figure.
+
+    Args:
+        name: one of ``names``.
+        names: of all that the figure shows. Those without a style of their own take colours in
+            turn, then markers.
+    """
+    if name in _STYLES:
+        return _STYLES[name]
+    index = [one for one in names if one not in _STYLES].index(name)
+    return _OTHERS[index % len(_OTHERS)], "vPX*"[index // len(_OTHERS) % 4], "-."

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show."""
+"""Text from outside, made safe and short to show."""
 
 from __future__ import annotations
 
@@ -6,3 +6,9 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """The text in one line; what a terminal would obey (escapes, line breaks) becomes visible."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return the text in one line of at most ``width`` characters, printable as it is."""
+    shown = printable(text)
+    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
