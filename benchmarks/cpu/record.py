@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -13,6 +12,7 @@ from benchmarks.cpu.compare import Cell, Row
 from benchmarks.cpu.measure import OURS
 from benchmarks.measuring.alternatives import ALTERNATIVES
 from benchmarks.measuring.cases import RESPONSE, SPAN
+from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.markdown_table import markdown_table
 
 NAME = "cpu"
@@ -24,8 +24,8 @@ def write(rows: Sequence[Row], machine: Mapping[str, Any], folder: Path) -> list
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{NAME}.{ending}" for ending in ("json", "md", "png")]
-    paths[0].write_text(json.dumps(as_json(rows, machine), indent=1, ensure_ascii=False) + "\n")
-    paths[1].write_text(as_markdown(rows, machine))
+    write_json(paths[0], as_json(rows, machine))
+    write_text(paths[1], as_markdown(rows, machine))
     draw(rows, paths[2])
     return paths
 

@@ -8,7 +8,6 @@ second, short training in a fresh process, above what was held before it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from benchmarks.measuring import machine
 from benchmarks.measuring.cases import SMALL, SMOLLM2, Case, build_batch, build_model
 from benchmarks.measuring.fresh_process import in_fresh_process
 from benchmarks.measuring.peak_memory import with_peak
+from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.markdown_table import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -143,8 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(measure(case, 1 if given.quick else given.rounds))
         print(f"{case}: {rows[-1].ratio}", file=sys.stderr, flush=True)
         record = {"machine": facts, "ways": WAYS, "rows": [asdict(row) for row in rows]}
-        (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
-        (given.out / f"{NAME}.md").write_text(as_markdown(rows, facts))
+        write_json(given.out / f"{NAME}.json", record)
+        write_text(given.out / f"{NAME}.md", as_markdown(rows, facts))
     print(as_markdown(rows, facts))
     return 0 if all(row.right for row in rows) else 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any
 
 from benchmarks.finetuning.chosen import Chosen
 from benchmarks.finetuning.sweep import Outcome, ratio_interval
+from sra_fast.report.drawing import save_figure
+from sra_fast.report.palette import BLUE, DARK_GREY, ORANGE
+from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
@@ -29,8 +31,6 @@ _COLUMNS = (
     "loss / weight 0",
     "SRA / weight 0 (95%)",
 )
-
-_BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
 
 
 def write(
@@ -65,10 +65,10 @@ def write(
         ],
         "dialogues": list(dialogues),
     }
-    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "results.json", record)
     _draw(outcomes, compared, folder / "sweep.png")
     text = _text(outcomes, compared, chosen, config, facts)
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_text(folder / "report.md", text)
     return text
 
 
@@ -171,7 +171,7 @@ def _training_losses(outcome: Outcome) -> tuple[float, float]:
 def _draw(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     at = range(len(outcomes))
     labels = [f"{outcome.weight:g}" for outcome in outcomes]
@@ -184,15 +184,15 @@ def _draw(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]], pa
         [ratio - low for ratio, (low, _) in zip(ratios, ends, strict=True)],
         [high - ratio for ratio, (_, high) in zip(ratios, ends, strict=True)],
     ]
-    left.errorbar(at, ratios, spread, fmt="o-", color=_BLUE, capsize=3, linewidth=1.6)
-    left.axhline(RAISED, color=_GREY, linestyle=":", linewidth=1.2, label=f"{RAISED:g}")
+    left.errorbar(at, ratios, spread, fmt="o-", color=BLUE, capsize=3, linewidth=1.6)
+    left.axhline(RAISED, color=DARK_GREY, linestyle=":", linewidth=1.2, label=f"{RAISED:g}")
     left.set_ylabel("held-out SRA / that of weight 0")
     if max(ratios) > 4 * min(ratios):
         left.set_yscale("log")
     losses = [outcome.result["after"]["loss"] for outcome in outcomes]
-    right.plot(at, losses, "o-", color=_RED, linewidth=1.6)
+    right.plot(at, losses, "o-", color=ORANGE, linewidth=1.6)
     right.axhline(
-        HARMED * losses[0], color=_GREY, linestyle=":", linewidth=1.2,
+        HARMED * losses[0], color=DARK_GREY, linestyle=":", linewidth=1.2,
         label=f"{HARMED - 1:.0%} above weight 0",
     )  # fmt: skip
     right.set_ylabel("held-out loss per token (nats)")
@@ -202,4 +202,4 @@ def _draw(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]], pa
         axes.grid(alpha=0.3, linewidth=0.6)
         axes.legend(frameon=False)
     figure.suptitle(f"{outcomes[0].result['model']}, ESConv; bars: 95% over held-out dialogues")
-    figure.savefig(path)
+    save_figure(figure, path)

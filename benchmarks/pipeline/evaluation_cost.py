@@ -11,7 +11,6 @@ the masses of every head on disk. The scores are compared first. Writes ``evalua
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from sra_fast.files.run_folder import batches
 from sra_fast.names import FORWARD_TOKENS, DType
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
+from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES
 from sra_fast.training.pipeline.classifiers.labelled import read_labelled
@@ -158,8 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "dtypes": [measure(given.model, dtype, whole, given.rounds) for dtype in given.dtypes],
     }
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (given.out / f"{NAME}.md").write_text(as_markdown(record))
+    write_json(given.out / f"{NAME}.json", record)
+    write_text(given.out / f"{NAME}.md", as_markdown(record))
     print(as_markdown(record))
     return int(not all(part["same"] for part in record["dtypes"]))
 

@@ -24,7 +24,7 @@ from typing import Any
 from sra_fast.chat.encoding import EncodedPrompt
 from sra_fast.result import SRAResult
 from sra_fast.tools.argument_error import ArgumentError
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json
 
 RUN = "run.json"
 MASSES = "masses.safetensors"
@@ -202,7 +202,7 @@ class RunFolder:
 
     def _write_record(self, *, finished: bool) -> None:
         record = {"format": _FORMAT, "finished": finished, "settings": self.settings}
-        write_text(self.path / RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.path / RUN, record)
 
 
 def batches(prompts: Sequence[EncodedPrompt], tokens: int) -> list[list[EncodedPrompt]]:

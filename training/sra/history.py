@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.names import Definition
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import write_text
 
 from .means import Means
 
@@ -61,8 +61,7 @@ class History:
         if step and self.path.exists():
             kept = [line for line in read_history(self.path) if line["step"] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_atomically(self.path) as temporary:
-            temporary.write_text("".join(map(_text, kept)), encoding="utf-8")
+        write_text(self.path, "".join(map(_text, kept)))
 
     def append(
         self, step: int, epoch: float | None, split: str, definition: Definition, means: Means
@@ -91,6 +90,7 @@ class History:
 
 
 def _text(line: dict[str, Any]) -> str:
+    # A NaN is written as it is: a training that goes wrong shows it, and does not end of it.
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 

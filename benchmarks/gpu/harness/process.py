@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.gpu.harness.failures import last_lines
 from benchmarks.gpu.harness.schedule import SECTIONS, Outcome, Section, Settings, run_here
+from sra_fast.tools.atomic import write_json
 
 ROOT = Path(__file__).resolve().parents[3]
 GRACE = 15.0  # seconds beyond its time until a section is ended
@@ -72,11 +73,8 @@ def run_apart(
 
 
 def write(value: Any, path: Path) -> None:
-    """JSON, all or nothing; NaN and infinities as text, which JSON does not know."""
-    beside = path.with_suffix(".writing")
-    text = json.dumps(_sayable(value), indent=1, ensure_ascii=False, default=str)
-    beside.write_text(text + "\n", "utf-8")
-    os.replace(beside, path)
+    """Write JSON, whole or not at all; what JSON does not know, such as NaN, becomes text."""
+    write_json(path, _sayable(value))
 
 
 def _sayable(value: Any) -> Any:
@@ -86,7 +84,7 @@ def _sayable(value: Any) -> Any:
         return [_sayable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -7,7 +7,6 @@ numbers. An endpoint may leave gaps in a batch; the next call asks for those alo
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sra_fast.chat.encoding import control_tokens
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json_lines
 from sra_fast.tools.strict_json import read_json_lines
 
 from .cleaning import clean_reply
@@ -212,9 +211,8 @@ def _write(folder: Path, replies: Sequence[Reply]) -> None:
     """A file of its own behind those that are there."""
     if replies:
         numbers = [int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isdigit()]
-        lines = (json.dumps(asdict(reply), ensure_ascii=False) for reply in replies)
         file = folder / f"{max(numbers, default=-1) + 1:05d}.jsonl"
-        write_text(file, "".join(f"{line}\n" for line in lines))
+        write_json_lines(file, map(asdict, replies))
 
 
 def _kept(folder: Path) -> dict[str, Reply]:

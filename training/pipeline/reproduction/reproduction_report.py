@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import transformers
 from sra_fast import __version__
 from sra_fast.files.models import choose_device
 from sra_fast.report.markdown import number
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.bootstrap import Correlation, Estimate
 from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
@@ -75,8 +74,7 @@ def write_report(reproduced: Reproduced) -> dict[str, Any]:
         for name in names:
             shutil.copyfile(out / folder / name, out / name)
     found = results(reproduced)
-    text = json.dumps(found, ensure_ascii=False, allow_nan=False, indent=1)
-    write_text(out / RESULTS, text + "\n")
+    write_json(out / RESULTS, found)
     write_text(out / REPORT, markdown(reproduced, found))
     return found
 
