@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.cpu.compare import ComparedCase
 from benchmarks.measuring.alternatives import ALTERNATIVES
+from sra_fast.report.drawing import save_figure
 from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE, YELLOW
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ def draw(rows: Sequence[ComparedCase], path: Path) -> None:
         row for row in rows if (row.case.shape, row.case.dtype) == (first.shape, first.dtype)
     ]
     lengths = [row.case.tokens for row in members]
-    figure = Figure(figsize=(10, 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
     for key, alternative in ALTERNATIVES.items():
         cells = [(row.case.tokens, row.cells[key]) for row in members if key in row.cells]
@@ -76,7 +77,7 @@ def draw(rows: Sequence[ComparedCase], path: Path) -> None:
         f"{first.shape.name}, {first.dtype}, CPU: SRA of a response of {first.response} tokens"
     )
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _mark_misfit(

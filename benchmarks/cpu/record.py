@@ -13,6 +13,8 @@ from benchmarks.cpu.measure import OURS
 from benchmarks.measuring.alternatives import ALTERNATIVES
 from benchmarks.measuring.cases import RESPONSE, SPAN
 from benchmarks.measuring.compact_json import compact_json
+from sra_fast.tools.atomic import write_text
+from sra_fast.tools.markdown_table import markdown_table
 
 NAME = "cpu"
 
@@ -23,8 +25,8 @@ def write(rows: Sequence[ComparedCase], machine: Mapping[str, Any], folder: Path
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{NAME}.{ending}" for ending in ("json", "md", "png")]
-    paths[0].write_text(compact_json(as_json(rows, machine)), encoding="utf-8")
-    paths[1].write_text(as_markdown(rows, machine))
+    write_text(paths[0], compact_json(as_json(rows, machine)))
+    write_text(paths[1], as_markdown(rows, machine))
     draw(rows, paths[2])
     return paths
 
@@ -83,12 +85,15 @@ def _table(rows: Iterable[ComparedCase]) -> list[str]:
     keys = [key for key in ALTERNATIVES if any(key in row.cells for row in members)]
     others = [key for key in keys if key != OURS]
     head = ["T", *(f"({key})" for key in keys), *(f"({OURS}) ÷ ({key})" for key in others)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
-    for row in members:
-        cells = [_shown(row.cells.get(key)) for key in keys]
-        ratios = [_ratio(row.cells.get(key)) for key in others]
-        lines.append("| " + " | ".join([str(row.case.tokens), *cells, *ratios]) + " |")
-    lines += ["", "Each: seconds · memory; the ratios likewise."]
+    cells = [
+        [
+            str(row.case.tokens),
+            *(_shown(row.cells.get(key)) for key in keys),
+            *(_ratio(row.cells.get(key)) for key in others),
+        ]
+        for row in members
+    ]
+    lines = [*markdown_table(head, cells, names=0), "Each: seconds · memory; the ratios likewise."]
     notes = [
         f"- T = {row.case.tokens}, ({key}): {cell.status}: {cell.note}"
         for row in members

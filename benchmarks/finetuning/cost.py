@@ -9,7 +9,6 @@ process, above what was held before it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,8 @@ from benchmarks.measuring import machine
 from benchmarks.measuring.cases import SMALL, SMOLLM2, ModelCase, build_batch, build_model
 from benchmarks.measuring.fresh_process import in_fresh_process
 from benchmarks.measuring.peak_memory import with_peak
+from sra_fast.tools.atomic import write_json, write_text
+from sra_fast.tools.markdown_table import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 NAME = "training-cost"
@@ -83,14 +84,18 @@ held before it. Redraw with `python -m benchmarks.finetuning.cost`.
         if not row.right:
             lines += [f"**WRONG**: losses {row.loss}, SRA {row.sra}", ""]
             continue
-        lines += ["| | s per step | time | peak, MB | memory |", "|---|---:|---:|---:|---:|"]
-        for way, label in WAYS.items():
-            peak = row.peak_bytes[way]
-            lines.append(
-                f"| {label} | {row.seconds[way]:.2f} | {row.ratio[way]:.3f} | {peak / 1e6:.0f} "
-                f"| {peak / row.peak_bytes['plain']:.3f} |"
+        cells = [
+            (
+                label,
+                f"{row.seconds[way]:.2f}",
+                f"{row.ratio[way]:.3f}",
+                f"{row.peak_bytes[way] / 1e6:.0f}",
+                f"{row.peak_bytes[way] / row.peak_bytes['plain']:.3f}",
             )
-        lines += ["", f"SRA: {', '.join(f'{way} {sra:.9f}' for way, sra in row.sra.items())}.", ""]
+            for way, label in WAYS.items()
+        ]
+        lines += markdown_table(("", "s per step", "time", "peak, MB", "memory"), cells)
+        lines += [f"SRA: {', '.join(f'{way} {sra:.9f}' for way, sra in row.sra.items())}.", ""]
     return "\n".join(lines)
 
 
@@ -167,8 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(measure(case, 1 if given.quick else given.rounds))
         print(f"{case}: {rows[-1].ratio}", file=sys.stderr, flush=True)
         record = {"machine": facts, "ways": WAYS, "rows": [asdict(row) for row in rows]}
-        (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
-        (given.out / f"{NAME}.md").write_text(as_markdown(rows, facts))
+        write_json(given.out / f"{NAME}.json", record)
+        write_text(given.out / f"{NAME}.md", as_markdown(rows, facts))
     print(as_markdown(rows, facts))
     return 0 if all(row.right for row in rows) else 1
 

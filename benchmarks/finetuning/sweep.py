@@ -16,6 +16,7 @@ import numpy
 import sra_fast
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.files.models import ModelSource, find_model
+from sra_fast.tools.atomic import write_json
 from sra_fast.tools.bootstrap import interval_of_sums
 from sra_fast.training.lora.checkpoints import newest_checkpoint
 from sra_fast.training.lora.settings import TrainingConfig
@@ -99,7 +100,7 @@ def run_weight(
         rescored=math.fsum(scores) / len(scores),
         scores=scores,
     )
-    recorded.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    write_json(recorded, asdict(outcome))
     return outcome
 
 

@@ -11,13 +11,27 @@ from typing import Any
 from benchmarks.finetuning.chosen import Chosen
 from benchmarks.finetuning.sweep import WeightOutcome, ratio_interval
 from benchmarks.measuring.compact_json import compact_json
+from sra_fast.report.drawing import save_figure
+from sra_fast.report.palette import BLUE, DARK_GREY, ORANGE
+from sra_fast.tools.atomic import write_text
+from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.training.lora.settings import TrainingConfig, settings_of
 
 RAISED = 1.25  # the SRA to reach, as a multiple of that of the run with weight 0
 HARMED = 1.02  # the largest held-out loss to accept, as a multiple of that run's
 EDGE = 10  # steps at the beginning and at the end, whose training losses are shown
 
-_BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#555555"  # Okabe and Ito's
+_COLUMNS = (
+    "weight",
+    "steps",
+    "minutes",
+    "training loss",
+    "held-out loss",
+    "SRA",
+    "log SRA",
+    "loss / weight 0",
+    "SRA / weight 0 (95%)",
+)
 
 
 def write(
@@ -52,10 +66,10 @@ def write(
         ],
         "dialogues": list(dialogues),
     }
-    (folder / "results.json").write_text(compact_json(record), encoding="utf-8")
+    write_text(folder / "results.json", compact_json(record))
     _draw(outcomes, compared, folder / "sweep.png")
     text = _text(outcomes, compared, chosen, config, facts)
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_text(folder / "report.md", text)
     return text
 
 
@@ -107,24 +121,22 @@ def _text(
         name: f"{part['conversations']} conversations of {part['dialogues']} dialogues"
         for name, part in chosen.counts.items()
     }
-    rows = [
-        "| weight | steps | minutes | training loss | held-out loss | SRA | log SRA "
-        "| loss / weight 0 | SRA / weight 0 (95%) |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-        f"| base model | – | – | – | {base['before']['loss']:.4f} | {base['before']['sra']:.3e} "
-        f"| {base['before']['log_sra']:.3f} | – | – |",
-    ]
+    rows = [["base model", "–", "–", "–", *_measured(base["before"]), "–", "–"]]
     for outcome, one in zip(outcomes, compared, strict=True):
-        after = outcome.result["after"]
         minutes = "–" if outcome.seconds is None else f"{outcome.seconds / 60:.1f}"
         first, last = _training_losses(outcome)
         low, high = one["sra_ratio_interval"]
         interval = "" if low is None else f" ({low:.3f} … {high:.3f})"
         rows.append(
-            f"| {outcome.weight:g} | {outcome.result['chosen_step']} of {outcome.result['steps']} "
-            f"| {minutes} | {first:.3f} → {last:.3f} | {after['loss']:.4f} "
-            f"| {after['sra']:.3e} | {after['log_sra']:.3f} | {one['loss_ratio']:.4f} "
-            f"| {one['sra_ratio']:.3f}{interval} |"
+            [
+                f"{outcome.weight:g}",
+                f"{outcome.result['chosen_step']} of {outcome.result['steps']}",
+                minutes,
+                f"{first:.3f} → {last:.3f}",
+                *_measured(outcome.result["after"]),
+                f"{one['loss_ratio']:.4f}",
+                f"{one['sra_ratio']:.3f}{interval}",
+            ]
         )
     top = best(outcomes)
     ratio = top.rescored / outcomes[0].rescored
@@ -147,8 +159,7 @@ bootstrap intervals over held-out dialogues. A row is of the step with the lowes
 (for a weight above 0, the language model's part alone); the training loss is the mean of the \
 first and of the last {EDGE} steps.
 
-{chr(10).join(rows)}
-
+{chr(10).join(markdown_table(_COLUMNS, rows, names=0))}
 {verdict} After training, each adapter was loaded anew and the held-out replies scored by \
 `sra_fast.score`: the means differ from what `SRACallback` had logged by at most {worst:.1e} of \
 them.
@@ -163,6 +174,15 @@ Redraw with `python -m benchmarks.finetuning.esconv_sweep ESCONV.json`.
 """
 
 
+def _measured(on_held_out: Mapping[str, float]) -> list[str]:
+    """Return the cells of held-out loss, SRA and log SRA."""
+    return [
+        f"{on_held_out['loss']:.4f}",
+        f"{on_held_out['sra']:.3e}",
+        f"{on_held_out['log_sra']:.3f}",
+    ]
+
+
 def _training_losses(outcome: WeightOutcome) -> tuple[float, float]:
     """Return the language model's mean loss over the first and over the last steps."""
     losses = [log.get("lm_loss", log["loss"]) for log in outcome.log if "loss" in log]
@@ -174,7 +194,7 @@ def _draw(
 ) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     at = range(len(outcomes))
     labels = [f"{outcome.weight:g}" for outcome in outcomes]
@@ -187,15 +207,15 @@ def _draw(
         [ratio - low for ratio, (low, _) in zip(ratios, ends, strict=True)],
         [high - ratio for ratio, (_, high) in zip(ratios, ends, strict=True)],
     ]
-    left.errorbar(at, ratios, spread, fmt="o-", color=_BLUE, capsize=3, linewidth=1.6)
-    left.axhline(RAISED, color=_GREY, linestyle=":", linewidth=1.2, label=f"{RAISED:g}")
+    left.errorbar(at, ratios, spread, fmt="o-", color=BLUE, capsize=3, linewidth=1.6)
+    left.axhline(RAISED, color=DARK_GREY, linestyle=":", linewidth=1.2, label=f"{RAISED:g}")
     left.set_ylabel("held-out SRA / that of weight 0")
     if max(ratios) > 4 * min(ratios):
         left.set_yscale("log")
     losses = [outcome.result["after"]["loss"] for outcome in outcomes]
-    right.plot(at, losses, "o-", color=_RED, linewidth=1.6)
+    right.plot(at, losses, "o-", color=ORANGE, linewidth=1.6)
     right.axhline(
-        HARMED * losses[0], color=_GREY, linestyle=":", linewidth=1.2,
+        HARMED * losses[0], color=DARK_GREY, linestyle=":", linewidth=1.2,
         label=f"{HARMED - 1:.0%} above weight 0",
     )  # fmt: skip
     right.set_ylabel("held-out loss per token (nats)")
@@ -205,4 +225,4 @@ def _draw(
         axes.grid(alpha=0.3, linewidth=0.6)
         axes.legend(frameon=False)
     figure.suptitle(f"{outcomes[0].result['model']}, ESConv; bars: 95% over held-out dialogues")
-    figure.savefig(path)
+    save_figure(figure, path)

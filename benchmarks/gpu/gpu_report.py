@@ -29,6 +29,7 @@ from benchmarks.gpu.harness.schedule import (
     known_ceilings,
 )
 from benchmarks.gpu.report import dispatch_table, report_page, targets
+from sra_fast.tools.atomic import write_text
 
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURED = ROOT / "kernels" / "span_attention" / "measured.json"
@@ -90,7 +91,7 @@ def report(
         notes.append(f"no pictures: {describe(error)}")
     write(_chosen(outcomes), folder / "dispatch.json")
     text = report_page.as_markdown(facts, outcomes, verdicts, pictures, notes)
-    (folder / "report.md").write_text(text, "utf-8")
+    write_text(folder / "report.md", text)
     return report_page.short(facts, outcomes, verdicts, notes)
 
 

@@ -10,7 +10,6 @@ compared first.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -31,6 +30,8 @@ from sra_fast.files.score_folder import batches
 from sra_fast.names import FORWARD_TOKENS, DType
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
+from sra_fast.tools.atomic import write_json, write_text
+from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.training.pipeline.classifiers import PLAIN_REPLIES
 from sra_fast.training.pipeline.classifiers.labelled import read_labelled
 from sra_fast.training.pipeline.evaluation.reply_scores import score_replies
@@ -105,8 +106,7 @@ def measure(
 def as_markdown(record: dict[str, Any]) -> str:
     """Return the page to read, with one line per dtype."""
     facts = record["machine"]
-    lines = [
-        f"""# Scoring by evaluate, over score
+    introduction = f"""# Scoring by evaluate, over score
 
 {facts["cpu"]}, {facts["cores"]} cores ({facts["threads"]} threads), torch {facts["torch"]}, \
 transformers {facts["transformers"]}, commit {facts["commit"]}. {record["model"]}, \
@@ -114,19 +114,23 @@ transformers {facts["transformers"]}, commit {facts["commit"]}. {record["model"]
 (`{TEMPLATE}`), batches of {FORWARD_TOKENS:,} tokens. The ways take turns; the ratio is the median \
 over {record["rounds"]} rounds. Redraw with \
 `python -m benchmarks.pipeline.evaluation_cost DIALOGUES`.
-
-| | score, s | evaluate, s | ratio | largest relative difference of a score |
-|---|---:|---:|---:|---:|"""
-    ]
+"""
+    rows = []
     for part in record["dtypes"]:
         seconds, largest = part["seconds"], part["largest_relative_difference"]
         difference = "not finite" if largest is None else f"{largest:.1e}"
         wrong = "" if part["same"] else "**WRONG**: the scores differ. "
-        lines.append(
-            f"| {part['dtype']} | {seconds['score']:.1f} | {seconds['evaluate']:.1f} "
-            f"| {wrong}{part['ratio']:.2f} | {difference} |"
+        rows.append(
+            (
+                part["dtype"],
+                f"{seconds['score']:.1f}",
+                f"{seconds['evaluate']:.1f}",
+                f"{wrong}{part['ratio']:.2f}",
+                difference,
+            )
         )
-    return "\n".join([*lines, ""])
+    head = ("", "score, s", "evaluate, s", "ratio", "largest relative difference of a score")
+    return "\n".join([introduction, *markdown_table(head, rows)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "dtypes": [measure(given.model, dtype, whole, given.rounds) for dtype in given.dtypes],
     }
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (given.out / f"{NAME}.md").write_text(as_markdown(record))
+    write_json(given.out / f"{NAME}.json", record)
+    write_text(given.out / f"{NAME}.md", as_markdown(record))
     print(as_markdown(record))
     return int(not all(part["same"] for part in record["dtypes"]))
 

@@ -10,7 +10,6 @@ random numbers, so the replies are the same and as long. In float32 that is chec
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,8 @@ from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import find_model
 from sra_fast.names import DType
+from sra_fast.tools.atomic import write_json, write_text
+from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.training.pipeline.extension.cuts import Cutting, cut
 from sra_fast.training.pipeline.generation.generation_prompts import (
     GenerationPrompt,
@@ -185,13 +186,16 @@ of tokens per minute, the median over {record["rounds"]} rounds. Redraw with \
         if part["dtype"] == "float32" and not part["same_replies"]:
             lines += ["**WRONG**: replies differ from transformers'.", ""]
             continue
-        lines += ["| | replies per minute | tokens per reply | ratio |", "|---|---:|---:|---:|"]
-        lines += [
-            f"| {name} | {way['replies_per_minute']:.1f} | {way['tokens_per_reply']:.0f} "
-            f"| {way['ratio']:.2f} |"
+        cells = [
+            (
+                name,
+                f"{way['replies_per_minute']:.1f}",
+                f"{way['tokens_per_reply']:.0f}",
+                f"{way['ratio']:.2f}",
+            )
             for name, way in part["ways"].items()
         ]
-        lines.append("")
+        lines += markdown_table(("", "replies per minute", "tokens per reply", "ratio"), cells)
     return "\n".join(lines)
 
 
@@ -260,8 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(record["dtypes"][-1], file=sys.stderr, flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (given.out / f"{NAME}.md").write_text(as_markdown(record))
+    write_json(given.out / f"{NAME}.json", record)
+    write_text(given.out / f"{NAME}.md", as_markdown(record))
     print(as_markdown(record))
     wrong = [p for p in record["dtypes"] if p["dtype"] == "float32" and not p["same_replies"]]
     return int(bool(wrong))

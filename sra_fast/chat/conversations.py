@@ -9,7 +9,6 @@ way out. The texts themselves are data, never evaluated and never used as a path
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from sra_fast.tools.argument_error import ArgumentError
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import write_json_lines
 from sra_fast.tools.strict_json import clean_text, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -240,9 +239,7 @@ def write_conversations(
     """
     kept = list(records)
     as_conversations(kept, where="records")
-    lines = "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in kept)
-    with replaced_atomically(Path(path)) as temporary:
-        temporary.write_bytes(lines.encode("utf-8"))
+    write_json_lines(Path(path), map(dict, kept))
 
 
 def _label(identity: str, where: str) -> str:

@@ -37,7 +37,7 @@ def score(
         from sra_fast.files.run_folder import RUN
         from sra_fast.files.score_file import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.files.score_folder import MASSES
-        from sra_fast.report.comparison import estimate, groups
+        from sra_fast.report.comparison import groups, mean_sra
 
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
@@ -48,9 +48,9 @@ def score(
         with token_progress(current, [job]) as on_progress:
             (scored,) = scorer.run([job], on_progress)
 
-        whole = estimate(scored.rows)
+        whole = mean_sra(scored.rows)
         by_strategy = groups(scored.rows, lambda row: row["strategy"])
-        estimates = {name: estimate(by_strategy[name]) for name in sorted(by_strategy)}
+        estimates = {name: mean_sra(by_strategy[name]) for name in sorted(by_strategy)}
         current.show(
             estimates_table(
                 f"SRA ({definition} definition), template {chosen.name}",
@@ -66,7 +66,7 @@ def score(
             "model": scorer.source.name,
             "template": chosen.name,
             "definition": definition,
-            **vars(whole),
-            "by_strategy": [{"strategy": name, **vars(e)} for name, e in estimates.items()],
+            **whole.to_json(),
+            "by_strategy": [{"strategy": name, **e.to_json()} for name, e in estimates.items()],
             "scores": scored.rows,
         }

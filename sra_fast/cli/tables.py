@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from sra_fast.report.comparison import Comparison, Estimate
+from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.report.markdown import COLUMNS, columns
 from sra_fast.tools.printable import printable
 
@@ -15,7 +15,7 @@ _MOST_TURNS = 12  # shown of each template; the files have all
 
 
 def estimates_table(
-    title: str, keys: Iterable[str], entries: Iterable[tuple[tuple[str, ...], Estimate]]
+    title: str, keys: Iterable[str], entries: Iterable[tuple[tuple[str, ...], MeanSRA]]
 ) -> Table:
     """A table with the cells of each entry's key, then its numbers."""
     table = Table(title=Text(title, style="bold"), title_justify="left")
@@ -30,7 +30,7 @@ def estimates_table(
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """By template, by strategy, and by turn (spread over the conversation where there are many)."""
-    by_turn: dict[str, list[tuple[tuple[str, ...], Estimate]]] = {}
+    by_turn: dict[str, list[tuple[tuple[str, ...], MeanSRA]]] = {}
     for (template, turn), estimate in comparison.by_turn.items():
         by_turn.setdefault(template, []).append(((template, str(turn)), estimate))
     return [
@@ -51,8 +51,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def _spread(
-    entries: list[tuple[tuple[str, ...], Estimate]],
-) -> list[tuple[tuple[str, ...], Estimate]]:
+    entries: list[tuple[tuple[str, ...], MeanSRA]],
+) -> list[tuple[tuple[str, ...], MeanSRA]]:
     """At most so many entries, the first and the last among them."""
     count = min(len(entries), _MOST_TURNS)
     last = len(entries) - 1

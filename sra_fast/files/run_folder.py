@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.argument_error import ArgumentError
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json
 
 RUN = "run.json"
 
@@ -162,7 +162,7 @@ class RunFolder:
 
     def _write_record(self, *, finished: bool) -> None:
         record = {"format": _FORMAT, "finished": finished, "settings": self.settings}
-        write_text(self.path / RUN, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.path / RUN, record)
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -24,7 +23,7 @@ from sra_fast.names import FORWARD_TOKENS, Backend, Definition, Device, DType, T
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
-from sra_fast.tools.atomic import replaced_atomically, write_text
+from sra_fast.tools.atomic import replaced_atomically, write_json_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -306,8 +305,7 @@ def _shortest(values: Sequence[float]) -> list[float | None]:
 
 
 def _write_jsonl(path: Path, rows: Sequence[Row]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_text(path, "".join(lines))
+    write_json_lines(path, rows)
 
 
 def _write_parquet(path: Path, rows: Sequence[Row]) -> None:

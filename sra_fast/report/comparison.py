@@ -4,37 +4,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import numpy
-from numpy.typing import NDArray
+from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS, REPORT_SEED, Estimate, rate_interval
 
 Row = dict[str, Any]
 
-RESAMPLES = 2000
-SEED = 20240210
-LEVEL = 0.95
-_DRAWS_AT_ONCE = 4_000_000  # bounds the memory of a bootstrap
-
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanSRA:
     """The mean SRA of a group of responses.
 
     Attributes:
-        responses, dialogues: how many.
-        sra: mean over the responses.
-        low, high: 95% interval of the mean; None with a single dialogue.
-        log_sra: natural logarithm of the mean; None if that is not positive.
+        mean: over the responses, ``n`` of them, with its 95% interval over dialogues.
+        dialogues: how many the responses come from.
     """
 
-    responses: int
+    mean: Estimate
     dialogues: int
-    sra: float
-    low: float | None
-    high: float | None
-    log_sra: float | None
+
+    @property
+    def responses(self) -> int:
+        """How many responses the mean is of."""
+        return self.mean.n
+
+    @property
+    def sra(self) -> float:
+        """The mean itself."""
+        assert self.mean.value is not None  # a group has one response or more
+        return self.mean.value
+
+    @property
+    def log_sra(self) -> float | None:
+        """The natural logarithm of the mean; None if the mean is not positive."""
+        return math.log(self.sra) if self.sra > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON can say them."""
+        return {
+            "responses": self.responses,
+            "dialogues": self.dialogues,
+            "sra": self.sra,
+            "low": self.mean.low,
+            "high": self.mean.high,
+            "log_sra": self.log_sra,
+        }
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,9 @@ class Comparison:
 
     definition: str
     templates: tuple[str, ...]
-    by_template: dict[str, Estimate]
-    by_turn: dict[tuple[str, int], Estimate]
-    by_strategy: dict[tuple[str, str], Estimate]
+    by_template: dict[str, MeanSRA]
+    by_turn: dict[tuple[str, int], MeanSRA]
+    by_strategy: dict[tuple[str, str], MeanSRA]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as values of JSON, with how the intervals were computed."""
@@ -62,20 +77,20 @@ class Comparison:
             "interval": {
                 "level": LEVEL,
                 "method": "percentile bootstrap over dialogues",
-                "resamples": RESAMPLES,
-                "seed": SEED,
+                "resamples": REPORT_DRAWS,
+                "seed": REPORT_SEED,
             },
             "by_template": [
-                {"template": template, **asdict(estimate)}
-                for template, estimate in self.by_template.items()
+                {"template": template, **found.to_json()}
+                for template, found in self.by_template.items()
             ],
             "by_turn": [
-                {"template": template, "turn": turn, **asdict(estimate)}
-                for (template, turn), estimate in self.by_turn.items()
+                {"template": template, "turn": turn, **found.to_json()}
+                for (template, turn), found in self.by_turn.items()
             ],
             "by_strategy": [
-                {"template": template, "strategy": strategy, **asdict(estimate)}
-                for (template, strategy), estimate in self.by_strategy.items()
+                {"template": template, "strategy": strategy, **found.to_json()}
+                for (template, strategy), found in self.by_strategy.items()
             ],
         }
 
@@ -94,10 +109,10 @@ def compare(
     kept, turned = list(rows), list(turn_rows)
     order = {name: index for index, name in enumerate(templates)}
 
-    def by(source: list[Row], *keys: str) -> dict[Any, Estimate]:
+    def by(source: list[Row], *keys: str) -> dict[Any, MeanSRA]:
         found = groups(source, lambda row: tuple(row[key] for key in keys))
         ordered = sorted(found.items(), key=lambda item: (order[item[0][0]], *item[0][1:]))
-        return {key if len(key) > 1 else key[0]: estimate(group) for key, group in ordered}
+        return {key if len(key) > 1 else key[0]: mean_sra(group) for key, group in ordered}
 
     return Comparison(
         definition=definition,
@@ -116,39 +131,15 @@ def groups(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row
     return found
 
 
-def estimate(rows: Sequence[Row]) -> Estimate:
-    """The mean of the rows' ``sra`` and its interval over dialogues.
+def mean_sra(rows: Sequence[Row]) -> MeanSRA:
+    """Return the mean of the rows' ``sra`` with its interval over dialogues.
 
-    Replies of one dialogue resemble each other, so whole dialogues are drawn, with replacement:
-    mean = Σ_c sum_c / Σ_c count_c over the drawn ones (percentile bootstrap with a fixed seed).
+    Replies of one dialogue resemble each other, so whole dialogues are drawn.
+
+    Args:
+        rows: of scored responses, one or more.
     """
-    by_dialogue = groups(rows, lambda row: row["dialogue"])
-    sums = numpy.array([sum(row["sra"] for row in group) for group in by_dialogue.values()])
-    counts = numpy.array([float(len(group)) for group in by_dialogue.values()])
-    mean = float(sums.sum() / counts.sum())
-    low, high = _interval(sums, counts)
-    return Estimate(
-        responses=len(rows),
-        dialogues=len(by_dialogue),
-        sra=mean,
-        low=low,
-        high=high,
-        log_sra=math.log(mean) if mean > 0 else None,
-    )
-
-
-def _interval(
-    sums: NDArray[numpy.float64], counts: NDArray[numpy.float64]
-) -> tuple[float, float] | tuple[None, None]:
-    n = len(sums)
-    if n < 2:
-        return None, None
-    generator = numpy.random.default_rng(SEED)
-    at_once = max(1, _DRAWS_AT_ONCE // n)
-    means = []
-    for begin in range(0, RESAMPLES, at_once):
-        drawn = generator.integers(n, size=(min(at_once, RESAMPLES - begin), n))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    tail = (1 - LEVEL) / 2
-    low, high = numpy.quantile(numpy.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+    dialogues = [row["dialogue"] for row in rows]
+    scores = [row["sra"] for row in rows]
+    mean = rate_interval(scores, [1.0] * len(rows), dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
+    return MeanSRA(mean, len(set(dialogues)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sra_fast.names import Definition
-from sra_fast.report.comparison import LEVEL, RESAMPLES, Comparison, Estimate
-from sra_fast.tools.printable import printable
+from sra_fast.report.comparison import Comparison, MeanSRA
+from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS
+from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
 MEANING: dict[Definition, str] = {
     "paper": "mean attention per strategy token",
@@ -18,15 +18,13 @@ MEANING: dict[Definition, str] = {
 """What each definition of SRA says, in one phrase."""
 
 COLUMNS = ("responses", "dialogues", "SRA", f"{LEVEL:.0%} interval", "log SRA")
-# An underscore inside a word is only itself.
-_MARKDOWN = re.compile(r"([\\`*{}\[\]<>|$~#!]|(?<!\w)_|_(?!\w))")
 
 
-def columns(estimate: Estimate) -> tuple[str, ...]:
+def columns(estimate: MeanSRA) -> tuple[str, ...]:
     """Return the cells of an estimate under the headings :data:`COLUMNS`."""
     interval = "–"
-    if estimate.low is not None and estimate.high is not None:
-        interval = f"{number(estimate.low)} … {number(estimate.high)}"
+    if estimate.mean.low is not None and estimate.mean.high is not None:
+        interval = f"{number(estimate.mean.low)} … {number(estimate.mean.high)}"
     log = "–" if estimate.log_sra is None else f"{estimate.log_sra:.3f}"
     return (
         f"{estimate.responses:,}",
@@ -40,11 +38,6 @@ def columns(estimate: Estimate) -> tuple[str, ...]:
 def number(value: float) -> str:
     """Write a number with three significant digits, such as 0.00117."""
     return f"{value:#.3g}"
-
-
-def markdown_text(text: str) -> str:
-    """Escape a text so that Markdown shows it as it is."""
-    return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
 def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequence[str]) -> str:
@@ -63,20 +56,14 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
     lines += [
         f"SRA is the `{name}` definition: {meaning}. Means over responses; log is the natural "
         f"logarithm of the mean; intervals are {LEVEL:.0%} percentile bootstrap intervals over "
-        f"dialogues ({RESAMPLES} resamples).",
+        f"dialogues ({REPORT_DRAWS} resamples).",
         "",
         "## By template",
         "",
-        *_table(
-            ("template",),
-            [((f"{t}",), e) for t, e in comparison.by_template.items()],
-        ),
+        *_table(("template",), (((name,), one) for name, one in comparison.by_template.items())),
         "## By strategy",
         "",
-        *_table(
-            ("template", "strategy"),
-            [(key, e) for key, e in comparison.by_strategy.items()],
-        ),
+        *_table(("template", "strategy"), comparison.by_strategy.items()),
         "## By turn",
         "",
         *_table(
@@ -89,13 +76,6 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
     return "\n".join(lines)
 
 
-def _table(keys: tuple[str, ...], entries: Sequence[tuple[tuple[str, ...], Estimate]]) -> list[str]:
-    head = [*keys, *COLUMNS]
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "|" + "|".join([" --- "] * len(keys) + [" ---: "] * len(COLUMNS)) + "|",
-    ]
-    for names, estimate in entries:
-        cells = [*(markdown_text(name) for name in names), *columns(estimate)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+def _table(keys: tuple[str, ...], entries: Iterable[tuple[tuple[str, ...], MeanSRA]]) -> list[str]:
+    rows = [(*names, *columns(estimate)) for names, estimate in entries]
+    return markdown_table((*keys, *COLUMNS), rows, len(keys))

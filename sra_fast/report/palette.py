@@ -1,4 +1,4 @@
-"""Choose the colours of all figures, and how each template is drawn.
+"""Choose the colours of all figures, and how templates and other conditions are drawn.
 
 Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart; what is
 told by colour is told by the marker or the line as well.
@@ -27,9 +27,19 @@ TEMPLATE_STYLES: dict[str, Style] = {
 }
 
 
-def further_style(index: int, colours: Sequence[str]) -> Style:
-    """Return the style of the ``index``-th template, from 0, that has none of its own.
+_STYLES: dict[str, Style] = {**TEMPLATE_STYLES, "fine-tuned": (GREEN, "*", "-")}
+_OTHERS = (PURPLE, SKY, YELLOW)
 
-    Each takes the next colour; when all are used, the next marker.
+
+def style_of(name: str, names: Sequence[str]) -> Style:
+    """Return how a template or another condition is drawn, the same in every figure.
+
+    Args:
+        name: one of ``names``.
+        names: of all that the figure shows. Those without a style of their own take colours in
+            turn, then markers.
     """
-    return colours[index % len(colours)], "vPX*"[index // len(colours) % 4], "-."
+    if name in _STYLES:
+        return _STYLES[name]
+    index = [one for one in names if one not in _STYLES].index(name)
+    return _OTHERS[index % len(_OTHERS)], "vPX*"[index // len(_OTHERS) % 4], "-."

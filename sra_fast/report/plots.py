@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy
 
-from sra_fast.report.comparison import LEVEL, Comparison, Estimate
+from sra_fast.report.comparison import Comparison, MeanSRA
+from sra_fast.report.drawing import new_figure, save_figure, title
 from sra_fast.report.markdown import MEANING, number
-from sra_fast.report.palette import (
-    DARK_GREY,
-    GREEN,
-    GRID,
-    PURPLE,
-    SKY,
-    TEMPLATE_STYLES,
-    YELLOW,
-    Style,
-    further_style,
-)
-from sra_fast.tools.atomic import replaced_atomically
-from sra_fast.tools.printable import printable
+from sra_fast.report.palette import DARK_GREY, GRID, TEMPLATE_STYLES, style_of
+from sra_fast.tools.bootstrap import LEVEL
+from sra_fast.tools.printable import printable, shortened
 
 BY_TEMPLATE = "sra_by_template.png"
 BY_TURN = "sra_by_turn.png"
 BY_STRATEGY = "sra_by_strategy.png"
 
-_OTHERS = (GREEN, PURPLE, SKY, YELLOW)  # of a user's own templates
 _MEANINGS = {
     "standard": "everything is chat",
     "hf": "older history first",
@@ -38,33 +27,26 @@ _MEANINGS = {
 _MANY_TURNS = 20  # from here on the curve is smoothed for the eye
 _WINDOW = 7  # turns of the moving average
 _DECADE = 10.0  # a curve that falls by more is drawn on a logarithmic axis
-_DPI = 150
 
 
 def write_plots(comparison: Comparison, folder: Path) -> list[str]:
     """Draw a comparison into ``folder``, and return the names of the files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     drawn = {
         BY_TEMPLATE: _by_template(comparison),
         BY_TURN: _by_turn(comparison),
         BY_STRATEGY: _by_strategy(comparison),
     }
-    with warnings.catch_warnings():
-        # A script that the font lacks shows as boxes; the tables have it right.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        for name, figure in drawn.items():
-            with replaced_atomically(folder / name) as temporary:
-                figure.savefig(temporary, format="png", dpi=_DPI)
+    for name, figure in drawn.items():
+        save_figure(figure, folder / name)
     return list(drawn)
 
 
 def _by_template(comparison: Comparison) -> Any:
     entries = list(comparison.by_template.items())
-    figure, axes = _figure(8.0, 1.9 + 0.42 * len(entries))
+    figure = new_figure(8.0, 1.9 + 0.42 * len(entries))
+    axes = figure.axes[0]
     for row, (template, estimate) in enumerate(entries):
-        colour, marker, _ = _style(comparison, template)
+        colour, marker, _ = style_of(template, comparison.templates)
         _point(axes, estimate, row, colour, marker)
         axes.annotate(
             number(estimate.sra),
@@ -72,7 +54,7 @@ def _by_template(comparison: Comparison) -> Any:
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=9,
-            color="#333333",
+            color=DARK_GREY,
         )
     axes.set_yticks(range(len(entries)))
     axes.set_yticklabels([_template_label(name) for name, _ in entries], parse_math=False)
@@ -81,24 +63,25 @@ def _by_template(comparison: Comparison) -> Any:
     axes.xaxis.get_major_locator().set_params(nbins=7)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_xlabel(_quantity(comparison) + _bars(estimate for _, estimate in entries))
-    _title(figure, "SRA by prompt template", f"mean of {_of(entries[0][1])} each")
+    title(figure, "SRA by prompt template", f"mean of {_of(entries[0][1])} each")
     return figure
 
 
 def _by_turn(comparison: Comparison) -> Any:
-    curves: dict[str, list[tuple[int, Estimate]]] = {}
+    curves: dict[str, list[tuple[int, MeanSRA]]] = {}
     for (template, turn), estimate in comparison.by_turn.items():
         curves.setdefault(template, []).append((turn, estimate))
-    figure, axes = _figure(8.6, 4.8)
+    figure = new_figure(8.6, 4.8)
+    axes = figure.axes[0]
     longest = max(len(curve) for curve in curves.values())
     smooth = longest >= _MANY_TURNS
     for template, curve in curves.items():
-        colour, marker, line = _style(comparison, template)
+        colour, marker, line = style_of(template, comparison.templates)
         at = numpy.array([turn for turn, _ in curve])
         values = numpy.array([estimate.sra for _, estimate in curve])
         if len(curves) <= 3:
-            low = numpy.array([e.sra if e.low is None else e.low for _, e in curve])
-            high = numpy.array([e.sra if e.high is None else e.high for _, e in curve])
+            low = numpy.array([e.sra if e.mean.low is None else e.mean.low for _, e in curve])
+            high = numpy.array([e.sra if e.mean.high is None else e.mean.high for _, e in curve])
             axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         label = _template_label(template)
         if smooth:
@@ -132,7 +115,7 @@ def _by_turn(comparison: Comparison) -> Any:
         parts.append(f"dots: single turns, lines: mean of {_WINDOW} turns around")
     elif len(curves) <= 3 and dialogues > 1:
         parts.append(f"shaded: {LEVEL:.0%} interval over dialogues")
-    _title(figure, "SRA by turn", "; ".join(printable(part) for part in parts))
+    title(figure, "SRA by turn", "; ".join(printable(part) for part in parts))
     return figure
 
 
@@ -148,7 +131,8 @@ def _by_strategy(comparison: Comparison) -> Any:
     values = numpy.full((len(strategies), len(templates)), numpy.nan)
     for (template, strategy), estimate in comparison.by_strategy.items():
         values[strategies.index(strategy), templates.index(template)] = estimate.sra
-    figure, axes = _figure(3.9 + 0.95 * len(templates), max(3.4, 2.0 + 0.45 * len(strategies)))
+    figure = new_figure(3.9 + 0.95 * len(templates), max(3.4, 2.0 + 0.45 * len(strategies)))
+    axes = figure.axes[0]
     scale = colors.Normalize(0.0, float(numpy.nanmax(values)))
     image = axes.imshow(values, aspect="auto", cmap="cividis", norm=scale)
     for row, column in numpy.ndindex(*values.shape):
@@ -159,9 +143,9 @@ def _by_strategy(comparison: Comparison) -> Any:
                 column, row, number(value), ha="center", va="center", color=colour, fontsize=9
             )
     axes.set_xticks(range(len(templates)))
-    axes.set_xticklabels([_short(name, 11) for name in templates], parse_math=False)
+    axes.set_xticklabels([shortened(name, 11) for name in templates], parse_math=False)
     axes.set_yticks(range(len(strategies)))
-    axes.set_yticklabels([_short(name, 34) for name in strategies], parse_math=False)
+    axes.set_yticklabels([shortened(name, 34) for name in strategies], parse_math=False)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -172,51 +156,26 @@ def _by_strategy(comparison: Comparison) -> Any:
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)
     bar.set_label("\n".join(textwrap.wrap(_quantity(comparison), 34)))
-    _title(figure, "SRA by strategy and prompt template", "mean over responses")
+    title(figure, "SRA by strategy and prompt template", "mean over responses")
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _title(figure: Any, title: str, subtitle: str) -> None:
-    axes = figure.axes[0]
-    axes.set_title(
-        subtitle, loc="left", fontsize=9.5, color=DARK_GREY, pad=8, parse_math=False, wrap=False
-    )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-
-
-def _point(axes: Any, estimate: Estimate, row: int, colour: str, marker: str) -> None:
-    if estimate.low is not None and estimate.high is not None:
-        axes.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=2, alpha=0.6)
+def _point(axes: Any, estimate: MeanSRA, row: int, colour: str, marker: str) -> None:
+    if estimate.mean.low is not None and estimate.mean.high is not None:
+        axes.plot(
+            [estimate.mean.low, estimate.mean.high],
+            [row, row],
+            color=colour,
+            linewidth=2,
+            alpha=0.6,
+        )
     axes.plot([estimate.sra], [row], marker, color=colour, markersize=8)
-
-
-def _style(comparison: Comparison, template: str) -> Style:
-    if template in TEMPLATE_STYLES:
-        return TEMPLATE_STYLES[template]
-    own = [name for name in comparison.templates if name not in TEMPLATE_STYLES]
-    return further_style(own.index(template), _OTHERS)
 
 
 def _template_label(template: str) -> str:
     if template not in TEMPLATE_STYLES:
-        return _short(template, 24)
+        return shortened(template, 24)
     return f"{template} ({_MEANINGS[template.split('_')[-1]]})"
-
-
-def _short(text: str, width: int) -> str:
-    shown = printable(text)
-    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
 
 
 def _quantity(comparison: Comparison) -> str:
@@ -224,7 +183,7 @@ def _quantity(comparison: Comparison) -> str:
     return f"SRA ({name} definition), {MEANING[name]}"  # type: ignore[index]
 
 
-def _of(estimate: Estimate) -> str:
+def _of(estimate: MeanSRA) -> str:
     replies = "1 response" if estimate.responses == 1 else f"{estimate.responses:,} responses"
     if estimate.dialogues == 1:
         return f"{replies} of 1 conversation"
@@ -232,7 +191,7 @@ def _of(estimate: Estimate) -> str:
 
 
 def _bars(estimates: Any) -> str:
-    known = any(estimate.low is not None for estimate in estimates)
+    known = any(estimate.mean.low is not None for estimate in estimates)
     return f"\nbars: {LEVEL:.0%} interval over dialogues" if known else ""
 
 

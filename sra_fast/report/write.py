@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from sra_fast.report.comparison import Comparison
 from sra_fast.report.markdown import markdown_report
 from sra_fast.report.plots import BY_STRATEGY, BY_TEMPLATE, BY_TURN, write_plots
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json, write_text
 
 REPORT_JSON = "compare.json"
 REPORT_MARKDOWN = "compare.md"
@@ -26,5 +25,4 @@ def write_report(comparison: Comparison, folder: Path, notes: Sequence[str] = ()
     """
     plots = write_plots(comparison, folder)
     write_text(folder / REPORT_MARKDOWN, markdown_report(comparison, notes, plots))
-    text = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / REPORT_JSON, text + "\n")
+    write_json(folder / REPORT_JSON, comparison.to_json())

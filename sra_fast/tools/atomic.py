@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,36 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON in UTF-8, whole or not at all.
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write a value as JSON in UTF-8, whole or not at all.
+
+    Args:
+        path: of the file.
+        value: what JSON can say.
+        indent: spaces of a level; None for a single line, for long lists of numbers.
 
     Raises:
         ValueError: the value holds NaN or an infinity, which JSON does not know.
     """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value, indent=indent))
+
+
+def write_json_lines(path: Path, records: Iterable[Any]) -> None:
+    """Write one value a line as JSON in UTF-8, whole or not at all.
+
+    Raises:
+        ValueError: a value holds NaN or an infinity, which JSON does not know.
+    """
+    write_text(path, "".join(json_text(record, indent=None) for record in records))
+
+
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """Return what :func:`write_json` writes, with the line break that ends it.
+
+    Raises:
+        ValueError: the value holds NaN or an infinity, which JSON does not know.
+    """
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def umask() -> int:

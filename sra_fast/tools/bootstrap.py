@@ -26,8 +26,19 @@ from sra_fast.tools.coefficients import (
 
 Kind = Literal["pearson", "spearman"]
 
+Integers = NDArray[numpy.int64]
+
 DRAWS = 10_000
+"""Resamples behind a single interval."""
+
+REPORT_DRAWS = 2_000
+"""Resamples behind each of the many intervals of a report."""
+
+REPORT_SEED = 20240210
+"""Seed of the resamples of every report."""
+
 LEVEL = 0.95
+"""Share of the resamples that lie within an interval."""
 
 _WEIGHTS_AT_ONCE = 1_000_000  # bounds the memory of a bootstrap
 _ROUNDING = 1e-12  # width of an interval, relative to its ends, that is nothing but rounding
@@ -59,14 +70,15 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a rate of n points, with its 95% interval.
+    """A mean, a rate or another figure, with its 95% interval.
 
     Attributes:
-        value: the mean or rate; None where it is undefined.
+        value: the figure; None where it is undefined.
         low, high: ends of its 95% interval, or None.
-        n: number of points, or the number of chances of a rate.
+        n: number of points that the figure is computed from.
         why: the reason why ``value`` or its interval is None.
-        left_out: number of resamples that the interval leaves out, because they held no chance.
+        left_out: number of resamples that the interval leaves out, because the figure was
+            undefined in them.
     """
 
     value: float | None
@@ -119,10 +131,10 @@ def correlation(
     drawn = numpy.concatenate(
         [
             coefficients(counts[:, index], xs, ys)
-            for counts in _draw_groups(number, len(xs), draws, seed)
+            for counts in draw_groups(number, draws, seed, width=len(xs))
         ]
     )
-    low, high, left_out, why = _interval_or_reason(drawn)
+    low, high, left_out, why = interval_of_draws(drawn)
     return Correlation(r, low, high, len(xs), why, left_out)
 
 
@@ -175,12 +187,9 @@ def rate_interval(
     if not total:
         return Estimate(None, None, None, 0, "there is nothing to count")
     value = float(columns[:, 0].sum()) / total
-
-    def rates(sums: Floats) -> Floats:
-        empty = sums[:, 1] == 0
-        return numpy.where(empty, numpy.nan, sums[:, 0] / numpy.where(empty, 1.0, sums[:, 1]))
-
-    low, high, left_out, why = interval_of_sums(columns, rates, groups, draws=draws, seed=seed)
+    low, high, left_out, why = interval_of_sums(
+        columns, lambda sums: ratio(sums[:, 0], sums[:, 1]), groups, draws=draws, seed=seed
+    )
     return Estimate(value, low, high, round(total), why, left_out)
 
 
@@ -207,8 +216,61 @@ def interval_of_sums(
         return None, None, 0, "a single group, so there is no interval"
     by_group = numpy.zeros((number, columns.shape[1]))
     numpy.add.at(by_group, index, columns)
-    sums = [counts @ by_group for counts in _draw_groups(number, number, draws, seed)]
-    return _interval_or_reason(statistic(numpy.concatenate(sums)))
+    sums = [counts @ by_group for counts in draw_groups(number, draws, seed)]
+    return interval_of_draws(statistic(numpy.concatenate(sums)))
+
+
+def ratio(sums: Floats, counts: Floats) -> Floats:
+    """Return sums over counts, element by element; NaN where the count is 0."""
+    empty = counts == 0
+    return numpy.where(empty, numpy.nan, sums / numpy.where(empty, 1.0, counts))
+
+
+def numbered(values: Sequence[object]) -> tuple[Integers, list[Any]]:
+    """Return each value's number ``[n]``, and the distinct values in the order they appear in."""
+    numbers: dict[object, int] = {}
+    index = [numbers.setdefault(value, len(numbers)) for value in values]
+    return numpy.array(index, dtype=numpy.int64), list(numbers)
+
+
+def draw_groups(number: int, draws: int, seed: int, *, width: int = 0) -> Iterator[Floats]:
+    """Yield how often each group is drawn, ``[block, number]``, in blocks of resamples.
+
+    Args:
+        number: of groups.
+        draws: resamples in all.
+        seed: of the draws, which depend on it alone, not on the blocks.
+        width: numbers that the caller holds for each resample; it bounds the memory of a block.
+    """
+    generator = numpy.random.default_rng(seed)
+    at_once = max(1, _WEIGHTS_AT_ONCE // max(width, number))
+    for begin in range(0, draws, at_once):
+        rows = min(at_once, draws - begin)
+        drawn = generator.integers(number, size=(rows, number))
+        drawn += number * numpy.arange(rows)[:, None]
+        counts = numpy.bincount(drawn.ravel(), minlength=rows * number)
+        yield counts.reshape(rows, number).astype(numpy.float64)
+
+
+def interval_of_draws(drawn: Floats) -> tuple[float | None, float | None, int, str | None]:
+    """Return the 95% percentile interval of a figure's resamples.
+
+    Args:
+        drawn: ``[draws]``, NaN where the figure is undefined.
+
+    Returns:
+        ``low, high, left_out, why`` as in :class:`Estimate`.
+    """
+    defined = drawn[~numpy.isnan(drawn)]
+    left_out = len(drawn) - len(defined)
+    if not len(defined):
+        return None, None, left_out, "undefined in every resample, so there is no interval"
+    tail = (1 - LEVEL) / 2
+    low, high = map(float, numpy.quantile(defined, [tail, 1 - tail]))
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+        why = "the same in every resample, so the bootstrap gives no interval"
+        return None, None, left_out, why
+    return low, high, left_out, None
 
 
 def _column(values: ArrayLike, name: str) -> Floats:
@@ -229,49 +291,11 @@ def _same_length(one: Floats, other: Floats) -> tuple[Floats, Floats]:
     return one, other
 
 
-def _group_index(groups: Sequence[object] | None, n: int) -> tuple[NDArray[numpy.int64], int]:
+def _group_index(groups: Sequence[object] | None, n: int) -> tuple[Integers, int]:
     """Return the number of each point's group, and how many groups there are."""
     if groups is None:
         return numpy.arange(n), n
     if len(groups) != n:
         raise StatisticsError(f"groups has {len(groups)} values for {n} points")
-    numbers: dict[Any, int] = {}
-    index = [numbers.setdefault(group, len(numbers)) for group in groups]
-    return numpy.array(index, dtype=numpy.int64), len(numbers)
-
-
-def _draw_groups(number: int, width: int, draws: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each group was drawn, ``[block, number]``.
-
-    A block is so small that ``width`` numbers for each of its draws fit into the memory bound.
-    """
-    generator = numpy.random.default_rng(seed)
-    at_once = max(1, _WEIGHTS_AT_ONCE // max(width, number))
-    for begin in range(0, draws, at_once):
-        rows = min(at_once, draws - begin)
-        drawn = generator.integers(number, size=(rows, number))
-        drawn += number * numpy.arange(rows)[:, None]
-        counts = numpy.bincount(drawn.ravel(), minlength=rows * number)
-        yield counts.reshape(rows, number).astype(numpy.float64)
-
-
-def percentile_interval(drawn: Floats) -> tuple[float | None, float | None, int]:
-    """Return the 95% interval of drawn values ``[draws]``, and how many NaN were left out."""
-    defined = drawn[~numpy.isnan(drawn)]
-    left_out = len(drawn) - len(defined)
-    if not len(defined):
-        return None, None, left_out
-    tail = (1 - LEVEL) / 2
-    low, high = numpy.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high), left_out
-
-
-def _interval_or_reason(drawn: Floats) -> tuple[float | None, float | None, int, str | None]:
-    """Return :func:`percentile_interval`, and the reason if it is missing or has no width."""
-    low, high, left_out = percentile_interval(drawn)
-    if low is None or high is None:
-        return None, None, left_out, "undefined in every resample, so there is no interval"
-    if high - low <= _ROUNDING * max(abs(low), abs(high)):
-        why = "the same in every resample, so the bootstrap gives no interval"
-        return None, None, left_out, why
-    return low, high, left_out, None
+    index, names = numbered(groups)
+    return index, len(names)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sra_fast.chat.conversations import Conversation
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json
 from sra_fast.tools.strict_json import parse_json
 
 NAME = "trained_on.json"
@@ -46,7 +46,7 @@ def digest(*texts: str) -> str:
 def write_trained_on(folder: Path, digests: Iterable[str]) -> None:
     """Write the record ``trained_on.json`` into a folder that exists."""
     record = {"format": _FORMAT, "digests": sorted(set(digests))}
-    write_text(folder / NAME, json.dumps(record) + "\n")
+    write_json(folder / NAME, record, indent=None)
 
 
 def read_trained_on(folder: Path) -> frozenset[str]:

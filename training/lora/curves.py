@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sra_fast.report.drawing import save_figure
 from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE
-from sra_fast.tools.atomic import replaced_atomically
 
 CURVES = "curves.png"
 
 _TRAIN, _EVAL, _CHOSEN = BLUE, ORANGE, DARK_GREY
-_DPI = 150
 
 
 def write_curves(
@@ -52,8 +51,7 @@ def write_curves(
     handles, labels = upper.get_legend_handles_labels()
     if handles:
         upper.legend(handles, labels, frameon=False, fontsize=9)
-    with replaced_atomically(folder / CURVES) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+    save_figure(figure, folder / CURVES)
     return CURVES
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.files.models import ModelSource
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json
 
 from ..data.trained_on import read_trained_on, write_trained_on
 from ..sra.history import NAME as HISTORY
@@ -80,13 +80,13 @@ def write_outcome(
         "epochs": last.state["epoch"],
         "stopped_early": last.stopped_early,
         "chosen_step": chosen.step,
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
+        "first_loss": _finite(losses[0]) if losses else None,
+        "last_loss": _finite(losses[-1]) if losses else None,
         "before": before,
         "after": after,
         "settings": _settings(config),
     }
-    write_text(out / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / RESULT, result)
     return result
 
 
@@ -107,7 +107,7 @@ def _less(one: float | None, other: float | None) -> bool:
 
 
 def _finite(value: float | None) -> float | None:
-    """None for the logarithm of an SRA of 0, which JSON cannot say."""
+    """Return the value, or None where JSON cannot say it, such as the logarithm of an SRA of 0."""
     return value if value is not None and math.isfinite(value) else None
 
 

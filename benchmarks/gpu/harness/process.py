@@ -31,6 +31,7 @@ from benchmarks.gpu.harness.schedule import (
     run_here,
 )
 from benchmarks.measuring.compact_json import compact_json
+from sra_fast.tools.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[3]
 GRACE = 15.0  # a section is ended this many seconds after its time
@@ -83,10 +84,7 @@ def run_apart(
 
 def write(value: Any, path: Path) -> None:
     """Write a value as JSON, all or nothing, with NaN and infinities as text, which JSON lacks."""
-    beside = path.with_suffix(".writing")
-    sayable = json.loads(json.dumps(_sayable(value), default=str))
-    beside.write_text(compact_json(sayable), "utf-8")
-    os.replace(beside, path)
+    write_text(path, compact_json(_sayable(value)))
 
 
 def _sayable(value: Any) -> Any:
@@ -96,7 +94,7 @@ def _sayable(value: Any) -> Any:
         return [_sayable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _environment(settings: ReportSettings) -> dict[str, str]:

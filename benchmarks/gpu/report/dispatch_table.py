@@ -8,6 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from sra_fast.tools.atomic import write_json
+
 Table = dict[str, dict[str, str]]
 """Architecture -> kind of work -> backend, as in ``kernels/span_attention/measured.json``."""
 
@@ -51,4 +53,5 @@ def merge(table: Table, path: Path) -> None:
     known: Table = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for architecture, works in table.items():
         known[architecture] = {**known.get(architecture, {}), **works}
-    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
+    ordered = {name: dict(sorted(known[name].items())) for name in sorted(known)}
+    write_json(path, ordered)

@@ -9,14 +9,15 @@ from typing import Any
 from benchmarks.gpu.harness.bench import Entry
 from benchmarks.gpu.harness.schedule import SectionOutcome, known_ceilings
 from benchmarks.gpu.report.targets import TargetVerdict
+from sra_fast.report.drawing import save_figure
+from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE, YELLOW
 
-# The palette of Okabe and Ito is told apart with any colour vision; line and marker differ too.
-BLUE, RED, YELLOW, GREY = "#0072B2", "#D55E00", "#E69F00", "#555555"
+# Line and marker differ as well as the colour.
 OURS = {"color": BLUE, "marker": "o", "linestyle": "-"}
 OURS_PLAIN = {"color": BLUE, "marker": "s", "linestyle": ":", "fillstyle": "none"}
-FLASH = {"color": RED, "marker": "^", "linestyle": "--"}
+FLASH = {"color": ORANGE, "marker": "^", "linestyle": "--"}
 CUDNN = {"color": YELLOW, "marker": "v", "linestyle": "--"}
-PLAIN = {"color": GREY, "marker": "s", "linestyle": "--", "fillstyle": "none"}
+PLAIN = {"color": DARK_GREY, "marker": "s", "linestyle": "--", "fillstyle": "none"}
 
 
 def draw(
@@ -31,7 +32,7 @@ def draw(
         "model.png": _model(card, entries.get("model", ())),
     }.items():
         if figure is not None:
-            figure.savefig(folder / name)
+            save_figure(figure, folder / name)
             drawn.append(name)
     return drawn
 
@@ -57,9 +58,9 @@ def _speed(card: str, entries: Mapping[str, Sequence[Entry]], ceiling: float | N
         for key, (label, style) in lines.items():
             _line(axes, entries.get(name, ()), key, label, style)
         if ceiling:
-            axes.axhline(ceiling, color=GREY, linewidth=1.2)
+            axes.axhline(ceiling, color=DARK_GREY, linewidth=1.2)
             axes.annotate("dense product", (0.02, ceiling), xycoords=("axes fraction", "data"),
-                          xytext=(0, -11), textcoords="offset points", color=GREY)  # fmt: skip
+                          xytext=(0, -11), textcoords="offset points", color=DARK_GREY)  # fmt: skip
         _lengths(axes, entries.get(name, ()))
         axes.set_ylim(bottom=0)
         axes.set(title=name, ylabel="TFLOP/s")
@@ -79,12 +80,12 @@ def _ratios(card: str, verdicts: Sequence[TargetVerdict]) -> Any | None:
     axes = figure.subplots()
     places = list(range(len(shown)))[::-1]
     parts = [(verdict.worst or 0.0) / (verdict.target.bound or 1.0) for verdict in shown]
-    colours = [RED if verdict.word == "not met" else BLUE for verdict in shown]
+    colours = [ORANGE if verdict.word == "not met" else BLUE for verdict in shown]
     axes.barh(places, parts, color=colours, height=0.6)
     for place, part, verdict in zip(places, parts, shown, strict=True):
         text = f" {verdict.worst:.3g} ({verdict.target.to_reach})"
         axes.annotate(text, (max(part, 1.0), place), va="center")
-    axes.axvline(1.0, color=GREY, linewidth=1.2)
+    axes.axvline(1.0, color=DARK_GREY, linewidth=1.2)
     labels = [_label(verdict) for verdict in shown]
     axes.set_yticks(places, labels, fontsize=7)
     axes.set_xlim(0, 1.35 * max(*parts, 1.0))
@@ -120,7 +121,7 @@ def _model(card: str, entries: Sequence[Entry]) -> Any | None:
 def _figure(title: str) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     figure.suptitle(title)
     return figure
 
@@ -156,6 +157,6 @@ def _lengths(axes: Any, entries: Sequence[Entry]) -> None:
         labels = [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths]
         axes.set_xticks(lengths, labels)
     axes.minorticks_off()
-    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -10,6 +10,7 @@ from benchmarks.gpu.harness.bench import Entry
 from benchmarks.gpu.harness.schedule import SECTIONS, SectionOutcome
 from benchmarks.gpu.report.dispatch_table import unfit
 from benchmarks.gpu.report.targets import TargetVerdict, maps_end
+from sra_fast.tools.markdown_table import markdown_table
 
 MOST_TROUBLES = 8  # lines about failures in the short table; the report has them all
 
@@ -217,9 +218,7 @@ def _place(entry: Entry) -> str:
 
 
 def _table(head: Sequence[str], rows: Rows) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+    return "\n".join(markdown_table(head, rows, names=len(head))[:-1])
 
 
 def _aligned(rows: Rows) -> list[str]:

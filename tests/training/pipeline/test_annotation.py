@@ -23,8 +23,8 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from sra_fast.cli.app import app
-from sra_fast.tools.bootstrap import DRAWS, correlation, rate_interval
-from sra_fast.training.pipeline.annotation.alpha import SEED, alpha_of_sums, krippendorff_alpha
+from sra_fast.tools.bootstrap import DRAWS, REPORT_SEED, correlation, rate_interval
+from sra_fast.training.pipeline.annotation.alpha import alpha_of_sums, krippendorff_alpha
 from sra_fast.training.pipeline.annotation.rating_tables import (
     plain_text,
     read_table,
@@ -685,16 +685,16 @@ def test_intervals_draw_whole_dialogues_where_they_are_known(tmp_path: Path) -> 
         assert found[name] == by_item[name]
         assert found["intervals"][name] != by_item["intervals"][name]
     for name, given in PEOPLE.items():
-        truth = correlation(given, DIFFERENCES, groups=groups, seed=SEED)
+        truth = correlation(given, DIFFERENCES, groups=groups, seed=REPORT_SEED)
         interval = found["intervals"]["pearson"][name]
         assert (interval["low"], interval["high"]) == pytest.approx((truth.low, truth.high))
     won = [float(value > 0) for item in zip(*PEOPLE.values(), strict=True) for value in item]
     twice = [name for name in groups for _ in PEOPLE]
-    rate = rate_interval(won, [1] * 20, twice, seed=SEED)
+    rate = rate_interval(won, [1] * 20, twice, seed=REPORT_SEED)
     interval = found["win_rate"]["tuned"]["intervals"]["rate_ties_lost"]
     assert (interval["low"], interval["high"]) == pytest.approx((rate.low, rate.high))
     ratings = numpy.array(list(PEOPLE.values()), dtype=float)
-    drawn = numpy.random.default_rng(SEED).integers(5, size=(DRAWS, 5))[:300]
+    drawn = numpy.random.default_rng(REPORT_SEED).integers(5, size=(DRAWS, 5))[:300]
     each = [
         krippendorff.alpha(
             ratings[:, [item for at in rows for item in (2 * at, 2 * at + 1)]],
@@ -933,7 +933,7 @@ def test_alpha_by_hand() -> None:
 
 def test_the_interval_of_alpha_is_that_of_resampling_items() -> None:
     columns = OBSERVERS[:, :11]  # the last item has one observer
-    drawn = numpy.random.default_rng(SEED).integers(11, size=(DRAWS, 11))[:300]
+    drawn = numpy.random.default_rng(REPORT_SEED).integers(11, size=(DRAWS, 11))[:300]
     each = [krippendorff.alpha(columns[:, rows], level_of_measurement="interval") for rows in drawn]
     m = (~numpy.isnan(columns)).sum(axis=0)
     v, vv = numpy.nansum(columns, axis=0), numpy.nansum(columns**2, axis=0)

@@ -13,6 +13,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from evaluation_records import PLAIN, brute_force_auc, synthetic
+from sra_fast.report.comparison import mean_sra
+from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, numbered, rate_interval
 from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
 from sra_fast.training.pipeline.evaluation.language_quality import (
     analyse_quality,
@@ -24,61 +27,13 @@ from sra_fast.training.pipeline.evaluation.published import PUBLISHED, published
 from sra_fast.training.pipeline.evaluation.ranking import (
     auc,
     aucs_of_ranks,
-    midranks,
     stratum_ranks,
     weighted_auc,
 )
 from sra_fast.training.pipeline.evaluation.records import Record, RecordError, write_records
 from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_rows
-from sra_fast.training.pipeline.evaluation.resampling import group_means, numbered, resampling
+from sra_fast.training.pipeline.evaluation.resampling import group_means, resampling
 from sra_fast.training.pipeline.evaluation.row_correlation import drawn_correlations, leave_one_out
-
-PLAIN = Record(
-    row="standard",
-    item="a-1",
-    dialogue="a",
-    strategy="Offer Hope",
-    turn=1,
-    language=None,
-    predicted="Offer Hope",
-    probability=0.75,
-    sra={"paper": 0.002, "mass": 0.02},
-    lookback=0.1,
-    tokens=12,
-    finished=True,
-    perplexity=8.0,
-    text="things will get better again",
-)
-
-
-def synthetic(
-    rows: tuple[str, ...] = ("standard", "c3_hf", "c1_hf", "fine-tuned"),
-    dialogues: int = 30,
-    each: int = 3,
-    languages: tuple[str | None, ...] = (None,),
-) -> list[Record]:
-    generator = numpy.random.default_rng(5)
-    found = []
-    for dialogue in range(dialogues):
-        for item in range(each):
-            for number, row in enumerate(rows):
-                sra = 0.001 * (1 + number) * math.exp(0.3 * generator.normal())
-                adherent = generator.random() < 1 / (1 + math.exp(2 - 1000 * sra))
-                found.append(
-                    replace(
-                        PLAIN,
-                        row=row,
-                        item=f"{dialogue}-{item}",
-                        dialogue=f"{dialogue}",
-                        strategy=("Offer Hope", "Clarification")[item % 2],
-                        predicted=("Offer Hope", "Clarification")[item % 2] if adherent else "-",
-                        turn=1 + item,
-                        language=languages[dialogue % len(languages)],
-                        sra={"paper": sra, "mass": 9 * sra},
-                        perplexity=float(numpy.exp(2 + 0.2 * generator.normal())),
-                    )
-                )
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +68,6 @@ def test_records_are_written_as_they_are(tmp_path: Path) -> None:
 def test_a_record_that_cannot_be_names_its_field(change: dict[str, Any], says: str) -> None:
     with pytest.raises(RecordError, match=f"item '{PLAIN.item}': {says}"):
         replace(PLAIN, **change)
-
-
-def brute_force_auc(scores: Any, positive: Any, strata: Any) -> float:
-    """Return the AUC by going over every pair of one stratum, one by one."""
-    wins = pairs = 0.0
-    for i in numpy.flatnonzero(positive):
-        for j in numpy.flatnonzero(~numpy.asarray(positive)):
-            if strata[i] == strata[j]:
-                pairs += 1
-                wins += (scores[i] > scores[j]) + (scores[i] == scores[j]) / 2
-    return wins / pairs
 
 
 def test_auc_is_sklearns_with_ties() -> None:
@@ -164,11 +108,6 @@ def test_weights_of_auc_are_repetitions() -> None:
     for weights, value in zip(counts, found, strict=True):
         again = numpy.repeat(numpy.arange(40), weights)
         assert value == pytest.approx(roc_auc_score(positive[again], scores[again]), abs=1e-12)
-
-
-def test_midranks_are_scipys() -> None:
-    values = numpy.array([3.0, 1.0, 3.0, 2.0, 3.0, 1.0])
-    assert midranks(values).tolist() == stats.rankdata(values).tolist()
 
 
 @pytest.mark.parametrize("kind", ["pearson", "spearman"])
@@ -446,3 +385,17 @@ def test_the_published_relation_hangs_on_no_single_row() -> None:
         without = published_relation(model).without
         assert set(without) == {row.row for row in PUBLISHED[model]}
         assert min(r for r in without.values() if r is not None) > 0.6
+
+
+def test_an_evaluation_a_comparison_and_a_rate_have_one_interval(records: list[Record]) -> None:
+    """The same responses, the same draws: the three ways to ask give the same numbers."""
+    mine = [one for one in records if one.row == "standard"]
+    scores, dialogues = [one.sra["paper"] for one in mine], [one.dialogue for one in mine]
+    evaluated = analyse(mine).rows[0].scores["paper"]
+    rows = [{"sra": sra, "dialogue": name} for sra, name in zip(scores, dialogues, strict=True)]
+    rate = rate_interval(scores, [1] * len(mine), dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
+    for found in (evaluated, mean_sra(rows).mean):
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (rate.value, rate.low, rate.high), rel=1e-12
+        )
+        assert found.n == rate.n

@@ -11,8 +11,8 @@ from typing import Any
 import numpy
 import pytest
 from sklearn.metrics import roc_auc_score
-from test_evaluation_relation import PLAIN, brute_force_auc, synthetic
 
+from evaluation_records import PLAIN, brute_force_auc, synthetic
 from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
 from sra_fast.training.pipeline.evaluation.evaluation_report import (
     REPORT,

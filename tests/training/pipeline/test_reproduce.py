@@ -276,7 +276,7 @@ def test_one_dialogue_gives_no_interval_and_a_useless_classifier_no_noise() -> N
     one = label_noise(["a", "b"], ["a", "b"], ["d", "d"], 0.9)
     assert one.noise.value == 0.0
     assert one.noise.low is None
-    assert "one dialogue" in str(one.noise.why)
+    assert "a single group" in str(one.noise.why)
     useless = label_noise(["a", "a"], ["a", "a"], range(2), 0.9)
     assert useless.noise.value is None
     assert "no better than chance" in str(useless.noise.why)

@@ -6,22 +6,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
-from numpy.typing import NDArray
 
 from sra_fast.tools.bootstrap import (
     DRAWS,
     LEVEL,
+    REPORT_SEED,
     Correlation,
     Estimate,
     correlation,
     rate_interval,
     trimmed,
 )
+from sra_fast.tools.coefficients import Floats
 
-from .alpha import SEED, krippendorff_alpha
+from .alpha import krippendorff_alpha
 from .judgements import Judgements
-
-Floats = NDArray[numpy.float64]
 
 LOW, HIGH = 0.01, 0.99  # quantiles that trimming keeps
 
@@ -148,7 +147,7 @@ def to_json(agreement: Agreement) -> dict[str, Any]:
         "level": LEVEL,
         "method": f"percentile bootstrap over {agreement.drawn}",
         "resamples": DRAWS,
-        "seed": SEED,
+        "seed": REPORT_SEED,
         "trimmed": [LOW, HIGH],
     }
     return {**result, "intervals": intervals, "notes": notes, "interval": method}
@@ -170,7 +169,7 @@ def _points(judgements: Judgements, annotator: str) -> tuple[Floats, Floats, lis
 
 
 def _pearson(x: Floats, y: Floats, groups: list[str]) -> Correlation:
-    found = correlation(x, y, groups=groups, seed=SEED)
+    found = correlation(x, y, groups=groups, seed=REPORT_SEED)
     if found.why is None:
         return found
     return replace(found, why=f"{found.why} (x: preferences, y: SRA differences)")
@@ -205,8 +204,8 @@ def _win_rate(judgements: Judgements, sign: int) -> WinRate:
         ties=int(tied.sum()),
         losses=int(lost.sum()),
         rates={
-            "rate_ties_half": rate_interval(won + tied / 2, all_of_them, groups, seed=SEED),
-            "rate_ties_lost": rate_interval(won, all_of_them, groups, seed=SEED),
-            "rate_ties_left_out": rate_interval(won, won + lost, groups, seed=SEED),
+            "rate_ties_half": rate_interval(won + tied / 2, all_of_them, groups, seed=REPORT_SEED),
+            "rate_ties_lost": rate_interval(won, all_of_them, groups, seed=REPORT_SEED),
+            "rate_ties_left_out": rate_interval(won, won + lost, groups, seed=REPORT_SEED),
         },
     )

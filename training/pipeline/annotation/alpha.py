@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy
-from numpy.typing import NDArray
 
-from sra_fast.tools.bootstrap import Estimate, interval_of_sums
-
-Floats = NDArray[numpy.float64]
-
-SEED = 20240210
+from sra_fast.tools.bootstrap import REPORT_SEED, Estimate, interval_of_sums
+from sra_fast.tools.coefficients import Floats
 
 
 def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> Estimate:
@@ -48,7 +44,7 @@ def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> 
     v, vv = numpy.nansum(paired, axis=0), numpy.nansum(paired**2, axis=0)
     columns = numpy.stack([m, v, vv, (m * vv - v * v) / (m - 1)], axis=1)
     drawn = None if groups is None else [groups[at] for at in twice.nonzero()[0]]
-    low, high, left_out, why = interval_of_sums(columns, alpha_of_sums, drawn, seed=SEED)
+    low, high, left_out, why = interval_of_sums(columns, alpha_of_sums, drawn, seed=REPORT_SEED)
     return Estimate(alpha, low, high, items, why, left_out)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import json_text, write_text
 
 from .errors import AnnotationError
 from .rating_tables import write_csv
@@ -76,8 +75,8 @@ def export_files(sheets: Sequence[Sheet], key: Mapping[str, Any]) -> dict[str, s
         rows = [_row(sheet, index) for index in range(len(sheet.items))]
         tasks = [_task(sheet, index, row) for index, row in enumerate(rows)]
         files[f"sheet-{sheet.annotator}.csv"] = write_csv(SHEET_FIELDS, rows)
-        files[f"label-studio-{sheet.annotator}.json"] = _json(tasks)
-    files[KEY] = _json(key)
+        files[f"label-studio-{sheet.annotator}.json"] = json_text(tasks)
+    files[KEY] = json_text(key)
     return files
 
 
@@ -88,19 +87,18 @@ def write_export(folder: Path, files: Mapping[str, str]) -> None:
         AnnotationError: there is such a file; nothing is written then.
         OSError: a file cannot be written.
     """
-    missing: dict[str, bytes] = {}
+    missing: dict[str, str] = {}
     for name, text in files.items():
         path = folder / name
         if not path.exists():
-            missing[name] = text.encode("utf-8")
+            missing[name] = text
         elif path.read_bytes() != text.encode("utf-8"):
             raise AnnotationError(
                 f"{path} is there already and is another one, or is filled in; give another --out"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in missing.items():
-        with replaced_atomically(folder / name) as temporary:
-            temporary.write_bytes(content)
+    for name, text in missing.items():
+        write_text(folder / name, text)
 
 
 def _row(sheet: Sheet, index: int) -> dict[str, str]:
@@ -131,7 +129,3 @@ def _turns(sheet: Sheet, index: int) -> list[dict[str, str]]:
     return situation + [
         {"author": _SPEAKERS[message.role], "text": message.content} for message in item.messages
     ]
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy
 
-from sra_fast.tools.atomic import replaced_atomically
-from sra_fast.tools.printable import printable
+from sra_fast.report.drawing import save_figure
+from sra_fast.tools.printable import shortened
 
 from .quality import Quality
 
-_DPI = 150
 _LONGEST = 30  # characters of a strategy's name
 
 
 def write_confusion(measured: Quality, path: Path, title: str) -> None:
     """Draws counts as numbers and each row's shares as shades; rows are the known strategies."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     counts = numpy.array(measured.confusion)
@@ -33,7 +28,7 @@ def write_confusion(measured: Quality, path: Path, title: str) -> None:
         colour = "white" if shares[row, column] > 0.5 else "black"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    names = [_short(name) for name in measured.classes]
+    names = [shortened(name, _LONGEST) for name in measured.classes]
     axes.set_xticks(range(size), names, rotation=45, ha="right", fontsize=8, parse_math=False)
     axes.set_yticks(range(size), names, fontsize=8, parse_math=False)
     axes.set_xlabel("predicted")
@@ -41,13 +36,4 @@ def write_confusion(measured: Quality, path: Path, title: str) -> None:
     axes.set_title(
         f"{title}: {measured.accuracy:.1%} of {measured.responses} right", loc="left", fontsize=10
     )
-    with warnings.catch_warnings():
-        # A script that the font lacks shows as boxes; the tables have it right.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        with replaced_atomically(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=_DPI)
-
-
-def _short(name: str) -> str:
-    shown = printable(name)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+    save_figure(figure, path)

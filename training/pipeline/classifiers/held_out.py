@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.names import ClassifierKind
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically, write_json, write_text
 
 from ...data.trained_on import digest, write_trained_on
 from . import train_classifier
@@ -31,7 +31,7 @@ from .quality import (
     sentence,
 )
 from .splits import Indices, dialogue_of, folds, holdout
-from .stored import RECORD, write_json
+from .stored import RECORD
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
 CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"
@@ -193,8 +193,7 @@ def _write_report(
     shown = evaluation.all_folds or evaluation.held_out
     what = "all folds" if evaluation.all_folds else "held-out part"
     write_confusion(shown, folder / CONFUSION, f"{report['kind']}, {what}")
-    with replaced_atomically(folder / REPORT_TEXT) as temporary:
-        temporary.write_text(_text(report, evaluation, what), encoding="utf-8")
+    write_text(folder / REPORT_TEXT, _text(report, evaluation, what))
     (folder / NGRAMS).unlink(missing_ok=True)
     if isinstance(classifier, LexicalClassifier):
         with (
@@ -237,7 +236,6 @@ def _text(report: Mapping[str, Any], evaluation: Evaluation, what: str) -> str:
         f"## By strategy ({what})",
         "",
         *by_class_table(shown),
-        "",
         f"![confusion matrix]({CONFUSION})",
         "",
     ]

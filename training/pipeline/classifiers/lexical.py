@@ -24,6 +24,7 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.names import ClassifierKind
+from sra_fast.tools.atomic import write_json
 from sra_fast.tools.strict_json import parse_json
 
 from .classifier_settings import checked_settings
@@ -38,7 +39,6 @@ from .stored import (
     VOCABULARY,
     begin,
     read_weights,
-    write_json,
     write_record,
     write_weights,
 )

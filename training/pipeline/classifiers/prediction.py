@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import write_json_lines
 
 from ...data.trained_on import digest, read_trained_on
 from . import PLAIN, PLAIN_REPLIES
@@ -90,9 +89,4 @@ def count_learnt(classifier: str, responses: Sequence[LabelledResponse]) -> int:
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Writes the rows as JSONL, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        replaced_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="\n") as file,
-    ):
-        for row in predictions.rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_json_lines(path, predictions.rows)

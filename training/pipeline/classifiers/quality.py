@@ -6,13 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
-LEVEL = 0.95
-_Z = 1.959963984540054  # the normal quantile of that level
+from sra_fast.tools.bootstrap import LEVEL
+from sra_fast.tools.markdown_table import markdown_table
+
+_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,20 @@ def quality(
         dialogues: a number for each response; those of one dialogue resemble each other, and the
             interval widens accordingly. None: each stands for itself.
     """
-    place = {name: index for index, name in enumerate(classes)}
-    counts = numpy.zeros((len(classes), len(classes)), dtype=numpy.int64)
-    for one, other in zip(known, predicted, strict=True):
-        counts[place[one], place[other]] += 1
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    counts = confusion_matrix(known, predicted, labels=classes)
+    # NaN where there is nothing to divide by.
+    figures = precision_recall_fscore_support(
+        known, predicted, labels=classes, zero_division=numpy.nan
+    )
+    by_class = tuple(
+        ClassQuality(name, int(responses), *map(_none_if_nan, (precision, recall, f1)))
+        for name, precision, recall, f1, responses in zip(classes, *figures, strict=True)
+    )
     right = numpy.array([a == b for a, b in zip(known, predicted, strict=True)], dtype=float)
     numbers = list(range(len(known))) if dialogues is None else list(dialogues)
     low, high = accuracy_interval(right, numbers)
-    by_class = tuple(_of_class(name, place[name], counts) for name in classes)
     return Quality(
         responses=len(known),
         dialogues=len(set(numbers)),
@@ -126,15 +135,11 @@ def accuracy_interval(
 
 def by_class_table(measured: Quality) -> list[str]:
     """Markdown lines: precision, recall and F1 of each strategy."""
-    return [
-        "| strategy | responses | precision | recall | F1 |",
-        "|---|---:|---:|---:|---:|",
-        *(
-            f"| {_cell(one.strategy)} | {one.responses} | {share(one.precision)} "
-            f"| {share(one.recall)} | {share(one.f1)} |"
-            for one in measured.by_class
-        ),
+    rows = [
+        (one.strategy, str(one.responses), *map(share, (one.precision, one.recall, one.f1)))
+        for one in measured.by_class
     ]
+    return markdown_table(("strategy", "responses", "precision", "recall", "F1"), rows)
 
 
 def sentence(measured: Quality) -> str:
@@ -151,17 +156,5 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _of_class(name: str, index: int, counts: NDArray[numpy.int64]) -> ClassQuality:
-    hits = int(counts[index, index])
-    known, predicted = int(counts[index].sum()), int(counts[:, index].sum())
-    return ClassQuality(
-        strategy=name,
-        responses=known,
-        precision=hits / predicted if predicted else None,
-        recall=hits / known if known else None,
-        f1=2 * hits / (known + predicted) if known + predicted else None,
-    )
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.tools.bootstrap import numbered
+
 from .interface import ClassifierError
 from .labelled import LabelledResponse
 
@@ -92,8 +94,8 @@ def dialogue_of(labelled: Sequence[LabelledResponse]) -> list[int]:
         ("response", str(index)) if one.dialogue is None else ("dialogue", one.dialogue)
         for index, one in enumerate(labelled)
     ]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return [numbers[key] for key in keys]
+    numbers: list[int] = numbered(keys)[0].tolist()
+    return numbers
 
 
 def _groups(labelled: Sequence[LabelledResponse]) -> list[int] | None:

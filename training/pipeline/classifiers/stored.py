@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.names import ClassifierKind
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically, write_json
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
 from .interface import ClassifierError
@@ -71,13 +70,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     ):
         raise ClassifierError(f"{path} is not of the format {_FORMAT}; train the classifier anew")
     return record
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes a JSON file, whole or not at all."""
-    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_weights(folder: Path, tensors: Mapping[str, NDArray[numpy.float64]]) -> None:

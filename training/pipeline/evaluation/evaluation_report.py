@@ -6,16 +6,15 @@ Every figure that is undefined is a dash in its table and a line, with the reaso
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.report.markdown import markdown_text
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.bootstrap import LEVEL
+from sra_fast.tools.markdown_table import markdown_text
 
 from ..classifiers import PLAIN
 from .analysis import Analysis, RowResult
@@ -71,9 +70,8 @@ def write_report(folder: Path, findings: Findings, figures: Sequence[str]) -> No
         folder: exists.
         figures: names of the files in it that ``write_figures`` drew.
     """
-    text = json.dumps(results(findings), ensure_ascii=False, allow_nan=False, indent=1)
-    _write(folder / RESULTS, text + "\n")
-    _write(folder / REPORT, markdown(findings, figures))
+    write_json(folder / RESULTS, results(findings))
+    write_text(folder / REPORT, markdown(findings, figures))
 
 
 def results(findings: Findings) -> dict[str, Any]:
@@ -230,8 +228,3 @@ def _all_gaps(findings: Findings) -> list[str]:
 
 def _bullets(sentences: Sequence[str]) -> list[str]:
     return [*(f"- {markdown_text(one)}" for one in sentences or ("none",)), ""]
-
-
-def _write(path: Path, text: str) -> None:
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

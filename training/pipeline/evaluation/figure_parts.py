@@ -1,29 +1,13 @@
-"""What the figures of an evaluation share: styles of rows, labels that keep apart, the file."""
+"""What the figures of an evaluation share: intervals, and labels that keep apart."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from sra_fast.report.palette import (
-    DARK_GREY,
-    GREEN,
-    PURPLE,
-    SKY,
-    TEMPLATE_STYLES,
-    YELLOW,
-    Style,
-    further_style,
-)
-from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.bootstrap import Correlation, Estimate
-from sra_fast.tools.printable import printable
+from sra_fast.tools.printable import shortened
 
-_OTHERS = (PURPLE, SKY, YELLOW)
-_STYLES = {**TEMPLATE_STYLES, "fine-tuned": (GREEN, "*", "-")}
-_DPI = 150
 # Where a label may stand, in points from its mark, the nearest first.
 _PLACES = [
     (dx * step, dy * step)
@@ -39,40 +23,6 @@ _PLACES = [
         (0.2, -1),
     )
 ]
-
-
-def style(row: str, rows: Sequence[str]) -> Style:
-    """Colour, marker and line of a row; the same in every figure."""
-    if row in _STYLES:
-        return _STYLES[row]
-    return further_style([name for name in rows if name not in _STYLES].index(row), _OTHERS)
-
-
-def new_figure(width: float, height: float, columns: int = 1, *, share_y: bool = False) -> Any:
-    """An empty figure with ``columns`` panels side by side, in inches."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout: Any = ConstrainedLayoutEngine(wspace=0.04)
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    for axes in figure.subplots(1, columns, sharey=share_y, squeeze=False)[0]:
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.set_axisbelow(True)
-    return figure
-
-
-def title(figure: Any, text: str, subtitle: str) -> None:
-    """A bold title and a plain line below it."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    figure.axes[0].set_title(
-        subtitle, loc="left", fontsize=9.5, color=DARK_GREY, pad=8, parse_math=False
-    )
 
 
 def bounds(one: Estimate) -> tuple[float, float]:
@@ -106,7 +56,7 @@ def place_labels(figure: Any, axes: Any, marks: Sequence[tuple[float, float, str
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
     for (x, y, text, colour), (at_x, at_y) in zip(marks, points, strict=True):
         label = axes.annotate(
-            short(text, 24),
+            shortened(text, 24),
             (x, y),
             xytext=(0, 0),
             textcoords="offset points",
@@ -132,18 +82,3 @@ def place_labels(figure: Any, axes: Any, marks: Sequence[tuple[float, float, str
             ends = [(at_x, at_y), (at_x + dx * scale, at_y + dy * scale)]
             (x0, y0), (x1, y1) = axes.transData.inverted().transform(ends)
             axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.6, alpha=0.6, zorder=1)
-
-
-def short(text: str, width: int) -> str:
-    """One line of at most ``width`` characters."""
-    shown = printable(text)
-    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
-
-
-def save(figure: Any, path: Path) -> None:
-    """Writes a PNG file."""
-    with warnings.catch_warnings():
-        # A script that the font lacks shows as boxes; the tables have it right.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        with replaced_atomically(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=_DPI)

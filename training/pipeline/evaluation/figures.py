@@ -6,21 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sra_fast.report.drawing import new_figure, save_figure, title
 from sra_fast.report.markdown import MEANING
-from sra_fast.report.palette import BLACK, BLUE, DARK_GREY, GREY, GRID, ORANGE
+from sra_fast.report.palette import BLACK, BLUE, DARK_GREY, GREY, GRID, ORANGE, style_of
 from sra_fast.tools.bootstrap import Estimate
+from sra_fast.tools.printable import shortened
 
 from .analysis import Analysis, AnalysisError
-from .figure_parts import (
-    bounds,
-    coefficient,
-    new_figure,
-    place_labels,
-    save,
-    short,
-    style,
-    title,
-)
+from .figure_parts import bounds, coefficient, place_labels
 from .heads import HeadAnalysis
 from .published import PUBLISHED, published_relation
 
@@ -58,7 +51,7 @@ def write_figures(
     if heads is not None and heads.median is not None:
         drawn[HEADS] = _heads(heads)
     for name, figure in drawn.items():
-        save(figure, folder / name)
+        save_figure(figure, folder / name)
     return list(drawn)
 
 
@@ -68,7 +61,7 @@ def _by_turn(analysis: Analysis, definition: str | None) -> Any:
     figure = new_figure(8.6, 4.8)
     axes = figure.axes[0]
     for row in rows:
-        colour, marker, line = style(row, rows)
+        colour, marker, line = style_of(row, rows)
         curve = [
             (one.turn, found)
             for one in analysis.turns
@@ -81,7 +74,7 @@ def _by_turn(analysis: Analysis, definition: str | None) -> Any:
         turns = [turn for turn, _ in curve]
         values = [one.value for _, one in curve]
         axes.plot(
-            turns, values, line, marker=marker, color=colour, markersize=5, label=short(row, 24)
+            turns, values, line, marker=marker, color=colour, markersize=5, label=shortened(row, 24)
         )
         if len(rows) <= _FEW:
             low, high = zip(*(bounds(one) for _, one in curve), strict=True)
@@ -114,7 +107,7 @@ def _against_accuracy(analysis: Analysis, definition: str) -> Any:
         sra, accuracy = row.scores[definition], row.accuracy
         if sra.value is None or accuracy.value is None:
             continue
-        colour, marker, _ = style(row.row, rows)
+        colour, marker, _ = style_of(row.row, rows)
         ours.plot(bounds(sra), [accuracy.value] * 2, color=colour, linewidth=1.5, alpha=0.45)
         ours.plot([sra.value] * 2, bounds(accuracy), color=colour, linewidth=1.5, alpha=0.45)
         ours.plot([sra.value], [accuracy.value], marker, color=colour, markersize=8, clip_on=False)
@@ -203,7 +196,7 @@ def _by_strategy(analysis: Analysis, definition: str) -> Any:
     last.set_xlim(0, 1.03)
     last.axvline(0.5, color=GREY, linewidth=1, linestyle="--")
     first.set_yticks(range(len(groups)))
-    first.set_yticklabels([short(one.name, 34) for one in groups], parse_math=False)
+    first.set_yticklabels([shortened(one.name, 34) for one in groups], parse_math=False)
     first.set_ylim(len(groups) - 0.5, -0.5)
     title(figure, "By strategy", "all rows together; bars: 95% interval over dialogues")
     return figure

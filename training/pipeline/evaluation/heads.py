@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from sra_fast.tools.bootstrap import LEVEL, Estimate
+from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS, REPORT_SEED, Estimate, Integers, numbered
+from sra_fast.tools.coefficients import Floats
 
 from .ranking import (
     Booleans,
@@ -29,14 +30,7 @@ from .ranking import (
     aucs_of_ranks,
     stratum_ranks,
 )
-from .resampling import (
-    DRAWS,
-    SEED,
-    Floats,
-    Integers,
-    numbered,
-    resampling,
-)
+from .resampling import resampling
 
 PERMUTATIONS = 200
 BEST = 10
@@ -97,7 +91,7 @@ class HeadAnalysis:
 
 
 def halves(
-    dialogues: Sequence[object], seed: int = SEED
+    dialogues: Sequence[object], seed: int = REPORT_SEED
 ) -> tuple[frozenset[object], frozenset[object]]:
     """The dialogues that heads are chosen by, and those that they are measured on.
 
@@ -121,8 +115,8 @@ def analyse_heads(
     item: Sequence[object],
     best: int = BEST,
     permutations: int = PERMUTATIONS,
-    draws: int = DRAWS,
-    seed: int = SEED,
+    draws: int = REPORT_DRAWS,
+    seed: int = REPORT_SEED,
 ) -> HeadAnalysis:
     """Measures every head.
 

@@ -24,18 +24,11 @@ from functools import lru_cache
 
 import numpy
 
-from sra_fast.tools.bootstrap import Estimate
+from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, Estimate, numbered
 
 from .analysis import AnalysisError
 from .records import Record
-from .resampling import (
-    DRAWS,
-    SEED,
-    Means,
-    group_means,
-    numbered,
-    resampling,
-)
+from .resampling import Means, group_means, resampling
 
 SHUFFLES = 5
 ORDERS = (1, 2, 3)
@@ -94,7 +87,11 @@ class Quality:
 
 
 def analyse_quality(
-    records: Sequence[Record], *, base: str = "standard", draws: int = DRAWS, seed: int = SEED
+    records: Sequence[Record],
+    *,
+    base: str = "standard",
+    draws: int = REPORT_DRAWS,
+    seed: int = REPORT_SEED,
 ) -> Quality:
     """Measures the texts of the records; arguments as for ``relation.analyse``.
 

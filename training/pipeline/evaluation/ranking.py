@@ -10,6 +10,9 @@ under the ROC curve.
 
 With the midranks r_i in the strata the numerator is Σ_s (Σ_{i∈P_s} r_i − |P_s|·(|P_s| + 1)/2),
 which serves many scores and many labellings at once.
+
+scikit-learn's ``roc_auc_score`` knows no strata, and takes one score, one labelling and one set of
+weights at a time; here there are thousands of each.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from __future__ import annotations
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.tools.bootstrap import Estimate
+from sra_fast.tools.bootstrap import Estimate, Integers
+from sra_fast.tools.coefficients import Floats
 
-from .resampling import Floats, Integers, Resampling, estimate
+from .resampling import Resampling, estimate
 
 Booleans = NDArray[numpy.bool_]
 Ranks = NDArray[numpy.float32]  # half numbers, exact up to 2²³
@@ -82,10 +86,12 @@ def weighted_auc(scores: Floats, positive: Booleans, strata: Integers, weights: 
 
 def stratum_ranks(scores: NDArray[numpy.floating], strata: Integers) -> Ranks:
     """Midranks ``[n, H]`` of ``scores [n, H]`` without NaN, in their strata ``[n]``."""
+    from scipy.stats import rankdata
+
     ranks = numpy.empty(scores.shape, dtype=numpy.float32)
     for stratum in numpy.unique(strata):
         mine = (strata == stratum).nonzero()[0]
-        ranks[mine] = numpy.stack([midranks(column) for column in scores[mine].T], axis=1)
+        ranks[mine] = rankdata(scores[mine], axis=0)
     return ranks
 
 
@@ -108,10 +114,3 @@ def aucs_of_ranks(ranks: Ranks, positive: Booleans, strata: Integers) -> Floats 
         part = slice(begin, begin + _AT_ONCE)
         sums += positive[:, part].astype(numpy.float64) @ ranks[part].astype(numpy.float64)
     return (sums - offset) / pairs
-
-
-def midranks(values: NDArray[numpy.floating]) -> Floats:
-    """Ranks from 1 of ``values [n]``; ties share their mean rank."""
-    _, code, counts = numpy.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (numpy.cumsum(counts) - (counts - 1) / 2)[code]
-    return ranks

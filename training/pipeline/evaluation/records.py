@@ -6,14 +6,13 @@ computed from records and has no text in it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import write_json_lines
 
 
 class RecordError(ValueError):
@@ -89,12 +88,7 @@ class Record:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Writes an object a line; NaN becomes null."""
-    with (
-        replaced_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="\n") as file,
-    ):
-        for record in records:
-            file.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+    write_json_lines(path, map(_plain, records))
 
 
 def _plain(record: Record) -> dict[str, Any]:

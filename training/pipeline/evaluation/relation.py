@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from sra_fast.tools.bootstrap import Estimate
+from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, Estimate, Integers, numbered
+from sra_fast.tools.coefficients import Floats
 
 from .analysis import (
     LOOKBACK,
@@ -26,17 +27,7 @@ from .analysis import (
 )
 from .ranking import Booleans, auc
 from .records import Record
-from .resampling import (
-    DRAWS,
-    SEED,
-    Floats,
-    Integers,
-    Means,
-    Resampling,
-    group_means,
-    numbered,
-    resampling,
-)
+from .resampling import Means, Resampling, group_means, resampling
 from .row_correlation import leave_one_out, row_correlation
 
 
@@ -60,7 +51,11 @@ class _Columns:
 
 
 def analyse(
-    records: Sequence[Record], *, base: str = "standard", draws: int = DRAWS, seed: int = SEED
+    records: Sequence[Record],
+    *,
+    base: str = "standard",
+    draws: int = REPORT_DRAWS,
+    seed: int = REPORT_SEED,
 ) -> Analysis:
     """Analyses the responses of all rows; rows and strategies keep the order they appear in.
 
@@ -106,7 +101,11 @@ def analyse(
 
 
 def table_of_rows(
-    records: Sequence[Record], *, base: str = "standard", draws: int = DRAWS, seed: int = SEED
+    records: Sequence[Record],
+    *,
+    base: str = "standard",
+    draws: int = REPORT_DRAWS,
+    seed: int = REPORT_SEED,
 ) -> tuple[RowResult, ...]:
     """Table 1 alone, e.g. of responses with the best heads ablated beside those without.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from sra_fast.report.markdown import markdown_text, number
+from sra_fast.report.markdown import number
 from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
 from .analysis import (
     LOOKBACK,
@@ -19,18 +20,6 @@ from .published import PUBLISHED, published_relation
 
 DASH = "–"
 Format = Callable[[float], str]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> list[str]:
-    """A table; the first ``names`` columns are names, from outside, the others numbers."""
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "|" + "|".join([" --- "] * names + [" ---: "] * (len(head) - names)) + "|",
-    ]
-    for row in rows:
-        cells = [*(markdown_text(name) for name in row[:names]), *row[names:]]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
 
 
 def rate(value: float) -> str:
@@ -49,7 +38,7 @@ def figure(one: Estimate, shown: Format = rate) -> str:
 
 
 def coefficient(one: Correlation) -> str:
-    """Likewise."""
+    """Return a coefficient and its interval, such as ``0.914 [0.800, 0.950]``."""
     return _cell(one.r, one.low, one.high, rate)
 
 
@@ -65,7 +54,7 @@ def _cell(value: float | None, low: float | None, high: float | None, shown: For
 
 def row_table(analysis: Analysis, definition: str) -> list[str]:
     """Table 1, then the means by every other definition."""
-    lines = table(
+    lines = markdown_table(
         ("row", "n", "accuracy", "SRA", "log SRA", "lookback", "Δ accuracy", "Δ SRA"),
         (
             (
@@ -93,7 +82,12 @@ def row_table(analysis: Analysis, definition: str) -> list[str]:
         for name in others:
             line += [figure(row.scores[name], number), figure(row.log_scores[name])]
         cells.append(line)
-    return [*lines, "The same responses by the other definitions:", "", *table(head, cells)]
+    return [
+        *lines,
+        "The same responses by the other definitions:",
+        "",
+        *markdown_table(head, cells),
+    ]
 
 
 def published_table(analysis: Analysis) -> list[str]:
@@ -118,7 +112,7 @@ def published_table(analysis: Analysis) -> list[str]:
                 else [rate(known.accuracy), f"{known.sra:.5f}", f"{known.log_sra:.3f}"]
             )
         rows.append(line)
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def relation_table(analysis: Analysis) -> list[str]:
@@ -146,7 +140,7 @@ def relation_table(analysis: Analysis) -> list[str]:
                 _without(known.without),
             )
         )
-    return table(("score", "rows", "r", "log r", "rho", "r without one row"), rows)
+    return markdown_table(("score", "rows", "r", "log r", "rho", "r without one row"), rows)
 
 
 def _without(found: Mapping[str, float | None]) -> str:
@@ -160,7 +154,7 @@ def _without(found: Mapping[str, float | None]) -> str:
 
 def row_auc_table(analysis: Analysis) -> list[str]:
     """AUC of every score in every row."""
-    return table(
+    return markdown_table(
         ("row", *analysis.scores),
         ((row.row, *(figure(row.auc[name]) for name in analysis.scores)) for row in analysis.rows),
     )
@@ -168,7 +162,7 @@ def row_auc_table(analysis: Analysis) -> list[str]:
 
 def group_table(kind: str, groups: Sequence[GroupResult], definition: str) -> list[str]:
     """By strategy or language."""
-    return table(
+    return markdown_table(
         (kind, "n", "accuracy", "SRA", "AUC", "r over rows"),
         (
             (
@@ -186,7 +180,7 @@ def group_table(kind: str, groups: Sequence[GroupResult], definition: str) -> li
 
 def turn_table(analysis: Analysis, definition: str) -> list[str]:
     """By row and turn."""
-    return table(
+    return markdown_table(
         ("row", "turn", "n", "accuracy", "SRA"),
         (
             (
@@ -204,7 +198,7 @@ def turn_table(analysis: Analysis, definition: str) -> list[str]:
 def quality_table(quality: Quality) -> list[str]:
     """Language of every row, then against the base row."""
     orders = sorted({n for row in quality.rows for n in row.distinct})
-    lines = table(
+    lines = markdown_table(
         (
             "row",
             "n",
@@ -227,7 +221,7 @@ def quality_table(quality: Quality) -> list[str]:
             for row in quality.rows
         ),
     )
-    against = table(
+    against = markdown_table(
         ("row", "Δ words", "Δ ended", "Δ repetition", "perplexity ratio"),
         (
             (
@@ -246,7 +240,7 @@ def quality_table(quality: Quality) -> list[str]:
 
 def head_table(heads: HeadAnalysis) -> list[str]:
     """The chosen heads."""
-    return table(
+    return markdown_table(
         ("layer", "head", "AUC, choosing half", "AUC, other half"),
         (
             (str(one.layer), str(one.head), rate(one.chosen), figure(one.measured))
@@ -258,7 +252,7 @@ def head_table(heads: HeadAnalysis) -> list[str]:
 
 def ablation_table(rows: Sequence[RowResult], definition: str) -> list[str]:
     """Rows with and without heads."""
-    return table(
+    return markdown_table(
         ("row", "n", "accuracy", "SRA", "Δ accuracy", "Δ SRA"),
         (
             (

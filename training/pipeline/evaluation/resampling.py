@@ -12,13 +12,17 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.tools.bootstrap import Estimate, percentile_interval
-
-Floats = NDArray[numpy.float64]
-Integers = NDArray[numpy.int64]
-
-DRAWS = 2_000
-SEED = 20240210
+from sra_fast.tools.bootstrap import (
+    REPORT_DRAWS,
+    REPORT_SEED,
+    Estimate,
+    Integers,
+    draw_groups,
+    interval_of_draws,
+    numbered,
+    ratio,
+)
+from sra_fast.tools.coefficients import Floats
 
 _AT_ONCE = 2_000_000  # numbers of a block of draws; bounds the memory
 _IN_CACHE = 100_000  # of weights, which are read several times
@@ -44,22 +48,13 @@ class Resampling:
             yield self.counts[begin : begin + at_once, columns].astype(numpy.float64)
 
 
-def resampling(dialogues: Sequence[object], draws: int = DRAWS, seed: int = SEED) -> Resampling:
+def resampling(
+    dialogues: Sequence[object], draws: int = REPORT_DRAWS, seed: int = REPORT_SEED
+) -> Resampling:
     """Draws for responses of these dialogues ``[n]``, n ≥ 1; they depend on the seed alone."""
     dialogue, names = numbered(dialogues)
-    generator = numpy.random.default_rng(seed)
-    counts = numpy.zeros((draws, len(names)), dtype=numpy.uint16)
-    for one in counts:
-        drawn = generator.integers(len(names), size=len(names))
-        one += numpy.bincount(drawn, minlength=len(names)).astype(numpy.uint16)
-    return Resampling(dialogue, counts)
-
-
-def numbered(values: Sequence[object]) -> tuple[Integers, list[object]]:
-    """Each value's number ``[n]``, and the distinct values in order of appearance."""
-    numbers: dict[object, int] = {}
-    index = [numbers.setdefault(value, len(numbers)) for value in values]
-    return numpy.array(index, dtype=numpy.int64), list(numbers)
+    blocks = [block.astype(numpy.uint16) for block in draw_groups(len(names), draws, seed)]
+    return Resampling(dialogue, numpy.concatenate(blocks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +107,8 @@ def group_means(columns: Floats, groups: Integers, number: int, draws: Resamplin
     ]
     drawn = numpy.concatenate(blocks).reshape(-1, number, 2 * width)
     return Means(
-        values=_ratio(sums.sum(axis=0), counts.sum(axis=0)),
-        drawn=_ratio(drawn[..., :width], drawn[..., width:]),
+        values=ratio(sums.sum(axis=0), counts.sum(axis=0)),
+        drawn=ratio(drawn[..., :width], drawn[..., width:]),
         counts=counts.sum(axis=0).astype(numpy.int64),
         dialogues=(counts > 0).sum(axis=0),
     )
@@ -125,12 +120,5 @@ def estimate(value: float, drawn: Floats, n: int, dialogues: int) -> Estimate:
         return Estimate(None, None, None, n, "no response with a value" if not n else "undefined")
     if dialogues < 2:
         return Estimate(float(value), None, None, n, "a single dialogue, so there is no interval")
-    low, high, left_out = percentile_interval(drawn)
-    if low is None or low == high:
-        why = "the same in every resample, so the bootstrap gives no interval"
-        return Estimate(float(value), None, None, n, why, left_out)
-    return Estimate(float(value), low, high, n, None, left_out)
-
-
-def _ratio(sums: Floats, counts: Floats) -> Floats:
-    return numpy.where(counts > 0, sums / numpy.maximum(counts, 1), numpy.nan)
+    low, high, left_out, why = interval_of_draws(drawn)
+    return Estimate(float(value), low, high, n, why, left_out)

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import numpy
 
-from sra_fast.tools.bootstrap import Correlation, Kind, correlation, percentile_interval
+from sra_fast.tools.bootstrap import Correlation, Kind, correlation, interval_of_draws
+from sra_fast.tools.coefficients import Floats, weighted_pearson
 
-from .resampling import Floats, Means
+from .resampling import Means
 
 
 def row_correlation(
@@ -43,10 +44,10 @@ def row_correlation(
         why = "a row of a single dialogue, so there is no interval"
         return replace(found, low=None, high=None, why=why, left_out=0)
     xs, ys = means.drawn[:, there, column], means.drawn[:, there, 0]
-    low, high, left_out = percentile_interval(drawn_correlations(_log(xs) if log else xs, ys, kind))
-    if low is None:
-        left = "undefined in every resample, so there is no interval"
-    return replace(found, low=low, high=high, why=left, left_out=left_out)
+    drawn = drawn_correlations(_log(xs) if log else xs, ys, kind)
+    low, high, left_out, no_interval = interval_of_draws(drawn)
+    reasons = "; ".join(filter(None, (no_interval, left)))
+    return replace(found, low=low, high=high, why=reasons or None, left_out=left_out)
 
 
 def leave_one_out(
@@ -70,23 +71,11 @@ def leave_one_out(
 
 def drawn_correlations(xs: Floats, ys: Floats, kind: Kind) -> Floats:
     """Coefficients ``[draws]`` of ``xs, ys [draws, rows]``; NaN where undefined or a mean is."""
-    whole = ~(numpy.isnan(xs) | numpy.isnan(ys)).any(axis=1)
     if kind == "spearman":
-        xs, ys = _midranks(xs), _midranks(ys)
-    dx, dy = xs - xs.mean(axis=1, keepdims=True), ys - ys.mean(axis=1, keepdims=True)
-    # Exact, unlike a variance: a constant column has no correlation.
-    varies = (numpy.ptp(xs, axis=1) > 0) & (numpy.ptp(ys, axis=1) > 0)
-    squares = (dx * dx).sum(axis=1) * (dy * dy).sum(axis=1)
-    defined = whole & varies & (squares > 0)
-    r = (dx * dy).sum(axis=1) / numpy.sqrt(numpy.where(defined, squares, 1.0))
-    return numpy.where(defined, numpy.clip(r, -1.0, 1.0), numpy.nan)
+        from scipy.stats import rankdata
 
-
-def _midranks(values: Floats) -> Floats:
-    """Ranks along the last axis, ties sharing their mean rank; rows are few."""
-    one, other = values[..., :, None], values[..., None, :]
-    ranks: Floats = (other < one).sum(axis=-1) + ((other == one).sum(axis=-1) + 1) / 2
-    return ranks
+        xs, ys = rankdata(xs, axis=1), rankdata(ys, axis=1)  # NaN throughout where a mean is NaN
+    return weighted_pearson(numpy.ones_like(xs), xs, ys)
 
 
 def _log(values: Floats) -> Floats:

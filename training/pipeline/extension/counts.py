@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from sra_fast.chat.conversations import Conversation
-from sra_fast.report.markdown import markdown_text
+from sra_fast.tools.markdown_table import markdown_table
 
 
 def describe(
@@ -40,27 +40,33 @@ def describe(
 
 
 def as_markdown(described: Mapping[str, Any]) -> str:
-    """Both tables."""
+    """Return both tables as Markdown."""
     parts, strategies = described["parts"], described["strategies"]
+    sizes = (
+        (
+            name,
+            str(part["dialogues"]),
+            str(part["replies"]),
+            *(_one_decimal(part[key]) for key in ("turns", "turn_words", "reply_words")),
+        )
+        for name, part in parts.items()
+    )
+    counts = (
+        (name, *(str(row[part]) for part in parts), _one_decimal(row["words"]))
+        for name, row in strategies.items()
+    )
     lines = [
-        "| | dialogues | replies | turns before | words of a turn | words of a reply |",
-        "|---|---:|---:|---:|---:|---:|",
+        *markdown_table(
+            ("", "dialogues", "replies", "turns before", "words of a turn", "words of a reply"),
+            sizes,
+        ),
+        *markdown_table(("strategy", *parts, "words of a reply"), counts),
     ]
-    for name, part in parts.items():
-        figures = (part[key] for key in ("turns", "turn_words", "reply_words"))
-        cells = " | ".join("–" if value is None else f"{value:.1f}" for value in figures)
-        lines.append(f"| {name} | {part['dialogues']} | {part['replies']} | {cells} |")
-    names = list(parts)
-    lines += [
-        "",
-        f"| strategy | {' | '.join(names)} | words of a reply |",
-        f"|---|{'---:|' * len(names)}---:|",
-    ]
-    for name, row in strategies.items():
-        words = "–" if row["words"] is None else f"{row['words']:.1f}"
-        counts = " | ".join(str(row[part]) for part in names)
-        lines.append(f"| {markdown_text(name)} | {counts} | {words} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def _one_decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def _part(conversations: Sequence[Conversation]) -> dict[str, Any]:

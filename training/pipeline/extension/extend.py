@@ -10,7 +10,6 @@ What lies in the folder of a run:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from sra_fast.chat.templates import PromptTemplate
 from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.names import TEST_SHARE, VALIDATION_SHARE
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json, write_text
 
 from ...data.dataset import split_by_conversation
 from ..generation.generation_prompts import generation_prompts
@@ -203,9 +202,7 @@ def _write(
     ):
         if count:
             extension.say(f"{count} {what}")
-    write_text(
-        extension.out / f"{STATISTICS}.json", json.dumps(described, indent=2, ensure_ascii=False)
-    )
+    write_json(extension.out / f"{STATISTICS}.json", described)
     write_text(extension.out / f"{STATISTICS}.md", as_markdown(described))
     return described
 

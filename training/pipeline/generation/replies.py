@@ -7,7 +7,6 @@ numbers. An endpoint may leave gaps in a batch; the next call asks for those alo
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sra_fast.chat.encoding import control_tokens
 from sra_fast.files.kept_parts import KeptParts
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json_lines
 from sra_fast.tools.strict_json import read_json_lines
 
 from .cleaning import clean_reply
@@ -211,8 +210,7 @@ def complete(
 
 
 def _write_replies(path: Path, replies: Sequence[Reply]) -> None:
-    lines = (json.dumps(asdict(reply), ensure_ascii=False) for reply in replies)
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_json_lines(path, map(asdict, replies))
 
 
 def _read_replies(path: Path) -> Sequence[Reply]:

@@ -8,7 +8,6 @@ result.json        written at the end, also of a run that lacks answers
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -19,7 +18,7 @@ from typing import Any, get_args
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_folder import RunFolder
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json
 
 from ..endpoint import ChatMessage, Endpoint
 from ..items import Item, read_items
@@ -145,8 +144,7 @@ def judge(run: JudgingRun) -> JudgingResult:
         transcript = Transcript(path, hashlib.sha256(run.prompt.encode()).hexdigest(), messages_of)
         failures = _ask_all(run, items, transcript, messages_of)
         result = _result(items, transcript.answers, failures)
-        text = json.dumps(result_json(run, result), indent=2, ensure_ascii=False)
-        write_text(folder.path / RESULT, text + "\n")
+        write_json(folder.path / RESULT, result_json(run, result))
         if not result.overall.missing:
             folder.finish()
     return result

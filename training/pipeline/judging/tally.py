@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sra_fast.tools.bootstrap import LEVEL, rate_interval
+from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS, REPORT_SEED, rate_interval
 
 from ..items import Item
 from .judge_prompt import Order, Verdict
-
-RESAMPLES = 2000
-SEED = 20240210
 
 Outcome = Literal["win", "tie", "loss"]
 """Of system A."""
@@ -110,7 +107,7 @@ class Tally:
 def interval_settings() -> dict[str, Any]:
     """How the intervals come about, as JSON can say it."""
     method = "percentile bootstrap over dialogues"
-    return {"level": LEVEL, "method": method, "resamples": RESAMPLES, "seed": SEED}
+    return {"level": LEVEL, "method": method, "resamples": REPORT_DRAWS, "seed": REPORT_SEED}
 
 
 def tally(judged: Sequence[Judged]) -> Tally:
@@ -152,7 +149,7 @@ def _share(outcome: Outcome, decided: Sequence[Judged]) -> Share:
     """Items of one dialogue resemble each other, so whole dialogues are drawn."""
     hits = [float(one.outcome == outcome) for one in decided]
     dialogues = [one.item.dialogue for one in decided]
-    found = rate_interval(hits, [1.0] * len(hits), dialogues, draws=RESAMPLES, seed=SEED)
+    found = rate_interval(hits, [1.0] * len(hits), dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
     return Share(
         count=round(sum(hits)),
         percent=_percent(found.value),

@@ -18,20 +18,20 @@ from dataclasses import dataclass
 
 import numpy
 
-from sra_fast.tools.bootstrap import Estimate, percentile_interval
+from sra_fast.tools.bootstrap import (
+    REPORT_DRAWS,
+    REPORT_SEED,
+    Estimate,
+    interval_of_sums,
+    numbered,
+)
+from sra_fast.tools.coefficients import Floats
 
 from ..classifiers import PLAIN_REPLIES, train_classifier
 from ..classifiers.interface import most_probable
 from ..classifiers.labelled import read_labelled
 from ..classifiers.quality import Quality, quality
 from ..classifiers.splits import folds
-from ..evaluation.resampling import (
-    DRAWS,
-    SEED,
-    Floats,
-    numbered,
-    resampling,
-)
 
 _FOLDS = 4
 
@@ -59,8 +59,8 @@ def label_noise(
     dialogues: Sequence[object],
     when_plain: float,
     *,
-    draws: int = DRAWS,
-    seed: int = SEED,
+    draws: int = REPORT_DRAWS,
+    seed: int = REPORT_SEED,
 ) -> LabelNoise:
     """Estimates the noise of n ≥ 1 labels.
 
@@ -69,37 +69,35 @@ def label_noise(
         dialogues: ``[n]``; those of one dialogue are drawn together.
         when_plain: c.
     """
-    drawn = resampling(dialogues, draws, seed)
     number, names = numbered([*labels, *named])
     told, found = number[: len(labels)], number[len(labels) :]
     one_hot = numpy.eye(len(names))
-    # Columns, summed by dialogue: agreement, told as each strategy, named as each.
-    columns = numpy.column_stack([told == found, one_hot[told], one_hot[found]])
-    sums = numpy.zeros((int(drawn.dialogue.max()) + 1, columns.shape[1]))
-    numpy.add.at(sums, drawn.dialogue, columns)
-    counts = numpy.bincount(drawn.dialogue)
+    split = 1 + len(names)
+    # Columns, summed by dialogue: agreement, told as each strategy, named as each, how many.
+    columns = numpy.column_stack(
+        [told == found, one_hot[told], one_hot[found], numpy.ones(len(labels))]
+    )
 
-    def parts(total: Floats, n: Floats) -> tuple[Floats, Floats]:
-        shares = total / n[:, None]
-        split = 1 + len(names)
+    def parts(sums: Floats) -> tuple[Floats, Floats]:
+        shares = sums[:, :-1] / sums[:, -1:]
         return shares[:, 0], (shares[:, 1:split] * shares[:, split:]).sum(axis=1)
 
-    agreement, chance = (float(one[0]) for one in parts(sums.sum(axis=0)[None], counts.sum()[None]))
+    agreement, chance = (float(one[0]) for one in parts(columns.sum(axis=0)[None]))
     if when_plain <= chance:
         why = "the classifier is no better than chance where the strategy is plain"
         return LabelNoise(
             agreement, chance, when_plain, Estimate(None, None, None, len(labels), why)
         )
     value = float(_noise(numpy.array(agreement), numpy.array(chance), when_plain))
-    if len(counts) < 2:
-        why = "one dialogue alone has no interval"
-        estimate = Estimate(value, None, None, len(labels), why)
-    else:
-        weights = drawn.counts.astype(numpy.float64)
-        resampled = _noise(*parts(weights @ sums, weights @ counts), when_plain)
-        low, high, _ = percentile_interval(resampled)
-        estimate = Estimate(value, low, high, len(labels))
-    return LabelNoise(agreement, chance, when_plain, estimate)
+    low, high, left_out, no_interval = interval_of_sums(
+        columns,
+        lambda sums: _noise(*parts(sums), when_plain),
+        dialogues,
+        draws=draws,
+        seed=seed,
+    )
+    noise = Estimate(value, low, high, len(labels), no_interval, left_out)
+    return LabelNoise(agreement, chance, when_plain, noise)
 
 
 def _noise(agreement: Floats, chance: Floats, when_plain: float) -> Floats:

@@ -20,7 +20,7 @@ from typing import Any
 from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import commit
 from sra_fast.files.run_folder import RunFolder
-from sra_fast.tools.atomic import write_text
+from sra_fast.tools.atomic import write_json
 
 from ...data.trained_on import digest, read_trained_on
 from ...lora.train import OnLog, train
@@ -216,5 +216,5 @@ def _commits(file: Path) -> list[str]:
     known: list[str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     if commit() not in known:
         known.append(commit())
-        write_text(file, json.dumps(known) + "\n")
+        write_json(file, known)
     return known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,10 @@ import torch
 
 from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import file_sha256, versions
-from sra_fast.report.markdown import markdown_text, number
-from sra_fast.tools.atomic import write_text
+from sra_fast.report.markdown import number
+from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
 from ...lora.curves import CURVES
 from ...lora.settings import settings_of
@@ -25,7 +25,7 @@ from ..evaluation.evaluate import TUNED as TUNED_ROW
 from ..evaluation.evaluation_report import REPORT as EVALUATION_REPORT
 from ..evaluation.evaluation_report import RESULTS, plain
 from ..evaluation.published import PUBLISHED, published_relation
-from ..evaluation.report_tables import coefficient, figure, rate, table
+from ..evaluation.report_tables import coefficient, figure, rate
 from ..extension.counts import as_markdown
 from .opinions import Opinions
 from .stages import CLASSIFIER, EVALUATION, TUNED, Reproduction
@@ -74,8 +74,7 @@ def write_report(reproduced: Reproduced) -> dict[str, Any]:
         for name in names:
             shutil.copyfile(out / folder / name, out / name)
     found = results(reproduced)
-    text = json.dumps(found, ensure_ascii=False, allow_nan=False, indent=1)
-    write_text(out / RESULTS, text + "\n")
+    write_json(out / RESULTS, found)
     write_text(out / REPORT, markdown(reproduced, found))
     return found
 
@@ -180,7 +179,7 @@ def _facts(reproduced: Reproduced, found: Mapping[str, Any]) -> list[str]:
         "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         "commit": ", ".join(reproduced.commits),
     }
-    return table(("", ""), named.items(), names=2)
+    return markdown_table(("", ""), named.items(), names=2)
 
 
 def _brief(reproduced: Reproduced) -> list[str]:
@@ -261,7 +260,7 @@ def _classifier(reproduced: Reproduced) -> list[str]:
         f"not have followed. `{kind}` has learnt from the replies of the training part, `plain` "
         "from the library's own plainly worded replies.",
         "",
-        *table(
+        *markdown_table(
             ("classifier", "responses", "accuracy", "macro F1", "most frequent", "guessing"), rows
         ),
     ]
@@ -307,7 +306,7 @@ def _training(tuned: Mapping[str, Any]) -> list[str]:
             [name, *(_value(one, key) for key in ("loss", "sra", "log_sra"))]
             for name, one in steps.items()
         ]
-        lines += table(("", "held-out loss", "SRA", "log SRA"), cells)
+        lines += markdown_table(("", "held-out loss", "SRA", "log SRA"), cells)
     lines += [f"- {markdown_text(note)}" for note in tuned["notes"]]
     return [*lines, "", f"![curves of the training]({CURVES})", ""]
 
@@ -339,8 +338,10 @@ def _two(evaluation: Mapping[str, Any], by_plain: Analysis) -> list[str]:
         "The same replies, adherence named by the classifier that was trained on the model's own "
         "replies, and by `plain`, which has seen none of them.",
         "",
-        *table(("row", "n", "accuracy, trained", "accuracy, plain"), rows),
+        *markdown_table(("row", "n", "accuracy, trained", "accuracy, plain"), rows),
         "Pearson's r of each score with accuracy over the rows, raw and of the logarithm:",
         "",
-        *table(("score", "r, trained", "r, plain", "log r, trained", "log r, plain"), over),
+        *markdown_table(
+            ("score", "r, trained", "r, plain", "log r, trained", "log r, plain"), over
+        ),
     ]

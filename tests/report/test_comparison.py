@@ -1,0 +1,75 @@
+"""The means of a comparison, and that their intervals are the library's one bootstrap."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+import pytest
+
+from sra_fast.report.comparison import compare, mean_sra
+from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, rate_interval
+
+
+def scored(dialogues: int = 12, seed: int = 0) -> list[dict[str, Any]]:
+    generator = numpy.random.default_rng(seed)
+    return [
+        {
+            "template": template,
+            "turn": turn,
+            "strategy": ("Question", "Affirmation")[turn % 2],
+            "dialogue": f"d{dialogue}",
+            "sra": float(generator.gamma(2.0, 0.001)),
+        }
+        for template in ("standard", "c1_hf")
+        for dialogue in range(dialogues)
+        for turn in range(1, 2 + dialogue % 4)
+    ]
+
+
+def test_intervals_of_a_comparison_are_those_of_rate_interval() -> None:
+    rows = scored()
+    found = compare("paper", ["standard", "c1_hf"], rows, rows)
+    groups = {
+        **{("template", key): one for key, one in found.by_template.items()},
+        **{("turn", *key): one for key, one in found.by_turn.items()},
+        **{("strategy", *key): one for key, one in found.by_strategy.items()},
+    }
+    assert len(groups) == 2 + 2 * 4 + 2 * 2
+    for (kind, *key), one in groups.items():
+        names = ("template",) if kind == "template" else ("template", kind)
+        mine = [row for row in rows if [row[name] for name in names] == key]
+        expected = rate_interval(
+            [row["sra"] for row in mine],
+            [1] * len(mine),
+            [row["dialogue"] for row in mine],
+            draws=REPORT_DRAWS,
+            seed=REPORT_SEED,
+        )
+        assert one.mean == expected
+        assert one.mean.low is not None
+        assert one.dialogues == len({row["dialogue"] for row in mine})
+
+
+def test_a_mean_as_json_says_how_many_and_how_sure() -> None:
+    rows = [row for row in scored() if row["template"] == "standard"]
+    found = mean_sra(rows).to_json()
+    mean = math.fsum(row["sra"] for row in rows) / len(rows)
+    assert list(found) == ["responses", "dialogues", "sra", "low", "high", "log_sra"]
+    assert (found["responses"], found["dialogues"]) == (len(rows), 12)
+    assert found["sra"] == pytest.approx(mean)
+    assert found["log_sra"] == pytest.approx(math.log(mean))
+    assert found["low"] < found["sra"] < found["high"]
+
+
+def test_a_single_dialogue_and_equal_dialogues_have_no_interval() -> None:
+    one = mean_sra([{"dialogue": "d", "sra": 0.1}, {"dialogue": "d", "sra": 0.3}])
+    assert (one.sra, one.mean.low, one.mean.high) == (pytest.approx(0.2), None, None)
+    same = mean_sra([{"dialogue": name, "sra": 0.1} for name in "abc"])
+    assert (same.sra, same.mean.low, same.mean.high) == (pytest.approx(0.1), None, None)
+    assert "the same in every resample" in (same.mean.why or "")
+
+
+def test_a_mean_of_zero_has_no_logarithm() -> None:
+    assert mean_sra([{"dialogue": "d", "sra": 0.0}]).log_sra is None
