@@ -216,7 +216,3 @@ def _before_and_after(result: Mapping[str, Any]) -> Table:
         values = [measured and measured[key] for key in ("loss", "sra", "log_sra")]
         table.add_row(name, *("–" if value is None else f"{value:.5g}" for value in values))
     return table
-
-
-if __name__ == "__main__":  # accelerate launch -m sra_fast.training.cli.train
-    typer.run(train)

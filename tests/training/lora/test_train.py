@@ -248,7 +248,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path, model: Path) ->
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-        *("-m", "sra_fast.training.cli.train", str(tmp_path / "chats.jsonl")),
+        *("-m", "sra_fast", "train", str(tmp_path / "chats.jsonl")),
         *("--model", str(model), "--out", str(out), "--config", str(settings)),
         *("--rank", "4", "--batch-size", "2", "--accumulation", "1", "--learning-rate", "0.01"),
         *("--device", "cpu"),
