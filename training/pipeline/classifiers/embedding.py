@@ -21,6 +21,7 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.names import ClassifierKind
+from sra_fast.tools.sra_warning import SRAWarning
 
 from .classifier_settings import checked_settings
 from .interface import ClassifierError
@@ -220,5 +221,6 @@ def warn_of_long(tokenizer: Any, responses: Sequence[str], longest: int) -> None
         warnings.warn(
             f"{longer} of {len(responses)} responses are longer than {longest} tokens; what comes "
             "after is not read",
+            SRAWarning,
             stacklevel=3,
         )
