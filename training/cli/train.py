@@ -146,7 +146,7 @@ def train(
     and result.json into DIR. Killed at any moment, the same command continues.
     """
     first = processes.is_first()
-    with session(as_json and first, debug) as current:
+    with session(as_json and first, debug, quiet=not first) as current:
         from sra_fast.files.models import find_model
 
         from ..lora.settings import read_config
@@ -191,7 +191,6 @@ def train(
                     device=device,
                     overwrite=overwrite,
                     merge=merge,
-                    say=current.say if first else lambda text: None,
                     on_log=on_log,
                 )
             )

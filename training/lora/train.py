@@ -16,6 +16,7 @@ on a CPU bit for bit, as if nothing had happened.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields, replace
@@ -53,6 +54,8 @@ from .reply_trainer import ReplyTrainer
 from .settings import TrainingConfig
 from .train_data import RunData, read_data, settings_of_run
 
+_logger = logging.getLogger(__name__)
+
 OnLog = Callable[[int, int, Mapping[str, Any]], None]
 
 
@@ -72,7 +75,6 @@ class TrainingRun:
         device: "auto" is CUDA where there is one.
         overwrite: an earlier run in ``out`` makes room.
         merge: write ``merged`` too.
-        say: called with sentences for people.
         on_log: called with the step, the last step and what is logged then.
     """
 
@@ -83,7 +85,6 @@ class TrainingRun:
     device: Device = "auto"
     overwrite: bool = False
     merge: bool = False
-    say: Callable[[str], None] = lambda text: None
     on_log: OnLog = lambda step, last, logs: None
 
 
@@ -107,15 +108,15 @@ def train(run: TrainingRun) -> dict[str, Any]:
     tokenizer = run.source.tokenizer()
     data = read_data(run.data, tokenizer, run.config)
     for note in (_size(run.config, data), *data.notes):
-        run.say(note)
+        _logger.info("%s", note)
     folder = RunFolder(run.out.resolve(), settings_of_run(run.source, data, run.config, device))
     with ExitStack() as stack:
         if is_first():
             stack.enter_context(_opened(folder, run.overwrite))
             for note in remove_incomplete(folder.path):
-                run.say(note)
+                _logger.info("%s", note)
         if not run.overwrite and all((folder.path / name).exists() for name in _wanted(run)):
-            run.say("this run was finished before; nothing is trained")
+            _logger.info("this run was finished before; nothing is trained")
             return _recorded(folder.path) if is_first() else {}
         last = newest_checkpoint(folder.path)
         if run.overwrite or last is None or not last.ends_the_run:
@@ -125,7 +126,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
             result = _outcome(run, folder.path, data, tokenizer)
             folder.finish()
             for note in result["notes"][len(data.notes) :]:
-                run.say(note)
+                _logger.info("%s", note)
     return result
 
 
@@ -158,7 +159,7 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
     arguments.distributed_state.wait_for_everyone()  # until the first process has the folder
     last = newest_checkpoint(out)
     if last is not None:
-        run.say(f"going on from {last.name}")
+        _logger.info("going on from %s", last.name)
         arguments.eval_on_start = False
     stops = data.evaluation is not None and config.patience is not None
     model = with_adapter(base, config)
@@ -183,7 +184,7 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
     trainer.remove_callback(PrinterCallback)
     _check_saving(trainer)
     if trainer.why_full_logits is not None:
-        run.say(f"logits are computed for every position: {trainer.why_full_logits}")
+        _logger.info("logits are computed for every position: %s", trainer.why_full_logits)
     if config.gradient_checkpointing and config.reentrant_checkpointing:
         model.enable_input_require_grads()
     with ExitStack() as stack:
@@ -266,7 +267,7 @@ def _collator(
         return PackingCollator()
     if rope_types(serve(base).config) & {"dynamic", "longrope"}:
         raise TrainingRunError(f"{reason}: --batch-size 1, and more --accumulation")
-    run.say(f"batches are padded, not packed: {reason}")
+    _logger.info("batches are padded, not packed: %s", reason)
     return PaddingCollator()
 
 

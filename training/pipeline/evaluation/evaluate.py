@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,6 @@ class Evaluation:
     device: Device = "auto"
     batch: int = 32
     perplexity: bool = True
-    say: Callable[[str], None] = field(default=lambda text: None)
 
     def settings(self) -> dict[str, Any]:
         """Everything the replies and their scores depend on.

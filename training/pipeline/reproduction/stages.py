@@ -73,7 +73,6 @@ class Reproduction:
         ablate: heads to take away.
         dtype, device: of the model.
         batch: prompts of a forward pass.
-        say: called with sentences for people.
     """
 
     file: Path
@@ -92,7 +91,6 @@ class Reproduction:
     dtype: DType = "auto"
     device: Device = "auto"
     batch: int = 32
-    say: Callable[[str], None] = field(default=lambda text: None)
 
     def settings(self) -> dict[str, Any]:
         """Everything the report depends on that its stages do not check themselves."""
@@ -123,7 +121,6 @@ class Reproduction:
             replier=self.base.as_run(self.dtype, choose_device(self.device)),
             test=self.test,
             validation=self.validation,
-            say=self.say,
         )
 
     def training_run(self, on_log: Callable[[int, int, Mapping[str, Any]], None]) -> TrainingRun:
@@ -136,7 +133,6 @@ class Reproduction:
             out=self.out / TUNED,
             config=config or self.training,
             device=self.device,
-            say=self.say,
             on_log=on_log,
         )
 
@@ -156,5 +152,4 @@ class Reproduction:
             dtype=self.dtype,
             device=self.device,
             batch=self.batch,
-            say=self.say,
         )
