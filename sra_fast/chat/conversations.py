@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import replaced_atomically
 from sra_fast.tools.strict_json import clean_text, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
@@ -26,7 +27,7 @@ _RECORD_FIELDS = ("id", "dialogue", "language", "situation", "messages", "strate
 _MESSAGE_FIELDS = ("role", "content")
 
 
-class ConversationError(ValueError):
+class ConversationError(ArgumentError):
     """A conversation cannot be used; the message names file, line, conversation, field, way out."""
 
 
@@ -202,7 +203,8 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
         if isinstance(record, list):
             raise ConversationError(
                 f"{where}: found a list; write one conversation a line, without brackets around "
-                "them and commas between them (for dataset files: sra-fast convert)"
+                "them and commas between them (convert ESConv's files with "
+                "sra_fast.chat.esconv.convert)"
             )
         conversations.append(parse_conversation(record, index=len(conversations), where=where))
     if not conversations:

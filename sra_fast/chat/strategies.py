@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -18,7 +19,7 @@ from sra_fast.tools.suggestions import did_you_mean
 _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
-class StrategyError(ValueError):
+class StrategyError(ArgumentError):
     """A strategy name is unknown or cannot be used; the message says which and the way out."""
 
 
@@ -134,14 +135,14 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
     if name in strategies:
         _check_name(name, f"strategy {name!r}")
         return strategies[name]
-    hint = did_you_mean(name, strategies)
-    if not hint:
-        names = ", ".join(repr(known) for known in strategies)
-        hint = (
-            f"; known are {names}; your own, name to description, go in by --strategies "
-            "FILE.json, or strategies="
-        )
-    raise StrategyError(f"strategy {name!r} is not one of the {len(strategies)} strategies{hint}")
+    problem = f"strategy {name!r} is not one of the {len(strategies)} strategies"
+    if hint := did_you_mean(name, strategies):
+        raise StrategyError(f"{problem}{hint}")
+    names = ", ".join(repr(known) for known in strategies)
+    raise StrategyError(
+        f"{problem}; known are {names}; give your own as strategies, name to description",
+        "strategies",
+    )
 
 
 def read_strategies(path: str | os.PathLike[str]) -> dict[str, str]:

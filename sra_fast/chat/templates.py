@@ -232,7 +232,7 @@ def render_prompts(
     try:
         description = lookup(conversation.strategy, known)
     except StrategyError as error:
-        raise ConversationError(f"{conversation.label}: {error}") from error
+        raise ConversationError(f"{conversation.label}: {error}", *error.arguments) from error
 
     messages, scored = _scored_replies(conversation)
     if turns == "last":

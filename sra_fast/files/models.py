@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sra_fast.files.provenance import versions
 from sra_fast.names import Device, DType
+from sra_fast.tools.argument_error import ArgumentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ _SAMPLES = 64  # of a weight file, for its fingerprint
 _SAMPLE_BYTES = 4096
 
 
-class ModelNotFoundError(ValueError):
+class ModelNotFoundError(ArgumentError):
     """There is no such model, or it cannot be put where it is wanted."""
 
 
@@ -152,7 +153,7 @@ def choose_device(device: Device) -> str:
 
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ModelNotFoundError("no CUDA device here; use --device cpu")
+        raise ModelNotFoundError("there is no CUDA device here; take the device 'cpu'", "device")
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 

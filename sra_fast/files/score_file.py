@@ -23,6 +23,7 @@ from sra_fast.measure.spans import BatchRowError
 from sra_fast.names import FORWARD_TOKENS, Backend, Definition, Device, DType, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import replaced_atomically, write_text
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ SCORES_JSONL = "scores.jsonl"
 SCORES_PARQUET = "scores.parquet"
 
 
-class ScoringError(ValueError):
+class ScoringError(ArgumentError):
     """Something cannot be scored; names the conversation, its place and the way out."""
 
 
@@ -233,8 +234,9 @@ class FileScorer:
             conversation = conversations[prompt.conversation]
             raise ScoringError(
                 f"{conversation.label}: definition {self.options.definition!r} leaves out the last "
-                f"token of the strategy, and {conversation.strategy!r} is a single one here; use "
-                "--definition paper"
+                f"token of the strategy, and {conversation.strategy!r} is a single one here; "
+                "take the definition 'paper'",
+                "definition",
             )
 
     def _check_lengths(self, job: Job, limit: int | None) -> None:

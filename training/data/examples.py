@@ -19,12 +19,13 @@ from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.measure.watching import IGNORED_LABEL
 from sra_fast.names import TooLong
+from sra_fast.tools.argument_error import ArgumentError
 
 _BLOCK = 64  # conversations that are tokenised at once
 _NAMED = 5  # messages name so many conversations and count the others
 
 
-class TrainingDataError(ValueError):
+class TrainingDataError(ArgumentError):
     """Conversations cannot be trained on; the message names them and the way out."""
 
 
@@ -109,11 +110,10 @@ class ExampleEncoder:
     def refusal(self, refused: Sequence[Encoded], among: int | None = None) -> TrainingDataError:
         """The error for what is too long, ``among`` so many conversations if that is known."""
         ways = {
-            "error": "raise max_length (--max-length), or choose too_long (--too-long) drop or "
-            "cut_oldest_turns",
-            "drop": "raise max_length (--max-length)",
-            "cut_oldest_turns": "raise max_length (--max-length), or choose too_long (--too-long) "
-            "drop for those that do not fit even so",
+            "error": "raise max_length, or choose too_long 'drop' or 'cut_oldest_turns'",
+            "drop": "raise max_length",
+            "cut_oldest_turns": "raise max_length, or choose too_long 'drop' for those that do not "
+            "fit even so",
         }[self.too_long]
         cut = self.too_long == "cut_oldest_turns"
         shortened = " even with all turns away but the last user message" if cut else ""
@@ -123,7 +123,8 @@ class ExampleEncoder:
         return TrainingDataError(
             f"{found} longer than {self.max_length} tokens{shortened}: "
             f"{_listed([one.label for one in refused])} (the longest has "
-            f"{max(one.tokens for one in refused)}); {ways}"
+            f"{max(one.tokens for one in refused)}); {ways}",
+            *(name for name in ("max_length", "too_long") if name in ways),
         )
 
     def _prompts(self, conversations: Sequence[Conversation]) -> list[EncodedPrompt]:

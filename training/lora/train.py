@@ -39,6 +39,7 @@ from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.measure.served import rope_types, serve
 from sra_fast.names import Device
+from sra_fast.tools.argument_error import ArgumentError
 
 from ..data.collator import PackingCollator, PaddingCollator
 from ..data.packable import why_not_packed
@@ -59,7 +60,7 @@ _logger = logging.getLogger(__name__)
 OnLog = Callable[[int, int, Mapping[str, Any]], None]
 
 
-class TrainingRunError(ValueError):
+class TrainingRunError(ArgumentError):
     """A run cannot begin or go on; the message says why and the way out."""
 
 
@@ -139,7 +140,9 @@ def _opened(folder: RunFolder, overwrite: bool) -> AbstractContextManager[None]:
     try:
         folder.check()
     except RunFolderError as error:
-        raise TrainingRunError(f"{error}; --overwrite replaces a training run") from error
+        raise TrainingRunError(
+            f"{error}; overwrite=True replaces a training run", *error.arguments, "overwrite"
+        ) from error
     return folder.opened()
 
 
@@ -152,7 +155,9 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
     if limit is not None and data.longest > limit:
         raise TrainingRunError(
             f"the longest conversation has {data.longest} tokens, and {served.name} reaches to "
-            f"{limit}; set --max-length {limit} and choose --too-long drop or cut_oldest_turns"
+            f"{limit}; set max_length to {limit} and choose too_long 'drop' or 'cut_oldest_turns'",
+            "max_length",
+            "too_long",
         )
     collator = _collator(run, base, data.longest)
     arguments = training_arguments(config, out, device, base, evaluated=data.evaluation is not None)
@@ -206,7 +211,9 @@ def training_arguments(
     """
     dtype = base.dtype
     if dtype is torch.float16 and device == "cpu":
-        raise TrainingRunError("float16 trains on CUDA alone; take --dtype bfloat16 or float32")
+        raise TrainingRunError(
+            "float16 trains on CUDA alone; take the dtype bfloat16 or float32", "dtype"
+        )
     interval = "steps" if evaluated else "no"
     restarts = config.scheduler == "cosine_with_restarts"
     arguments = TrainingArguments(
@@ -266,7 +273,9 @@ def _collator(
     if reason is None:
         return PackingCollator()
     if rope_types(serve(base).config) & {"dynamic", "longrope"}:
-        raise TrainingRunError(f"{reason}: --batch-size 1, and more --accumulation")
+        raise TrainingRunError(
+            f"{reason}; take the batch_size 1, and more accumulation", "batch_size", "accumulation"
+        )
     _logger.info("batches are padded, not packed: %s", reason)
     return PaddingCollator()
 

@@ -198,7 +198,7 @@ def test_what_is_too_long_is_refused_unless_a_policy_is_chosen() -> None:
     assert "7 of 9 conversations are longer" in said
     assert "conversation 'c2' (conversations[2])" in said
     assert "and 2 more" in said
-    assert "(--too-long) drop or cut_oldest_turns" in said
+    assert "choose too_long 'drop' or 'cut_oldest_turns'" in said
 
 
 def test_what_is_dropped_is_counted_and_named() -> None:

@@ -199,8 +199,8 @@ def test_a_sheet_that_is_filled_in_is_never_replaced(
     assert (out / "label-studio.xml").is_file()
     sheet = fill(out / "sheet-annotator-1.csv", {"c1": 3})
     kept = sheet.read_bytes()
-    assert "give another --out" in error_of("export", *systems, "--out", out)
-    assert "give another --out" in error_of("export", *systems, "--out", out, "--seed", 1)
+    assert "give another folder (--out)" in error_of("export", *systems, "--out", out)
+    assert "give another folder (--out)" in error_of("export", *systems, "--out", out, "--seed", 1)
     assert sheet.read_bytes() == kept
     assert not [path for path in out.iterdir() if path.suffix == ".tmp"]
 
@@ -295,7 +295,7 @@ def test_scores_of_another_file_are_refused(systems: tuple[Path, Path], tmp_path
     run = of_tuned / "run.json"
     run.write_text('{"settings": {"kind": "judge"}}')
     said = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
-    assert f"{run}: is not that of sra-fast score" in said
+    assert f"{run}: is not that of scoring" in said
     run.unlink()
     said = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
     assert f"{of_tuned}: holds no run.json" in said

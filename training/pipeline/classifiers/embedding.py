@@ -158,7 +158,8 @@ class SentenceEmbedder:
         except (OSError, ValueError) as error:
             raise ClassifierError(
                 f"embedding model {settings.model!r}: {str(error).splitlines()[0]}; give a folder "
-                f"or a hub name with safetensors, or use the packaged one: {_INSTALL}"
+                f"or a hub name with safetensors, or use the packaged one: {_INSTALL}",
+                "model",
             ) from error
         self.fingerprint = weights_fingerprint(model)
         self._model = model.float().eval().to(choose_device("auto"))
@@ -197,7 +198,8 @@ def packaged_model() -> Path:
     if spec is None or spec.origin is None:
         raise ClassifierError(
             f"the default embedding model comes in the package {PACKAGED!r}, which is not here: "
-            f"{_INSTALL}, or name another with --model"
+            f"{_INSTALL}, or name another model",
+            "model",
         )
     return Path(spec.origin).parent / "model"
 

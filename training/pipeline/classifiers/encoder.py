@@ -197,6 +197,7 @@ def _loaded(name: str, classes: tuple[str, ...]) -> tuple[Any, Any]:
     except (OSError, ValueError, RuntimeError) as error:
         raise ClassifierError(
             f"encoder {name!r}: {str(error).splitlines()[0]}; give a folder or a hub name of an "
-            "encoder with safetensors (--model)"
+            "encoder with safetensors",
+            "model",
         ) from error
     return model, tokenizer

@@ -86,14 +86,18 @@ def train_with_report(
         The measurements, and what ``report.json`` holds.
 
     Raises:
-        ClassifierError: too few responses for the splits, or as ``train_classifier``.
-        FileExistsError: the folder holds a classifier.
+        ClassifierError: too few responses for the splits, or as ``train_classifier``; or the
+            folder holds a classifier.
         OSError: the folder cannot be written.
     """
     if fold_count == 1 or fold_count < 0:
-        raise ClassifierError(f"folds must be 2 or more, or 0 for none, found {fold_count}")
+        raise ClassifierError(
+            f"folds must be 2 or more, or 0 for none, found {fold_count}", "folds"
+        )
     if (folder / RECORD).exists() and not replace:
-        raise FileExistsError(f"{folder} holds a classifier; give another --out, or --force")
+        raise ClassifierError(
+            f"{folder} holds a classifier; give another folder, or replace it", "out", "force"
+        )
     pairs = [holdout(labelled, test_fraction, seed)]
     pairs += folds(labelled, fold_count, seed) if fold_count else []
     folder.mkdir(parents=True, exist_ok=True)

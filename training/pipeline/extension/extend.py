@@ -230,14 +230,18 @@ def _split(opened: Sequence[Conversation], extension: Extension) -> dict[str, li
     if not (all(share >= 0.0 for share in shares.values()) and sum(shares.values()) < 1.0):
         raise ExtensionError(
             "test and validation must be at least 0 and together below 1, found "
-            f"{extension.test} and {extension.validation}"
+            f"{extension.test} and {extension.validation}",
+            "test",
+            "validation",
         )
     needed = 1 + sum(share > 0.0 for share in shares.values())
     dialogues = len({conversation.dialogue for conversation in opened})
     if dialogues < needed:
         raise ExtensionError(
             f"{extension.file.name}: {dialogues} dialogues with cuts, and a split in {needed} "
-            "parts takes as many; give more dialogues, or 0 for test or validation"
+            "parts takes as many; give more dialogues, or 0 for test or validation",
+            "test",
+            "validation",
         )
     parts: dict[str, list[Conversation]] = {"train": list(opened)}
     seed = extension.cutting.seed

@@ -11,6 +11,7 @@ from sra_fast import __version__
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import ModelSource, choose_device, find_model
 from sra_fast.names import ClassifierKind, Device, DType
+from sra_fast.tools.argument_error import ArgumentError
 
 from ...lora.outcome import ADAPTER
 from ...lora.settings import TrainingConfig, read_config, settings_of
@@ -30,7 +31,7 @@ _NOT_ASKED = ("template", "strategies", "eval_data")
 """Settings of a fine-tuning that the other stages would not share."""
 
 
-class ReproductionError(ValueError):
+class ReproductionError(ArgumentError):
     """What is asked for cannot be reproduced; the message says why and the way out."""
 
 
@@ -50,7 +51,8 @@ def read_training(
             raise ReproductionError(
                 f"{path.name}: {name}: the reproduction trains under the standard template on its "
                 "own data; leave the setting out"
-                + (", and give --strategies" if name == "strategies" else "")
+                + (", and give the strategies themselves" if name == "strategies" else ""),
+                *(("strategies",) if name == "strategies" else ()),
             )
     return replace(config, strategies=None if strategies is None else str(strategies))
 
