@@ -146,10 +146,8 @@ def commanded(source: str) -> list[str]:
     """The flags in the texts of a piece of code, and the commands that its errors name."""
     tree = ast.parse(source)
     found = [flag for text in texts(tree) for flag in FLAG.findall(INSTALL.sub("", text))]
-    raised = [
-        text for node in ast.walk(tree) if isinstance(node, ast.Raise) for text in texts(node)
-    ]
-    return found + [text for text in raised if "sra-fast " in text]
+    errors = [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    return found + [text for one in errors for text in texts(one) if "sra-fast " in text]
 
 
 def test_flags_and_commands_are_found_in_texts() -> None:
@@ -159,8 +157,11 @@ def work():
     raise ValueError(f"{error}; give --eval-data FILE, pip install --no-deps x")
     raise ValueError("(--out)", "train it by 'sra-fast classify train'", "a--b", "--", "---")
 """
-    found = commanded(source)
-    assert found == ["--eval-data", "--out", "train it by 'sra-fast classify train'"]
+    assert set(commanded(source)) == {
+        "--eval-data",
+        "--out",
+        "train it by 'sra-fast classify train'",
+    }
 
 
 def test_the_library_names_neither_flags_nor_commands() -> None:

@@ -96,8 +96,7 @@ def test_another_run_in_the_folder_is_left_alone(tmp_path: Path, model: Path, ch
         message = " ".join(call(*given, *changes, status=1)[1].split())
         assert named in message
         assert "another folder" in message
-        assert "(--out)" in message
-        assert "--overwrite" in message
+        assert "(--out, --overwrite)" in message
     message = " ".join(call(*given, "--out", tmp_path, status=1)[1].split())
     assert "holds no run" in message
     assert (out / "run.json").read_bytes() == before
