@@ -108,7 +108,7 @@ def test_too_long_conversations_are_counted_and_named(
     tmp_path: Path, model: Path, chats: Path
 ) -> None:
     given = [chats, "--model", model, "--out", tmp_path / "out", "--max-length", 500]
-    assert "too_long (--too-long) drop or cut_oldest_turns" in error_of(*given)
+    assert "'drop' or 'cut_oldest_turns' (--max-length, --too-long)" in error_of(*given)
     _, said = call(*given, "--too-long", "cut_oldest_turns", "--max-steps", 1, *SMALL)
     assert re.search(r"\d of 8 conversations are longer than 500 tokens and lost", said)
 
@@ -160,7 +160,7 @@ def test_one_dialogue_cannot_be_split(tmp_path: Path, model: Path) -> None:
     records = [talk("a", dialogue="d"), talk("b", dialogue="d")]
     chats = write_jsonl(tmp_path / "chats.jsonl", records)
     given = [chats, "--model", model, "--out", tmp_path / "out"]
-    assert "--eval-data FILE, or --eval-fraction 0" in error_of(*given)
+    assert "or hold out the fraction 0 (--eval-data, --eval-fraction)" in error_of(*given)
 
 
 def test_held_out_dialogues_are_not_trained_on(tmp_path: Path, model: Path, chats: Path) -> None:
@@ -260,7 +260,7 @@ def test_four_bits_need_bitsandbytes(tmp_path: Path, model: Path, chats: Path) -
 
 def test_float16_on_a_cpu(tmp_path: Path, model: Path, chats: Path) -> None:
     given = [chats, "--model", model, "--out", tmp_path / "out", "--dtype", "float16"]
-    assert "--dtype bfloat16 or float32" in error_of(*given)
+    assert "take the dtype bfloat16 or float32 (--dtype)" in error_of(*given)
 
 
 def test_missing_packages_are_named(

@@ -254,7 +254,7 @@ def test_cutting_leaves_what_fits_alone_and_refuses_what_never_fits() -> None:
     assert len(made.dataset) == 2
     with pytest.raises(
         TrainingDataError,
-        match=rf"'c1'.*longest has {one}.*drop for those that do not fit even so$",
+        match=rf"'c1'.*longest has {one}.*'drop' for those that do not fit even so$",
     ):
         examples_of([talk("c1", 2)], max_length=one - 1, too_long="cut_oldest_turns")
 

@@ -148,11 +148,14 @@ class SentenceEmbedder:
     def __init__(self, settings: EmbeddingSettings) -> None:
         from transformers import AutoModel, AutoTokenizer
 
+        from sra_fast.files.hub_names import check_hub_name
         from sra_fast.files.models import choose_device
 
         self.settings = settings
         source = packaged_model() if settings.model == PACKAGED else settings.model
         try:
+            if not Path(source).is_dir():
+                check_hub_name(str(source))
             self._tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModel.from_pretrained(source, use_safetensors=True)
         except (OSError, ValueError) as error:

@@ -184,7 +184,11 @@ def _loaded(name: str, classes: tuple[str, ...]) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from sra_fast.files.hub_names import check_hub_name
+
     try:
+        if not Path(name).is_dir():
+            check_hub_name(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSequenceClassification.from_pretrained(
             name,
