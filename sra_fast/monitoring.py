@@ -13,6 +13,7 @@ from sra_fast.measure.served import serve, switched
 from sra_fast.measure.watching import WatchedCall, unwrapped, watching
 from sra_fast.names import Backend, Definition
 from sra_fast.result import SRAResult, check_definition
+from sra_fast.tools.sra_warning import SRAWarning
 
 
 class Monitor:
@@ -84,5 +85,6 @@ def monitor(
         warnings.warn(
             "nothing was recorded: no forward call inside carried `strategy_mask` (or "
             "`span_masks`) and `response_mask`; generate() does not pass them on",
+            SRAWarning,
             stacklevel=3,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -118,3 +119,57 @@ def test_imports_inside_the_linked_trees_are_relative(tree_name: str) -> None:
         for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 assert not f"{node.module}.".startswith(f"{own}."), f"{file}: {node.module}"
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+INSTALL = re.compile(r"pip install( --[a-z-]+)+")
+CALLS_GIT = Path("sra_fast/files/provenance.py")
+
+
+def texts(tree: ast.AST) -> list[str]:
+    """The string constants of a piece of code that are no docstrings."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and node.body
+        if isinstance(node.body[0], ast.Expr)
+    }
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if id(node) not in docstrings
+    ]
+
+
+def commanded(source: str) -> list[str]:
+    """The flags in the texts of a piece of code, and the commands that its errors name."""
+    tree = ast.parse(source)
+    found = [flag for text in texts(tree) for flag in FLAG.findall(INSTALL.sub("", text))]
+    errors = [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    return found + [text for one in errors for text in texts(one) if "sra-fast " in text]
+
+
+def test_flags_and_commands_are_found_in_texts() -> None:
+    source = """
+def work():
+    \"\"\"As --this does.\"\"\"
+    raise ValueError(f"{error}; give --eval-data FILE, pip install --no-deps x")
+    raise ValueError("(--out)", "train it by 'sra-fast classify train'", "a--b", "--", "---")
+"""
+    assert set(commanded(source)) == {
+        "--eval-data",
+        "--out",
+        "train it by 'sra-fast classify train'",
+    }
+
+
+def test_the_library_names_neither_flags_nor_commands() -> None:
+    """Whoever calls it from Python has none; the command line adds the options to an error."""
+    found = {
+        str(file): names
+        for file in python_files(*TREES)
+        if not file.as_posix().startswith(COMMANDS) and file != CALLS_GIT
+        if (names := commanded((ROOT / file).read_text(encoding="utf-8")))
+    }
+    assert not found

@@ -219,7 +219,8 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
         if isinstance(record, list):
             raise ConversationError(
                 f"{where}: found a list; write one conversation a line, without brackets around "
-                "them and commas between them (for dataset files: sra-fast convert)"
+                "them and commas between them (convert ESConv's files with "
+                "sra_fast.chat.esconv.convert)"
             )
         conversations.append(parse_conversation(record, index=len(conversations), where=where))
     if not conversations:

@@ -28,7 +28,7 @@ app = typer.Typer(
     name="sra-fast",
     cls=lazy_group(COMMANDS),
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},  # of every command below, too
     pretty_exceptions_enable=False,
     help="How much the replies of a chat model attend to the strategy they were told to follow "
     "(Strategy Relevant Attention, arXiv 2402.10453).",
@@ -47,7 +47,11 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
+            "--version",
+            "-V",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
         ),
     ] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Where the console script ``sra-fast`` begins."""
+"""Where the console script ``sra-fast`` and ``python -m sra_fast`` begin."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    app()
+    app(prog_name="sra-fast")

@@ -1,14 +1,26 @@
-"""Commands that are imported when they are called, so that the command line starts at once."""
+"""Commands that are imported when they are called, so that the command line starts at once.
+
+Wrong use of any of them, also in groups below, passes through the group that stands on top; there
+it becomes ``{"error": …}`` on standard output if ``--json`` is among the arguments.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, MutableMapping
+import json
+import os
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
+
+from sra_fast.tools.printable import printable
+
+_UsageError: Any = typer.BadParameter.__base__  # typer has no public name for all wrong use
+_AS_JSON = "sra_fast.as_json"  # where a context keeps it
 
 
 class LazyCommands(MutableMapping[str, Any]):
@@ -53,7 +65,36 @@ def lazy_group(places: Mapping[str, str]) -> type[TyperGroup]:
         def list_commands(self, ctx: Any) -> list[str]:
             return list(self.commands)
 
+        def make_context(self, info_name: Any, args: list[str], *more: Any, **extra: Any) -> Any:
+            as_json = _asks_for_json(args)
+            with _usage_errors(as_json):
+                context = super().make_context(info_name, args, *more, **extra)
+            context.meta[_AS_JSON] = as_json
+            return context
+
+        def invoke(self, ctx: Any) -> Any:
+            with _usage_errors(ctx.meta.get(_AS_JSON, False)):
+                return super().invoke(ctx)
+
     return LazyGroup
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether ``--json`` stands anywhere among the options, in its place or not."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+@contextmanager
+def _usage_errors(as_json: bool) -> Iterator[None]:
+    """Prints wrong use as one JSON object too; of several processes, the first one does."""
+    try:
+        yield
+    except _UsageError as error:
+        if as_json and os.environ.get("RANK", "0") == "0":
+            text = "\n".join(printable(line) for line in error.format_message().splitlines())
+            print(json.dumps({"error": text}), flush=True)
+        raise
 
 
 def _load(name: str, place: str) -> Any:

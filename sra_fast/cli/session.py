@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sra_fast.cli.quiet_libraries import quiet_libraries
 from sra_fast.cli.running_command import running_parameters
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.printable import printable
@@ -96,18 +97,21 @@ def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Sess
     """Runs a command's work; an error becomes one message and exit status 1.
 
     With ``as_json`` nothing but the result, or ``{"error": …}``, reaches standard output, whatever
-    a library prints meanwhile. What the library logs is printed as sentences on standard error, but
-    not with ``quiet`` (of several processes one speaks).
+    a library prints meanwhile. What this library logs and warns of is printed as sentences on
+    standard error, but not with ``quiet`` (of several processes one speaks). What other libraries
+    log, warn of and draw is shown with ``debug`` alone.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     current = Session(as_json)
+    say = _silent if quiet else current.say
     status = 0
     try:
         with (
             _stdout_to_stderr() if as_json else contextlib.nullcontext(),
             contextlib.nullcontext() if quiet else _logging(current),
+            contextlib.nullcontext() if debug else quiet_libraries(say),
         ):
             yield current
     except (typer.Exit, typer.BadParameter):
@@ -126,6 +130,10 @@ def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Sess
         print(json.dumps(current.result, allow_nan=False), flush=True)
     if status:
         raise typer.Exit(status)
+
+
+def _silent(text: str) -> None:
+    """What becomes of a sentence in a process that does not speak."""
 
 
 def _message(error: Exception) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sra_fast.files.hub_names import ModelNotFoundError, check_hub_name
 from sra_fast.files.provenance import versions
 from sra_fast.names import Device, DType
-from sra_fast.tools.argument_error import ArgumentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _SAMPLES = 64  # pieces of a weight file that its fingerprint is made of
 _SAMPLE_BYTES = 4096
-
-
-class ModelNotFoundError(ArgumentError):
-    """Raised when there is no such model, or when it cannot be put on the wanted device."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +110,12 @@ def find_model(name: str) -> ModelSource:
 
     A folder with a ``config.json`` is taken as it is; one without it that holds a single ``.gguf``
     is loaded from that; ``smollm2`` is SmolLM2-135M-Instruct
-    (:mod:`sra_fast.files.smollm2`); every other name is looked up on the hub when it is loaded.
+    (:mod:`sra_fast.files.smollm2`); everything else must be in the local cache or on the hub, which
+    is asked once.
 
     Raises:
-        ModelNotFoundError: the path leads nowhere, or to a folder without a model.
+        ModelNotFoundError: a path to nothing, a folder without a model, or a name that the hub does
+            not know or cannot be asked for.
         SmolLM2Error: ``smollm2`` is not installed.
     """
     from sra_fast.files import smollm2
@@ -140,6 +138,7 @@ def find_model(name: str) -> ModelSource:
         raise ModelNotFoundError(f"model {name!r} is a file; give the folder that it lies in")
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelNotFoundError(f"model {name!r}: there is no such folder")
+    check_hub_name(name)
     return ModelSource(name, name)
 
 

@@ -27,8 +27,8 @@ def read_json_lines(
     file = Path(path)
     if file.read_bytes()[:64].lstrip().startswith(b"["):
         raise raises(
-            f"{file.name}: this is one JSON list, not an object a line; 'sra-fast convert' turns "
-            "ESConv's files into conversations"
+            f"{file.name}: this is one JSON list, not an object a line; convert ESConv's files "
+            "with sra_fast.chat.esconv.convert"
         )
     values: list[tuple[str, object]] = []
     # Only "\n" ends a line of JSONL: str.splitlines would also cut at U+2028, which may stand

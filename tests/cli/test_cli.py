@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import sra_fast
 from sra_fast import SRAResult, names
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.encoding import encode
@@ -113,26 +115,93 @@ def test_every_command_has_help_and_json(command: tuple[str, ...]) -> None:
     assert "--json" in call(*command, "--help")[0]
 
 
+@pytest.mark.parametrize("command", [(), ("annotate",), ("classify",), ("score",), *GROUPS])
+def test_h_is_help(command: tuple[str, ...]) -> None:
+    assert call(*command, "-h") == call(*command, "--help")
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_printed(option: str) -> None:
+    assert call(option) == (f"sra-fast {sra_fast.__version__}\n", "")
+
+
+def test_the_package_runs_as_the_command() -> None:
+    command = [sys.executable, "-m", "sra_fast", "convert", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Usage: sra-fast convert" in done.stdout
+
+
+def test_completion_is_installed_for_the_shell(tmp_path: Path) -> None:
+    # Which shell it is, is read from the processes above this one.
+    script = f"{shlex.quote(sys.executable)} -m sra_fast --install-completion; exit $?"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "bash completion installed" in done.stdout
+    assert (tmp_path / ".bash_completions" / "sra-fast.sh").is_file()
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    ("line", "completions"),
     [
-        ["score"],
-        ["score", "nowhere.jsonl", "--model", "."],
-        ["score", __file__],
-        ["score", __file__, "--model", ".", "--definition", "best"],
-        ["score", __file__, "--model", ".", "--batch-tokens", "0"],
-        ["score", __file__, "--model", ".", "--template", "standart"],
-        ["compare", __file__, "--model", ".", "--templates", "standard,standard"],
-        ["compare", __file__, "--model", ".", "--templates", ","],
-        ["convert", __file__],
-        ["nonsense"],
+        ("sra-fast s", ["score"]),
+        ("sra-fast annotate ", ["export", "agree"]),
+        ("sra-fast score --te", ["--template"]),
     ],
-    ids=" ".join,
 )
+def test_names_are_completed(line: str, completions: list[str]) -> None:
+    environment = {
+        **os.environ,
+        "_SRA_FAST_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(line.count(" ")),
+    }
+    command = [sys.executable, "-m", "sra_fast"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == completions
+
+
+WRONG = [
+    ["score"],
+    ["score", "nowhere.jsonl", "--model", "."],
+    ["score", __file__],
+    ["score", __file__, "--model", ".", "--definition", "best"],
+    ["score", __file__, "--model", ".", "--batch-tokens", "0"],
+    ["score", __file__, "--model", ".", "--template", "standart"],
+    ["score", __file__, "--modell", "."],
+    ["compare", __file__, "--model", ".", "--templates", "standard,standard"],
+    ["compare", __file__, "--model", ".", "--templates", ","],
+    ["convert", __file__],
+    ["annotate", "agree"],
+    ["annotate", "nonsense"],
+    ["classify", "train", __file__, "--out", "x", "--kind", "best"],
+    ["classify", "train", __file__, "--out", "x", "--set", "ngrams"],
+    ["nonsense"],
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=" ".join)
 def test_wrong_use_ends_with_status_2_and_silent_stdout(wrong: list[str]) -> None:
-    stdout, stderr = call(*wrong, *(["--json"] if wrong[0] in COMMANDS else []), status=2)
+    stdout, stderr = call(*wrong, status=2)
     assert stdout == ""
     assert stderr
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=" ".join)
+def test_wrong_use_is_told_as_json_wherever_the_option_stands(wrong: list[str]) -> None:
+    for place in range(len(wrong) + 1):
+        stdout, stderr = call(*wrong[:place], "--json", *wrong[place:], status=2)
+        assert list(json.loads(stdout)) == ["error"]
+        assert stderr
+
+
+def test_wrong_use_as_json_says_what_is_wrong() -> None:
+    error = call_json("score", __file__, "--model", ".", "--template", "standart", status=2)
+    assert "did you mean 'standard'" in error["error"]
+    assert "'nonsense'" in call_json("annotate", "nonsense", status=2)["error"]
+    # Behind -- it is the name of a file.
+    assert call("convert", "--", "--json", status=2)[0] == ""
 
 
 def test_an_unknown_template_names_the_nearest() -> None:

@@ -99,7 +99,6 @@ def train(
             seed=seed,
             settings=given,
             replace=force,
-            say=current.say,
         )
         current.show(_by_class(evaluation.all_folds or evaluation.held_out))
         current.say(f"written to {out}")

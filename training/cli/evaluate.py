@@ -96,7 +96,6 @@ def evaluate(
             device=device,
             batch=batch_size,
             perplexity=perplexity,
-            say=current.say,
         )
         with opened(evaluation), row_progress(current) as on_progress:
             found = collect(evaluation, on_progress)

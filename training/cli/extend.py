@@ -81,7 +81,6 @@ def extend(
             replier=named,
             test=test,
             validation=validation,
-            say=current.say,
         )
         with reply_progress(current) as on_progress:
             described = run(extension, make, on_progress)

@@ -114,7 +114,6 @@ def reproduce(
                 dtype=training.dtype,
                 device=device,
                 batch=batch_size,
-                say=current.say,
             ),
             Progress(
                 replies=lambda: reply_progress(current),

@@ -146,7 +146,7 @@ def train(
     and result.json into DIR. Killed at any moment, the same command continues.
     """
     first = processes.is_first()
-    with session(as_json and first, debug) as current:
+    with session(as_json and first, debug, quiet=not first) as current:
         from sra_fast.files.models import find_model
 
         from ..lora.settings import read_config
@@ -191,7 +191,6 @@ def train(
                     device=device,
                     overwrite=overwrite,
                     merge=merge,
-                    say=current.say if first else lambda text: None,
                     on_log=on_log,
                 )
             )
@@ -216,7 +215,3 @@ def _before_and_after(result: Mapping[str, Any]) -> Table:
         values = [measured and measured[key] for key in ("loss", "sra", "log_sra")]
         table.add_row(name, *("–" if value is None else f"{value:.5g}" for value in values))
     return table
-
-
-if __name__ == "__main__":  # accelerate launch -m sra_fast.training.cli.train
-    typer.run(train)

@@ -24,6 +24,7 @@ from sra_fast.chat.conversations import (
 )
 from sra_fast.chat.templates import PromptTemplate, get_template
 from sra_fast.names import TooLong
+from sra_fast.tools.sra_warning import SRAWarning
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
 from .examples import ExampleEncoder, LengthReport, TrainingDataError
@@ -230,7 +231,7 @@ def _features() -> Features:
 
 def _warn(report: LengthReport) -> None:
     for note in report.notes:
-        warnings.warn(note, stacklevel=4)  # the line that called training_examples
+        warnings.warn(note, SRAWarning, stacklevel=4)  # the line that called training_examples
 
 
 # --- Files -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sra_fast.files.models import ModelSource
 from sra_fast.names import DType
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.suggestions import did_you_mean
 
 from .checkpoints import Checkpoint
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 
 
-class LoRAError(ValueError):
+class LoRAError(ArgumentError):
     """A model cannot be loaded for training, or no adapter can be put on it."""
 
 
@@ -40,8 +41,9 @@ def check_base(source: ModelSource) -> None:
     folder = Path(source.place)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise LoRAError(
-            f"{folder} is itself an adapter; train on its base model, or on what "
-            "'sra-fast train … --merge' made of the two"
+            f"{folder} is itself an adapter; train on its base model, or on the two "
+            "merged (a training run with merge=True writes that)",
+            "model",
         )
 
 
@@ -60,10 +62,13 @@ def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTr
     if importlib.util.find_spec("bitsandbytes") is None:
         raise LoRAError(
             "loading in 4 bits needs the package bitsandbytes: pip install bitsandbytes, or train "
-            "without --load-4bit"
+            "without load_4bit",
+            "load_4bit",
         )
     if device == "cpu" or not torch.cuda.is_available():
-        raise LoRAError("loading in 4 bits needs a CUDA device; train without --load-4bit")
+        raise LoRAError(
+            "loading in 4 bits needs a CUDA device; train without load_4bit", "load_4bit"
+        )
     if source.gguf is not None:
         raise LoRAError(f"{source.name} is a GGUF, which is not loaded in 4 bits anew")
     kind = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)

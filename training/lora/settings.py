@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sra_fast.names import Differentiable, DType, TooLong
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.suggestions import did_you_mean
 
 
-class TrainingConfigError(ValueError):
+class TrainingConfigError(ArgumentError):
     """A setting is unknown or cannot be; the message names it and the way out."""
 
 
@@ -104,11 +105,12 @@ class TrainingConfig:
             for name in names:
                 value = getattr(self, name)
                 if value is not None and not holds(value):
-                    raise TrainingConfigError(f"{name} must be {rule}, found {value!r}")
+                    raise TrainingConfigError(f"{name} must be {rule}, found {value!r}", name)
         if self.eval_steps % self.logging_steps:
             raise TrainingConfigError(
                 f"eval_steps ({self.eval_steps}) must be a multiple of logging_steps "
-                f"({self.logging_steps}): a run that goes on from a checkpoint begins a log anew"
+                f"({self.logging_steps}): a run that goes on from a checkpoint begins a log anew",
+                "eval_steps",
             )
         if self.reentrant_checkpointing and self.sra_weight:
             raise TrainingConfigError(
@@ -117,7 +119,9 @@ class TrainingConfig:
             )
         for name in ("sra_target", "sra_layers", "sra_heads"):
             if getattr(self, name) is not None and not self.sra_weight:
-                raise TrainingConfigError(f"{name} says nothing without a weight; give sra_weight")
+                raise TrainingConfigError(
+                    f"{name} says nothing without a weight; give sra_weight", "sra_weight"
+                )
         if self.scheduler not in SCHEDULERS:
             near = did_you_mean(self.scheduler, SCHEDULERS)
             raise TrainingConfigError(
@@ -185,7 +189,7 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainingConf
     try:
         return TrainingConfig(**settings)
     except TrainingConfigError as error:
-        raise TrainingConfigError(f"{where}{error}") from error
+        raise TrainingConfigError(f"{where}{error}", *error.arguments) from error
 
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:

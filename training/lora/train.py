@@ -16,6 +16,7 @@ on a CPU bit for bit, as if nothing had happened.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields, replace
@@ -39,6 +40,7 @@ from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.measure.compat import use_one_gpu
 from sra_fast.measure.served import rope_types, serve
 from sra_fast.names import Device
+from sra_fast.tools.argument_error import ArgumentError
 
 from ..data.collator import PackingCollator, PaddingCollator
 from ..data.packable import why_not_packed
@@ -54,10 +56,12 @@ from .reply_trainer import ReplyTrainer
 from .settings import TrainingConfig
 from .train_data import RunData, read_data, settings_of_run
 
+_logger = logging.getLogger(__name__)
+
 OnLog = Callable[[int, int, Mapping[str, Any]], None]
 
 
-class TrainingRunError(ValueError):
+class TrainingRunError(ArgumentError):
     """A run cannot begin or go on; the message says why and the way out."""
 
 
@@ -73,7 +77,6 @@ class TrainingRun:
         device: "auto" is CUDA where there is one.
         overwrite: an earlier run in ``out`` makes room.
         merge: write ``merged`` too.
-        say: called with sentences for people.
         on_log: called with the step, the last step and what is logged then.
     """
 
@@ -84,7 +87,6 @@ class TrainingRun:
     device: Device = "auto"
     overwrite: bool = False
     merge: bool = False
-    say: Callable[[str], None] = lambda text: None
     on_log: OnLog = lambda step, last, logs: None
 
 
@@ -108,15 +110,15 @@ def train(run: TrainingRun) -> dict[str, Any]:
     tokenizer = run.source.tokenizer()
     data = read_data(run.data, tokenizer, run.config)
     for note in (_size(run.config, data), *data.notes):
-        run.say(note)
+        _logger.info("%s", note)
     folder = RunFolder(run.out.resolve(), settings_of_run(run.source, data, run.config, device))
     with ExitStack() as stack:
         if is_first():
             stack.enter_context(_opened(folder, run.overwrite))
             for note in remove_incomplete(folder.path):
-                run.say(note)
+                _logger.info("%s", note)
         if not run.overwrite and all((folder.path / name).exists() for name in _wanted(run)):
-            run.say("this run was finished before; nothing is trained")
+            _logger.info("this run was finished before; nothing is trained")
             return _recorded(folder.path) if is_first() else {}
         last = newest_checkpoint(folder.path)
         if run.overwrite or last is None or not last.ends_the_run:
@@ -126,7 +128,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
             result = _outcome(run, folder.path, data, tokenizer)
             folder.finish()
             for note in result["notes"][len(data.notes) :]:
-                run.say(note)
+                _logger.info("%s", note)
     return result
 
 
@@ -139,7 +141,9 @@ def _opened(folder: RunFolder, overwrite: bool) -> AbstractContextManager[None]:
     try:
         folder.check()
     except RunFolderError as error:
-        raise TrainingRunError(f"{error}; --overwrite replaces a training run") from error
+        raise TrainingRunError(
+            f"{error}; overwrite=True replaces a training run", *error.arguments, "overwrite"
+        ) from error
     return folder.opened()
 
 
@@ -152,14 +156,16 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
     if limit is not None and data.longest > limit:
         raise TrainingRunError(
             f"the longest conversation has {data.longest} tokens, and {served.name} reaches to "
-            f"{limit}; set --max-length {limit} and choose --too-long drop or cut_oldest_turns"
+            f"{limit}; set max_length to {limit} and choose too_long 'drop' or 'cut_oldest_turns'",
+            "max_length",
+            "too_long",
         )
     collator = _collator(run, base, data.longest)
     arguments = training_arguments(config, out, device, base, evaluated=data.evaluation is not None)
     arguments.distributed_state.wait_for_everyone()  # until the first process has the folder
     last = newest_checkpoint(out)
     if last is not None:
-        run.say(f"going on from {last.name}")
+        _logger.info("going on from %s", last.name)
         arguments.eval_on_start = False
     stops = data.evaluation is not None and config.patience is not None
     model = with_adapter(base, config)
@@ -184,7 +190,7 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
     trainer.remove_callback(PrinterCallback)
     _check_saving(trainer)
     if trainer.why_full_logits is not None:
-        run.say(f"logits are computed for every position: {trainer.why_full_logits}")
+        _logger.info("logits are computed for every position: %s", trainer.why_full_logits)
     if config.gradient_checkpointing and config.reentrant_checkpointing:
         model.enable_input_require_grads()
     with ExitStack() as stack:
@@ -206,7 +212,9 @@ def training_arguments(
     """
     dtype = base.dtype
     if dtype is torch.float16 and device == "cpu":
-        raise TrainingRunError("float16 trains on CUDA alone; take --dtype bfloat16 or float32")
+        raise TrainingRunError(
+            "float16 trains on CUDA alone; take the dtype bfloat16 or float32", "dtype"
+        )
     interval = "steps" if evaluated else "no"
     restarts = config.scheduler == "cosine_with_restarts"
     arguments = TrainingArguments(
@@ -266,8 +274,10 @@ def _collator(
     if reason is None:
         return PackingCollator()
     if rope_types(serve(base).config) & {"dynamic", "longrope"}:
-        raise TrainingRunError(f"{reason}: --batch-size 1, and more --accumulation")
-    run.say(f"batches are padded, not packed: {reason}")
+        raise TrainingRunError(
+            f"{reason}; take the batch_size 1, and more accumulation", "batch_size", "accumulation"
+        )
+    _logger.info("batches are padded, not packed: %s", reason)
     return PaddingCollator()
 
 

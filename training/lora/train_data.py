@@ -102,7 +102,9 @@ def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
             )
         except TrainingDataError as error:
             raise TrainingDataError(
-                f"{error}; give --eval-data FILE, or --eval-fraction 0 for no evaluation"
+                f"{error}; give conversations to evaluate on, or hold out the fraction 0",
+                "eval_data",
+                "eval_fraction",
             ) from error
     beginnings = _beginnings(file, training)
     if config.eval_data is not None:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from sra_fast.measure.watching import IGNORED_LABEL, unwrapped
+from sra_fast.tools.sra_warning import SRAWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,7 @@ def reply_loss(
     else:
         warnings.warn(
             f"logits are computed for every position, not for the replies alone: {reason}",
+            SRAWarning,
             stacklevel=2,
         )
     scaled = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}

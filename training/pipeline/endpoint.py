@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.printable import printable
 
 from .request_flow import Pace, in_threads
@@ -36,7 +37,7 @@ _SHOWN = 200  # characters of what a server said in an error
 _REFUSED_ALONE = (400, 413, 422)  # statuses that are about what one request says
 
 
-class EndpointError(ValueError):
+class EndpointError(ArgumentError):
     """A request failed for good; the message names the endpoint, what happened and the way out.
 
     Attributes:
@@ -45,8 +46,10 @@ class EndpointError(ValueError):
             long), so it tells nothing about the others.
     """
 
-    def __init__(self, message: str, *, for_all: bool = False, for_this: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *arguments: str, for_all: bool = False, for_this: bool = False
+    ) -> None:
+        super().__init__(message, *arguments)
         self.for_all, self.for_this = for_all, for_this
 
 
@@ -105,7 +108,7 @@ class Endpoint:
             ),
         ):
             if not holds:
-                raise EndpointError(f"{name} must be {rule}, found {getattr(self, name)!r}")
+                raise EndpointError(f"{name} must be {rule}, found {getattr(self, name)!r}", name)
         _check_url(self.base_url)
         if not all("!" <= sign <= "~" for sign in self.api_key or ""):
             raise EndpointError(
@@ -281,7 +284,8 @@ def _check_url(url: str) -> None:
     if not fits:
         raise EndpointError(
             f"endpoint {url!r} is not a URL such as http://localhost:8000/v1 or "
-            "https://api.openai.com/v1"
+            "https://api.openai.com/v1",
+            "endpoint",
         )
 
 

@@ -125,7 +125,7 @@ def _item(a: Conversation, b: Conversation, strategies: Mapping[str, str]) -> It
     try:
         description = lookup(a.strategy, strategies)
     except StrategyError as error:
-        raise PairingError(f"{a.label}: {error}") from error
+        raise PairingError(f"{a.label}: {error}", *error.arguments) from error
     return Item(
         id=a.id,
         dialogue=a.dialogue or a.id,

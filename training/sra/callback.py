@@ -30,6 +30,7 @@ from sra_fast.measure.served import serve
 from sra_fast.measure.watching import Watch, unwrapped, watching
 from sra_fast.names import Backend, Definition
 from sra_fast.result import check_definition
+from sra_fast.tools.sra_warning import SRAWarning
 
 from .history import History
 from .listening import TrainingListener
@@ -171,7 +172,8 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
             return
         if means is None:
             if split != "train":
-                warnings.warn(f"no masks arrived in the evaluation {split!r}", stacklevel=2)
+                text = f"no masks arrived in the evaluation {split!r}"
+                warnings.warn(text, SRAWarning, stacklevel=2)
             return
         _check(means, state.global_step, split)
         values = means.logs(prefix)

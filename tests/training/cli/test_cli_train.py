@@ -96,8 +96,7 @@ def test_another_run_in_the_folder_is_left_alone(tmp_path: Path, model: Path, ch
         message = " ".join(call(*given, *changes, status=1)[1].split())
         assert named in message
         assert "another folder" in message
-        assert "(--out)" in message
-        assert "--overwrite" in message
+        assert "(--out, --overwrite)" in message
     message = " ".join(call(*given, "--out", tmp_path, status=1)[1].split())
     assert "holds no run" in message
     assert (out / "run.json").read_bytes() == before
@@ -163,7 +162,7 @@ def test_one_dialogue_cannot_be_split(tmp_path: Path, model: Path) -> None:
     records = [talk("a", dialogue="d"), talk("b", dialogue="d")]
     chats = write_jsonl(tmp_path / "chats.jsonl", records)
     given = [chats, "--model", model, "--out", tmp_path / "out"]
-    assert "--eval-data FILE, or --eval-fraction 0" in error_of(*given)
+    assert "or hold out the fraction 0 (--eval-data, --eval-fraction)" in error_of(*given)
 
 
 def test_held_out_dialogues_are_not_trained_on(tmp_path: Path, model: Path, chats: Path) -> None:
@@ -263,7 +262,7 @@ def test_four_bits_need_bitsandbytes(tmp_path: Path, model: Path, chats: Path) -
 
 def test_float16_on_a_cpu(tmp_path: Path, model: Path, chats: Path) -> None:
     given = [chats, "--model", model, "--out", tmp_path / "out", "--dtype", "float16"]
-    assert "--dtype bfloat16 or float32" in error_of(*given)
+    assert "take the dtype bfloat16 or float32 (--dtype)" in error_of(*given)
 
 
 def test_missing_packages_are_named(

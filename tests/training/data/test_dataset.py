@@ -211,8 +211,9 @@ def test_what_is_dropped_is_counted_and_named() -> None:
     assert made.dataset["conversation"][:] == ["a"]
     assert made.report is not None
     assert made.report.dropped == ("conversation 'b' (conversations[1])",)
-    with pytest.raises(TrainingDataError, match=r"1 of 1 .* raise max_length$"):
+    with pytest.raises(TrainingDataError, match=r"1 of 1 .* raise max_length$") as refused:
         examples_of([talk("b", 3)], max_length=two, too_long="drop")
+    assert refused.value.arguments == ("max_length",)
 
 
 @pytest.mark.parametrize("chat", SOUND_TEMPLATES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -148,9 +149,7 @@ def test_killed_at_any_moment_the_run_ends_as_if_nothing_had_happened(
 def trained(folder: Path, model: Path, records: Any = None, **changes: Any) -> dict[str, Any]:
     """Return the result of a run of three steps, changed by ``changes``."""
     about: dict[str, Any] = {
-        name: changes.pop(name)
-        for name in ("merge", "overwrite", "say", "on_log")
-        if name in changes
+        name: changes.pop(name) for name in ("merge", "overwrite", "on_log") if name in changes
     }
     defaults: dict[str, Any] = dict(
         rank=4, batch_size=3, accumulation=1, epochs=1, eval_steps=2, eval_fraction=0.2
@@ -212,8 +211,12 @@ def test_what_a_merged_base_was_trained_on_is_remembered(tmp_path: Path, model: 
 
 
 def test_packed_checkpointed_sliced_and_padded_runs_are_the_same(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "sra_fast")
     plain = trained(tmp_path / "plain", model, dropout=0.0)
     changes: dict[str, dict[str, Any]] = {
         "checkpointed": {"gradient_checkpointing": True, "mlp_slices": 3},
@@ -223,9 +226,10 @@ def test_packed_checkpointed_sliced_and_padded_runs_are_the_same(
     for name, change in changes.items():
         if name == "padded":
             monkeypatch.setattr(run_module, "why_not_packed", lambda *args, **kwargs: "told so")
-        said: list[str] = []
-        other = trained(tmp_path / name, model, dropout=0.0, say=said.append, **change)
-        assert ("batches are padded, not packed: told so" in said) == (name == "padded")
+        caplog.clear()
+        other = trained(tmp_path / name, model, dropout=0.0, **change)
+        padded = "batches are padded, not packed: told so" in caplog.messages
+        assert padded == (name == "padded")
         for stage in ("before", "after"):
             assert other[stage] == pytest.approx(plain[stage], rel=1e-4), name
 
@@ -248,7 +252,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path, model: Path) ->
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-        *("-m", "sra_fast.training.cli.train", str(tmp_path / "chats.jsonl")),
+        *("-m", "sra_fast", "train", str(tmp_path / "chats.jsonl")),
         *("--model", str(model), "--out", str(out), "--config", str(settings)),
         *("--rank", "4", "--batch-size", "2", "--accumulation", "1", "--learning-rate", "0.01"),
         *("--device", "cpu"),

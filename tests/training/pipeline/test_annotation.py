@@ -199,8 +199,8 @@ def test_a_sheet_that_is_filled_in_is_never_replaced(
     assert (out / "label-studio.xml").is_file()
     sheet = fill(out / "sheet-annotator-1.csv", {"c1": 3})
     kept = sheet.read_bytes()
-    assert "give another --out" in error_of("export", *systems, "--out", out)
-    assert "give another --out" in error_of("export", *systems, "--out", out, "--seed", 1)
+    assert "give another folder (--out)" in error_of("export", *systems, "--out", out)
+    assert "give another folder (--out)" in error_of("export", *systems, "--out", out, "--seed", 1)
     assert sheet.read_bytes() == kept
     assert not [path for path in out.iterdir() if path.suffix == ".tmp"]
 
@@ -295,7 +295,7 @@ def test_scores_of_another_file_are_refused(systems: tuple[Path, Path], tmp_path
     run = of_tuned / "run.json"
     run.write_text('{"settings": {"kind": "judge"}}')
     said = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
-    assert f"{run}: is not that of sra-fast score" in said
+    assert f"{run}: is not that of scoring" in said
     run.unlink()
     said = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
     assert f"{of_tuned}: holds no run.json" in said
@@ -457,7 +457,7 @@ def test_another_key_is_refused(systems: tuple[Path, Path], tmp_path: Path) -> N
         call("export", *systems, "--out", tmp_path / str(seed), "--seed", seed)
     sheet = fill(tmp_path / "1" / "sheet-annotator-1.csv", {"c1": 1})
     assert "give the key that" in error_of("agree", sheet, "--key", tmp_path / "2" / "key.json")
-    assert "give --key" in error_of("agree", sheet)
+    assert "give its key too (--key)" in error_of("agree", sheet)
     assert "not the key" in error_of("agree", sheet, "--key", lines(tmp_path / "k", [{}]))
     key = tmp_path / "1" / "key.json"
     assert "no item 'c99'" in error_of(
@@ -485,7 +485,7 @@ def test_label_studios_other_exports_are_refused(
     small = tmp_path / "min.json"
     small.write_text(json.dumps([{"item": "c1", "preference": "2"}]))
     assert "min.json task 1: not a task" in error_of("agree", small, "--key", out / "key.json")
-    assert "give --key" in error_of("agree", small)
+    assert "(--key)" in error_of("agree", small)
 
 
 def test_an_id_that_stands_twice_is_refused(systems: tuple[Path, Path], tmp_path: Path) -> None:

@@ -478,7 +478,7 @@ def test_more_conversations_than_there_are(tmp_path: Path, folder: Path) -> None
     file = write_jsonl(tmp_path / "test.jsonl", conversations())
     status, said = run(file, folder, tmp_path / "out", "--items", "9")
     assert status == 1
-    assert "holds 8 conversations, and 9 are asked for; lower --items" in said
+    assert "holds 8 conversations, and 9 are asked for; ask for fewer (--items)" in said
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "a/b", "fine-tuned", ""])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sra_fast.tools.argument_error import ArgumentError
 
-class AnnotationError(ValueError):
+
+class AnnotationError(ArgumentError):
     """A file cannot be used; the message names the file, the line or item, and the way out."""

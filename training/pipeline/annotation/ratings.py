@@ -131,11 +131,12 @@ def _ratings(files: Iterable[Path], key: Key | None) -> Iterable[_Rating]:
 def _flat_rows(file: Path) -> list[tuple[str, Row]]:
     if is_label_studio(file):
         raise AnnotationError(
-            f"{file.name}: this is one JSON list; for a Label Studio export give --key key.json "
-            "too, else write CSV, or one JSON object a line"
+            f"{file.name}: this is one JSON list; for a Label Studio export give its key too, "
+            "else write CSV, or one JSON object a line",
+            "key",
         )
     if "export" in read_table(file, ())[0][1]:
-        raise AnnotationError(f"{file.name}: this is a sheet; give --key key.json too")
+        raise AnnotationError(f"{file.name}: this is a sheet; give its key too", "key")
     return read_table(file, FLAT_FIELDS)
 
 

@@ -94,7 +94,8 @@ def write_export(folder: Path, files: Mapping[str, str]) -> None:
             missing[name] = text
         elif path.read_bytes() != text.encode("utf-8"):
             raise AnnotationError(
-                f"{path} is there already and is another one, or is filled in; give another --out"
+                f"{path} is there already and is another one, or is filled in; give another folder",
+                "out",
             )
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in missing.items():

@@ -79,7 +79,7 @@ def _check_scored(folder: Path, scored: Path, *, required: bool) -> None:
         if required:
             raise AnnotationError(
                 f"{folder}: holds no {_RUN}, so nothing tells which file its scores are of; give a "
-                "folder that sra-fast score wrote, or the table itself"
+                "folder that scoring wrote, or the table itself"
             )
         return
     record = parse_json(
@@ -90,11 +90,13 @@ def _check_scored(folder: Path, scored: Path, *, required: bool) -> None:
     settings = record.get("settings") if isinstance(record, dict) else None
     digest = settings.get("input_sha256") if isinstance(settings, dict) else None
     if digest is None:
-        raise AnnotationError(f"{run}: is not that of sra-fast score; give the folder it wrote")
+        raise AnnotationError(f"{run}: is not that of scoring; give the folder that scoring wrote")
     if digest != file_sha256(scored):
         raise AnnotationError(
-            f"{folder}: its scores are not of {scored.name} as it is now; if --sra-a and --sra-b "
-            f"are not the wrong way round, score {scored.name} again"
+            f"{folder}: its scores are not of {scored.name} as it is now; if the two systems' "
+            f"scores are not the wrong way round, score {scored.name} again",
+            "sra_a",
+            "sra_b",
         )
 
 

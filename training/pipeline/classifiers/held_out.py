@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"
 
 TEST_FRACTION, FOLDS = 0.2, 4
 """What is held out, and how often, where nothing else is asked for."""
+
+_logger = logging.getLogger(__name__)
 
 _SPLITS = "splits"
 _FORMAT = "sra_fast.classifier_report/1"
@@ -69,7 +72,6 @@ def train_with_report(
     seed: int = 42,
     settings: Mapping[str, Any],
     replace: bool = False,
-    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Measures a kind of classifier, trains it on everything, and writes both into ``folder``.
 
@@ -79,20 +81,23 @@ def train_with_report(
         seed: of the splits.
         settings: of the kind.
         replace: an earlier classifier in the folder makes room.
-        say: is told what is done.
 
     Returns:
         The measurements, and what ``report.json`` holds.
 
     Raises:
-        ClassifierError: too few responses for the splits, or as ``train_classifier``.
-        FileExistsError: the folder holds a classifier.
+        ClassifierError: too few responses for the splits, or as ``train_classifier``; or the
+            folder holds a classifier.
         OSError: the folder cannot be written.
     """
     if fold_count == 1 or fold_count < 0:
-        raise ClassifierError(f"folds must be 2 or more, or 0 for none, found {fold_count}")
+        raise ClassifierError(
+            f"folds must be 2 or more, or 0 for none, found {fold_count}", "folds"
+        )
     if (folder / RECORD).exists() and not replace:
-        raise FileExistsError(f"{folder} holds a classifier; give another --out, or --force")
+        raise ClassifierError(
+            f"{folder} holds a classifier; give another folder, or replace it", "out", "force"
+        )
     pairs = [holdout(labelled, test_fraction, seed)]
     pairs += folds(labelled, fold_count, seed) if fold_count else []
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +111,7 @@ def train_with_report(
         )
         write_json(kept, {"key": key, "predicted": predictions[-1]})
         hits = sum(labelled[i].label == p for i, p in zip(test, predictions[-1], strict=True))
-        say(f"{name}: {hits / len(test):.1%} of {len(test)} right")
+        _logger.info("%s: %.1f%% of %d right", name, 100 * hits / len(test), len(test))
     evaluation = _evaluation(labelled, [test for _, test in pairs], predictions)
     classifier = train_classifier(
         kind, [one.response for one in labelled], [one.label for one in labelled], **settings

@@ -10,9 +10,10 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.names import ClassifierKind
+from sra_fast.tools.argument_error import ArgumentError
 
 
-class ClassifierError(ValueError):
+class ClassifierError(ArgumentError):
     """A classifier, its data or its settings cannot be used; the message says the way out."""
 
 

@@ -93,9 +93,7 @@ def read_labelled(
         try:
             lookup(one.label, strategies)
         except StrategyError as error:
-            raise ClassifierError(
-                f"{one.where} ({one.id!r}): {error} (strategies of your own: --strategies)"
-            ) from error
+            raise ClassifierError(f"{one.where} ({one.id!r}): {error}", "strategies") from error
     if len({one.strategy for one in found}) < 2:
         raise ClassifierError(
             f"{Path(path).name}: every response follows {found[0].strategy!r}; a classifier needs "

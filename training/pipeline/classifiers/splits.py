@@ -16,7 +16,7 @@ from .labelled import LabelledResponse
 
 Indices = NDArray[numpy.int64]
 
-_HOLD_OUT_MORE = "hold out more (--test-fraction, at most 0.5)"
+_HOLD_OUT_MORE = "hold out more, at most 0.5"
 
 
 def holdout(
@@ -33,21 +33,23 @@ def holdout(
 
     if not 0 < fraction <= 0.5:
         raise ClassifierError(
-            f"the test fraction must be above 0 and at most 0.5, found {fraction}"
+            f"the test fraction must be above 0 and at most 0.5, found {fraction}",
+            "test_fraction",
         )
-    _need(labelled, 2, "a held-out part", _HOLD_OUT_MORE)
+    _need(labelled, 2, "a held-out part", _HOLD_OUT_MORE, "test_fraction")
     groups, strategies = _groups(labelled), [one.label for one in labelled]
     if groups is not None:
         parts = holdout_parts(fraction)
         what = f"a held-out part of {fraction:.0%}, whole dialogues,"
-        _need(labelled, parts, what, _HOLD_OUT_MORE)
+        _need(labelled, parts, what, _HOLD_OUT_MORE, "test_fraction")
         splitter: Any = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     else:
         classes = len(set(strategies))
         if not classes <= fraction * len(labelled):
             raise ClassifierError(
                 f"{fraction:.0%} of {len(labelled)} responses is less than one for each of the "
-                f"{classes} strategies; add responses, or hold out more (--test-fraction)"
+                f"{classes} strategies; add responses, or hold out more",
+                "test_fraction",
             )
         splitter = StratifiedShuffleSplit(1, test_size=fraction, random_state=seed)
     train, test = next(iter(splitter.split(strategies, strategies, groups)))
@@ -65,7 +67,7 @@ def folds(
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    _need(labelled, count, f"{count} folds", "ask for fewer --folds")
+    _need(labelled, count, f"{count} folds", "ask for fewer", "folds")
     groups, strategies = _groups(labelled), [one.label for one in labelled]
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     splitter = kind(count, shuffle=True, random_state=seed)
@@ -104,13 +106,16 @@ def _groups(labelled: Sequence[LabelledResponse]) -> list[int] | None:
     return numbers if len(set(numbers)) < len(numbers) else None
 
 
-def _need(labelled: Sequence[LabelledResponse], least: int, what: str, way: str) -> None:
+def _need(
+    labelled: Sequence[LabelledResponse], least: int, what: str, way: str, argument: str
+) -> None:
     unit = "responses" if _groups(labelled) is None else "dialogues"
     for strategy, found in dialogues_by_strategy(labelled).items():
         if found < least:
             raise ClassifierError(
                 f"strategy {strategy!r} has {found} {unit}, and {what} needs {least} of each; "
-                f"add some, leave the strategy out, or {way}"
+                f"add some, leave the strategy out, or {way}",
+                argument,
             )
 
 
@@ -119,5 +124,6 @@ def _complete(train: Indices, strategies: Sequence[str]) -> None:
     if missing:
         raise ClassifierError(
             f"strategy {min(missing)!r} has all its responses in the held-out dialogues; add "
-            "dialogues with it, or give another --seed"
+            "dialogues with it, or take another seed",
+            "seed",
         )

@@ -51,8 +51,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise ClassifierError(
-            f"{folder} holds no classifier (no {RECORD}); train one with 'sra-fast classify "
-            "train --out', or name the library's own, 'plain'"
+            f"{folder} holds no classifier (no {RECORD}); give a folder that a training of one "
+            "wrote, or the library's own, 'plain'",
+            "classifier",
         )
     record = parse_json(
         decode_utf8(path.read_bytes(), str(path), raises=ClassifierError),

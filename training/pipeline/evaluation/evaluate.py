@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import file_sha256, versions
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.names import Device, DType
+from sra_fast.tools.argument_error import ArgumentError
 
 from ...data.trained_on import beginning, read_trained_on
 from ..classifiers import StrategyClassifier
@@ -49,7 +50,7 @@ LANGUAGE_TEMPLATE = "standard"  # under which every reply's perplexity is measur
 _NAME = re.compile(r"\w[\w.-]*")
 
 
-class EvaluationError(ValueError):
+class EvaluationError(ArgumentError):
     """An evaluation cannot begin; the message says why and the way out."""
 
 
@@ -87,7 +88,6 @@ class Evaluation:
     device: Device = "auto"
     batch: int = 32
     perplexity: bool = True
-    say: Callable[[str], None] = field(default=lambda text: None)
 
     def settings(self) -> dict[str, Any]:
         """Everything the replies and their scores depend on.
@@ -243,7 +243,8 @@ def chosen(evaluation: Evaluation) -> list[Conversation]:
     if evaluation.items is not None and evaluation.items > len(conversations):
         raise EvaluationError(
             f"{evaluation.file.name} holds {len(conversations)} conversations, and "
-            f"{evaluation.items} are asked for; lower --items"
+            f"{evaluation.items} are asked for; ask for fewer",
+            "items",
         )
     if evaluation.items is not None and evaluation.items < len(conversations):
         conversations = draw(conversations, evaluation.items, evaluation.sampling.seed)
@@ -252,7 +253,8 @@ def chosen(evaluation: Evaluation) -> list[Conversation]:
     if unknown:
         raise EvaluationError(
             f"{evaluation.file.name}: the classifier {evaluation.classifier_name} does not know "
-            f"the strategies {', '.join(unknown)}; train one that does (sra-fast classify train)"
+            f"the strategies {', '.join(unknown)}; train one that does",
+            "classifier",
         )
     return conversations
 
@@ -267,7 +269,7 @@ def _check_unseen(evaluation: Evaluation, conversations: Sequence[Conversation])
             raise EvaluationError(
                 f"{evaluation.file.name}: {len(both)} of {len(conversations)} conversations are of "
                 f"dialogues that {source.name} was trained on, the first is {both[0]!r}; evaluate "
-                "dialogues that were held out (test.jsonl of sra-fast extend)"
+                "dialogues that were held out (the test part of an extension)"
             )
 
 

@@ -174,7 +174,7 @@ def records(
     if unknown:
         raise ValueError(
             f"the classifier does not know the strategies {', '.join(sorted(unknown))}; train one "
-            "on them (sra-fast classify train), or leave these conversations out"
+            "on them, or leave these conversations out"
         )
     scores = {name: values.tolist() for name, values in row.result.scores.items()}
     looks = lookback(row.result).tolist()

@@ -9,12 +9,13 @@ from typing import Any
 
 from sra_fast.chat.conversations import Conversation, as_conversations
 from sra_fast.chat.esconv import Dialogue
+from sra_fast.tools.argument_error import ArgumentError
 
 from ..generation.generation_prompts import PLACEHOLDER
 from ..generation.sampling import item_seed
 
 
-class ExtensionError(ValueError):
+class ExtensionError(ArgumentError):
     """Dialogues cannot be extended; the message says why and the way out."""
 
 
@@ -44,11 +45,13 @@ class Cutting:
                 f"turns must run from 1 on and upwards, found {self.first_turn} to {self.last_turn}"
             )
         if not 0.0 < self.probability <= 1.0:
-            raise ExtensionError(f"probability must be in (0, 1], found {self.probability!r}")
+            raise ExtensionError(
+                f"probability must be in (0, 1], found {self.probability!r}", "probability"
+            )
         for name in ("cuts", "dialogues"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ExtensionError(f"{name} must be at least 1, found {value!r}")
+                raise ExtensionError(f"{name} must be at least 1, found {value!r}", name)
 
 
 def cut(

@@ -10,8 +10,9 @@ What lies in the folder of a run:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from ..generation.replies import IncompleteError, Replier, Reply, complete
 from ..generation.sampling import Sampling
 from .counts import as_markdown, describe
 from .cuts import Cutting, ExtensionError, cut
+
+_logger = logging.getLogger(__name__)
 
 PARTS = ("train", "test", "validation")
 REPLIES = "replies"
@@ -59,7 +62,6 @@ class Extension:
     replier: Mapping[str, Any]
     test: float = TEST_SHARE
     validation: float = VALIDATION_SHARE
-    say: Callable[[str], None] = field(default=lambda text: None)
 
     def settings(self) -> dict[str, Any]:
         """Everything the replies depend on."""
@@ -157,21 +159,23 @@ def cut_and_split(extension: Extension) -> Cuts:
     """
     dialogues, notes = read_dialogues(extension.file)
     for note in notes:
-        extension.say(note)
+        _logger.info("%s", note)
     opened = cut(dialogues, extension.strategies, extension.cutting)
-    _say_uncut(extension, dialogues, opened)
+    _log_uncut(extension, dialogues, opened)
     return Cuts(opened, _split(opened, extension))
 
 
-def _say_uncut(
+def _log_uncut(
     extension: Extension, dialogues: Sequence[Dialogue], opened: Sequence[Conversation]
 ) -> None:
     wanted = min(len(dialogues), extension.cutting.dialogues or len(dialogues))
     without = wanted - len({conversation.dialogue for conversation in opened})
     if without:
-        extension.say(
-            f"{without} of {wanted} dialogues give nothing: too short for a cut, no strategy was "
-            "drawn, or another dialogue says the same"
+        _logger.info(
+            "%d of %d dialogues give nothing: too short for a cut, no strategy was drawn, or "
+            "another dialogue says the same",
+            without,
+            wanted,
         )
 
 
@@ -201,7 +205,7 @@ def _write(
         (described["cut_off"], f"replies were cut off at {most} tokens"),
     ):
         if count:
-            extension.say(f"{count} {what}")
+            _logger.info("%d %s", count, what)
     write_json(extension.out / f"{STATISTICS}.json", described)
     write_text(extension.out / f"{STATISTICS}.md", as_markdown(described))
     return described
@@ -223,14 +227,18 @@ def _split(opened: Sequence[Conversation], extension: Extension) -> dict[str, li
     if not (all(share >= 0.0 for share in shares.values()) and sum(shares.values()) < 1.0):
         raise ExtensionError(
             "test and validation must be at least 0 and together below 1, found "
-            f"{extension.test} and {extension.validation}"
+            f"{extension.test} and {extension.validation}",
+            "test",
+            "validation",
         )
     needed = 1 + sum(share > 0.0 for share in shares.values())
     dialogues = len({conversation.dialogue for conversation in opened})
     if dialogues < needed:
         raise ExtensionError(
             f"{extension.file.name}: {dialogues} dialogues with cuts, and a split in {needed} "
-            "parts takes as many; give more dialogues, or 0 for test or validation"
+            "parts takes as many; give more dialogues, or 0 for test or validation",
+            "test",
+            "validation",
         )
     parts: dict[str, list[Conversation]] = {"train": list(opened)}
     seed = extension.cutting.seed

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sra_fast.tools.argument_error import ArgumentError
+
 _TOP = 128  # tokens that are looked at first; nearly always they hold the nucleus
 
 
@@ -33,11 +35,18 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0.0:
-            raise ValueError(f"temperature must be 0 or more, found {self.temperature!r}")
+            raise ArgumentError(
+                f"temperature must be 0 or more, found {self.temperature!r}", "temperature"
+            )
         if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p must be above 0 and at most 1, found {self.top_p!r}")
+            raise ArgumentError(
+                f"top_p must be above 0 and at most 1, found {self.top_p!r}", "top_p"
+            )
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, found {self.max_new_tokens!r}")
+            raise ArgumentError(
+                f"max_new_tokens must be at least 1, found {self.max_new_tokens!r}",
+                "max_new_tokens",
+            )
 
 
 def item_seed(seed: int, item: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sra_fast.files.appended_lines import append_line, drop_cut_line, whole_lines
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
 from ..endpoint import ChatMessage
@@ -20,7 +21,7 @@ from .judge_prompt import Order, Verdict, read_verdict
 TRANSCRIPT = "transcript.jsonl"
 
 
-class TranscriptError(ValueError):
+class TranscriptError(ArgumentError):
     """A transcript is not what this run wrote; the message names the line and the way out."""
 
 
@@ -113,7 +114,8 @@ class Transcript:
                 pass
         raise TranscriptError(
             f"{where} is not an answer to a question of this run; put the file back as it was "
-            "written, or give another --out"
+            "written, or give another folder",
+            "out",
         )
 
 

@@ -11,6 +11,7 @@ What lies there:
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -58,6 +59,8 @@ from .stages import (
     Reproduction,
 )
 
+_logger = logging.getLogger(__name__)
+
 COMMITS = "commits.json"
 
 
@@ -95,22 +98,21 @@ def reproduce(
         ValueError: a stage cannot do its work; the message says why. What is done is kept.
         OSError: a file cannot be read or written.
     """
-    say = reproduction.say
     folder = RunFolder(reproduction.out, reproduction.settings())
     folder.check()
     cuts = check_feasible(reproduction)
     with folder.opened():
         commits = _commits(reproduction.out / COMMITS)
-        say("1 of 4: extending the dialogues")
+        _logger.info("1 of 4: extending the dialogues")
         with progress.replies() as on_reply:
             extended = fill_cuts(reproduction.extension(), cuts, _replier(reproduction), on_reply)
-        say("2 of 4: training the classifier")
+        _logger.info("2 of 4: training the classifier")
         labelled = read_labelled(reproduction.out / EXTENDED / TRAIN, reproduction.strategies)
         classifier, classified = _classify(reproduction, labelled)
-        say("3 of 4: fine-tuning")
+        _logger.info("3 of 4: fine-tuning")
         with progress.steps() as on_log:
             tuned = train(reproduction.training_run(on_log))
-        say("4 of 4: evaluating")
+        _logger.info("4 of 4: evaluating")
         evaluation = _evaluation(reproduction, classifier, extended["parts"]["test"]["replies"])
         with opened(evaluation), progress.rows() as on_row:
             found = collect(evaluation, on_row)
@@ -169,7 +171,6 @@ def _classify(
             seed=reproduction.sampling.seed,
             settings=reproduction.classifier_settings,
             replace=True,
-            say=reproduction.say,
         )
     report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     return load_classifier(folder), report
@@ -181,7 +182,7 @@ def _evaluation(
     """Of as many conversations as the test part has, if more are asked for."""
     evaluation = reproduction.evaluation(classifier)
     if evaluation.items is not None and evaluation.items > replies:
-        reproduction.say(f"the test part holds {replies} conversations, and all are evaluated")
+        _logger.info("the test part holds %d conversations, and all are evaluated", replies)
         return replace(evaluation, items=None)
     return evaluation
 

@@ -11,6 +11,7 @@ from sra_fast import __version__
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import ModelSource, choose_device, find_model
 from sra_fast.names import ClassifierKind, Device, DType
+from sra_fast.tools.argument_error import ArgumentError
 
 from ...lora.outcome import ADAPTER
 from ...lora.settings import TrainingConfig, read_config, settings_of
@@ -30,7 +31,7 @@ _NOT_ASKED = ("template", "strategies", "eval_data")
 """Settings of a fine-tuning that the other stages would not share."""
 
 
-class ReproductionError(ValueError):
+class ReproductionError(ArgumentError):
     """What is asked for cannot be reproduced; the message says why and the way out."""
 
 
@@ -50,7 +51,8 @@ def read_training(
             raise ReproductionError(
                 f"{path.name}: {name}: the reproduction trains under the standard template on its "
                 "own data; leave the setting out"
-                + (", and give --strategies" if name == "strategies" else "")
+                + (", and give the strategies themselves" if name == "strategies" else ""),
+                *(("strategies",) if name == "strategies" else ()),
             )
     return replace(config, strategies=None if strategies is None else str(strategies))
 
@@ -73,7 +75,6 @@ class Reproduction:
         ablate: heads to take away.
         dtype, device: of the model.
         batch: prompts of a forward pass.
-        say: called with sentences for people.
     """
 
     file: Path
@@ -92,7 +93,6 @@ class Reproduction:
     dtype: DType = "auto"
     device: Device = "auto"
     batch: int = 32
-    say: Callable[[str], None] = field(default=lambda text: None)
 
     def settings(self) -> dict[str, Any]:
         """Everything the report depends on that its stages do not check themselves."""
@@ -123,7 +123,6 @@ class Reproduction:
             replier=self.base.as_run(self.dtype, choose_device(self.device)),
             test=self.test,
             validation=self.validation,
-            say=self.say,
         )
 
     def training_run(self, on_log: Callable[[int, int, Mapping[str, Any]], None]) -> TrainingRun:
@@ -136,7 +135,6 @@ class Reproduction:
             out=self.out / TUNED,
             config=config or self.training,
             device=self.device,
-            say=self.say,
             on_log=on_log,
         )
 
@@ -156,5 +154,4 @@ class Reproduction:
             dtype=self.dtype,
             device=self.device,
             batch=self.batch,
-            say=self.say,
         )

@@ -1,0 +1,7 @@
+"""The category of this library's warnings, so that they are told from those of other libraries."""
+
+from __future__ import annotations
+
+
+class SRAWarning(UserWarning):
+    """Warn with this of something that works, but perhaps not as the user meant it."""
