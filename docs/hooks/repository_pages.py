@@ -29,6 +29,7 @@ PAGES = {
 RECORDS = "benchmarks/results"
 """The folder whose pages and pictures stand under records/ on the site."""
 
+_PICTURE = re.compile(r"!\[(?P<title>[^]]*)\]\((?P<target>[^)\s]+\.png)\)")
 _LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?P<after>\))")
 
 
@@ -48,6 +49,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     here = page.file.src_uri
     place = posixpath.dirname(repository_of.get(here, f"docs/{here}"))
 
+    def kept(picture: re.Match[str]) -> str:
+        if (ROOT / place / picture["target"]).is_file():
+            return picture[0]
+        return f"*{picture['title']}: this picture is not kept in the repository.*"
+
     def moved(link: re.Match[str]) -> str:
         target = link["target"]
         if "://" in target:
@@ -62,6 +68,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         path = posixpath.relpath(wanted, posixpath.dirname(here) or ".")
         return f"{link['before']}{path}{link['anchor'] or ''}{link['after']}"
 
+    if here.startswith("records/"):  # records name every file of their run, and few are kept
+        markdown = _PICTURE.sub(kept, markdown)
     return _LINK.sub(moved, markdown)
 
 
