@@ -39,7 +39,7 @@ def command_line_page() -> str:
         "",
         program.epilog,
         "",
-        *_options(program, "Options of every command line"),
+        *_options(program, "Before the command"),
     ]
     for path, command in _commands(program, "sra-fast"):
         lines += ["", *_section(path, command)]
@@ -86,8 +86,10 @@ def _options(command: Any, title: str = "") -> list[str]:
 
 def _names(command: Any, option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    value = "" if option.is_flag else _metavar(command, option)
-    return f"{names} `{value}`".replace("|", "\\|") if value else names
+    if option.is_flag:
+        return names
+    values = _metavar(command, option).split("|")
+    return f"{names} " + " \\| ".join(f"`{value}`" for value in values)
 
 
 def _metavar(command: Any, param: Any) -> str:

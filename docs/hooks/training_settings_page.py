@@ -48,18 +48,17 @@ def training_settings_page() -> str:
         "sra_weight: 0.05",
         "```",
         "",
-        "| Setting | Type | Default | Option | Meaning |",
-        "|---|---|---|---|---|",
+        "| Setting | Default | Option | Meaning |",
+        "|---|---|---|---|",
     ]
     for field in dataclasses.fields(TrainingConfig):
         if field.name not in texts:
             raise ValueError(f"TrainingConfig.{field.name} has no entry in its class's docstring")
         cells = (
             f"`{field.name}`",
-            _type(hints[field.name]),
             _default(field.default),
             options.get(field.name, "–"),
-            texts[field.name],
+            f"({_type(hints[field.name])}) {texts[field.name]}",
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -72,6 +71,7 @@ def described_settings() -> dict[str, str]:
     for entry in _ENTRY.finditer(entries):
         names = [name.strip() for name in entry["names"].split(",")]
         text = " ".join(entry["text"].split()).replace("``", "`")
+        text = text[0].upper() + text[1:]
         together = f" (Of {', '.join(f'`{name}`' for name in names)} together.)"
         for name in names:
             texts[name] = text + (together if len(names) > 1 else "")
