@@ -8,6 +8,7 @@ from typing import Any
 import griffe
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`(?P<name>[^`]+)`")
+_RAISES = re.compile(r"^Raises \(.+\):$", re.M)  # "Raises (from the Trainer):"
 _CODE_FOLLOWS = re.compile(r"^(?P<text>.*?):?:$", re.M)
 
 
@@ -29,5 +30,5 @@ def as_markdown(text: str) -> str:
             name = name.rpartition(".")[2]
         return f"`{name.removeprefix('~').lstrip('.')}`"
 
-    text = _ROLE.sub(short, text)
+    text = _RAISES.sub("Raises:", _ROLE.sub(short, text))
     return _CODE_FOLLOWS.sub(lambda line: f"{line['text']}:" if line["text"] else "", text)
