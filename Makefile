@@ -17,7 +17,7 @@ define install
 	touch $(1)/.installed-$(3)
 endef
 
-.PHONY: demo test test-oldest lint bench gpu-report clean
+.PHONY: demo test test-oldest lint docs bench gpu-report clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sra-fast demo --out demo-results
@@ -31,6 +31,10 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+# The documentation site, into site/; asks no server, and every warning is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.cpu
@@ -50,4 +54,4 @@ $(VENV)/.installed-%: setup.py pyproject.toml constraints.txt
 	$(call install,.venv-oldest,constraints-oldest.txt,test)
 
 clean:
-	rm -rf .venv .venv-oldest build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -76,6 +76,14 @@ setup(
             "trl>=1.0",
             "hypothesis>=6.100",
             "import-linter>=2.3",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
+        ],
+        "docs": [
+            *TRAIN,
+            "mkdocs>=1.6",
+            "mkdocs-material>=9.5",
+            "mkdocstrings-python>=1.12",
         ],
         "lint": [
             "ruff>=0.15",
