@@ -4,7 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
-CORES := $(shell nproc 2>/dev/null || echo 2)
+
+# The cores that this process may use, not those of the machine; where a system cannot say, all.
+# One thread for each worker, also in the processes that tests start: more would fight for cores.
+CORES = $(shell $(PYTHON) -c 'import os; \
+	print(len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 2))(0)))')
+PYTEST_COMMAND = OMP_NUM_THREADS=1 $(1)/python -m pytest -n $(CORES) $(PYTEST)
 
 # torch first and by its exact version, so that no other package's wish decides which build it is.
 # For a machine without a GPU, name PyTorch's CPU index (PIP_EXTRA_INDEX_URL) to save gigabytes.
@@ -23,7 +28,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/sra-fast demo --out demo-results
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(CORES) $(PYTEST)
+	$(call PYTEST_COMMAND,$(BIN))
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -45,7 +50,7 @@ gpu-report:
 
 # The oldest versions that are promised to work, with the same torch.
 test-oldest: .venv-oldest/.installed-test
-	.venv-oldest/bin/python -m pytest -n $(CORES) $(PYTEST)
+	$(call PYTEST_COMMAND,.venv-oldest/bin)
 
 $(VENV)/.installed-%: setup.py pyproject.toml constraints.txt
 	$(call install,$(VENV),constraints.txt,$*)
