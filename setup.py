@@ -16,9 +16,9 @@ PLACES = {
 }
 """Where each tree of packages is kept."""
 
-CLI = ["typer>=0.12", "rich>=13", "pandas>=2", "pyarrow>=15", "matplotlib>=3.8"]
+CLI = ["typer>=0.19", "rich>=13", "pandas>=2", "pyarrow>=21", "matplotlib>=3.8"]
 PEFT = ["peft>=0.18", "accelerate>=1.10"]
-TRAIN = [*CLI, *PEFT, "datasets>=3", "PyYAML>=6"]
+TRAIN = [*CLI, *PEFT, "datasets>=4.7", "PyYAML>=6"]
 PIPELINE = [*TRAIN, "scikit-learn>=1.5", "scipy>=1.12", "krippendorff>=0.7", "openai>=1.60"]
 
 
@@ -57,7 +57,7 @@ setup(
         "torch>=2.11",
         "triton>=3.6; sys_platform == 'linux'",
         "transformers>=5.17",
-        "safetensors>=0.4",
+        "safetensors>=0.8",
         "numpy>=1.26",
     ],
     extras_require={
@@ -69,10 +69,10 @@ setup(
         "test": [
             *PIPELINE,
             "gguf>=0.17",
-            "pytest>=8",
+            "pytest>=8.3",
             "pytest-benchmark>=5",
             "pytest-xdist>=3.6",
-            "tensorboard>=2.16",
+            "tensorboard>=2.19",
             "trl>=1.0",
             "hypothesis>=6.100",
             "import-linter>=2.3",
