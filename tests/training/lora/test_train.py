@@ -260,7 +260,8 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path, model: Path) ->
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("written to") == 1
+    for said in ("conversations to train on", "written to"):
+        assert done.stderr.count(said) == 1
     together = json.loads((out / "result.json").read_text())
     for stage in ("before", "after"):
         assert together[stage] == pytest.approx(alone[stage], rel=1e-5)

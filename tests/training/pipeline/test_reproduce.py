@@ -161,7 +161,10 @@ def test_what_was_lost_is_made_again_and_the_end_is_the_same(
     [
         ("template: c1_hf", "training.yaml: template: the reproduction trains under the standard"),
         ("eval_data: other.jsonl", "training.yaml: eval_data: the reproduction trains"),
-        ("strategies: own.json", "leave the setting out, and give --strategies"),
+        (
+            "strategies: own.json",
+            "leave the setting out, and give the strategies themselves (--strategies)",
+        ),
     ],
 )
 def test_what_only_the_fine_tuning_would_read_is_refused(
