@@ -14,6 +14,7 @@ from torch import Tensor
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.names import Definition
 from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
     import pandas
@@ -132,7 +133,8 @@ class SRAResult:
 
         Scores on further spans stand in columns ``span/definition``.
         """
-        import pandas
+        with needed("cli", "pandas"):
+            import pandas
 
         columns: dict[str, Any] = {
             "conversation": self.conversation.numpy(),

@@ -24,6 +24,7 @@ from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import replaced_atomically, write_json_lines
+from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,6 +110,7 @@ class FileScorer:
     """
 
     def __init__(self, source: ModelSource, input_file: Path, options: ScoringOptions) -> None:
+        needed("cli", "pandas", "pyarrow")  # not found out after hours of scoring
         self.source = source
         self.options = options
         self.tokenizer = source.tokenizer()
@@ -309,7 +311,8 @@ def _write_jsonl(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    import pandas
+    with needed("cli", "pandas"):
+        import pandas
 
     with replaced_atomically(path) as temporary:
         pandas.DataFrame(rows).to_parquet(temporary, index=False, engine="pyarrow")

@@ -16,14 +16,18 @@ from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_callback import CallbackHandler
+
+from sra_fast.tools.missing_extra import needed
+
+with needed("train", "accelerate"):
+    from transformers import (
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+    from transformers.trainer_callback import CallbackHandler
 
 from sra_fast.measure.compat import calling_handler
 from sra_fast.measure.served import serve

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import torch
-from accelerate.state import GradientState
+
+from sra_fast.tools.missing_extra import needed
+
+with needed("train", "accelerate"):
+    from accelerate.state import GradientState
 
 from sra_fast.measure.reduction import answered_layers, response_masses, response_scores
 from sra_fast.measure.spans import MarkedBatch
