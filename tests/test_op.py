@@ -207,6 +207,12 @@ def test_tensors_that_do_not_fit_are_refused(message: str, change: Any, rule: An
         span_attention(given["q"], given["k"], given["v"], CASES[0].query(), **rule)
 
 
+def test_a_string_is_no_tuple_of_names() -> None:
+    query, names = CASES[0].query(), "strategy"
+    with pytest.raises(TypeError, match="a tuple of str, got the string 'strategy'"):
+        SpanQuery(query.key_labels, query.rows, query.segments, names)  # type: ignore[arg-type]
+
+
 def test_mixed_and_unserved_dtypes_are_refused() -> None:
     q, k, v = CASES[0].tensors(torch.float32)
     with pytest.raises(ValueError, match="must share one of"):
