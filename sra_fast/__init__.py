@@ -13,6 +13,7 @@ from sra_fast.tools.lazy_names import lazy_names
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # they resolve these, and complain of every other name
+    from sra_fast import backends as backends
     from sra_fast import chat as chat
     from sra_fast import definitions as definitions
     from sra_fast import files as files
@@ -25,11 +26,13 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast import result as result
     from sra_fast import scoring as scoring
     from sra_fast import training as training
+    from sra_fast.backends import register_backend as register_backend
     from sra_fast.chat.conversations import Conversation as Conversation
     from sra_fast.chat.conversations import read_conversations as read_conversations
     from sra_fast.chat.encoding import encode as encode
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES as DEFAULT_STRATEGIES
     from sra_fast.chat.templates import PromptTemplate as PromptTemplate
+    from sra_fast.definitions import register_definition as register_definition
     from sra_fast.kernels.contract import SpanAttention as SpanAttention
     from sra_fast.kernels.contract import SpanMass as SpanMass
     from sra_fast.kernels.contract import SpanQuery as SpanQuery
@@ -43,10 +46,12 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         homes={
+            "backends": ("register_backend",),
             "chat.conversations": ("Conversation", "read_conversations"),
             "chat.encoding": ("encode",),
             "chat.strategies": ("DEFAULT_STRATEGIES",),
             "chat.templates": ("PromptTemplate",),
+            "definitions": ("register_definition",),
             "kernels.contract": ("SpanAttention", "SpanMass", "SpanQuery"),
             "measure.request": ("SpanRequest",),
             "monitoring": ("monitor",),
@@ -56,6 +61,7 @@ else:
         },
         # Not `cli`, which is used as a command, nor `tools`, which the others are made with.
         modules=(
+            "backends",
             "chat",
             "definitions",
             "files",

@@ -40,7 +40,7 @@ def test_scoring_loads_no_training_and_no_plotting() -> None:
 
 
 MODULES = {
-    "sra_fast": "chat definitions files kernels measure monitoring names op report result "
+    "sra_fast": "backends chat definitions files kernels measure monitoring names op report result "
     "scoring training",
     "sra_fast.training": "data lora memory pipeline sra",
 }
@@ -85,6 +85,8 @@ def test_what_users_need_is_public() -> None:
         "PromptTemplate",
         "read_conversations",
         "DEFAULT_STRATEGIES",
+        "register_definition",
+        "register_backend",
     }
 
 

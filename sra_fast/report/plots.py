@@ -10,7 +10,7 @@ import numpy
 
 from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.report.drawing import new_figure, save_figure, title
-from sra_fast.report.markdown import MEANING, number
+from sra_fast.report.markdown import MEANING, OWN_MEANING, number
 from sra_fast.report.palette import DARK_GREY, GRID, TEMPLATE_STYLES, style_of
 from sra_fast.tools.bootstrap import LEVEL
 from sra_fast.tools.missing_extra import needed
@@ -182,7 +182,7 @@ def _template_label(template: str) -> str:
 
 def _quantity(comparison: Comparison) -> str:
     name = comparison.definition
-    return f"SRA ({name} definition), {MEANING[name]}"  # type: ignore[index]
+    return f"SRA ({name} definition), {MEANING.get(name, OWN_MEANING)}"
 
 
 def _of(estimate: MeanSRA) -> str:
