@@ -1,58 +1,78 @@
 """Measure Strategy Relevant Attention (arXiv 2402.10453) of chat models, without attention maps.
 
 Names are loaded when they are first used, so that ``import sra_fast`` costs next to nothing.
+``dir(sra_fast)`` shows what is public: the names below, and the modules that hold the rest.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from sra_fast.tools.lazy_names import lazy_names
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from sra_fast.chat.encoding import encode
-    from sra_fast.kernels.contract import SpanAttention, SpanMass, SpanQuery
-    from sra_fast.measure.request import SpanRequest
-    from sra_fast.monitoring import monitor
-    from sra_fast.op import span_attention, span_mass
-    from sra_fast.result import SRAResult
-    from sra_fast.scoring import score
-
-_HOME = {
-    "SRAResult": "result",
-    "SpanAttention": "kernels.contract",
-    "SpanMass": "kernels.contract",
-    "SpanQuery": "kernels.contract",
-    "SpanRequest": "measure.request",
-    "encode": "chat.encoding",
-    "monitor": "monitoring",
-    "score": "scoring",
-    "span_attention": "op",
-    "span_mass": "op",
-}
-
-__all__ = [
-    "SRAResult",
-    "SpanAttention",
-    "SpanMass",
-    "SpanQuery",
-    "SpanRequest",
-    "encode",
-    "monitor",
-    "score",
-    "span_attention",
-    "span_mass",
-]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sra_fast' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"sra_fast.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+if TYPE_CHECKING:  # they resolve these, and complain of every other name
+    from sra_fast import backends as backends
+    from sra_fast import chat as chat
+    from sra_fast import definitions as definitions
+    from sra_fast import files as files
+    from sra_fast import kernels as kernels
+    from sra_fast import measure as measure
+    from sra_fast import monitoring as monitoring
+    from sra_fast import names as names
+    from sra_fast import op as op
+    from sra_fast import report as report
+    from sra_fast import result as result
+    from sra_fast import scoring as scoring
+    from sra_fast import training as training
+    from sra_fast.backends import register_backend as register_backend
+    from sra_fast.chat.conversations import Conversation as Conversation
+    from sra_fast.chat.conversations import read_conversations as read_conversations
+    from sra_fast.chat.encoding import encode as encode
+    from sra_fast.chat.strategies import DEFAULT_STRATEGIES as DEFAULT_STRATEGIES
+    from sra_fast.chat.templates import PromptTemplate as PromptTemplate
+    from sra_fast.definitions import register_definition as register_definition
+    from sra_fast.kernels.contract import SpanAttention as SpanAttention
+    from sra_fast.kernels.contract import SpanMass as SpanMass
+    from sra_fast.kernels.contract import SpanQuery as SpanQuery
+    from sra_fast.measure.request import SpanRequest as SpanRequest
+    from sra_fast.monitoring import monitor as monitor
+    from sra_fast.op import span_attention as span_attention
+    from sra_fast.op import span_mass as span_mass
+    from sra_fast.result import SRAResult as SRAResult
+    from sra_fast.scoring import score as score
+else:
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        homes={
+            "backends": ("register_backend",),
+            "chat.conversations": ("Conversation", "read_conversations"),
+            "chat.encoding": ("encode",),
+            "chat.strategies": ("DEFAULT_STRATEGIES",),
+            "chat.templates": ("PromptTemplate",),
+            "definitions": ("register_definition",),
+            "kernels.contract": ("SpanAttention", "SpanMass", "SpanQuery"),
+            "measure.request": ("SpanRequest",),
+            "monitoring": ("monitor",),
+            "op": ("span_attention", "span_mass"),
+            "result": ("SRAResult",),
+            "scoring": ("score",),
+        },
+        # Not `cli`, which is used as a command, nor `tools`, which the others are made with.
+        modules=(
+            "backends",
+            "chat",
+            "definitions",
+            "files",
+            "kernels",
+            "measure",
+            "monitoring",
+            "names",
+            "op",
+            "report",
+            "result",
+            "scoring",
+            "training",
+        ),
+    )

@@ -15,6 +15,8 @@ map. All are computed per row and layer, then averaged (a ratio of means is no m
 ``table1``      ``reference`` on the one row that predicts the first token, as in their
                 table of results.
 ==============  ==========================================================================
+
+Definitions of your own are added by :func:`register_definition`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sra_fast.names import Definition
+from sra_fast.tools.registry import DEFINITIONS_GROUP, Registry
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,123 @@ def _without_null(rows: RowMasses) -> Tensor:
     return rows.head / rows.rest / terms
 
 
-DEFINITIONS: dict[Definition, Callable[[RowMasses], Tensor]] = {
+DEFINITIONS: dict[str, Callable[[RowMasses], Tensor]] = {
     "paper": paper,
     "mass": mass,
     "reference": reference,
     "table1": table1,
 }
+"""The built-in definitions."""
+
+_COLUMNS = (
+    "conversation",
+    "dialogue",
+    "turn",
+    "strategy",
+    "template",
+    "prompt_tokens",
+    "response_tokens",
+    "strategy_tokens",
+    "span_tokens",
+    "definition",
+    "sra",
+    "log_sra",
+)  # of the tables in which each definition has a column of its own
+
+
+def _check_function(function: Callable[[RowMasses], Tensor]) -> None:
+    if not callable(function):
+        raise TypeError(f"a definition is a function of RowMasses, got {type(function).__name__}")
+
+
+_OWN: Registry[Callable[[RowMasses], Tensor]] = Registry(
+    "definition",
+    DEFINITIONS_GROUP,
+    built_in=tuple(DEFINITIONS),
+    reserved=_COLUMNS,
+    check=_check_function,
+)
+
+
+def register_definition(name: str, function: Callable[[RowMasses], Tensor]) -> None:
+    """Add a definition of SRA of your own, which every score then has beside the built-in ones.
+
+    It is called once per response, with the masses of all layers, and costs no forward pass::
+
+        >>> import torch
+        >>> import sra_fast
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+
+        >>> def peak(rows):
+        ...     "The attention per token of the span, of the row that gives it most: [L, P]."
+        ...     return rows.tokens.amax(dim=1) / rows.counts
+        >>> sra_fast.register_definition("peak", peak)
+
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 100}
+        >>> config = LlamaConfig(**sizes, num_hidden_layers=2, num_attention_heads=4)
+        >>> ids = torch.arange(12)[None]  # one conversation, told by its masks
+        >>> strategy, response = (ids >= 1) & (ids < 5), ids >= 8
+        >>> batch = {"input_ids": ids, "strategy_mask": strategy, "response_mask": response}
+        >>> result = sra_fast.score(LlamaForCausalLM(config), batch, definition="peak")
+        >>> bool(result.sra > result.scores["paper"])
+        True
+
+    A package makes its own known without being imported, to the command line too, by an entry point
+    in the group ``"sra_fast.definitions"``: its name, and ``"package.module:function"``. It is
+    loaded when ``definition=`` asks for it; a name registered here comes first.
+
+    Args:
+        name: a Python identifier that no other definition and no column of the results has.
+        function: takes a :class:`RowMasses` of P spans and returns ``[L, P]``, floating point, on
+            the device of the masses. It must not write into the masses; NaN means that nothing is
+            left to average. Training by ``SRACallback`` calls it without a gradient.
+
+    Raises:
+        ValueError: the name is taken by another definition, or cannot be one.
+        TypeError: the function cannot be called.
+    """
+    _OWN.register(name, function)
+
+
+def known_definitions() -> dict[str, Callable[[RowMasses], Tensor]]:
+    """Return the built-in definitions and those registered by now, these sorted by name."""
+    return {**DEFINITIONS, **_OWN.registered}
+
+
+def check_definition(name: str) -> str:
+    """Return ``name`` if it is a definition, and register it if an installed package offers it.
+
+    Raises:
+        KeyError: there is no such definition.
+        ValueError: what a package offers under the name cannot be used.
+    """
+    _function(name)
+    return name
+
+
+def layer_scores(name: str, rows: RowMasses) -> Tensor:
+    """Return the scores of one response under a definition, by layer and span: ``[L, P]``.
+
+    Raises:
+        KeyError: there is no such definition.
+        ValueError: a registered function returned something else than ``[L, P]``.
+    """
+    scores = _function(name)(rows)
+    expected = [rows.tokens.shape[0], rows.tokens.shape[2]]
+    wanted = f"a floating-point tensor [L, P] = {expected} on {rows.tokens.device}"
+    if not isinstance(scores, Tensor):
+        raise ValueError(f"definition {name!r} returned {type(scores).__name__}; expected {wanted}")
+    fits = list(scores.shape) == expected and scores.is_floating_point()
+    if not fits or scores.device != rows.tokens.device:
+        raise ValueError(
+            f"definition {name!r} returned {list(scores.shape)} {scores.dtype} on "
+            f"{scores.device}; expected {wanted}"
+        )
+    return scores
+
+
+def _function(name: str) -> Callable[[RowMasses], Tensor]:
+    function = DEFINITIONS.get(name) or _OWN.find(name)
+    if function is None:
+        raise KeyError(_OWN.unknown(name))
+    return function

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from sra_fast.backends import check_backend
+from sra_fast.definitions import check_definition
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.served import serve, switched
 from sra_fast.measure.watching import WatchedCall, unwrapped, watching
-from sra_fast.names import Backend, Definition
-from sra_fast.result import SRAResult, check_definition
+from sra_fast.result import SRAResult
 from sra_fast.tools.sra_warning import SRAWarning
 
 
@@ -31,9 +32,9 @@ class Monitor:
 def monitor(
     model: nn.Module,
     *,
-    definition: Definition = "paper",
+    definition: str = "paper",
     keep_rows: bool = False,
-    backend: Backend = "auto",
+    backend: str = "auto",
 ) -> Iterator[Monitor]:
     """Record the SRA of each forward call of ``model`` inside the block that carries masks.
 
@@ -50,18 +51,20 @@ def monitor(
 
     Args:
         model: as for :func:`sra_fast.score`.
-        definition: the definition that ``.sra`` of the results gives.
+        definition: the definition that ``.sra`` of the results gives, built-in or registered.
         keep_rows: whether to keep the masses of every row.
-        backend: backend of the op.
+        backend: backend of the op, built-in or registered.
 
     Yields:
         The monitor, whose ``results`` grow with each call.
 
     Raises:
-        ValueError: masks that do not fit the call, or a model that is not served.
+        KeyError: no such definition.
+        ValueError: masks that do not fit the call, a model that is not served, or no such backend.
         UnansweredRequestError: the model did not pass the request on to its attention.
     """
     check_definition(definition)
+    check_backend(backend)
     served = serve(unwrapped(model))
     recorder = Monitor()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from sra_fast.backends import BackendModule, own_backend
 from sra_fast.kernels import lse, reference
 from sra_fast.kernels.blocks import needs_grad
 from sra_fast.kernels.contract import (
@@ -19,22 +19,8 @@ from sra_fast.kernels.contract import (
 )
 from sra_fast.kernels.dispatch import fastest, triton_backend
 from sra_fast.kernels.plan import check
-from sra_fast.names import Backend
 
-
-class _Kernels(Protocol):
-    """What the module of a backend has to offer: attention with masses, and masses alone."""
-
-    def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
-    ) -> SpanAttention: ...
-
-    def mass_only(self, q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass: ...
-
-
-_BACKENDS: dict[str, _Kernels] = {"reference": reference, "lse": lse}
-
-
+_BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -48,7 +34,7 @@ def span_attention(
     window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
-    backend: Backend = "auto",
+    backend: str = "auto",
     mass_grad: bool = True,
 ) -> SpanAttention:
     """Compute causal attention, and the mass of each asked-for row on each span of keys.
@@ -70,7 +56,8 @@ def span_attention(
         sinks: ``[Hq]``, a logit per head that takes mass and gives no value; None for no sinks.
         backend: ``"reference"`` keeps the whole map; ``"lse"`` runs the platform's flash attention
             and then the mass; ``"triton"`` does both in one kernel, on GPUs; ``"auto"`` takes the
-            fastest for the device.
+            fastest for the device. Or one of your own, by the name that it is registered under
+            (:func:`sra_fast.register_backend`).
         mass_grad: whether the mass carries a gradient when q, k or the sinks ask for one. False
             saves a second pass over the rows when a training run only watches the mass.
 
@@ -80,7 +67,8 @@ def span_attention(
         sinks, ``mass`` in q, k and the sinks; lse is not.
 
     Raises:
-        ValueError: shapes, dtypes, devices or the query do not fit together.
+        ValueError: shapes, dtypes, devices or the query do not fit together, there is no such
+            backend, or one of your own returned something else than this.
     """
     rule = LogitRule(_scale(q, scale), window, softcap, sinks)
     _check(q, k, v, rule)
@@ -102,7 +90,7 @@ def span_mass(
     window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
-    backend: Backend = "auto",
+    backend: str = "auto",
 ) -> SpanMass:
     """Compute the masses of :func:`span_attention` alone, without values and without its output.
 
@@ -172,17 +160,15 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 def _backend(
     name: str, q: Tensor, k: Tensor, v: Tensor, rule: LogitRule, mass_grad: bool
-) -> _Kernels:
+) -> BackendModule:
     if name == "auto":
         name = fastest(q, k, v, rule, mass_grad=mass_grad)
     if name == "triton":
-        kernels: _Kernels | None = triton_backend()
+        kernels: BackendModule | None = triton_backend()
         if kernels is None:
             raise ValueError('backend "triton" needs the package triton, which is not installed')
         return kernels
-    if name not in _BACKENDS:
-        raise ValueError(f"backend must be one of {get_args(Backend)}, got {name!r}")
-    return _BACKENDS[name]
+    return _BACKENDS[name] if name in _BACKENDS else own_backend(name)
 
 
 def _nothing(q: Tensor, v: Tensor, query: SpanQuery) -> SpanAttention:

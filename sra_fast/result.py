@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from sra_fast.definitions import DEFINITIONS
-from sra_fast.names import Definition
 from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.missing_extra import needed
+from sra_fast.tools.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -44,9 +45,9 @@ class SRAResult:
         row_counts: int64 ``[n]``, the ``R_i``, if the rows were kept, else None.
     """
 
-    definition: Definition
+    definition: str
     spans: tuple[str, ...]
-    by_layer: dict[Definition, Tensor]
+    by_layer: dict[str, Tensor]
     mass: Tensor
     names: tuple[str, ...]
     layers: tuple[int, ...]
@@ -72,11 +73,11 @@ class SRAResult:
         return self.scores[self.definition]
 
     @property
-    def scores(self) -> dict[Definition, Tensor]:
+    def scores(self) -> dict[str, Tensor]:
         """The scores of all responses on the first span, per definition: float32 ``[n]`` each."""
         return {name: self.score(name) for name in self.by_layer}
 
-    def score(self, definition: Definition | None = None, span: str | None = None) -> Tensor:
+    def score(self, definition: str | None = None, span: str | None = None) -> Tensor:
         """Return the score of each response, float32 ``[n]``, under one definition and on one span.
 
         NaN where a definition leaves nothing to average: a span with no token, or, under
@@ -87,9 +88,14 @@ class SRAResult:
             span: name of the span; the first if None.
 
         Raises:
-            KeyError: no such definition or span.
+            KeyError: nothing was scored under this definition, or no such span.
         """
-        name = check_definition(definition or self.definition)
+        name = definition or self.definition
+        if name not in self.by_layer:
+            raise KeyError(
+                f"no definition {name!r}; there are {', '.join(self.by_layer)}"
+                f"{did_you_mean(name, self.by_layer)}"
+            )
         if span is not None and span not in self.spans:
             raise KeyError(f"no span {span!r}; there are {', '.join(self.spans)}")
         index = 0 if span is None else self.spans.index(span)
@@ -132,7 +138,8 @@ class SRAResult:
 
         Scores on further spans stand in columns ``span/definition``.
         """
-        import pandas
+        with needed("cli", "pandas"):
+            import pandas
 
         columns: dict[str, Any] = {
             "conversation": self.conversation.numpy(),
@@ -173,6 +180,8 @@ class SRAResult:
     def load(cls, path: str | Path) -> SRAResult:
         """Read a result from a file that :meth:`save` wrote.
 
+        Scores under definitions of your own are there without their registration.
+
         Raises:
             ValueError: the file is not a saved result.
         """
@@ -187,6 +196,8 @@ class SRAResult:
         names = json.loads(metadata.get("sra_fast", "{}"))
         if names.get("format") != _FORMAT:
             raise ValueError(f"{path}: not a result saved by SRAResult.save")
+        saved = {key.removeprefix("by_layer/") for key in tensors if key.startswith("by_layer/")}
+        own = sorted(saved - set(DEFINITIONS))
         missing = {*_ALWAYS, *(f"by_layer/{name}" for name in DEFINITIONS)} - tensors.keys()
         if missing:
             raise ValueError(f"{path}: {', '.join(sorted(missing))} is missing")
@@ -195,7 +206,7 @@ class SRAResult:
             spans=tuple(names["spans"]),
             names=tuple(names["names"]),
             layers=tuple(names["layers"]),
-            by_layer={name: tensors[f"by_layer/{name}"] for name in DEFINITIONS},
+            by_layer={name: tensors[f"by_layer/{name}"] for name in (*DEFINITIONS, *own)},
             **{name: tensors.get(name) for name in _TENSORS},  # type: ignore[arg-type]
         )
 
@@ -214,6 +225,11 @@ class SRAResult:
                 raise ValueError("results of different models or spans cannot be joined")
             if other.definition != first.definition:
                 raise ValueError("results under different definitions cannot be joined")
+            if apart := set(other.by_layer) ^ set(first.by_layer):
+                raise ValueError(
+                    f"only some of the results have scores under {', '.join(sorted(apart))}, so "
+                    "they cannot be joined; register the same definitions for all of them"
+                )
             if (other.row_masses is None) != (first.row_masses is None):
                 raise ValueError("results with and without their rows cannot be joined")
 
@@ -232,14 +248,3 @@ class SRAResult:
 
 _ALWAYS = ("mass", "conversation", "turn", "response_tokens", "span_tokens")
 _TENSORS = (*_ALWAYS, "row_masses", "row_counts")
-
-
-def check_definition(name: str) -> Definition:
-    """Return ``name`` if it is the name of a definition.
-
-    Raises:
-        KeyError: there is no such definition.
-    """
-    if name not in DEFINITIONS:
-        raise KeyError(f"no definition {name!r}; there are {', '.join(DEFINITIONS)}")
-    return name

@@ -9,22 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sra_fast.backends import check_backend
+from sra_fast.definitions import check_definition
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.served import ServedModel, evaluating, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, build_query, read_batch
-from sra_fast.names import FORWARD_TOKENS, Backend, Definition
-from sra_fast.result import SRAResult, check_definition
+from sra_fast.names import FORWARD_TOKENS
+from sra_fast.result import SRAResult
 
 
 def score(
     model: nn.Module,
     batch: Mapping[str, Any],
     *,
-    definition: Definition = "paper",
+    definition: str = "paper",
     keep_rows: bool = False,
-    backend: Backend = "auto",
+    backend: str = "auto",
     forward_tokens: int = FORWARD_TOKENS,
 ) -> SRAResult:
     """Measure how much the responses of a batch attend to the spans of their prompts.
@@ -47,9 +49,10 @@ def score(
             - ``conversation [B]`` and ``turns [B, K]`` int64 (optional) as
               :func:`sra_fast.encode` gives them.
 
-        definition: the definition that ``result.sra`` gives; all are in ``result.scores``.
+        definition: the definition that ``result.sra`` gives, built-in or one of your own
+            (:func:`sra_fast.register_definition`); all are in ``result.scores``.
         keep_rows: whether to keep the masses of every row (``result.rows(i)``).
-        backend: backend of the op.
+        backend: backend of the op (:func:`sra_fast.span_attention`).
         forward_tokens: the most tokens of one forward pass (or one sequence, if that is longer);
             bounds the memory and changes no score.
 
@@ -58,10 +61,11 @@ def score(
 
     Raises:
         ValueError: a batch that cannot be scored (the row is named), NaN in the hidden states,
-            prompts beyond the model's context, or a model that is not served.
+            prompts beyond the model's context, a model that is not served, or no such backend.
         KeyError: a mask is missing, or there is no such definition.
     """
     check_definition(definition)
+    check_backend(backend)
     served = serve(model)
     if "input_ids" not in batch:
         raise KeyError("the batch needs `input_ids`")
@@ -93,9 +97,9 @@ def _run(
     marked: MarkedBatch,
     input_ids: Tensor,
     forward: Forward,
-    definition: Definition,
+    definition: str,
     keep_rows: bool,
-    backend: Backend,
+    backend: str,
 ) -> SRAResult:
     """Run one forward pass, and return the results of its members' responses, in their order."""
     pieces = []
@@ -162,7 +166,7 @@ def _check_lengths(served: ServedModel, marked: MarkedBatch) -> None:
             )
 
 
-def _check_definable(marked: MarkedBatch, definition: Definition) -> None:
+def _check_definable(marked: MarkedBatch, definition: str) -> None:
     if definition not in ("reference", "table1"):
         return
     for sequence in marked.sequences:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here asks a hub
@@ -35,3 +38,32 @@ def unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
             return tensor
 
         monkeypatch.setattr(owner, name, poisoned)
+
+
+@pytest.fixture
+def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    from sra_fast import backends, definitions
+
+    for registry in (backends._OWN, definitions._OWN):
+        monkeypatch.setattr(registry, "_things", {})
+
+
+@pytest.fixture
+def installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
+) -> Callable[..., None]:
+    """Installs a package of one module ``theirs`` with the given code and entry points."""
+
+    def install(code: str, **points: str) -> None:
+        site = tmp_path / "site"
+        info = site / "theirs-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / "theirs.py").write_text(code)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+        lines = (f"[sra_fast.{group}]\n{entries}\n" for group, entries in points.items())
+        (info / "entry_points.txt").write_text("".join(lines))
+        monkeypatch.syspath_prepend(str(site))
+        monkeypatch.delitem(sys.modules, "theirs", raising=False)
+
+    return install

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import shutil
 import subprocess
@@ -37,14 +39,62 @@ def test_scoring_loads_no_training_and_no_plotting() -> None:
     assert not {"datasets", "peft", "matplotlib", "pandas", "typer"} & set(run(code).split())
 
 
-def test_every_public_name_is_there() -> None:
+MODULES = {
+    "sra_fast": "backends chat definitions files kernels measure monitoring names op report result "
+    "scoring training",
+    "sra_fast.training": "data lora memory pipeline sra",
+}
+each_package = pytest.mark.parametrize("name", MODULES)
+
+
+@each_package
+def test_dir_shows_the_public_names_and_modules_and_nothing_else(name: str) -> None:
+    package = importlib.import_module(name)
+    modules = MODULES[name].split()
+    assert dir(package) == sorted([*package.__all__, *modules])
+    code = f"import {name} as package; print([getattr(package, name) for name in dir(package)])"
+    run(code)
+    for module in modules:
+        assert getattr(package, module) is importlib.import_module(f"{name}.{module}")
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+@each_package
+def test_type_checkers_see_the_names_where_they_come_from(name: str) -> None:
+    """The imports under TYPE_CHECKING, ``__all__``, ``dir`` and what is found at run time agree."""
+    package = importlib.import_module(name)
+    seen = {}
+    for block in ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8")).body:
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            for line in block.body:
+                assert isinstance(line, ast.ImportFrom)
+                module = importlib.import_module("." * line.level + (line.module or ""), name)
+                for alias in line.names:
+                    assert alias.asname == alias.name  # the mark of a name that is given on
+                    seen[alias.name] = getattr(module, alias.name)
+    assert sorted(seen) == dir(package)
+    assert seen == {public: getattr(package, public) for public in dir(package)}
+
+
+def test_what_users_need_is_public() -> None:
     import sra_fast
 
-    for name in sra_fast.__all__:
-        assert getattr(sra_fast, name) is not None
-        assert name in dir(sra_fast)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        sra_fast.nothing  # noqa: B018
+    assert set(sra_fast.__all__) >= {
+        "Conversation",
+        "PromptTemplate",
+        "read_conversations",
+        "DEFAULT_STRATEGIES",
+        "register_definition",
+        "register_backend",
+    }
+
+
+def test_a_star_import_brings_what_is_public() -> None:
+    names = run("from sra_fast import *; print(*sorted(set(dir()) - {'__builtins__'}))").split()
+    import sra_fast
+
+    assert {name for name in names if not name.startswith("__")} == set(sra_fast.__all__)
 
 
 def test_the_folder_kernels_does_not_shadow_the_package_of_that_name(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_query_that_does_not_fit_is_refused(message: str, query: Any, backend:
         ("sinks: expected", {}, {"sinks": torch.zeros(3)}),
         ("sinks: expected floating point", {}, {"sinks": torch.zeros(4, dtype=torch.int64)}),
         ("torch.float32 on meta", {}, {"sinks": torch.zeros(4, device="meta")}),
-        ("backend must be one of", {}, {"backend": "flash"}),
+        ("no backend 'flash'; there are auto, reference, lse, triton", {}, {"backend": "flash"}),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(message: str, change: Any, rule: Any) -> None:
@@ -205,6 +205,12 @@ def test_tensors_that_do_not_fit_are_refused(message: str, change: Any, rule: An
     given = {"q": q, "k": k, "v": v} | {name: torch.zeros(s) for name, s in change.items()}
     with pytest.raises(ValueError, match=message):
         span_attention(given["q"], given["k"], given["v"], CASES[0].query(), **rule)
+
+
+def test_a_string_is_no_tuple_of_names() -> None:
+    query, names = CASES[0].query(), "strategy"
+    with pytest.raises(TypeError, match="a tuple of str, got the string 'strategy'"):
+        SpanQuery(query.key_labels, query.rows, query.segments, names)  # type: ignore[arg-type]
 
 
 def test_mixed_and_unserved_dtypes_are_refused() -> None:

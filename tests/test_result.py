@@ -108,7 +108,7 @@ def test_unknown_spans_and_definitions_are_named() -> None:
     with pytest.raises(KeyError, match="no span 'document'; there are strategy"):
         result().score("paper", "document")
     with pytest.raises(KeyError, match="no definition 'log'"):
-        result().score("log")  # type: ignore[arg-type]
+        result().score("log")
 
 
 def test_a_result_says_what_it_is() -> None:

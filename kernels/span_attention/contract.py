@@ -48,6 +48,9 @@ class SpanQuery:
         _expect(self.segments, "segments", "[S, 3]", 2, torch.int32)
         if self.segments.shape[1] != 3:
             raise ValueError(f"segments: expected shape [S, 3], got {list(self.segments.shape)}")
+        names: object = self.names
+        if isinstance(names, str):  # a sequence of str, too, but of its letters
+            raise TypeError(f"names: expected a tuple of str, got the string {names!r}")
         if len(self.names) > MAX_SPANS:
             raise ValueError(f"at most {MAX_SPANS} spans fit one query, got {len(self.names)}")
         if len(set(self.names)) != len(self.names):

@@ -11,7 +11,7 @@ from sra_fast.cli import options
 from sra_fast.cli.compare import TEMPLATE_FOLDERS, template_folder
 from sra_fast.cli.inputs import make_scorer
 from sra_fast.cli.session import session
-from sra_fast.names import FORWARD_TOKENS, Definition, Device, DType
+from sra_fast.names import FORWARD_TOKENS, Device, DType
 
 _CONVERSATIONS = Path(__file__).parents[1] / "chat" / "data" / "demo_conversations.jsonl"
 _DRIFT_FOLDER = "drift"
@@ -55,7 +55,7 @@ def demo(
         conversations = read_conversations(_CONVERSATIONS)
         short = [one for one in conversations if one.response is not None]
         long = [one for one in conversations if one.response is None]
-        definition: Definition = "paper"
+        definition = "paper"
         chosen = quick_dtype(device) if dtype == "auto" else dtype
         scorer = make_scorer(
             _CONVERSATIONS,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sra_fast.names import Backend, Definition, Device, DType
+from sra_fast.names import Device, DType
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
@@ -50,11 +50,11 @@ def make_scorer(
     file: Path,
     model: str,
     strategies: Path | None,
-    definition: Definition,
+    definition: str,
     batch_tokens: int,
     dtype: DType,
     device: Device,
-    backend: Backend,
+    backend: str,
 ) -> FileScorer:
     """The scorer for a file, its model not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies

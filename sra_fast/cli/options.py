@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
+from typer.models import OptionInfo
 
 from sra_fast.names import Backend, Definition, Device, DType, Turns
+from sra_fast.tools.registry import BACKENDS_GROUP, DEFINITIONS_GROUP, known_names
+from sra_fast.tools.suggestions import did_you_mean
 
 
 def existing_file(metavar: str, text: str) -> typer.models.ArgumentInfo:
@@ -16,6 +20,38 @@ def existing_file(metavar: str, text: str) -> typer.models.ArgumentInfo:
         metavar=metavar, help=text, exists=True, dir_okay=False, readable=True, show_default=False
     )
     return info
+
+
+def named_option(flag: str, built_in: Sequence[str], group: str, text: str) -> OptionInfo:
+    """Return an option for a built-in name or a user's own, which is checked without torch.
+
+    Args:
+        flag: the option.
+        built_in: the built-in names.
+        group: the group of entry points that may add more (:mod:`sra_fast.tools.registry`).
+        text: its help text, which ends where the built-in names are to follow.
+    """
+
+    def check(value: str) -> str:
+        if value not in built_in:
+            known = known_names(built_in, group)
+            if value not in known:
+                raise typer.BadParameter(
+                    f"{value!r} is not one of {', '.join(known)}{did_you_mean(value, known)}"
+                )
+        return value
+
+    def complete(beginning: str) -> list[str]:
+        return [name for name in known_names(built_in, group) if name.startswith(beginning)]
+
+    option: OptionInfo = typer.Option(
+        flag,
+        metavar="NAME",
+        help=f"{text} {', '.join(built_in)}, or one that an installed package adds.",
+        callback=check,
+        autocompletion=complete,
+    )
+    return option
 
 
 ConversationFile = Annotated[Path, existing_file("FILE", "Conversations, one JSON object a line.")]
@@ -78,7 +114,13 @@ AblatedHeads = Annotated[
     int, typer.Option("--ablate", min=0, help="Best heads to take away, as a test.")
 ]
 DefinitionOption = Annotated[
-    Definition, typer.Option("--definition", help="Which definition of SRA to report.")
+    str,
+    named_option(
+        "--definition",
+        get_args(Definition),
+        DEFINITIONS_GROUP,
+        "Report SRA by this definition:",
+    ),
 ]
 TurnsOption = Annotated[
     Turns, typer.Option("--turns", help="Score every reply, or the last of each conversation.")
@@ -116,7 +158,15 @@ DTypeOption = Annotated[
     DType, typer.Option("--dtype", help="Of the weights; auto is what they are stored in.")
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="auto is CUDA where there is one.")]
-BackendOption = Annotated[Backend, typer.Option("--backend", help="Of the attention op.")]
+BackendOption = Annotated[
+    str,
+    named_option(
+        "--backend",
+        get_args(Backend),
+        BACKENDS_GROUP,
+        "Compute the attention by this backend:",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(

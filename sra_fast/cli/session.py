@@ -18,6 +18,7 @@ import typer
 from sra_fast.cli.quiet_libraries import quiet_libraries
 from sra_fast.cli.running_command import running_parameters
 from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.missing_extra import MissingExtraError, what_to_install
 from sra_fast.tools.printable import printable
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
 
 _PLAIN_WIDTH = 120  # of tables that go to a file or a pipe
 _INTERRUPTED = 130
-_EXTRAS = {
-    "cli": ("typer", "rich", "pandas", "pyarrow", "matplotlib"),
-    "train": ("peft", "accelerate", "datasets", "yaml"),
-    "pipeline": ("sklearn", "scipy", "krippendorff", "openai"),
-    "demo": ("gguf",),
-}
-_PACKAGES = {"sklearn": "scikit-learn", "yaml": "PyYAML"}  # of modules with another name
 
 
 class Session:
@@ -140,7 +134,8 @@ def _message(error: Exception) -> str:
     """The error in the words of whoever raised it, safe to print on a terminal."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, ModuleNotFoundError):
-        text = _missing(error.name or "")
+        if not isinstance(error, MissingExtraError) and error.name:
+            text = what_to_install(error.name)
     elif not isinstance(error, (ValueError, KeyError, OSError)):
         # Nobody wrote this one for the user.
         hint = "; try a smaller --batch-tokens" if "OutOfMemory" in type(error).__name__ else ""
@@ -157,15 +152,6 @@ def _hint(arguments: Sequence[str]) -> str:
     options = {parameter.name: parameter for parameter in running_parameters()}
     names = [max(options[name].opts, key=len) for name in arguments if name in options]
     return f" ({', '.join(names)})" if names else ""
-
-
-def _missing(module: str) -> str:
-    """Which package a module is of, and what installs it."""
-    name = module.partition(".")[0]
-    package = _PACKAGES.get(name, name)
-    extra = next((extra for extra, modules in _EXTRAS.items() if name in modules), None)
-    way = package if extra is None else f"'sra_fast[{extra}]'"
-    return f"the package {package!r} is missing: pip install {way}"
 
 
 @contextmanager

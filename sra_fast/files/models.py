@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sra_fast.files.hub_names import ModelNotFoundError, check_hub_name
 from sra_fast.files.provenance import versions
 from sra_fast.names import Device, DType
+from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,10 +85,15 @@ class ModelSource:
         Args:
             dtype: number format of the weights; ``"auto"`` is that in which they are stored.
             device: ``"cpu"`` or ``"cuda"``.
+
+        Raises:
+            MissingExtraError: it is an adapter or a GGUF, and the packages for these are missing.
         """
         import torch
         from transformers import AutoModelForCausalLM
 
+        if self._adapter_base() is not None:
+            needed("peft", "peft")
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             self.place, dtype=wanted, **self._gguf_file()
@@ -95,7 +101,10 @@ class ModelSource:
         return model.to(device).eval()
 
     def _gguf_file(self) -> dict[str, Any]:
-        return {} if self.gguf is None else {"gguf_file": self.gguf}
+        if self.gguf is None:
+            return {}
+        needed("demo", "gguf", "accelerate")
+        return {"gguf_file": self.gguf}
 
     def _adapter_base(self) -> str | None:
         """Return the model under an adapter that PEFT saved, if this is a folder with one."""
@@ -116,7 +125,7 @@ def find_model(name: str) -> ModelSource:
     Raises:
         ModelNotFoundError: a path to nothing, a folder without a model, or a name that the hub does
             not know or cannot be asked for.
-        SmolLM2Error: ``smollm2`` is not installed.
+        MissingExtraError: the package that ``smollm2`` comes in is not installed.
     """
     from sra_fast.files import smollm2
 

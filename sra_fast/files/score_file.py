@@ -9,21 +9,23 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sra_fast.backends import check_backend
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
-from sra_fast.definitions import DEFINITIONS
+from sra_fast.definitions import DEFINITIONS, check_definition, known_definitions
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import file_sha256, versions
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.names import FORWARD_TOKENS, Backend, Definition, Device, DType, Turns
+from sra_fast.names import FORWARD_TOKENS, Device, DType, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import replaced_atomically, write_json_lines
+from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,14 +54,22 @@ class ScoringOptions:
         batch_tokens: the most tokens of one forward pass, unless one prompt is longer.
         dtype, device: number format and place of the model's weights.
         backend: backend of the op.
+
+    Raises:
+        KeyError: there is no such definition.
+        ValueError: there is no such backend.
     """
 
-    definition: Definition = "paper"
+    definition: str = "paper"
     strategies: Mapping[str, str] = field(default_factory=lambda: DEFAULT_STRATEGIES)
     batch_tokens: int = FORWARD_TOKENS
     dtype: DType = "auto"
     device: Device = "auto"
-    backend: Backend = "auto"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_definition(self.definition)
+        check_backend(self.backend)
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,7 @@ class FileScorer:
     """
 
     def __init__(self, source: ModelSource, input_file: Path, options: ScoringOptions) -> None:
+        needed("cli", "pandas", "pyarrow")  # not found out after hours of scoring
         self.source = source
         self.options = options
         self.tokenizer = source.tokenizer()
@@ -231,7 +242,7 @@ class FileScorer:
             raise ScoringError(f"{label}: {error.problem}") from error
 
     def _rows(self, job: Job, result: SRAResult) -> list[Row]:
-        scores = {name: _shortest(result.score(name).tolist()) for name in DEFINITIONS}
+        scores = {name: _shortest(result.score(name).tolist()) for name in result.by_layer}
         places = [(prompt, k) for prompt in job.prompts for k in range(1, len(prompt.turns) + 1)]
         rows: list[Row] = []
         for index, (prompt, k) in enumerate(places):
@@ -278,11 +289,13 @@ class FileScorer:
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
         options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        own = [name for name in known_definitions() if name not in DEFINITIONS]
         return {
             "input_sha256": file_sha256(input_file),
             "model": self.source.fingerprint(),
             **options,
             "strategies": dict(self.options.strategies),
+            **({"own_definitions": own} if own else {}),
             "device": choose_device(self.options.device),
             "versions": versions("sra_fast", "torch", "transformers"),
         }
@@ -309,7 +322,8 @@ def _write_jsonl(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    import pandas
+    with needed("cli", "pandas"):
+        import pandas
 
     with replaced_atomically(path) as temporary:
         pandas.DataFrame(rows).to_parquet(temporary, index=False, engine="pyarrow")

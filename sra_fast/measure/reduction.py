@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sra_fast.definitions import DEFINITIONS, RowMasses
+from sra_fast.definitions import RowMasses, known_definitions, layer_scores
 from sra_fast.measure.request import SpanRequest
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, Placed
-from sra_fast.names import Definition
 from sra_fast.result import SRAResult
 
 
@@ -24,7 +23,7 @@ def reduce(
     batch: MarkedBatch,
     members: Sequence[int],
     layers: Sequence[int],
-    definition: Definition,
+    definition: str,
     keep_rows: bool,
 ) -> SRAResult:
     """Reduce the masses of one forward pass to the results of its responses, in order.
@@ -51,10 +50,10 @@ def reduce(
     _check_finite(masses, answered, placed, [owner.row for owner in owners])
 
     counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])  # [n, P]
-    by_layer: dict[Definition, list[Tensor]] = {name: [] for name in DEFINITIONS}
+    by_layer: dict[str, list[Tensor]] = {name: [] for name in known_definitions()}
     for rows in _row_masses(masses, _sinks(request, answered), placed, counts):
-        for name, function in DEFINITIONS.items():
-            by_layer[name].append(function(rows).transpose(0, 1).float())
+        for name, values in by_layer.items():
+            values.append(layer_scores(name, rows).transpose(0, 1).float())
     return SRAResult(
         definition=definition,
         spans=batch.names,
@@ -92,7 +91,7 @@ def response_scores(
     placed: Sequence[Placed],
     batch: MarkedBatch,
     layers: Sequence[int],
-    definition: Definition,
+    definition: str,
     heads: Sequence[int] | None = None,
 ) -> Tensor:
     """Compute the score of each response of a forward pass, differentiable in the masses.
@@ -118,8 +117,7 @@ def response_scores(
     owners = [sequence for sequence in batch.sequences for _ in sequence.responses]
     counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])
     rows = _row_masses(masses, _sinks(request, layers, heads), placed, counts)
-    function = DEFINITIONS[definition]
-    return torch.stack([function(response)[:, 0].mean() for response in rows])
+    return torch.stack([layer_scores(definition, response)[:, 0].mean() for response in rows])
 
 
 def response_masses(

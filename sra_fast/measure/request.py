@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from sra_fast.backends import check_backend
 from sra_fast.kernels.contract import SpanQuery
-from sra_fast.names import Backend
 
 _Read = TypeVar("_Read")
 
@@ -32,7 +32,7 @@ class SpanRequest:
             :class:`ForwardStopped`; None lets it run through.
         mass_grad: whether the masses carry gradients.
         in_outputs: whether ``output_attentions=True`` finds the masses in ``outputs.attentions``.
-        backend: backend of the op.
+        backend: backend of the op, built-in or registered.
 
     Attributes:
         masses: ``{layer_idx: [R, Hq, G]}`` float32.
@@ -47,13 +47,13 @@ class SpanRequest:
         stop_after: int | None = None,
         mass_grad: bool = True,
         in_outputs: bool = True,
-        backend: Backend = "auto",
+        backend: str = "auto",
     ) -> None:
         self.query = query
         self.stop_after = stop_after
         self.mass_grad = mass_grad
         self.in_outputs = in_outputs
-        self.backend = backend
+        self.backend = check_backend(backend)
         self.masses: dict[int, Tensor] = {}
         self.sink_masses: dict[int, Tensor] = {}
         self._by_mask: dict[int, tuple[Tensor | None, Any]] = {}

@@ -27,7 +27,6 @@ from sra_fast.measure.spans import (
     build_query,
     read_batch,
 )
-from sra_fast.names import Backend
 
 STRATEGIES = "strategies"
 IGNORED_LABEL = -100  # the label of tokens that the loss leaves out
@@ -91,7 +90,7 @@ def watching(
     listener: Listener,
     *,
     mass_grad: bool = False,
-    backend: Backend = "auto",
+    backend: str = "auto",
 ) -> Iterator[Watch]:
     """Call ``listener``, inside the block, after each forward call of ``served.top`` with masks.
 
@@ -119,9 +118,9 @@ class Watch:
     gradient checkpointing runs the attention again in the backward pass.
     """
 
-    def __init__(self, served: ServedModel, backend: Backend) -> None:
+    def __init__(self, served: ServedModel, backend: str) -> None:
         self._served = served
-        self._backend: Backend = backend
+        self._backend = backend
         self._listeners: dict[object, tuple[Listener, bool]] = {}
         self._pending: WatchedCall | None = None
         self._switch = ExitStack()

@@ -8,15 +8,17 @@ from typing import Any
 
 from sra_fast.report.palette import DARK_GREY
 from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.missing_extra import needed
 
 _DPI = 150
 
 
 def new_figure(width: float, height: float, columns: int = 1, *, share_y: bool = False) -> Any:
     """Return an empty figure of that size in inches, with ``columns`` panels side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    with needed("cli", "matplotlib"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout: Any = ConstrainedLayoutEngine(wspace=0.04)
     figure = Figure(figsize=(width, height), layout=layout)

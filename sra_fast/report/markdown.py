@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sra_fast.names import Definition
 from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS
 from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
-MEANING: dict[Definition, str] = {
+MEANING: dict[str, str] = {
     "paper": "mean attention per strategy token",
     "mass": "share of attention on the strategy",
     "reference": "mean attention per strategy token, without the null attention",
     "table1": "as reference, at the first reply token only",
 }
-"""What each definition of SRA says, in one phrase."""
+"""What each built-in definition of SRA says, in one phrase."""
+OWN_MEANING = "a definition of the user's own"
+"""What is said of every other."""
 
 COLUMNS = ("responses", "dialogues", "SRA", f"{LEVEL:.0%} interval", "log SRA")
 
@@ -49,7 +50,7 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
         plots: file names of the plots, relative to the page.
     """
     name = comparison.definition
-    meaning = MEANING[name]  # type: ignore[index]
+    meaning = MEANING.get(name, OWN_MEANING)
     lines = ["# SRA by template, turn and strategy", ""]
     for note in notes:
         lines += [markdown_text(note), ""]

@@ -10,9 +10,10 @@ import numpy
 
 from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.report.drawing import new_figure, save_figure, title
-from sra_fast.report.markdown import MEANING, number
+from sra_fast.report.markdown import MEANING, OWN_MEANING, number
 from sra_fast.report.palette import DARK_GREY, GRID, TEMPLATE_STYLES, style_of
 from sra_fast.tools.bootstrap import LEVEL
+from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.printable import printable, shortened
 
 BY_TEMPLATE = "sra_by_template.png"
@@ -121,7 +122,8 @@ def _by_turn(comparison: Comparison) -> Any:
 
 def _by_strategy(comparison: Comparison) -> Any:
     """Draw a table of coloured cells, in which 23 strategies and 7 templates stay readable."""
-    from matplotlib import colors
+    with needed("cli", "matplotlib"):
+        from matplotlib import colors
 
     templates = [name for name in comparison.templates if name in comparison.by_template]
     totals: dict[str, list[float]] = {}
@@ -180,7 +182,7 @@ def _template_label(template: str) -> str:
 
 def _quantity(comparison: Comparison) -> str:
     name = comparison.definition
-    return f"SRA ({name} definition), {MEANING[name]}"  # type: ignore[index]
+    return f"SRA ({name} definition), {MEANING.get(name, OWN_MEANING)}"
 
 
 def _of(estimate: MeanSRA) -> str:

@@ -19,7 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 import sra_fast
-from sra_fast import SRAResult, names
+from sra_fast import SRAResult, definitions, names
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.encoding import encode
 from sra_fast.chat.templates import TEMPLATES
@@ -246,6 +246,75 @@ def test_score_writes_what_the_library_computes(model: Path, chats: Path, tmp_pa
     assert table.to_dict("records") == rows
     saved = SRAResult.load(out / "masses.safetensors")
     torch.testing.assert_close(saved.mass, expected.mass, rtol=1e-5, atol=1e-7)
+
+
+def test_no_definition_may_be_called_like_a_column(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    row = call_json("score", chats, "--model", model, "--out", tmp_path / "out")["scores"][0]
+    table = SRAResult.load(tmp_path / "out" / "masses.safetensors").to_pandas()
+    assert {*row, *table.columns} - {*DEFINITIONS} == {*definitions._COLUMNS}
+
+
+THEIRS = (
+    "from sra_fast.kernels.reference import attention, mass_only\n"
+    "def half(rows): return rows.tokens.mean(dim=1) / 2\n"
+)
+
+
+@pytest.mark.parametrize("command", ["score", "compare"])
+def test_packages_add_definitions_and_backends(
+    command: str, installed: Callable[..., None], model: Path, chats: Path, tmp_path: Path
+) -> None:
+    installed(THEIRS, definitions="half = theirs:half", backends="exact = theirs")
+    own = ["--definition", "half", "--backend", "exact", "--out", tmp_path / "own"]
+    one = ["--templates", "standard"] if command == "compare" else []
+    found = call_json(command, chats, "--model", model, *one, *own)
+    plain = ["--definition", "mass", "--backend", "reference", "--out", tmp_path / "plain"]
+    known = call_json(command, chats, "--model", model, *one, *plain)
+    assert found["definition"] == "half"
+    if command == "compare":
+        (own_estimate,), (mass,) = found["by_template"], known["by_template"]
+        assert own_estimate["sra"] == pytest.approx(mass["sra"] / 2, rel=1e-6)
+        report = (tmp_path / "own" / "compare.md").read_text("utf-8")
+        assert "SRA is the `half` definition: a definition of the user's own. " in report
+        return
+    assert [row["half"] for row in found["scores"]] == pytest.approx(
+        [row["mass"] / 2 for row in known["scores"]], rel=1e-6
+    )
+    assert all(row["sra"] == row["half"] for row in found["scores"])
+    again = call_json(command, chats, "--model", model, *own)
+    assert again["scores"] == found["scores"]
+
+
+def test_a_run_is_one_of_the_same_own_definitions(
+    own_names: None, model: Path, chats: Path, tmp_path: Path
+) -> None:
+    given = ["score", chats, "--model", model, "--out", tmp_path / "out"]
+    call(*given)
+    definitions.register_definition("half", lambda rows: rows.tokens.mean(dim=1) / 2)
+    assert "own_definitions" in call(*given, status=1)[1]
+
+
+def test_an_own_name_is_checked_without_torch() -> None:
+    script = (
+        "import sys; from sra_fast.cli.app import app\n"
+        "try: app(['score', 'setup.py', '--model', 'x', '--definition', 'papper'])\n"
+        "except SystemExit as end: assert end.code == 2\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "did you mean 'paper'?" in " ".join(re.sub("[│╭╮╰╯─]", "", done.stderr).split())
+
+
+@pytest.mark.parametrize("kind", [names.Definition, names.Backend])
+def test_the_help_lists_what_is_built_in(kind: Any) -> None:
+    told = " ".join(re.sub("[│╭╮╰╯─]", "", call("score", "--help")[0]).split())
+    for name in get_args(kind):
+        assert name in told
 
 
 def test_prompt_tokens_count_what_comes_before_the_reply(

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-import sra_fast
 from sra_fast.files import smollm2
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
@@ -116,9 +115,6 @@ def test_the_python_of_a_page_runs(
 
 def skip_what_is_missing(text: str) -> None:
     """Skip a page whose packages are not installed."""
-    for name in re.findall(r"<!-- needs: sra_fast\.(\w+) -->", text):
-        if not hasattr(sra_fast, name):
-            pytest.skip(f"sra_fast has no {name} yet")
     for imported, package in NEEDED.items():
         if f"import {imported}" in text or f"from {imported}" in text:
             pytest.importorskip(package, reason=f"needs the package {package}")

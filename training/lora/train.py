@@ -24,16 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+
+from sra_fast.tools.missing_extra import needed
+
+with needed("train", "accelerate"):
+    from transformers import (
+        EarlyStoppingCallback,
+        PreTrainedModel,
+        PrinterCallback,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+        set_seed,
+    )
 
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.run_folder import RunFolder, RunFolderError

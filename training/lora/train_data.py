@@ -13,6 +13,7 @@ from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate, get_template, read_template
 from sra_fast.files.models import ModelSource
 from sra_fast.files.provenance import versions
+from sra_fast.tools.missing_extra import needed
 
 from ..data.dataset import split_by_conversation, training_examples
 from ..data.examples import TrainingDataError
@@ -116,6 +117,7 @@ def settings_of_run(
     source: ModelSource, data: RunData, config: TrainingConfig, device: str
 ) -> dict[str, Any]:
     """Everything that the adapter depends on, for ``run.json``."""
+    needed("train", "peft")
     settings = settings_of(config)
     for name in ("report_to", "eval_data", "template", "strategies"):
         del settings[name]

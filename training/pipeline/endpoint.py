@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.printable import printable
 
 from .request_flow import Pace, in_threads
@@ -82,7 +83,8 @@ class Endpoint:
         concurrency: requests at the same time.
 
     Raises:
-        EndpointError: a setting cannot be, or the package ``openai`` is missing.
+        EndpointError: a setting cannot be.
+        MissingExtraError: the package ``openai`` is missing.
     """
 
     base_url: str
@@ -131,7 +133,8 @@ class Endpoint:
         Raises:
             EndpointError: no answer, or one without text.
         """
-        import openai
+        with needed("pipeline", "openai"):
+            import openai
 
         asked: dict[str, Any] = {
             "model": self.model,
@@ -177,12 +180,8 @@ class Endpoint:
         return in_threads(tasks, ask, self.concurrency, EndpointError)
 
     def _connect(self) -> openai.OpenAI:
-        try:
+        with needed("pipeline", "openai"):
             import openai
-        except ModuleNotFoundError as error:
-            raise EndpointError(
-                f"endpoints need the package {error.name!r}: pip install 'sra_fast[pipeline]'"
-            ) from error
         pace = Pace(self.requests_per_minute)
         return openai.OpenAI(
             base_url=self.base_url,

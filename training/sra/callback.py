@@ -16,20 +16,24 @@ from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_callback import CallbackHandler
 
+from sra_fast.tools.missing_extra import needed
+
+with needed("train", "accelerate"):
+    from transformers import (
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+    from transformers.trainer_callback import CallbackHandler
+
+from sra_fast.backends import check_backend
+from sra_fast.definitions import check_definition
 from sra_fast.measure.compat import calling_handler
 from sra_fast.measure.served import serve
 from sra_fast.measure.watching import Watch, unwrapped, watching
-from sra_fast.names import Backend, Definition
-from sra_fast.result import check_definition
 from sra_fast.tools.sra_warning import SRAWarning
 
 from .history import History
@@ -66,9 +70,10 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
     nothing announces an ``evaluate()``; calls without masks pass through them untouched.
 
     Args:
-        definition: the definition of SRA to log.
+        definition: the definition of SRA to log, built-in or registered
+            (:func:`sra_fast.register_definition`).
         history: whether to write ``sra_history.jsonl`` into the output folder (:mod:`.history`).
-        backend: backend of the op.
+        backend: backend of the op, built-in or registered.
 
     Raises (from the Trainer):
         UnservedModelError: the model does not take the attention interface.
@@ -78,13 +83,13 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        definition: Definition = "paper",
+        definition: str = "paper",
         *,
         history: bool = True,
-        backend: Backend = "auto",
+        backend: str = "auto",
     ) -> None:
         self.definition = check_definition(definition)
-        self.backend: Backend = backend
+        self.backend = check_backend(backend)
         self._writes_history = history
         self._history: History | None = None
         self._listener = TrainingListener(self.definition)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.files.appended_lines import append_line, json_line, whole_lines
-from sra_fast.names import Definition
 from sra_fast.tools.atomic import write_text
 
 from .means import ResponseMeans
@@ -68,7 +67,7 @@ class History:
         step: int,
         epoch: float | None,
         split: str,
-        definition: Definition,
+        definition: str,
         means: ResponseMeans,
     ) -> None:
         """Add one line to the history; it is on the disk when this returns.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
-from accelerate.state import GradientState
+
+from sra_fast.tools.missing_extra import needed
+
+with needed("train", "accelerate"):
+    from accelerate.state import GradientState
 
 from sra_fast.measure.reduction import answered_layers, response_masses, response_scores
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.measure.watching import WatchedCall
-from sra_fast.names import Definition
 
 from .means import RunningMeans, Scored
 from .repeated import last_batch
@@ -25,7 +28,7 @@ class TrainingListener:
         training_calls: number of training calls since training began.
     """
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definition: str) -> None:
         self._definition = definition
         self._loader: object = None
         self.training: RunningMeans | None = None

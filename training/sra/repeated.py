@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from accelerate import PartialState
-from accelerate.state import GradientState
+from sra_fast.tools.missing_extra import needed
+
+with needed("train", "accelerate"):
+    from accelerate import PartialState
+    from accelerate.state import GradientState
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+
+from sra_fast.tools.missing_extra import needed
+
+with needed("train", "accelerate"):
+    from transformers import Trainer
 
 from sra_fast.measure.compat import checks_gradient_norm
 from sra_fast.measure.served import ServedModel, serve, switched

@@ -13,6 +13,7 @@ from fake_endpoint import HANG, FakeEndpoint, Response, always, completion, fail
 
 pytest.importorskip("openai", reason="needs the package openai (extra 'pipeline')")
 
+from sra_fast.tools.missing_extra import MissingExtraError
 from sra_fast.training.pipeline.endpoint import Endpoint, EndpointError, Reply
 
 KEY = "sk-not-to-be-seen-0123456789"
@@ -269,7 +270,7 @@ def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(EndpointError, match=r"'openai': pip install 'sra_fast\[pipeline\]'"):
+    with pytest.raises(MissingExtraError, match=r"'openai' is missing: .*'sra_fast\[pipeline\]'"):
         Endpoint("http://localhost:1/v1", "judge")
 
 

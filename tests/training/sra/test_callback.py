@@ -123,8 +123,18 @@ def test_an_evaluation_logs_its_data_set_and_leaves_training_alone(
     assert not [key for line in training_logs(trainer) for key in line if key.startswith("eval")]
 
 
-@pytest.mark.parametrize("definition", ["mass", "reference", "table1"])
-def test_every_definition_is_logged_as_score_gives_it(definition: Any, tmp_path: Path) -> None:
+def test_unknown_definitions_and_backends_are_refused_at_once() -> None:
+    with pytest.raises(KeyError, match=r"no definition 'masses'; .* did you mean 'mass'"):
+        SRACallback("masses")
+    with pytest.raises(ValueError, match="no backend 'flash'; there are auto, reference"):
+        SRACallback(backend="flash")
+
+
+@pytest.mark.parametrize("definition", ["mass", "reference", "table1", "peak"])
+def test_every_definition_is_logged_as_score_gives_it(
+    definition: str, own_names: None, tmp_path: Path
+) -> None:
+    sra_fast.register_definition("peak", lambda rows: rows.tokens.amax(dim=1))
     trainer = trainer_of(tmp_path, callbacks=[SRACallback(definition)], logging_steps=4)
     trainer.train()
     rows = [COLLATORS["padded"]([example]) for example in TRAINING]

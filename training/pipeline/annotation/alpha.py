@@ -8,6 +8,7 @@ import numpy
 
 from sra_fast.tools.bootstrap import REPORT_SEED, Estimate, interval_of_sums
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.missing_extra import needed
 
 
 def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> Estimate:
@@ -21,14 +22,10 @@ def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> 
         groups: ``[items]``; items of one group are drawn together. Each for itself if None.
 
     Raises:
-        ValueError: the package krippendorff is missing.
+        MissingExtraError: the package krippendorff is missing.
     """
-    try:
+    with needed("pipeline", "krippendorff"):
         import krippendorff
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "agreement needs the package 'krippendorff': pip install 'sra_fast[pipeline]'"
-        ) from error
     if (~numpy.isnan(ratings)).any(axis=1).sum() < 2:
         return Estimate(None, None, None, 0, "a single annotator; alpha compares two or more")
     twice = (~numpy.isnan(ratings)).sum(axis=0) >= 2

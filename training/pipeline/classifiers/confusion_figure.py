@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy
 
 from sra_fast.report.drawing import save_figure
+from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.printable import shortened
 
 from .quality import Quality
@@ -16,7 +17,8 @@ _LONGEST = 30  # characters of a strategy's name
 
 def write_confusion(measured: Quality, path: Path, title: str) -> None:
     """Draws counts as numbers and each row's shares as shades; rows are the known strategies."""
-    from matplotlib.figure import Figure
+    with needed("pipeline", "matplotlib"):
+        from matplotlib.figure import Figure
 
     counts = numpy.array(measured.confusion)
     shares = counts / numpy.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sra_fast.measure.compat import use_one_gpu
 from sra_fast.names import ClassifierKind
+from sra_fast.tools.missing_extra import needed
 
 from .classifier_settings import checked_settings
 from .embedding import warn_of_long
@@ -92,7 +93,9 @@ class EncoderClassifier:
             ClassifierError: there is no such model.
         """
         import torch
-        from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+
+        with needed("pipeline", "accelerate"):
+            from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
         set_seed(settings.seed)
         classes = tuple(sorted(set(strategies)))

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from sra_fast.names import ClassifierKind
 from sra_fast.tools.atomic import write_json
+from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.strict_json import parse_json
 
 from .classifier_settings import checked_settings
@@ -170,7 +171,8 @@ class LexicalClassifier:
 
 
 def _vectorizer(settings: LexicalSettings, vocabulary: dict[str, int] | None = None) -> Any:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+    with needed("pipeline", "sklearn"):
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
     return TfidfVectorizer(
         ngram_range=settings.ngrams,

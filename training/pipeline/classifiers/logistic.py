@@ -13,6 +13,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.tools.missing_extra import needed
+
 _MOST_STEPS = 2000
 
 
@@ -23,7 +25,8 @@ def fit_logistic(features: Any, strategies: Sequence[str], *, c: float) -> Any:
         features: float64 [n, D], sparse or dense.
         c: inverse strength of the L2 penalty.
     """
-    from sklearn.linear_model import LogisticRegression
+    with needed("pipeline", "sklearn"):
+        from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=c, max_iter=_MOST_STEPS).fit(features, strategies)
     model.coef_ = numpy.ascontiguousarray(model.coef_)  # as it is read again: sums keep their order
@@ -43,7 +46,8 @@ def logistic_shapes(classes: int, features: int | None) -> dict[str, tuple[int |
 
 def restored_logistic(classes: Sequence[str], tensors: dict[str, NDArray[numpy.float64]]) -> Any:
     """The fitted ``LogisticRegression`` again, equal to the last bit."""
-    from sklearn.linear_model import LogisticRegression
+    with needed("pipeline", "sklearn"):
+        from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression()
     model.classes_ = numpy.array(classes)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sra_fast.tools.bootstrap import LEVEL
 from sra_fast.tools.markdown_table import markdown_table
+from sra_fast.tools.missing_extra import needed
 
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
@@ -75,7 +76,8 @@ def quality(
         dialogues: a number for each response; those of one dialogue resemble each other, and the
             interval widens accordingly. None: each stands for itself.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    with needed("pipeline", "sklearn"):
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     counts = confusion_matrix(known, predicted, labels=classes)
     # NaN where there is nothing to divide by.

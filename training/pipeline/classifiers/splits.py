@@ -10,6 +10,7 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.tools.bootstrap import numbered
+from sra_fast.tools.missing_extra import needed
 
 from .interface import ClassifierError
 from .labelled import LabelledResponse
@@ -29,7 +30,8 @@ def holdout(
     Raises:
         ClassifierError: the fraction cannot be, or a strategy has too few responses for it.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
+    with needed("pipeline", "sklearn"):
+        from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
     if not 0 < fraction <= 0.5:
         raise ClassifierError(
@@ -65,7 +67,8 @@ def folds(
     Raises:
         ClassifierError: a strategy has too few responses, or dialogues.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    with needed("pipeline", "sklearn"):
+        from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     _need(labelled, count, f"{count} folds", "ask for fewer", "folds")
     groups, strategies = _groups(labelled), [one.label for one in labelled]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.printable import shortened
 
 # Where a label may stand, in points from its mark, the nearest first.
@@ -46,7 +47,8 @@ def place_labels(figure: Any, axes: Any, marks: Sequence[tuple[float, float, str
 
     Fixes the figure's layout, so it comes last.
     """
-    from matplotlib.transforms import Bbox
+    with needed("pipeline", "matplotlib"):
+        from matplotlib.transforms import Bbox
 
     figure.canvas.draw()
     figure.set_layout_engine("none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +239,5 @@ def _heads(found: HeadAnalysis) -> Any:
 
 
 def _quantity(definition: str) -> str:
-    meanings: Mapping[Any, str] = MEANING
     name = f"SRA ({definition})"
-    return f"{name}: {meanings[definition]}" if definition in meanings else name
+    return f"{name}: {MEANING[definition]}" if definition in MEANING else name

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from sra_fast.tools.bootstrap import Estimate, Integers
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.missing_extra import needed
 
 from .resampling import Resampling, estimate
 
@@ -86,7 +87,8 @@ def weighted_auc(scores: Floats, positive: Booleans, strata: Integers, weights: 
 
 def stratum_ranks(scores: NDArray[numpy.floating], strata: Integers) -> Ranks:
     """Midranks ``[n, H]`` of ``scores [n, H]`` without NaN, in their strata ``[n]``."""
-    from scipy.stats import rankdata
+    with needed("pipeline", "scipy"):
+        from scipy.stats import rankdata
 
     ranks = numpy.empty(scores.shape, dtype=numpy.float32)
     for stratum in numpy.unique(strata):

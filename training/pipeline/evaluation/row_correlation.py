@@ -14,6 +14,7 @@ import numpy
 
 from sra_fast.tools.bootstrap import Correlation, Kind, correlation, interval_of_draws
 from sra_fast.tools.coefficients import Floats, weighted_pearson
+from sra_fast.tools.missing_extra import needed
 
 from .resampling import Means
 
@@ -72,7 +73,8 @@ def leave_one_out(
 def drawn_correlations(xs: Floats, ys: Floats, kind: Kind) -> Floats:
     """Coefficients ``[draws]`` of ``xs, ys [draws, rows]``; NaN where undefined or a mean is."""
     if kind == "spearman":
-        from scipy.stats import rankdata
+        with needed("pipeline", "scipy"):
+            from scipy.stats import rankdata
 
         xs, ys = rankdata(xs, axis=1), rankdata(ys, axis=1)  # NaN throughout where a mean is NaN
     return weighted_pearson(numpy.ones_like(xs), xs, ys)

@@ -16,6 +16,7 @@ from sra_fast.report.markdown import number
 from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.bootstrap import Correlation, Estimate
 from sra_fast.tools.markdown_table import markdown_table, markdown_text
+from sra_fast.tools.missing_extra import needed
 
 from ...lora.curves import CURVES
 from ...lora.settings import settings_of
@@ -81,6 +82,7 @@ def write_report(reproduced: Reproduced) -> dict[str, Any]:
 
 def results(reproduced: Reproduced) -> dict[str, Any]:
     """Everything as JSON can say it, without texts and paths."""
+    needed("pipeline", "peft", "datasets", "sklearn")
     run = reproduced.reproduction
     opinions = reproduced.opinions
     training = settings_of(run.training)
