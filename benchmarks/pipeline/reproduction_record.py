@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring.compact_json import compact_json
+from sra_fast.tools.atomic import write_text
 
 RESULTS = Path(__file__).parents[1] / "results" / "reproduce-smollm2"
 FORMAT = "sra_fast.reproduction-record/1"
@@ -37,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = json.loads((given.run / "results.json").read_text(encoding="utf-8"))
     for file in (given.run / "report.md", *sorted(given.run.glob("*.png"))):
         shutil.copyfile(file, given.out / file.name)
-    text = compact_json(record(results))
-    (given.out / "results.json").write_text(text, encoding="utf-8")
+    write_text(given.out / "results.json", compact_json(record(results)))
     return 0
 
 
