@@ -391,7 +391,7 @@ def test_a_dialogue_that_stands_there_twice_is_in_one_part(tmp_path: Path) -> No
         status, _, stderr = invoke(*words, "--test", 0.3, "--validation", 0.3)
     assert status == 0, stderr
     assert "4 dialogues begin like an earlier one" in stderr
-    assert "5 of 9 dialogues give nothing" in stderr
+    assert "5 of 9 dialogues give no conversation" in stderr
     said = []
     for part in ("train", "test", "validation"):
         found = read_conversations(tmp_path / "out" / f"{part}.jsonl")
@@ -405,8 +405,8 @@ def test_a_dialogue_that_stands_there_twice_is_in_one_part(tmp_path: Path) -> No
     [
         (6, (0.6, 0.6), "together below 1, found 0.6 and 0.6"),
         (6, (1.0, 0.0), "together below 1"),
-        (2, (0.1, 0.1), "2 dialogues with cuts, and a split in 3 parts takes as many"),
-        (1, (0.1, 0.0), "1 dialogues with cuts"),
+        (2, (0.1, 0.1), "2 of the dialogues can be cut, and a split into 3 parts needs 3"),
+        (1, (0.1, 0.0), "1 of the dialogues can be cut"),
     ],
 )
 def test_a_split_that_cannot_be_is_refused_before_anything_is_generated(

@@ -20,7 +20,7 @@ from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.tools.atomic import write_json
 
-from ..endpoint import ChatMessage, Endpoint
+from ..endpoint import FAILURES_IN_A_ROW, ChatMessage, Endpoint
 from ..items import Item, read_items
 from .judge_prompt import (
     DEFAULT_PROMPT,
@@ -48,17 +48,11 @@ TEMPERATURE = 0.0
 MAX_TOKENS = 2048
 """Of an answer; room for a judge that thinks first."""
 
-FAILURES_IN_A_ROW = 10
-"""After so many the run gives the endpoint up for now.
-
-Requests that were refused for what they say are not among them: others may be answered.
-"""
-
 _NAMED = 3  # reasons of failures in an error
 _ORDERS: tuple[Order, ...] = get_args(Order)
 
 
-class IncompleteError(ValueError):
+class MissingAnswersError(ValueError):
     """Requests failed for good; the message says how many, why, and how to go on."""
 
 
@@ -109,13 +103,13 @@ class JudgingResult:
     failures: Mapping[str, int]
 
     def check_complete(self) -> None:
-        """Raises IncompleteError if some item lacks an answer."""
+        """Raises MissingAnswersError if some item lacks an answer."""
         missing = len(self.overall.missing)
         if not missing:
             return
         reasons = [f"{count} × {reason}" for reason, count in self.failures.items()]
         more = f"; and {len(reasons) - _NAMED} more reasons" if len(reasons) > _NAMED else ""
-        raise IncompleteError(
+        raise MissingAnswersError(
             f"{missing} of {self.overall.items} items lack an answer of the judge; what is done "
             f"is kept, and the same command goes on. Requests failed: "
             f"{'; '.join(reasons[:_NAMED])}{more}"
