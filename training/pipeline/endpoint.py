@@ -260,7 +260,7 @@ class Endpoint:
             )
         if status == 429:
             return self._error(
-                f"got more requests than it accepts ({self._tried}; {found}); choose a lower rate "
+                f"got too many requests ({self._tried}; {found}); choose a lower rate "
                 "of requests per minute, or check the limits of the account"
             )
         if status >= 500:

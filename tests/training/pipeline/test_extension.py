@@ -106,7 +106,7 @@ def test_most_cuts_and_dialogues() -> None:
 
 
 def test_nothing_to_cut_is_an_error() -> None:
-    with pytest.raises(ExtensionError, match="none of 1 dialogues"):
+    with pytest.raises(ExtensionError, match="nothing to write in 1 dialogues"):
         cut([dialogue(1, turns=4)], STRATEGIES, Cutting())
     for wrong in ({"first_turn": 0}, {"probability": 0.0}, {"cuts": 0}):
         with pytest.raises(ExtensionError):
@@ -351,7 +351,7 @@ def test_empty_replies_are_counted_and_no_reply_at_all_is_an_error(tmp_path: Pat
         server.answer = lambda request, number: completion("assistant: ")
         status, _, stderr = invoke(*words, "--out", tmp_path / "none")
     assert status == 1
-    assert "replies are empty; is this a chat model?" in stderr
+    assert "replies are empty; check that the model is a chat model" in stderr
 
 
 @pytest.mark.parametrize(
