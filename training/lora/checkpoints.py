@@ -47,7 +47,7 @@ class Checkpoint:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """Return the state that ``Trainer`` wrote: ``global_step``, ``max_steps``, ``epoch``, …"""
+        """Return the state of the run that ``Trainer`` wrote into the checkpoint."""
         found: dict[str, Any] = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
         return found
 

@@ -26,7 +26,7 @@ class TrainingConfigError(ArgumentError):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hold the settings of a training run; the defaults are the paper's.
+    """Hold the settings of a training run; the defaults are the paper's where it gives them.
 
     Attributes:
         template: the prompt template: the name of one of the seven, or a JSON file with one.

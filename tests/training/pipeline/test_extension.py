@@ -367,7 +367,7 @@ def test_empty_replies_are_counted_and_no_reply_at_all_is_an_error(tmp_path: Pat
         ),
         ([{"id": "a", "messages": [], "strategy": "Offer Hope"}], "other.json dialogue 0: not a"),
         ([{"dialog": [{"speaker": "seeker", "content": 5}]}], "'content' must be a string"),
-        ([{"dialog": [{"speaker": "seeker", "content": "Hi"}]}], "none of 1 dialogues"),
+        ([{"dialog": [{"speaker": "seeker", "content": "Hi"}]}], "nothing to write in 1 dialogues"),
     ],
     ids=["other", "mixed", "conversations", "a number", "too short"],
 )
