@@ -19,8 +19,9 @@ TO_DO: tuple[str, ...] = (
     "sra_fast/cli",
     "sra_fast/report",
     "training/cli",
-    "training/lora",
-    "training/pipeline",
+    "training/pipeline/classifiers",
+    "training/pipeline/evaluation",
+    "training/pipeline/reproduction",
 )
 
 _FEWEST_WORDS = 4

@@ -16,7 +16,7 @@ from sra_fast.training.lora.settings import TrainingConfig
 
 PLACE = "reference/training-settings.md"
 
-_ENTRY = re.compile(r"^ {4}(?P<names>[a-z_0-9, ]+): (?P<text>.+?)(?=^ {4}\S|\Z)", re.M | re.S)
+_ENTRY = re.compile(r"^ {4}(?P<names>[a-z_0-9, ]+): (?P<text>.+?)(?=^ {0,4}\S|\Z)", re.M | re.S)
 _TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 

@@ -1,4 +1,4 @@
-"""The base model, the adapter on it, and the two merged."""
+"""Load the base model, put a LoRA adapter on it, and save the adapter or the two merged."""
 
 from __future__ import annotations
 
@@ -27,17 +27,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
+"""The target that stands for every linear layer but the output head."""
 
 
 class LoRAError(ArgumentError):
-    """A model cannot be loaded for training, or no adapter can be put on it."""
+    """Raised when a model cannot be loaded for training or merged, or takes no such adapter."""
 
 
 def check_base(source: ModelSource) -> None:
-    """Whether a source can be trained on.
+    """Check that a model can be trained on.
+
+    Args:
+        source: the base model.
 
     Raises:
-        LoRAError: it is an adapter itself.
+        LoRAError: the model is itself an adapter.
     """
     folder = Path(source.place)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
@@ -49,10 +53,15 @@ def check_base(source: ModelSource) -> None:
 
 
 def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTrainedModel:
-    """The model to train on: on the CPU, or in 4 bits on this process's GPU.
+    """Load the base model onto the CPU, or in 4 bits onto the GPU of this process.
+
+    Args:
+        source: the base model.
+        config: the settings of the run, of which ``dtype`` and ``load_4bit`` count here.
+        device: the device to train on, "cpu" or "cuda".
 
     Raises:
-        LoRAError: 4 bits without bitsandbytes or a GPU, or on a CPU.
+        LoRAError: 4 bits are asked for without bitsandbytes, without a GPU, or of a GGUF file.
     """
     if not config.load_4bit:
         return source.load(config.dtype, "cpu")
@@ -72,7 +81,11 @@ def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTr
             "loading in 4 bits needs a CUDA device; train without load_4bit", "load_4bit"
         )
     if source.gguf is not None:
-        raise LoRAError(f"{source.name} is a GGUF, which is not loaded in 4 bits anew")
+        raise LoRAError(
+            f"{source.name} is a GGUF file, which cannot be loaded in 4 bits; train without "
+            "load_4bit, or on the safetensors of the model",
+            "load_4bit",
+        )
     kind = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         source.place,
@@ -89,17 +102,22 @@ def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTr
 
 
 def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
-    """A new LoRA adapter on ``model``, which alone is trained.
+    """Put a new LoRA adapter on a model; the adapter alone is trained.
+
+    Args:
+        model: the base model, which is changed in place.
+        config: the settings of the run, of which rank, alpha, dropout and targets count here.
 
     Raises:
-        LoRAError: ``config.targets`` match nothing, or one of several names does.
+        LoRAError: ``config.targets`` are empty, no regular expression, or match no module; or one
+            of several names matches none.
     """
     with needed("train", "peft"):
         from peft import LoraConfig, get_peft_model
 
     targets: Any = config.targets if isinstance(config.targets, str) else list(config.targets)
     if not targets:
-        raise LoRAError("targets is empty; name modules, or leave it at all-linear")
+        raise LoRAError(f"targets is empty; name modules, or set it to {ALL_LINEAR!r}")
     if isinstance(targets, list):
         _check_names(model, targets)
     lora = LoraConfig(
@@ -126,10 +144,15 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
 
 
 def save_adapter(checkpoint: Checkpoint, tokenizer: Any, folder: Path) -> int:
-    """Copies a checkpoint's adapter into a folder of its own, whole or not at all.
+    """Copy a checkpoint's adapter and the tokenizer into a folder, whole or not at all.
+
+    Args:
+        checkpoint: the checkpoint with the adapter.
+        tokenizer: the tokenizer of the model.
+        folder: the folder to write; one of that name is replaced.
 
     Returns:
-        How many numbers the adapter has.
+        The number of parameters of the adapter.
     """
     from safetensors import safe_open
 
@@ -145,10 +168,17 @@ def save_adapter(checkpoint: Checkpoint, tokenizer: Any, folder: Path) -> int:
 def save_merged(
     source: ModelSource, adapter: Path, dtype: DType, tokenizer: Any, folder: Path
 ) -> None:
-    """The base model, loaded anew, with the adapter added to its weights, as safetensors.
+    """Load the base model again, add the adapter to its weights, and save it as safetensors.
+
+    Args:
+        source: the base model.
+        adapter: the folder of the adapter.
+        dtype: the dtype in which the base model is loaded and saved.
+        tokenizer: the tokenizer of the model.
+        folder: the folder to write, whole or not at all; one of that name is replaced.
 
     Raises:
-        LoRAError: the sum is NaN or infinite somewhere.
+        LoRAError: a merged weight is NaN or infinite.
     """
     with needed("train", "peft"):
         from peft import PeftModel
@@ -166,7 +196,7 @@ def save_merged(
 
 @contextmanager
 def _without_peft_warning() -> Iterator[None]:
-    """PEFT asks models by a name that transformers gives up."""
+    """Silence the warning that PEFT causes by using a name that transformers is retiring."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
@@ -174,7 +204,7 @@ def _without_peft_warning() -> Iterator[None]:
 
 @contextmanager
 def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of another if the block ends without an error."""
+    """Yield an empty folder that replaces another if the block ends without an error."""
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -190,7 +220,9 @@ def _check_pattern(targets: str) -> None:
     try:
         re.compile(targets)
     except re.error as error:
-        raise LoRAError(f"LoRA targets {targets!r} are no regular expression: {error}") from error
+        raise LoRAError(
+            f"LoRA targets {targets!r} are not a valid regular expression: {error}"
+        ) from error
 
 
 def _check_names(model: PreTrainedModel, targets: list[str]) -> None:
@@ -205,7 +237,7 @@ def _check_names(model: PreTrainedModel, targets: list[str]) -> None:
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:
-    """The last parts of their names, each once, without the head."""
+    """Return the last part of the name of each linear layer but the output head, each once."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

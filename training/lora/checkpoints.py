@@ -1,8 +1,8 @@
-"""The checkpoints of a training run: which are whole, and what one says of the run.
+"""Find the checkpoints of a training run that are whole, and read the state of the run from one.
 
-``Trainer`` writes ``checkpoint-N`` file by file and ``trainer_state.json`` last, so a run that was
-killed while it saved leaves a folder that can be told. What cannot be read any more (a full disk, a
-machine that lost power) counts the same.
+``Trainer`` writes ``checkpoint-N`` file by file and ``trainer_state.json`` last, so the folder of a
+run that was killed while it saved shows that it is incomplete. A checkpoint with files that cannot
+be read (after a full disk or a power failure) counts as incomplete too.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _STATE = "trainer_state.json"
 _ADAPTER = "adapter_model.safetensors"
 _ADAPTER_CONFIG = "adapter_config.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
-_ALONE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")  # what one process writes
+_ALONE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")  # files of a run in one process
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One folder.
+    """Represent the folder of one checkpoint.
 
     Attributes:
-        folder: ``…/checkpoint-N``.
-        step: N.
+        folder: the folder ``…/checkpoint-N``.
+        step: the number N of optimizer steps that were done when it was written.
     """
 
     folder: Path
@@ -37,34 +37,34 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Its folder's."""
+        """Return the name of the folder, ``checkpoint-N``."""
         return self.folder.name
 
     @property
     def adapter_files(self) -> tuple[Path, Path]:
-        """Weights (safetensors) and configuration of the adapter."""
+        """Return the paths of the adapter's weights (safetensors) and of its configuration."""
         return self.folder / _ADAPTER, self.folder / _ADAPTER_CONFIG
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """The Trainer's: ``global_step``, ``max_steps``, ``epoch``, ``log_history``, …"""
+        """Return the state of the run that ``Trainer`` wrote into the checkpoint."""
         found: dict[str, Any] = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
         return found
 
     @property
     def ends_the_run(self) -> bool:
-        """Whether nothing is left to train after it."""
+        """Tell whether nothing is left to train after this checkpoint."""
         return self.stopped_early or self.state["global_step"] >= self.state["max_steps"]
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run ended here, before its last step."""
+        """Tell whether the run ended at this checkpoint, before its last step."""
         control = self.state.get("stateful_callbacks", {}).get("TrainerControl", {})
         stopped = bool(control.get("args", {}).get("should_training_stop"))
         return stopped and bool(self.state["global_step"] < self.state["max_steps"])
 
     def why_incomplete(self) -> str | None:
-        """What is missing or cannot be read; None if it is whole."""
+        """Return what is missing or cannot be read, in words; None if the checkpoint is whole."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -96,19 +96,34 @@ class Checkpoint:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Those in a run's folder, whole or not, the newest first."""
+    """Return the checkpoints in a run's folder, whole or not, the newest first.
+
+    Args:
+        run: the folder of the run.
+    """
     found = [(_FOLDER.fullmatch(path.name), path) for path in run.glob("checkpoint-*")]
     named = [Checkpoint(path, int(name[1])) for name, path in found if name and path.is_dir()]
     return sorted(named, key=lambda checkpoint: -checkpoint.step)
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:
-    """The newest that is whole, or None."""
+    """Return the newest checkpoint that is whole, or None if there is none.
+
+    Args:
+        run: the folder of the run.
+    """
     return next((one for one in checkpoints(run) if one.why_incomplete() is None), None)
 
 
 def remove_incomplete(run: Path) -> list[str]:
-    """Removes what is newer than the newest whole checkpoint; one sentence for each."""
+    """Remove the checkpoints that are newer than the newest whole one.
+
+    Args:
+        run: the folder of the run.
+
+    Returns:
+        One sentence for each checkpoint that was removed, with the reason.
+    """
     removed = []
     for one in checkpoints(run):
         reason = one.why_incomplete()
@@ -120,7 +135,11 @@ def remove_incomplete(run: Path) -> list[str]:
 
 
 def chosen_checkpoint(last: Checkpoint) -> Checkpoint:
-    """The one with the lowest evaluation loss, or the last where there was no evaluation."""
+    """Return the checkpoint with the lowest evaluation loss, or the last if none was evaluated.
+
+    Args:
+        last: the last checkpoint of the run.
+    """
     step = last.state.get("best_global_step")
     if step is None or step == last.step:
         return last

@@ -1,4 +1,4 @@
-"""The curves of a training run as a picture: losses, and SRA of training and evaluation."""
+"""Draw the curves of a training run: loss and SRA over steps, in training and evaluation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _TRAIN, _EVAL, _CHOSEN = BLUE, ORANGE, DARK_GREY
 def write_curves(
     log_history: Iterable[Mapping[str, Any]], folder: Path, *, chosen_step: int | None = None
 ) -> str:
-    """Draws ``Trainer``'s log into ``folder`` and returns the file's name.
+    """Draw the log of ``Trainer`` as a picture in a folder, and return the file's name.
 
     Args:
-        log_history: ``loss``, ``sra``, ``eval_loss``, ``eval_sra`` over ``step``.
-        folder: where the picture goes.
-        chosen_step: the step whose adapter was kept, marked if given.
+        log_history: the entries of the log, each with its ``step`` and any of ``loss``,
+            ``lm_loss``, ``sra``, ``eval_loss`` and ``eval_sra``; losses are in nats per token.
+        folder: the folder where the picture goes.
+        chosen_step: the step whose adapter was kept, which is marked; None for no mark.
     """
     with needed("train", "matplotlib"):
         from matplotlib.figure import Figure

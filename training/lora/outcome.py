@@ -1,4 +1,4 @@
-"""What a run leaves: the adapter of its best checkpoint, its curves, and numbers about it."""
+"""Write what a training run leaves: the adapter of its best checkpoint, curves and a result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ADAPTER = "adapter"
 MERGED = "merged"
 RESULT = "result.json"
 RESULT_FILES = (ADAPTER, HISTORY, CURVES, RESULT, MERGED)
-"""Beside the checkpoints; the last if asked for."""
+"""What a run leaves beside its checkpoints; the last of these only if it is asked for."""
 
 _MEASURED = ("eval_loss", "eval_sra", "eval_log_sra")
 
@@ -37,16 +37,28 @@ def write_outcome(
     *,
     merge: bool,
 ) -> dict[str, Any]:
-    """Writes the files of a run that is trained to its end, beside its last checkpoint.
+    """Write the result files of a run that is trained to its end, beside its checkpoints.
+
+    Args:
+        source: the base model.
+        config: the settings of the run.
+        last: the last checkpoint of the run.
+        data: the examples that the run trained on.
+        tokenizer: the tokenizer of the model.
+        merge: whether the base model is saved with the adapter in it, too.
 
     Returns:
-        What ``result.json`` holds: ``before`` and ``after`` are ``loss``, ``sra`` and ``log_sra``
+        What ``result.json`` holds. ``before`` and ``after`` are ``loss``, ``sra`` and ``log_sra``
         on the evaluation data, of the base model and of the adapter; None without an evaluation.
-        Losses are the language model's, without the penalty.
+        Losses are those of the language model in nats per token, without the penalty.
+
+    Raises:
+        LoRAError: the adapter cannot be merged.
+        OSError: a file cannot be read or written.
     """
     out = last.folder.parent
     chosen = chosen_checkpoint(last)
-    learnt = data.beginnings | read_trained_on(Path(source.place))  # a merged base has learnt too
+    learnt = data.beginnings | read_trained_on(Path(source.place))  # the base may be a merged model
     parameters = save_adapter(chosen, tokenizer, out / ADAPTER)
     write_trained_on(out / ADAPTER, learnt)
     if merge:
@@ -91,7 +103,7 @@ def write_outcome(
 
 
 def _settings(config: TrainingConfig) -> dict[str, Any]:
-    """Those that are no paths, as JSON gives them back."""
+    """Return the settings that are no paths, as values of JSON."""
     kept = {
         name: value
         for name, value in settings_of(config).items()
@@ -102,7 +114,7 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _less(one: float | None, other: float | None) -> bool:
-    """Whether both are known, and the first is less."""
+    """Tell whether both values are known, and the first is less."""
     return one is not None and other is not None and one < other
 
 
@@ -112,7 +124,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _evaluation(log: list[dict[str, Any]], step: int) -> dict[str, float | None] | None:
-    """Of the evaluation at a step, if there was one."""
+    """Return loss and SRA of the evaluation at a step; None if there was none."""
     for entry in log:
         if entry["step"] == step and "eval_loss" in entry:
             return {name.removeprefix("eval_"): _finite(entry.get(name)) for name in _MEASURED}

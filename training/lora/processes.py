@@ -1,4 +1,4 @@
-"""Which of several processes this is, before there is a process group (``accelerate launch``)."""
+"""Tell which process of ``accelerate launch`` this is, before there is a process group."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 
 
 def is_first() -> bool:
-    """Whether this process writes and prints; the only one does."""
+    """Tell whether this is the first process, which writes and prints, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def count() -> int:
-    """How many there are."""
+    """Return the number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))

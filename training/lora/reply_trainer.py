@@ -1,4 +1,4 @@
-"""``ReplyTrainer``: SRATrainer for long replies, with logits and evaluation by the token."""
+"""Train on long replies, with logits at labelled positions only and evaluation by the token."""
 
 from __future__ import annotations
 
@@ -17,15 +17,25 @@ from ..sra.trainer import SRATrainer
 
 
 class ReplyTrainer(SRATrainer):
-    """Computes logits at labelled positions alone; an evaluation loss is a mean over tokens.
+    """Train as ``SRATrainer`` does, with less memory, and average evaluation losses over tokens.
 
-    ``Trainer`` averages the losses of evaluation batches, whatever they hold; packed batches differ
-    much. With n_b labelled tokens in batch b, and ℓ_b their mean loss, this one gives
-    Σ_b n_b·ℓ_b / Σ_b n_b, over all processes, without the examples that accelerate repeats to give
-    each process as many. Its batches are those of this package's collators.
+    Logits are computed at labelled positions only, where the model allows it.
+
+    ``Trainer`` averages the losses of evaluation batches, however many tokens each has; packed
+    batches differ a lot. With n_b labelled tokens in batch b, and ℓ_b their mean loss in nats, this
+    class gives Σ_b n_b·ℓ_b / Σ_b n_b over all processes. Examples that accelerate repeats, so that
+    each process has the same number, are left out. Batches come from this package's collators.
+
+    Args:
+        args, kwargs: as for ``SRATrainer``.
+
+    Attributes:
+        why_full_logits: why logits are computed at every position all the same; None if they are
+            not.
 
     Raises:
-        FloatingPointError: also if an evaluation loss is NaN or infinite.
+        FloatingPointError: the loss or gradient of a step, or an evaluation loss, is NaN or
+            infinite.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,7 +50,7 @@ class ReplyTrainer(SRATrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """As the parent's, with fewer logits."""
+        """Compute the loss as the parent class does, with logits at labelled positions only."""
         if self.why_full_logits is None:
             inputs = keep_reply_logits(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -52,7 +62,7 @@ class ReplyTrainer(SRATrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As the parent's, of an evaluation for its loss."""
+        """Evaluate one batch, and add its loss to the sum over tokens if only that is wanted."""
         if not prediction_loss_only:
             step: tuple[Tensor | None, Any, Any] = super().prediction_step(
                 model, inputs, prediction_loss_only, ignore_keys
@@ -62,7 +72,9 @@ class ReplyTrainer(SRATrainer):
         labels = self._without_repeated(inputs)
         tokens = int((labels[..., 1:] != IGNORED_LABEL).sum())
         if tokens:
-            inputs["labels"] = labels  # else all is repeated, and the call is made for the others
+            inputs["labels"] = (
+                labels  # otherwise all is repeated; the other processes wait for the call
+            )
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach()
         self._loss_sum += loss.item() * tokens
@@ -70,7 +82,7 @@ class ReplyTrainer(SRATrainer):
         return loss, None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As the parent's, with the loss of :class:`ReplyTrainer`."""
+        """Evaluate as the parent class does, and report the mean loss over tokens in nats."""
         self._loss_sum, self._tokens = 0.0, 0
         output = super().evaluation_loop(*args, **kwargs)
         own = torch.tensor(
@@ -82,14 +94,14 @@ class ReplyTrainer(SRATrainer):
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"the evaluation loss is {loss} at step {self.state.global_step}: lower the "
-                    "learning rate, or prefer bfloat16 to float16; what was saved before is valid"
+                    "learning rate, or prefer bfloat16 to float16; earlier checkpoints are valid"
                 )
             prefix = kwargs.get("metric_key_prefix", "eval")
             output.metrics[f"{prefix}_loss"] = loss
         return output
 
     def _without_repeated(self, inputs: dict[str, Any]) -> Tensor:
-        """The labels, -100 in what accelerate repeated in the last batch of several processes."""
+        """Return the labels, -100 in the examples that accelerate repeated in the last batch."""
         labels: Tensor = inputs["labels"]
         last = last_batch()
         if last is None:

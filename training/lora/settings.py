@@ -1,7 +1,7 @@
-"""What a LoRA training run is asked to do: the paper's hyper-parameters, a YAML file over them.
+"""Define the settings of a LoRA training run, and read them from a YAML file.
 
-The defaults are those of the paper (arXiv 2402.10453, fine-tuning), for its one A100. It gives no
-learning rate; 1e-4 is usual for LoRA on all linear layers with ranks of this size.
+The defaults are those of the paper (arXiv 2402.10453, fine-tuning), which trained on one A100. It
+gives no learning rate; 1e-4 is usual for LoRA on all linear layers with ranks of this size.
 """
 
 from __future__ import annotations
@@ -22,40 +22,74 @@ from sra_fast.tools.suggestions import did_you_mean
 
 
 class TrainingConfigError(ArgumentError):
-    """A setting is unknown or cannot be; the message names it and the way out."""
+    """Raised when a setting is unknown or out of range; the message names it and the way out."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of a run. Lengths are in tokens, intervals in optimizer steps.
+    """Hold the settings of a training run; the defaults are the paper's where it gives them.
 
     Attributes:
-        template: one of the seven by name, or a JSON file with one.
-        strategies: JSON file, name to description; the library's if None.
-        max_length, too_long: as for ``training_examples``.
-        eval_data: file of held-out conversations.
-        eval_fraction: of the dialogues that are held out where there is no ``eval_data``; 0 for
-            no evaluation, which leaves no early stopping either.
-        rank, alpha, dropout: of LoRA. ``alpha`` is twice the rank if None. The dropout lies on what
-            goes into the adapters; a model's own attention dropout is another thing, and must be 0.
-        targets: "all-linear" (the head apart), names of modules, or one regular expression.
-        batch_size: conversations of one forward pass and process, packed into one row.
-        accumulation: forward passes of an optimizer step.
-        epochs, max_steps: the end; ``max_steps`` counts if it is given.
-        learning_rate, weight_decay, max_grad_norm: of AdamW.
-        scheduler, cycles, warmup_ratio: of the learning rate; ``cycles`` restarts it so often.
-        eval_steps: between evaluations, and checkpoints.
-        patience: evaluations without a lower loss before the run stops; None for no such end.
-        logging_steps: between logs; ``eval_steps`` is a multiple.
-        save_total_limit: checkpoints that are kept, the best among them.
-        sra_weight, sra_target, sra_log, sra_layers, sra_heads, sra_definition: of ``SRATrainer``.
-        dtype: of the base model's weights; adapters are float32.
-        load_4bit: load the base model in 4 bits (bitsandbytes).
-        gradient_checkpointing: keep the layers' inputs alone, and compute the rest again.
-        reentrant_checkpointing: the older kind, which SRA cannot be trained through.
-        mlp_slices: MLPs run over so many slices of the sequence; 1 for whole.
-        seed: of adapters, order, dropout and the split.
-        report_to: trackers, as transformers names them.
+        template: the prompt template: the name of one of the seven, or a JSON file with one.
+        strategies: a JSON file with names and descriptions of the strategies; null for those of the
+            library.
+        max_length: the most tokens of a conversation.
+        too_long: what happens to a longer conversation: "error" refuses it, "drop" leaves it out,
+            "cut_oldest_turns" leaves out as few messages at its beginning as possible.
+        eval_data: a JSONL file of held-out conversations to evaluate on; null to hold out some of
+            the training data.
+        eval_fraction: the share of dialogues that are held out if there is no ``eval_data``. 0
+            turns evaluation off, and with it early stopping.
+        rank: the rank of the LoRA matrices.
+        alpha: LoRA's alpha: what an adapter adds is multiplied by alpha / rank. Null means twice
+            the rank.
+        dropout: the probability of dropout on the inputs of the adapters. The attention dropout of
+            the model itself is another setting, and must be 0.
+        targets: the modules that get an adapter: "all-linear" (every linear layer but the output
+            head), a list of module names, or one regular expression.
+        batch_size: the number of conversations in one forward pass of one process; they are packed
+            into one row where the model allows it.
+        accumulation: the number of forward passes whose gradients make one optimizer step.
+        epochs: how many times to go through the training conversations.
+        max_steps: the number of optimizer steps after which training ends; if given, it counts
+            instead of ``epochs``.
+        learning_rate: the highest learning rate of AdamW, reached after the warm-up.
+        weight_decay: the weight decay of AdamW.
+        max_grad_norm: the norm to which a longer gradient is cut before an optimizer step; 0 cuts
+            none.
+        scheduler: how the learning rate changes over the run: "cosine_with_restarts", "cosine",
+            "linear", "constant" or "constant_with_warmup".
+        cycles: the number of cosine cycles of the scheduler "cosine_with_restarts".
+        warmup_ratio: the share of optimizer steps in which the learning rate rises from 0.
+        eval_steps: the number of optimizer steps between two evaluations; a checkpoint is saved as
+            often. It must be a multiple of ``logging_steps``.
+        patience: the number of evaluations in a row without a lower loss after which training
+            stops early; null never stops it early.
+        logging_steps: the number of optimizer steps between two entries of the log.
+        save_total_limit: the most checkpoints that are kept; the best one is always among them.
+        sra_weight: the weight of the penalty on a low SRA in the loss; 0 trains without it.
+        sra_target: the SRA from which on there is no penalty; null keeps raising SRA without end.
+        sra_log: whether the penalty uses the natural logarithm of SRA instead of SRA itself.
+        sra_layers: the layers whose SRA is raised, as a list of numbers from 0; null for all.
+        sra_heads: the heads whose SRA is raised in each of these layers, as a list of numbers from
+            0; null for all.
+        sra_definition: the definition of SRA that the penalty uses.
+        dtype: the dtype of the base model's weights, "auto" for that of its files; adapters are
+            always float32.
+        load_4bit: whether to load the base model in 4 bits, which takes less memory; needs CUDA and
+            the package bitsandbytes.
+        gradient_checkpointing: whether to keep only the inputs of layers in memory and compute
+            everything else again in the backward pass: less memory, more time.
+        reentrant_checkpointing: whether gradient checkpointing is of the older, reentrant kind,
+            which cannot be combined with ``sra_weight``.
+        mlp_slices: into how many slices of the sequence the MLP layers cut their work to take less
+            memory; 1 runs them whole.
+        seed: seed of every random number: new adapters, order of examples, dropout and the split.
+        report_to: the trackers that get the log, by the names that transformers gives them, such as
+            "tensorboard" or "wandb".
+
+    Raises:
+        TrainingConfigError: a setting is out of range, or two settings exclude each other.
     """
 
     template: str = "standard"
@@ -110,18 +144,20 @@ class TrainingConfig:
         if self.eval_steps % self.logging_steps:
             raise TrainingConfigError(
                 f"eval_steps ({self.eval_steps}) must be a multiple of logging_steps "
-                f"({self.logging_steps}): a run that goes on from a checkpoint begins a log anew",
+                f"({self.logging_steps}), because a run that continues from a checkpoint starts a "
+                "new entry of the log there",
                 "eval_steps",
             )
         if self.reentrant_checkpointing and self.sra_weight:
             raise TrainingConfigError(
-                "sra_weight needs gradient checkpointing that is not reentrant, because that kind "
-                "gives the attention mass no gradient; set reentrant_checkpointing: false"
+                "sra_weight cannot be combined with reentrant gradient checkpointing, which gives "
+                "the attention mass no gradient; set reentrant_checkpointing: false"
             )
         for name in ("sra_target", "sra_layers", "sra_heads"):
             if getattr(self, name) is not None and not self.sra_weight:
                 raise TrainingConfigError(
-                    f"{name} says nothing without a weight; give sra_weight", "sra_weight"
+                    f"{name} has no effect while sra_weight is 0; give a weight above 0",
+                    "sra_weight",
                 )
         if self.scheduler not in SCHEDULERS:
             near = did_you_mean(self.scheduler, SCHEDULERS)
@@ -131,11 +167,12 @@ class TrainingConfig:
 
     @property
     def lora_alpha(self) -> int:
-        """``alpha``, or twice the rank."""
+        """Return ``alpha``, or twice the rank if it is None."""
         return 2 * self.rank if self.alpha is None else self.alpha
 
 
 SCHEDULERS = ("cosine_with_restarts", "cosine", "linear", "constant", "constant_with_warmup")
+"""The schedules of the learning rate, by the names that transformers gives them."""
 
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
@@ -165,15 +202,15 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 
 
 def read_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainingConfig:
-    """The defaults, under a YAML file, under ``overrides``.
+    """Read settings from a YAML file and overrides; the defaults fill in what neither gives.
 
     Args:
-        path: a mapping of the names of :class:`TrainingConfig`.
-        overrides: more of them; None leaves a setting as it is.
+        path: a YAML file that maps names of :class:`TrainingConfig` to values; None for no file.
+        overrides: settings that count instead of the file's; None leaves a setting as it is.
 
     Raises:
-        TrainingConfigError: the file is no such mapping, or a setting is unknown, there twice, of
-            another type, or out of range.
+        TrainingConfigError: the file is no such mapping, or a setting is unknown, given twice, of
+            the wrong type, or out of range.
         OSError: the file cannot be read.
     """
     given = {} if path is None else _read_yaml(path)
@@ -194,7 +231,11 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainingConf
 
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:
-    """As JSON can say it."""
+    """Return the settings by their names.
+
+    Args:
+        config: the settings of a run.
+    """
     return dataclasses.asdict(config)
 
 
@@ -207,25 +248,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         import yaml
 
     class UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
-        """YAML's own rule, which PyYAML leaves out."""
+        """Refuse a key that is given twice, as YAML demands and PyYAML does not."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
             for key in keys:
                 if keys.count(key) > 1:
-                    raise TrainingConfigError(f"{path.name}: {key!r} stands there twice; keep one")
+                    raise TrainingConfigError(f"{path.name}: {key!r} is given twice; keep one")
             found: dict[Any, Any] = super().construct_mapping(node, deep)
             return found
 
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except UnicodeDecodeError as error:
-        raise TrainingConfigError(f"{path.name}: not UTF-8; save the file as UTF-8") from error
+        raise TrainingConfigError(
+            f"{path.name}: is not in UTF-8; save the file as UTF-8"
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise TrainingConfigError(f"{path.name}{place}: not valid YAML ({problem})") from error
+        raise TrainingConfigError(f"{path.name}{place}: is not valid YAML ({problem})") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -237,10 +280,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _as_type(value: Any, wanted: Any, what: str) -> Any:
-    """``value`` as a field's type, where YAML means the same.
+    """Convert a value of YAML to the type of a setting, where that changes no meaning.
 
     Raises:
-        TrainingConfigError: it does not.
+        TrainingConfigError: the value is of another type.
     """
     for option in _options(wanted):
         found = _as_one(value, option)

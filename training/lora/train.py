@@ -1,16 +1,18 @@
-"""A whole run: conversations and a base model to a LoRA adapter, its record and its curves.
+"""Train a LoRA adapter on conversations, in a folder from which a killed run can continue.
 
-What lies in the folder of a run:
+The folder of a run holds:
 
-    run.json               everything the run depends on; another run's is refused
-    checkpoint-N/          Trainer's, to go on from
-    sra_history.jsonl      SRA of every step and evaluation
-    adapter/               of the checkpoint with the lowest evaluation loss, with the tokenizer
+    run.json               everything that the run depends on; a run with other settings is refused
+    checkpoint-N/          checkpoints of Trainer, from which a run continues
+    sra_history.jsonl      the SRA of every step and evaluation
+    adapter/               the adapter of the checkpoint with the lowest evaluation loss, with the
+                           tokenizer
     merged/                the base model with the adapter in it, if asked for
-    curves.png, result.json
+    curves.png             loss and SRA over steps
+    result.json            the result in numbers
 
-A run that was killed goes on from its newest whole checkpoint when it is started again, and ends,
-on a CPU bit for bit, as if nothing had happened.
+A run that was killed continues from its newest whole checkpoint when it is started again. Its
+result is the same as without the interruption, on a CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -63,25 +65,26 @@ from .train_data import RunData, read_data, settings_of_run
 _logger = logging.getLogger(__name__)
 
 OnLog = Callable[[int, int, Mapping[str, Any]], None]
+"""A function that is called with the step, the last step and what is logged at the step."""
 
 
 class TrainingRunError(ArgumentError):
-    """A run cannot begin or go on; the message says why and the way out."""
+    """Raised when a training run cannot begin or go on; the message says why and the way out."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What to train, on what, and where to.
+    """Say which model to train, on which conversations, and where the results go.
 
     Attributes:
-        data: JSONL file of conversations.
+        data: the JSONL file of training conversations.
         source: the base model.
-        out: the run's folder, new or of this very run.
-        config: how.
-        device: "auto" is CUDA where there is one.
-        overwrite: an earlier run in ``out`` makes room.
-        merge: write ``merged`` too.
-        on_log: called with the step, the last step and what is logged then.
+        out: the folder of the run; it is new, or holds this very run.
+        config: the settings of the run.
+        device: the device to train on; "auto" takes CUDA if there is a GPU, else the CPU.
+        overwrite: whether an earlier training run in ``out`` is replaced.
+        merge: whether the base model is saved with the adapter in it, too.
+        on_log: called with the step, the last step and what is logged at the step.
     """
 
     data: Path
@@ -95,15 +98,19 @@ class TrainingRun:
 
 
 def train(run: TrainingRun) -> dict[str, Any]:
-    """Trains, or goes on, or finds that there is nothing left to do.
+    """Train an adapter, continue a run that was killed, or return the result of a finished one.
 
-    Under ``accelerate launch`` every process calls it; the first one writes.
+    Under ``accelerate launch`` every process calls this function; only the first one writes.
+
+    Args:
+        run: which model to train, on which conversations, and where the results go.
 
     Returns:
-        What ``result.json`` holds.
+        What ``result.json`` holds; an empty dict in all processes but the first.
 
     Raises:
-        ValueError: settings, conversations, model and folder do not go together; or a loss is NaN.
+        ValueError: settings, conversations, model and folder do not go together; or a loss is NaN
+            or infinite.
         OSError: a file cannot be read or written.
     """
     device = choose_device(run.device)
@@ -137,7 +144,13 @@ def train(run: TrainingRun) -> dict[str, Any]:
 
 
 def _opened(folder: RunFolder, overwrite: bool) -> AbstractContextManager[None]:
-    """The folder, for this run; one that saved nothing yet makes room without being told to."""
+    """Return a context in which the folder is this run's.
+
+    A run with other settings is replaced if ``overwrite`` says so, or if it has saved nothing yet.
+
+    Raises:
+        TrainingRunError: the folder holds another run.
+    """
     saved = [*(one.name for one in checkpoints(folder.path)), *RESULT_FILES]
     begun = any((folder.path / name).exists() for name in saved if name != HISTORY)
     if overwrite or not begun:
@@ -159,8 +172,9 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
     limit = served.context_length
     if limit is not None and data.longest > limit:
         raise TrainingRunError(
-            f"the longest conversation has {data.longest} tokens, and {served.name} reaches to "
-            f"{limit}; set max_length to {limit} and choose too_long 'drop' or 'cut_oldest_turns'",
+            f"the longest conversation has {data.longest} tokens, and {served.name} takes at "
+            f"most {limit}; set max_length to {limit} and choose too_long 'drop' or "
+            "'cut_oldest_turns'",
             "max_length",
             "too_long",
         )
@@ -209,15 +223,22 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
 def training_arguments(
     config: TrainingConfig, out: Path, device: str, base: PreTrainedModel, *, evaluated: bool
 ) -> TrainingArguments:
-    """The Trainer's, for a base model in 16 bits with autocast to its dtype.
+    """Return the arguments of ``Trainer``; a base model in 16 bits is trained with autocast.
+
+    Args:
+        config: the settings of the run.
+        out: the folder of the run.
+        device: the device to train on, "cpu" or "cuda".
+        base: the base model, whose dtype decides on autocast.
+        evaluated: whether there are conversations to evaluate on.
 
     Raises:
-        TrainingRunError: float16 on a CPU.
+        TrainingRunError: the model is in float16 and the device is the CPU.
     """
     dtype = base.dtype
     if dtype is torch.float16 and device == "cpu":
         raise TrainingRunError(
-            "float16 trains on CUDA alone; take the dtype bfloat16 or float32", "dtype"
+            "float16 can be trained on CUDA only; choose the dtype bfloat16 or float32", "dtype"
         )
     interval = "steps" if evaluated else "no"
     restarts = config.scheduler == "cosine_with_restarts"
@@ -236,7 +257,7 @@ def training_arguments(
         max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=config.scheduler,
         lr_scheduler_kwargs={"num_cycles": config.cycles} if restarts else {},
-        warmup_steps=config.warmup_ratio,  # below 1 it is a share
+        warmup_steps=config.warmup_ratio,  # Trainer takes a number below 1 as a share of all steps
         logging_steps=config.logging_steps,
         eval_strategy=interval,
         eval_steps=config.eval_steps,
@@ -248,7 +269,7 @@ def training_arguments(
         load_best_model_at_end=evaluated,
         metric_for_best_model="loss" if evaluated else None,
         greater_is_better=False if evaluated else None,
-        restore_callback_states_from_checkpoint=True,  # the patience that is left
+        restore_callback_states_from_checkpoint=True,  # keeps the patience that is left
         **_checkpointing(config),
         remove_unused_columns=False,
         dataloader_pin_memory=device != "cpu",
@@ -261,7 +282,7 @@ def training_arguments(
 
 
 def _checkpointing(config: TrainingConfig) -> dict[str, Any]:
-    """The arguments for it, by the names that this version of transformers has."""
+    """Return the arguments for gradient checkpointing by their names in this transformers."""
     new = any(field.name == "activation_checkpointing" for field in fields(TrainingArguments))
     name = f"{'activation' if new else 'gradient'}_checkpointing"
     kind = {"use_reentrant": config.reentrant_checkpointing}
@@ -279,7 +300,7 @@ def _collator(
         return PackingCollator()
     if rope_types(serve(base).config) & {"dynamic", "longrope"}:
         raise TrainingRunError(
-            f"{reason}; take the batch_size 1, and more accumulation", "batch_size", "accumulation"
+            f"{reason}; set batch_size to 1, and accumulation higher", "batch_size", "accumulation"
         )
     _logger.info("batches are padded, not packed: %s", reason)
     return PaddingCollator()
@@ -298,7 +319,7 @@ def _outcome(run: TrainingRun, out: Path, data: RunData, tokenizer: Any) -> dict
 
 
 def _size(config: TrainingConfig, data: RunData) -> str:
-    """How much there is to train on, and how much of it is a step."""
+    """Return a sentence about the number of conversations, in all and in one optimizer step."""
     held_out = "nothing is held out"
     if data.evaluation is not None:
         dialogues = len(set(data.evaluation["dialogue"]))
@@ -310,12 +331,12 @@ def _size(config: TrainingConfig, data: RunData) -> str:
         f"{min(together, len(data.training))}: {number} "
         f"{'process' if number == 1 else 'processes'} × batch {config.batch_size} × "
         f"accumulation {config.accumulation}"
-        + (", cut at the end of a pass" if together > len(data.training) else "")
+        + (", fewer at the end of an epoch" if together > len(data.training) else "")
     )
 
 
 def _wanted(run: TrainingRun) -> list[str]:
-    """The files of a run that is done."""
+    """Return the names of the files that a finished run has."""
     return [*RESULT_FILES[:-1], *([RESULT_FILES[-1]] if run.merge else [])]
 
 
@@ -325,17 +346,21 @@ def _recorded(out: Path) -> dict[str, Any]:
 
 
 def _check_saving(trainer: ReplyTrainer) -> None:
-    """Whether checkpoints will hold the adapter in one file."""
+    """Check that checkpoints will hold the adapter in one file.
+
+    Raises:
+        TrainingRunError: FSDP would save it in shards.
+    """
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is not None and "FULL" not in str(plugin.state_dict_type):
         raise TrainingRunError(
-            "FSDP is set to save in shards, and an adapter lies in one file; set "
+            "FSDP is set to save in shards, but an adapter must be in one file; set "
             "fsdp_state_dict_type: FULL_STATE_DICT in the configuration of accelerate"
         )
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Tells of every log, and sees to an evaluation at the last step."""
+    """Report every entry of the log, and evaluate at the last step."""
 
     def __init__(self, on_log: OnLog) -> None:
         self._on_log = on_log

@@ -1,4 +1,4 @@
-"""What a run reads: its examples, those held out, and everything that tells it from another run."""
+"""Read the examples of a training run, hold some out, and list what the adapter depends on."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ from .settings import TrainingConfig, settings_of
 
 @dataclass(frozen=True)
 class RunData:
-    """Examples, as ``training_examples`` makes them.
+    """Hold the examples of a run, as ``training_examples`` makes them.
 
     Attributes:
-        training, evaluation: data sets; no evaluation where none was asked for.
-        template, strategies: what the prompts were made with.
-        notes: what the limit did, one sentence each.
-        beginnings: of the dialogues in ``training``, as ``trained_on`` tells them.
+        training: the data set of examples to train on.
+        evaluation: the data set of held-out examples, or None if nothing is held out.
+        template: the prompt template of the examples.
+        strategies: the strategies as a mapping of names to descriptions.
+        notes: what the length limit dropped or cut, one sentence each.
+        beginnings: fingerprints of how the training dialogues begin, as the module ``trained_on``
+            makes them.
     """
 
     training: Any
@@ -42,11 +45,11 @@ class RunData:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest example."""
+        """Return the number of tokens of the longest example."""
         return max(int(max(part["length"])) for part in self._parts)
 
     def digest(self) -> str:
-        """SHA-256 of tokens, labels and marks: a tokenizer or chat template may change too."""
+        """Return the SHA-256 of all examples, which a new tokenizer or chat template changes."""
         digest = hashlib.sha256()
         for part in self._parts:
             digest.update(f"{len(part)}\n".encode())
@@ -62,7 +65,12 @@ class RunData:
 
 
 def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
-    """Reads, encodes and splits.
+    """Read conversations, encode them as examples, and hold some out for evaluation.
+
+    Args:
+        file: the JSONL file of training conversations.
+        tokenizer: the tokenizer of the model, with its chat template.
+        config: the settings of the run.
 
     Raises:
         ValueError: a conversation cannot be trained on, or there are too few to split.
@@ -79,7 +87,7 @@ def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
 
     def examples(path: Path) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the notes say the same
+            warnings.simplefilter("ignore")  # the notes repeat what is warned of
             found = training_examples(
                 path,
                 tokenizer,
@@ -116,7 +124,7 @@ def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
 def settings_of_run(
     source: ModelSource, data: RunData, config: TrainingConfig, device: str
 ) -> dict[str, Any]:
-    """Everything that the adapter depends on, for ``run.json``."""
+    """Return everything that the adapter depends on, as values of JSON for ``run.json``."""
     needed("train", "peft")
     settings = settings_of(config)
     for name in ("report_to", "eval_data", "template", "strategies"):
@@ -130,7 +138,7 @@ def settings_of_run(
         "device": device,
         "processes": processes.count(),
         "versions": versions("sra_fast", "torch", "transformers", "peft"),
-        "examples_sha256": data.digest(),  # last: the other settings say more
+        "examples_sha256": data.digest(),  # last, as an error names the first difference
     }
 
 
@@ -144,7 +152,7 @@ def _check_unlike(beginnings: frozenset[str], file: Path) -> None:
     if both:
         raise TrainingDataError(
             f"{len(both)} conversations of {file.name} begin like one of the training data, the "
-            f"first is {both[0]!r}: they are of one dialogue under two names; hold out whole ones"
+            f"first is {both[0]!r}: both come from one dialogue; hold out whole dialogues"
         )
 
 

@@ -1,1 +1,1 @@
-"""The steps of the paper's pipeline, one package each; README.md names them in order."""
+"""Hold the steps of the paper's pipeline, one package each; README.md names them in order."""

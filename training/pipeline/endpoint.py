@@ -1,8 +1,8 @@
-"""A chat model behind an OpenAI-compatible endpoint: one request, or many at once.
+"""Ask a chat model behind an OpenAI-compatible endpoint, one request or many at once.
 
-The ``openai`` package sends, waits and tries again (it heeds ``Retry-After``). In front of it stand
-a rate limit, which counts every request that goes out, and behind it a strict reading of the
-answer. The key goes into the request's header and nowhere else.
+The ``openai`` package sends each request, waits for the answer and tries again after a failure (it
+heeds ``Retry-After``). This module adds a rate limit, which counts every request that goes out, and
+reads the answer strictly. The key goes into the request's header and nowhere else.
 """
 
 from __future__ import annotations
@@ -27,24 +27,40 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 ChatMessage = dict[str, str]
-"""``{"role": ..., "content": ...}``"""
+"""One message as an endpoint takes it: ``{"role": ..., "content": ...}``."""
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+"""The environment variable that a key is read from."""
 
-_NO_KEY = "none"  # local servers ask for no key, and the openai package for any
+FAILURES_IN_A_ROW = 10
+"""How many requests in a row may fail before a run gives the endpoint up for now.
+
+Requests that were refused for what they say do not count: others may be answered.
+"""
+
+_NO_KEY = "none"  # the openai package insists on a key, even where a server needs none
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
-_SECRET = 12  # characters from which on a key is kept out of everything
-_SHOWN = 200  # characters of what a server said in an error
-_REFUSED_ALONE = (400, 413, 422)  # statuses that are about what one request says
+_SECRET = 12  # a key of at least so many characters is removed from every text
+_SHOWN = 200  # the most characters that an error message quotes from a server
+_REFUSED_ALONE = (400, 413, 422)  # statuses that blame the content of a single request
 
 
 class EndpointError(ArgumentError):
-    """A request failed for good; the message names the endpoint, what happened and the way out.
+    """Raised when a request has failed for good, after all its retries.
+
+    The message names the endpoint, what happened and the way out.
+
+    Args:
+        message: what is wrong, and the way out.
+        arguments: names of the Python arguments at fault, if there are any.
+        for_all: the attribute of that name.
+        for_this: the attribute of that name.
 
     Attributes:
-        for_all: every other request would fail alike (the key is wrong, there is no such model).
-        for_this: the server works and refused what this request says (a filter, or it is too
-            long), so it tells nothing about the others.
+        for_all: whether every other request would fail for the same reason, such as a wrong key or
+            an unknown model.
+        for_this: whether the server works and refused only the content of this request (a filter
+            took it, or it is too long), which says nothing about other requests.
     """
 
     def __init__(
@@ -55,13 +71,14 @@ class EndpointError(ArgumentError):
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A model's answer.
+class Completion:
+    """Hold what an endpoint answered to one request.
 
     Attributes:
-        text: as it came; may be empty.
-        finish_reason: "stop", "length", …, as the endpoint says it.
-        usage: prompt, completion and total tokens, as far as the endpoint counts them.
+        text: the text of the answer as it came; it may be empty.
+        finish_reason: why the answer ended, in the endpoint's words: "stop", "length", …
+        usage: the numbers of tokens under ``prompt_tokens``, ``completion_tokens`` and
+            ``total_tokens``, as far as the endpoint counts them.
     """
 
     text: str
@@ -71,19 +88,22 @@ class Reply:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model at a URL. Threads may share it.
+    """Connect to a chat model at a URL; several threads may share the connection.
 
     Attributes:
-        base_url: up to where ``/chat/completions`` follows, e.g. ``http://localhost:8000/v1``.
-        model: as the endpoint calls it.
-        api_key: ``OPENAI_API_KEY`` of the environment if None; a server without keys needs none.
-        timeout: seconds without a sign of life after which a request counts as failed.
-        retries: of a request that timed out, found nobody, or met 408, 409, 429 or 5xx.
-        requests_per_minute: at most, retries included; None for no limit.
-        concurrency: requests at the same time.
+        base_url: the URL without the final ``/chat/completions``, such as
+            ``http://localhost:8000/v1``.
+        model: the name by which the endpoint knows the model.
+        api_key: the secret key of the account; if None, the environment variable
+            ``OPENAI_API_KEY`` is read. It may be empty where the server needs no key.
+        timeout: after how many seconds without any data from the server a request has failed.
+        retries: how many times a request is sent again after a timeout, a failed connection or one
+            of the statuses 408, 409, 429 and 5xx.
+        requests_per_minute: the most requests in a minute, retries included; None for no limit.
+        concurrency: how many requests may run at the same time.
 
     Raises:
-        EndpointError: a setting cannot be.
+        EndpointError: a setting is out of range, or the URL or the key is malformed.
         MissingExtraError: the package ``openai`` is missing.
     """
 
@@ -114,7 +134,7 @@ class Endpoint:
         _check_url(self.base_url)
         if not all("!" <= sign <= "~" for sign in self.api_key or ""):
             raise EndpointError(
-                "the key has white space or signs outside ASCII in it, which no key has; look at "
+                "the key contains white space or characters outside ASCII, so it is no key; check "
                 f"{KEY_VARIABLE}"
             )
         object.__setattr__(self, "_client", self._connect())
@@ -127,11 +147,19 @@ class Endpoint:
         top_p: float | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-    ) -> Reply:
-        """Asks once, and again as often as ``retries`` says. None leaves a setting to the endpoint.
+    ) -> Completion:
+        """Send the messages of one conversation to the model and return its answer.
+
+        Args:
+            messages: the conversation so far, as ``{"role": ..., "content": ...}``.
+            temperature: what logits are divided by before a token is drawn; 0 takes the likeliest.
+            top_p: the probability that the likeliest tokens must reach together, from which one is
+                drawn; None leaves it to the endpoint.
+            max_tokens: the most tokens of the answer; None leaves it to the endpoint.
+            seed: seed of the draw; None leaves it to the endpoint.
 
         Raises:
-            EndpointError: no answer, or one without text.
+            EndpointError: no answer came after all retries, or one without a text.
         """
         with needed("pipeline", "openai"):
             import openai
@@ -166,16 +194,17 @@ class Endpoint:
     def each(
         self, tasks: Sequence[T], ask: Callable[[T], R]
     ) -> Generator[tuple[T, R | EndpointError], None, None]:
-        """Calls ``ask`` for every task in ``concurrency`` threads.
+        """Call ``ask`` for every task, in as many threads as ``concurrency`` allows.
 
-        Whoever stops iterating leaves the tasks that have not begun undone.
+        If the caller stops iterating, tasks that have not begun are left out.
 
         Args:
-            ask: calls :meth:`chat`. An ``EndpointError`` becomes that task's outcome; any other
-                error ends the iteration.
+            tasks: what ``ask`` is called with, one after the other.
+            ask: a function that calls :meth:`chat`. An ``EndpointError`` becomes the outcome of
+                its task; any other error ends the iteration.
 
         Yields:
-            Task and outcome, in the order in which they are done.
+            Each task with its outcome, in the order in which they are done.
         """
         return in_threads(tasks, ask, self.concurrency, EndpointError)
 
@@ -202,12 +231,15 @@ class Endpoint:
         return EndpointError(message, for_all=for_all, for_this=for_this)
 
     def _shown(self, said: str) -> str:
-        """Something from outside, short, in one line and without the key."""
+        """Return what a server said as one short printable line without the key."""
         text = printable(" ".join(self._without_key(said).split()))
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
     def _without_key(self, text: str) -> str:
-        """Short keys, such as local servers take, are no secrets and may be words."""
+        """Return the text with the key replaced by "(key)".
+
+        Short keys stay: local servers take them, they are no secrets, and they may be words.
+        """
         key = self.api_key or ""
         return text.replace(key, "(key)") if len(key) >= _SECRET else text
 
@@ -216,7 +248,7 @@ class Endpoint:
         said = self._shown(_message_of(error.response.text))
         found = f"{status}: {said}" if said else f"{status}"
         if status == 401 or status == 403:
-            way = f"the key is missing or wrong, or may not do this; set {KEY_VARIABLE}"
+            way = f"it is missing or wrong, or lacks the permission; set {KEY_VARIABLE}"
             return self._error(f"refused the key ({found}); {way}", for_all=True)
         if status == 404:
             return self._error(
@@ -226,15 +258,15 @@ class Endpoint:
             )
         if status == 429:
             return self._error(
-                f"has too many requests ({self._tried}; {found}); take a lower rate of requests "
-                "per minute, or look at the account's limits"
+                f"got too many requests ({self._tried}; {found}); choose a lower rate "
+                "of requests per minute, or check the limits of the account"
             )
         if status >= 500:
             return self._error(f"failed ({self._tried}; {found}); try again later")
         return self._error(f"refused the request ({found})", for_this=status in _REFUSED_ALONE)
 
-    def _read(self, body: str) -> Reply:
-        """The answer in a response's body, of which nothing is guessed."""
+    def _read(self, body: str) -> Completion:
+        """Return the answer that the body of an HTTP response holds, without any guess."""
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
@@ -254,8 +286,8 @@ class Endpoint:
             )
         usage = answer.get("usage")
         counts: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
-        return Reply(
-            # Half of a surrogate pair is JSON, and cannot be written to a file.
+        return Completion(
+            # JSON may hold half of a surrogate pair, which no file in UTF-8 can.
             text=self._without_key(text).encode("utf-8", "replace").decode("utf-8"),
             finish_reason=reason if isinstance(reason, str) else None,
             usage={name: counts[name] for name in _USAGE if type(counts.get(name)) is int},
@@ -275,9 +307,9 @@ def _check_url(url: str) -> None:
         secret = "@" in parts.netloc or bool(parts.query or parts.fragment)
     except ValueError:
         fits = secret = False
-    if secret:  # not repeated: it may hold a key
+    if secret:  # the message does not repeat the URL, which may hold a key
         raise EndpointError(
-            "the endpoint's URL has a user, a password or a query in it; give the key as "
+            "the endpoint's URL contains a user, a password or a query; give the key as "
             f"{KEY_VARIABLE}"
         )
     if not fits:
@@ -289,7 +321,7 @@ def _check_url(url: str) -> None:
 
 
 def _message_of(body: str) -> str:
-    """The sentence in the body of an error, which servers put in different places."""
+    """Return the message in the body of an error, wherever the server put it."""
     try:
         found = json.loads(body)
         while isinstance(found, dict):

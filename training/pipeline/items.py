@@ -1,7 +1,7 @@
-"""Items: two systems' replies to the same messages, paired by id from two files.
+"""Pair the replies of two systems to the same messages, by id, from two files.
 
-Whoever compares replies, a judge or annotators, pairs two files here and is refused here what does
-not go together.
+Each pair is an item, which a judge or annotators compare. Files that do not go together are refused
+here.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ from sra_fast.tools.argument_error import ArgumentError
 
 T = TypeVar("T")
 
-_NAMED = 5  # messages name so many items and count the others
+_NAMED = 5  # the most items that an error names; it counts the others
 
 
 class PairingError(ArgumentError):
-    """Two files cannot be compared; the message names the item and the way out."""
+    """Raised when two files cannot be compared; the message names the item and the way out."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One comparison.
+    """Hold two replies to the same messages, which a judge or an annotator compares.
 
     Attributes:
-        id: of the conversation, in both files.
-        dialogue: what it was cut from, or its own id; intervals count it as one.
-        strategy, description: what both replies were to follow.
-        situation: what the seeker came with, or None.
-        messages: before the reply; the seeker is "user".
-        a, b: the two systems' replies.
+        id: the id of the conversation, the same in both files.
+        dialogue: the dialogue that the conversation was cut from, or the conversation's own id;
+            intervals draw all items of a dialogue together.
+        strategy: the name of the strategy that both replies were asked to follow.
+        description: the description of that strategy.
+        situation: what the seeker said about the situation beforehand, or None.
+        messages: the messages before the reply; those of the seeker have the role "user".
+        a: the reply of the first system, A.
+        b: the reply of the second system, B.
     """
 
     id: str
@@ -49,7 +52,7 @@ class Item:
 
     @property
     def turn(self) -> int:
-        """The reply's number among the conversation's assistant messages, from 1."""
+        """Return the number of the reply among the conversation's assistant messages, from 1."""
         return 1 + sum(message.role == "assistant" for message in self.messages)
 
 
@@ -63,20 +66,21 @@ def read_items(
 ) -> list[Item]:
     """Pair the conversations of two files by id, in the order of the first file.
 
-    The reply is a conversation's ``response``, or else its last assistant message, behind which
-    everything is left out.
+    The reply is a conversation's ``response``, or else its last assistant message; what follows
+    that message is left out.
 
     Args:
-        file_a, file_b: conversations with the two systems' replies.
-        strategies: name to description.
-        count: so many items, drawn by ``seed``; all if None.
-        seed: of the draw.
+        file_a: JSONL file of conversations with the replies of the first system.
+        file_b: JSONL file of the same conversations with the replies of the second system.
+        strategies: the strategies as a mapping of names to descriptions.
+        count: how many items to draw at random; None for all.
+        seed: seed of the draw.
 
     Raises:
         ConversationError: a file is malformed, or holds no conversations.
-        PairingError: an id is in one file alone, two conversations of one id differ in more than
-            the reply, a strategy is unknown, there are fewer items than ``count``, or all those
-            that were drawn have the same reply twice.
+        PairingError: an id is in one file only, two conversations of one id differ in more than
+            the reply, a strategy is unknown, there are fewer items than ``count``, or the two
+            replies are identical in every item.
         OSError: a file cannot be read.
     """
     of_a = {one.id: one for one in read_conversations(file_a)}
@@ -99,7 +103,13 @@ def read_items(
 
 
 def draw(values: Sequence[T], count: int, seed: int) -> list[T]:
-    """Return ``count`` of the values, at most all, drawn by ``seed`` and left in their order."""
+    """Return ``count`` values drawn at random, in the order in which they were given.
+
+    Args:
+        values: what to draw from.
+        count: how many to draw, at most all.
+        seed: seed of the draw.
+    """
     kept = sorted(random.Random(seed).sample(range(len(values)), count))
     return [values[index] for index in kept]
 
@@ -140,6 +150,5 @@ def _item(a: Conversation, b: Conversation, strategies: Mapping[str, str]) -> It
 
 def _refuse_difference(a: Conversation, b: Conversation, field: str, both: str = "") -> NoReturn:
     raise PairingError(
-        f"{a.label} and {b.label} differ in {field!r}{both}; they must be the same but for the "
-        "last reply"
+        f"{a.label} and {b.label} differ in {field!r}{both}; they may differ in the last reply only"
     )

@@ -1,4 +1,4 @@
-"""How requests go out: evenly spaced, and several at a time."""
+"""Send requests evenly spaced in time, and several at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ E = TypeVar("E", bound=Exception)
 
 
 class Pace:
-    """Lets requests of any thread through one by one, evenly spaced; None is no limit."""
+    """Space the requests of all threads evenly in time.
+
+    Args:
+        per_minute: the most requests in a minute; None for no limit.
+    """
 
     def __init__(self, per_minute: float | None) -> None:
         self._interval = 60 / per_minute if per_minute else 0.0
@@ -22,7 +26,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self) -> None:
-        """Returns when the next request may go."""
+        """Block until the calling thread may send its request."""
         with self._lock:
             now = time.monotonic()
             turn = max(now, self._next)
@@ -33,15 +37,19 @@ class Pace:
 def in_threads(
     tasks: Sequence[T], ask: Callable[[T], R], threads: int, expected: type[E]
 ) -> Generator[tuple[T, R | E], None, None]:
-    """Calls ``ask`` for every task in so many threads.
+    """Call ``ask`` for every task, several at a time.
 
-    Whoever stops iterating leaves the tasks that have not begun undone.
+    If the caller stops iterating, tasks that have not begun are left out.
 
     Args:
-        expected: an error of this class becomes its task's outcome; any other ends the iteration.
+        tasks: what ``ask`` is called with, one after the other.
+        ask: does one task and returns its outcome.
+        threads: how many tasks may run at the same time.
+        expected: an error of this class becomes the outcome of its task; any other error ends the
+            iteration.
 
     Yields:
-        Task and outcome, in the order in which they are done.
+        Each task with its outcome, in the order in which they are done.
     """
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
@@ -61,7 +69,7 @@ def in_threads(
                 done.put((task, error))
 
     for _ in range(min(threads, len(tasks))):
-        # Daemons: an interrupted program does not wait for a server that hangs.
+        # Daemon threads, so that an interrupted program does not wait for a server that hangs.
         threading.Thread(target=work, daemon=True).start()
     try:
         for _ in tasks:

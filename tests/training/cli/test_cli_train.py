@@ -291,7 +291,7 @@ def test_missing_packages_are_named(
         ("too_long: cut", "too_long must be one of error, drop, cut_oldest_turns"),
         ("learning_rate: -1.0", "learning_rate must be a finite number above 0"),
         ("learning_rate: .nan", "learning_rate must be a number"),
-        ("rank: 1\nrank: 2", "'rank' stands there twice"),
+        ("rank: 1\nrank: 2", "'rank' is given twice"),
         ("[1, 2]", "expected settings"),
         ("a: [", "line 1: not valid YAML"),
         ("eval_steps: 3\nlogging_steps: 2", "must be a multiple of logging_steps"),

@@ -283,19 +283,19 @@ def test_scores_of_another_file_are_refused(systems: tuple[Path, Path], tmp_path
     of_base, of_tuned = scored(tmp_path / "sb", base, 0.5), scored(tmp_path / "st", tuned, 0.6)
     given = ["export", base, tuned, "--out", tmp_path / "out"]
     swapped = error_of(*given, "--sra-a", of_tuned, "--sra-b", of_base)
-    assert f"{of_tuned}: its scores are not of base.jsonl as it is now" in swapped
-    assert "the wrong way round" in swapped
+    assert f"{of_tuned}: its scores do not belong to base.jsonl as it is now" in swapped
+    assert "are not swapped" in swapped
     table = of_tuned / "scores.jsonl"  # the same by the name of the file
-    assert "not of base.jsonl" in error_of(*given, "--sra-a", table, "--sra-b", of_base)
+    assert "not belong to base.jsonl" in error_of(*given, "--sra-a", table, "--sra-b", of_base)
     kept = tuned.read_text()
     tuned.write_text(kept.replace("Reply 3", "Reply three"))
     stale = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
-    assert f"{of_tuned}: its scores are not of tuned.jsonl as it is now" in stale
+    assert f"{of_tuned}: its scores do not belong to tuned.jsonl as it is now" in stale
     tuned.write_text(kept)
     run = of_tuned / "run.json"
     run.write_text('{"settings": {"kind": "judge"}}')
     said = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
-    assert f"{run}: is not that of scoring" in said
+    assert f"{run}: was not written by scoring" in said
     run.unlink()
     said = error_of(*given, "--sra-a", of_base, "--sra-b", of_tuned)
     assert f"{of_tuned}: holds no run.json" in said
@@ -321,9 +321,9 @@ def test_sra_of_the_last_reply_reaches_the_analysis(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"conversation": "c99"}, "no score of item 'c0', reply 2"),
+        ({"conversation": "c99"}, "no score of item 'c0', turn 2"),
         ({"strategy": "Chit Chat"}, "was scored for strategy 'Chit Chat'"),
-        ({"definition": "mass"}, "definition 'paper', those of the other of 'mass'"),
+        ({"definition": "mass"}, "by the definition 'paper' and the other by 'mass'"),
         ({"sra": "much"}, "line 2: column 'sra' must be a finite number"),
     ],
     ids=str,
@@ -484,7 +484,7 @@ def test_label_studios_other_exports_are_refused(
     call("export", *systems, "--out", out)
     small = tmp_path / "min.json"
     small.write_text(json.dumps([{"item": "c1", "preference": "2"}]))
-    assert "min.json task 1: not a task" in error_of("agree", small, "--key", out / "key.json")
+    assert "min.json task 1: is not a task" in error_of("agree", small, "--key", out / "key.json")
     assert "(--key)" in error_of("agree", small)
 
 
@@ -856,7 +856,7 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, named: str) -> None:
         ("", "holds no row"),
         (",".join(FIELDS) + "\n", "holds no row"),
         ("item,annotator,preferenc\ni,a,1\n", "no column 'preference'; did you mean 'preferenc'"),
-        ("item,item,x\n1,2,3\n", "column 'item' stands there twice"),
+        ("item,item,x\n1,2,3\n", "column 'item' occurs twice"),
         (f"{','.join(FIELDS)}\ni0,ann,,0,1,base,tuned\n", "no preference is filled in"),
         ('{"item": "i0", "annotator": "a"}\n', "no column 'preference'"),
         ('{"item": "i0"\n', "t line 1, column"),

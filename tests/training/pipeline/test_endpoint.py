@@ -14,7 +14,7 @@ from fake_endpoint import HANG, FakeEndpoint, Response, always, completion, fail
 pytest.importorskip("openai", reason="needs the package openai (extra 'pipeline')")
 
 from sra_fast.tools.missing_extra import MissingExtraError
-from sra_fast.training.pipeline.endpoint import Endpoint, EndpointError, Reply
+from sra_fast.training.pipeline.endpoint import Completion, Endpoint, EndpointError
 
 KEY = "sk-not-to-be-seen-0123456789"
 HELLO = [{"role": "user", "content": "Hello?"}]
@@ -38,7 +38,7 @@ def test_a_request_carries_its_settings_and_the_reply_is_read() -> None:
             HELLO, temperature=0.7, top_p=0.9, max_tokens=5, seed=3
         )
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    assert reply == Reply("Hi!", "stop", usage)
+    assert reply == Completion("Hi!", "stop", usage)
     (request,) = server.requests
     assert request.path == "/v1/chat/completions"
     assert request.key == f"Bearer {KEY}"
@@ -74,7 +74,7 @@ def test_the_key_comes_from_the_environment_and_may_be_missing(
 def test_usage_may_be_missing_and_empty_text_is_text() -> None:
     body = '{"choices": [{"message": {"content": ""}}], "usage": null}'
     with always(Response(body)) as server:
-        assert Endpoint(server.url, "judge").chat(HELLO) == Reply("", None, {})
+        assert Endpoint(server.url, "judge").chat(HELLO) == Completion("", None, {})
 
 
 def test_text_that_no_file_can_hold_is_made_writable() -> None:
@@ -224,7 +224,7 @@ def test_the_key_is_not_in_the_endpoints_own_text() -> None:
 
 @pytest.mark.parametrize("key", [f"{KEY}\nX", f"{KEY} x", f"{KEY}ä"])
 def test_a_key_that_no_header_holds_is_refused_unseen(key: str) -> None:
-    with pytest.raises(EndpointError, match="the key has white space") as caught:
+    with pytest.raises(EndpointError, match="the key contains white space") as caught:
         Endpoint("http://localhost:1/v1", "judge", key)
     assert KEY not in str(caught.value)
 
@@ -338,6 +338,6 @@ def test_the_rate_limit_spaces_every_request_retries_included(
     with in_turn(failure(500), failure(500), completion("Hi!")) as server:
         endpoint = Endpoint(server.url, "judge", requests_per_minute=120, concurrency=4)
         outcomes = list(endpoint.each(range(4), lambda _: endpoint.chat(HELLO)))
-    assert all(isinstance(outcome, Reply) for _, outcome in outcomes)
+    assert all(isinstance(outcome, Completion) for _, outcome in outcomes)
     assert len(server.requests) == 6
     assert sorted(slept) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]

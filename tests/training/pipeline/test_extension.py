@@ -106,7 +106,7 @@ def test_most_cuts_and_dialogues() -> None:
 
 
 def test_nothing_to_cut_is_an_error() -> None:
-    with pytest.raises(ExtensionError, match="none of 1 dialogues"):
+    with pytest.raises(ExtensionError, match="nothing to write in 1 dialogues"):
         cut([dialogue(1, turns=4)], STRATEGIES, Cutting())
     for wrong in ({"first_turn": 0}, {"probability": 0.0}, {"cuts": 0}):
         with pytest.raises(ExtensionError):
@@ -351,7 +351,7 @@ def test_empty_replies_are_counted_and_no_reply_at_all_is_an_error(tmp_path: Pat
         server.answer = lambda request, number: completion("assistant: ")
         status, _, stderr = invoke(*words, "--out", tmp_path / "none")
     assert status == 1
-    assert "replies are empty; is this a chat model?" in stderr
+    assert "replies are empty; check that the model is a chat model" in stderr
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_empty_replies_are_counted_and_no_reply_at_all_is_an_error(tmp_path: Pat
         ),
         ([{"id": "a", "messages": [], "strategy": "Offer Hope"}], "other.json dialogue 0: not a"),
         ([{"dialog": [{"speaker": "seeker", "content": 5}]}], "'content' must be a string"),
-        ([{"dialog": [{"speaker": "seeker", "content": "Hi"}]}], "none of 1 dialogues"),
+        ([{"dialog": [{"speaker": "seeker", "content": "Hi"}]}], "nothing to write in 1 dialogues"),
     ],
     ids=["other", "mixed", "conversations", "a number", "too short"],
 )
@@ -391,7 +391,7 @@ def test_a_dialogue_that_stands_there_twice_is_in_one_part(tmp_path: Path) -> No
         status, _, stderr = invoke(*words, "--test", 0.3, "--validation", 0.3)
     assert status == 0, stderr
     assert "4 dialogues begin like an earlier one" in stderr
-    assert "5 of 9 dialogues give nothing" in stderr
+    assert "5 of 9 dialogues give no conversation" in stderr
     said = []
     for part in ("train", "test", "validation"):
         found = read_conversations(tmp_path / "out" / f"{part}.jsonl")
@@ -405,8 +405,8 @@ def test_a_dialogue_that_stands_there_twice_is_in_one_part(tmp_path: Path) -> No
     [
         (6, (0.6, 0.6), "together below 1, found 0.6 and 0.6"),
         (6, (1.0, 0.0), "together below 1"),
-        (2, (0.1, 0.1), "2 dialogues with cuts, and a split in 3 parts takes as many"),
-        (1, (0.1, 0.0), "1 dialogues with cuts"),
+        (2, (0.1, 0.1), "2 of the dialogues can be cut, and a split into 3 parts needs 3"),
+        (1, (0.1, 0.0), "1 of the dialogues can be cut"),
     ],
 )
 def test_a_split_that_cannot_be_is_refused_before_anything_is_generated(

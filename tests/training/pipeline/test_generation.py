@@ -25,22 +25,19 @@ from model_families import FAMILIES, random_tokens
 from sra_fast.chat.conversations import as_conversations
 from sra_fast.chat.encoding import control_tokens
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.training.pipeline.endpoint import Endpoint
+from sra_fast.training.pipeline.endpoint import FAILURES_IN_A_ROW, Endpoint
 from sra_fast.training.pipeline.generation import local
 from sra_fast.training.pipeline.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.pipeline.generation.cleaning import clean_reply
-from sra_fast.training.pipeline.generation.endpoint_replier import (
-    FAILURES_IN_A_ROW,
-    EndpointReplier,
-)
+from sra_fast.training.pipeline.generation.endpoint_replier import EndpointReplier
 from sra_fast.training.pipeline.generation.generation_prompts import (
     encode_prompts,
     generation_prompts,
 )
 from sra_fast.training.pipeline.generation.local import Generated, GenerationError, LocalModel
 from sra_fast.training.pipeline.generation.replies import (
-    IncompleteError,
     LocalReplier,
+    MissingRepliesError,
     Reply,
     _without,
     batches,
@@ -413,7 +410,7 @@ def test_a_prompt_without_a_reply_leaves_the_others_theirs(
 
     with FakeEndpoint(answer) as server:
         endpoint = Endpoint(server.url, "big", retries=0, timeout=0.3)
-        with pytest.raises(IncompleteError, match=f"1 of 4 prompts .* 1 × .*{says}") as caught:
+        with pytest.raises(MissingRepliesError, match=f"1 of 4 prompts .* 1 × .*{says}") as caught:
             complete(EndpointReplier(endpoint, DRAWN, batch=2), prompts, tmp_path)
         assert list(caught.value.replies) == ["a", "c", "d"]
         assert not caught.value.given_up
@@ -435,7 +432,7 @@ def test_an_endpoint_that_only_fails_is_given_up(tmp_path: Path, status: int, as
     prompts = generation_prompts(conversations, TEMPLATES["standard"])
     with always(failure(status)) as server:
         endpoint = Endpoint(server.url, "big", retries=0, concurrency=1)
-        with pytest.raises(IncompleteError, match=f"40 of 40 .* {asked} × ") as caught:
+        with pytest.raises(MissingRepliesError, match=f"40 of 40 .* {asked} × ") as caught:
             complete(EndpointReplier(endpoint, DRAWN, batch=5), prompts, tmp_path)
     assert caught.value.given_up
     assert len(server.requests) == asked
@@ -460,7 +457,7 @@ def test_prompts_that_are_refused_do_not_keep_an_endpoint_from_the_others(
 
     with FakeEndpoint(answer) as server:
         endpoint = Endpoint(server.url, "big", retries=0, concurrency=1)
-        with pytest.raises(IncompleteError, match=f"{refused} of 40 prompts") as caught:
+        with pytest.raises(MissingRepliesError, match=f"{refused} of 40 prompts") as caught:
             complete(EndpointReplier(endpoint, DRAWN, batch=5), prompts, tmp_path)
     assert not caught.value.given_up
     assert len(caught.value.replies) == 40 - refused

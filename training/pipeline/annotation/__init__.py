@@ -1,1 +1,1 @@
-"""Human judgements of two systems: blinded sheets, and what filled ones say about SRA."""
+"""Collect human judgements of two systems on blinded sheets, and compare them with SRA."""

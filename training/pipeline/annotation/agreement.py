@@ -1,4 +1,4 @@
-"""What judgements say: preference against SRA, how far the annotators agree, and who wins."""
+"""Analyse judgements: preference against SRA, the agreement of the annotators, and win rates."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ from sra_fast.tools.coefficients import Floats
 from .alpha import krippendorff_alpha
 from .judgements import Judgements
 
-LOW, HIGH = 0.01, 0.99  # quantiles that trimming keeps
+LOW, HIGH = 0.01, 0.99  # quantiles between which trimming keeps values
 
 
 @dataclass(frozen=True)
 class WinRate:
-    """Of one system, over all its judgements that are there.
+    """Hold how often one system won, over all judgements.
 
     Attributes:
-        wins, ties, losses: counts; a preference of 0 is a tie.
-        rates: by how ties count: "rate_ties_half", "rate_ties_lost", "rate_ties_left_out".
+        wins: the number of judgements that prefer this system.
+        ties: the number of judgements with a preference of 0.
+        losses: the number of judgements that prefer the other system.
+        rates: the share of wins, by how ties count: as half a win ("rate_ties_half"), as a loss
+            ("rate_ties_lost"), or not at all ("rate_ties_left_out").
     """
 
     wins: int
@@ -42,16 +45,18 @@ class WinRate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The analysis of judgements.
+    """Hold the analysis of judgements.
 
     Attributes:
-        judgements: what it is of.
-        pearson, pearson_trimmed: per annotator, preference (x) against SRA difference (y). Trimmed:
-            without the points outside the 1st to 99th percentile of either.
-        alpha, alpha_trimmed: Krippendorff's alpha for intervals; ``n`` counts the items that two
-            annotators or more judged. Trimmed: without the items whose SRA difference lies outside
-            the 1st to 99th percentile, or is unknown.
-        win_rates: per system.
+        judgements: the judgements that were analysed.
+        pearson: Pearson's r between preference (x) and SRA difference (y), by annotator.
+        pearson_trimmed: the same without the points where either value lies outside its 1st to
+            99th percentile.
+        alpha: Krippendorff's alpha at the interval level; its ``n`` counts the items that two
+            annotators or more judged.
+        alpha_trimmed: the same without the items whose SRA difference is unknown or lies outside
+            the 1st to 99th percentile.
+        win_rates: how often each system won, by its name.
     """
 
     judgements: Judgements
@@ -63,25 +68,28 @@ class Agreement:
 
     @property
     def n(self) -> int:
-        """Items with a preference of at least one annotator."""
+        """Return the number of items that at least one annotator judged."""
         return len({item for item, _ in self.judgements.preferences})
 
     @property
     def drawn(self) -> str:
-        """What the intervals draw whole: "dialogues", or "items" where no dialogue is known."""
+        """Return what the bootstrap draws: "dialogues", or "items" if no dialogue is known."""
         return "dialogues" if self.judgements.by_dialogue else "items"
 
     @property
     def without_sra(self) -> list[str]:
-        """The items whose SRA difference is unknown; no correlation has them."""
+        """Return the ids of items whose SRA difference is unknown; no correlation uses them."""
         return [name for name, item in self.judgements.items.items() if item.difference is None]
 
 
 def analyse(judgements: Judgements) -> Agreement:
-    """All of it, with 95% intervals over dialogues, or over items where no dialogue is known.
+    """Analyse judgements, with 95% intervals over dialogues, or over items if none is known.
+
+    Args:
+        judgements: the judgements of all annotators.
 
     Raises:
-        ValueError: the package krippendorff is missing.
+        ValueError: the package krippendorff is not installed.
     """
     points = {name: _points(judgements, name) for name in judgements.annotators}
     known = {
@@ -104,7 +112,13 @@ def analyse(judgements: Judgements) -> Agreement:
 
 
 def to_json(agreement: Agreement) -> dict[str, Any]:
-    """As ``sra-fast annotate agree --json`` prints it; what is undefined is null, and in notes."""
+    """Return the analysis as ``sra-fast annotate agree --json`` prints it.
+
+    A value that is undefined is None, and its reason stands under "notes".
+
+    Args:
+        agreement: the analysis of judgements.
+    """
     judgements = agreement.judgements
     notes: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
@@ -158,7 +172,7 @@ def _interval(one: Correlation | Estimate) -> dict[str, Any]:
 
 
 def _points(judgements: Judgements, annotator: str) -> tuple[Floats, Floats, list[str]]:
-    """Preferences and SRA differences of one annotator, where both are known, and their groups."""
+    """Return preferences and SRA differences of one annotator where both are known, with groups."""
     points = {
         item: (float(judgements.preferences[item, annotator]), one.difference)
         for item, one in judgements.items.items()
@@ -185,7 +199,7 @@ def _alpha(judgements: Judgements, items: list[str]) -> Estimate:
 
 
 def _ratings(judgements: Judgements, items: list[str]) -> Floats:
-    """``[annotators, items]``, NaN where there is no preference."""
+    """Return the preferences as ``[annotators, items]``, NaN where there is none."""
     rows = [
         [judgements.preferences.get((item, name), numpy.nan) for item in items]
         for name in judgements.annotators
@@ -194,7 +208,7 @@ def _ratings(judgements: Judgements, items: list[str]) -> Floats:
 
 
 def _win_rate(judgements: Judgements, sign: int) -> WinRate:
-    """Counts judgements of b (sign 1) or of a (-1); the intervals draw whole groups of items."""
+    """Count the wins of b (sign 1) or of a (sign -1); intervals draw whole groups of items."""
     mine = sign * numpy.array(list(judgements.preferences.values()), dtype=numpy.int64)
     groups = judgements.groups(item for item, _ in judgements.preferences)
     won, tied, lost = (mine > 0) * 1.0, (mine == 0) * 1.0, (mine < 0) * 1.0

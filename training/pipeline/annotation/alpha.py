@@ -1,4 +1,4 @@
-"""Krippendorff's alpha: how far annotators agree beyond chance."""
+"""Compute Krippendorff's alpha: how far annotators agree beyond chance."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from sra_fast.tools.missing_extra import needed
 
 
 def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> Estimate:
-    """Krippendorff's alpha at the level of intervals, with its own interval over groups of items.
+    """Compute Krippendorff's alpha at the interval level, with a 95% interval over groups of items.
 
     With m_i values v of item i, and sums over the n values of items that have two or more:
     alpha = 1 − (n − 1) · Σ_i m_i·S_i/(m_i − 1) / (n·S),   S = Σ v² − (Σ v)²/n, S_i alike.
 
     Args:
-        ratings: ``[annotators, items]``, NaN where there is none.
-        groups: ``[items]``; items of one group are drawn together. Each for itself if None.
+        ratings: the preferences, ``[annotators, items]`` float64, NaN where there is none.
+        groups: the group of each item, ``[items]``; the bootstrap draws all items of a group
+            together. None draws each item by itself.
 
     Raises:
         MissingExtraError: the package krippendorff is missing.
@@ -46,7 +47,14 @@ def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> 
 
 
 def alpha_of_sums(sums: Floats) -> Floats:
-    """Alpha from Σ m, Σ v, Σ v² and Σ_i m_i·S_i/(m_i − 1), ``[draws, 4]``; NaN where it is 0/0."""
+    """Compute alpha from the sums of each bootstrap draw.
+
+    Args:
+        sums: Σ m, Σ v, Σ v² and Σ_i m_i·S_i/(m_i − 1) of each draw, ``[draws, 4]`` float64.
+
+    Returns:
+        Alpha of each draw, ``[draws]`` float64; NaN where it is 0/0.
+    """
     n, v, vv, within = sums.T
     spread = n * vv - v * v  # n·S; exact, as preferences are whole numbers
     undefined = spread == 0

@@ -1,4 +1,4 @@
-"""What is wrong with sheets, keys and filled-in files."""
+"""Define the error for sheets, keys and filled-in files that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from sra_fast.tools.argument_error import ArgumentError
 
 
 class AnnotationError(ArgumentError):
-    """A file cannot be used; the message names the file, the line or item, and the way out."""
+    """Raised when a file cannot be used; the message names the file, the place and the way out."""

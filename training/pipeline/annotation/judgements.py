@@ -1,4 +1,4 @@
-"""Judgements of two systems' replies, as they are analysed."""
+"""Hold judgements of two systems' replies in the form in which they are analysed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Item:
-    """Two replies that were compared.
+class AnnotatedItem:
+    """Hold what is known of two replies that annotators compared.
 
     Attributes:
-        sra_a, sra_b: if known.
-        dialogue: what the item was cut from, if known.
+        sra_a: the SRA of the reply of system a, or None if unknown.
+        sra_b: the SRA of the reply of system b, or None if unknown.
+        dialogue: the dialogue that the item was cut from, or None if unknown.
     """
 
     sra_a: float | None
@@ -21,7 +22,7 @@ class Item:
 
     @property
     def difference(self) -> float | None:
-        """SRA of b less that of a."""
+        """Return the SRA of b minus the SRA of a; None if one of them is unknown."""
         if self.sra_a is None or self.sra_b is None:
             return None
         return self.sra_b - self.sra_a
@@ -29,33 +30,34 @@ class Item:
 
 @dataclass(frozen=True)
 class Judgements:
-    """Everything that was judged.
+    """Hold the judgements of all annotators about all items.
 
     Attributes:
-        system_a, system_b: a and b of every item.
-        items: by id; all of them name a dialogue, or none does.
-        annotators: in the order in which they appear.
-        preferences: (item, annotator) to -4 … +4, above 0 if b is better. What is not there was
-            not judged.
+        system_a: the name of the system that is a in every item.
+        system_b: the name of the system that is b in every item.
+        items: the items by id; all of them name a dialogue, or none does.
+        annotators: the names of the annotators, in the order in which they appear.
+        preferences: the preference of each (item, annotator), from -4 to +4, above 0 if b is
+            better. A pair that is not there was not judged.
     """
 
     system_a: str
     system_b: str
-    items: dict[str, Item]
+    items: dict[str, AnnotatedItem]
     annotators: tuple[str, ...]
     preferences: dict[tuple[str, str], int]
 
     @property
     def gaps(self) -> list[tuple[str, str]]:
-        """Every (item, annotator) without a preference."""
+        """Return every (item, annotator) without a preference."""
         grid = [(item, annotator) for item in self.items for annotator in self.annotators]
         return [place for place in grid if place not in self.preferences]
 
     @property
     def by_dialogue(self) -> bool:
-        """Whether it is known which items were cut from one dialogue."""
+        """Tell whether the dialogue of every item is known."""
         return all(item.dialogue is not None for item in self.items.values())
 
     def groups(self, items: Iterable[str]) -> list[str]:
-        """What intervals draw as one: the dialogue of each item, or the item itself."""
+        """Return the group of each item that a bootstrap draws whole: its dialogue, or itself."""
         return [self.items[item].dialogue or item for item in items]

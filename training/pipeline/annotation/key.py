@@ -1,4 +1,4 @@
-"""The key to blinded sheets, read back."""
+"""Read the key to blinded sheets, which tells which system wrote which reply."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from .sheets import KEY_FORMAT
 
 @dataclass(frozen=True)
 class KeyItem:
-    """What the sheets do not tell of an item.
+    """Hold what the blinded sheets do not tell of an item.
 
     Attributes:
-        dialogue: what it was cut from; None in keys that do not name it.
-        sra_a, sra_b: of both replies, if known.
-        first: per annotator the system that stood first.
+        dialogue: the dialogue that the item was cut from; None in keys that do not name it.
+        sra_a: the SRA of the reply of system a, or None if unknown.
+        sra_b: the SRA of the reply of system b, or None if unknown.
+        first: which system's reply stood first, "a" or "b", by the name of the annotator.
     """
 
     dialogue: str | None
@@ -31,7 +32,14 @@ class KeyItem:
 
 @dataclass(frozen=True)
 class Key:
-    """As ``sra_fast.training.pipeline.annotation.sheets.make_sheets`` writes it."""
+    """Hold a key that :func:`~sra_fast.training.pipeline.annotation.sheets.make_sheets` made.
+
+    Attributes:
+        export: the name of the export, which every sheet repeats.
+        system_a: the name of system a.
+        system_b: the name of system b.
+        items: what the sheets do not tell, by the id of the item.
+    """
 
     export: str
     system_a: str
@@ -40,17 +48,20 @@ class Key:
 
 
 def read_key(path: Path) -> Key:
-    """Reads ``key.json``.
+    """Read a key from the file ``key.json`` of an export.
+
+    Args:
+        path: the file.
 
     Raises:
-        AnnotationError: it is no such file.
-        OSError: it cannot be read.
+        AnnotationError: the file is not the key of an export, or was altered.
+        OSError: the file cannot be read.
     """
     text = decode_utf8(path.read_bytes(), path.name, raises=AnnotationError)
     value = parse_json(text, path.name, raises=AnnotationError)
     if not isinstance(value, dict) or value.get("format") != KEY_FORMAT:
         raise AnnotationError(
-            f"{path.name}: not the key of an export (format {KEY_FORMAT!r}); give the key.json "
+            f"{path.name}: is not the key of an export (format {KEY_FORMAT!r}); give the key.json "
             "that was written with the sheets"
         )
     try:

@@ -1,7 +1,7 @@
-"""Tables as files: CSV or an object a line, read strictly; CSV cells that a spreadsheet leaves be.
+"""Read tables from CSV or JSONL strictly, and write CSV that is safe to open in a spreadsheet.
 
-A spreadsheet takes a cell that begins with = + - @ for a formula, whatever quotes are around it in
-the file. Text cells that do get an apostrophe in front, which reading takes off again.
+A spreadsheet takes a cell that begins with = + - @ for a formula, even if the cell is quoted in the
+file. Such a cell is written with an apostrophe in front, which reading takes off again.
 """
 
 from __future__ import annotations
@@ -18,25 +18,39 @@ from sra_fast.tools.suggestions import did_you_mean
 
 from .errors import AnnotationError
 
-Row = Mapping[str, object]
+TableRow = Mapping[str, object]
+"""One line of a table, as a mapping of column names to values."""
 
-# Spreadsheets look past white space, and take full-width signs for the others.
+# Spreadsheets skip white space before a formula, and know its full-width signs too.
 _FORMULA = re.compile(r"'*[\s]*[=+\-@＝＋－＠\t\r]")
-_DELIMITERS = ",;\t"  # a spreadsheet's own choice, by country
+_DELIMITERS = ",;\t"  # what spreadsheets put between cells, by country
 
 
 def safe_cell(text: str) -> str:
-    """The text as a cell that no spreadsheet computes."""
+    """Return the text as a CSV cell that no spreadsheet takes for a formula.
+
+    Args:
+        text: the text of the cell.
+    """
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def plain_text(cell: str) -> str:
-    """The text of :func:`safe_cell`, with or without its apostrophe."""
+    """Return the text of a cell that :func:`safe_cell` wrote, without its apostrophe.
+
+    Args:
+        cell: the cell; a spreadsheet may have taken the apostrophe off already.
+    """
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def write_csv(fields: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    """Texts as CSV, with the mark by which spreadsheets know UTF-8."""
+    """Return a table as CSV text, beginning with the mark by which spreadsheets know UTF-8.
+
+    Args:
+        fields: the names of the columns, in their order.
+        rows: the lines of the table, each a mapping of column names to texts.
+    """
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(fields)
@@ -44,14 +58,20 @@ def write_csv(fields: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
     return "\ufeff" + out.getvalue()
 
 
-def read_table(path: Path, fields: Sequence[str]) -> list[tuple[str, Row]]:
-    """Reads CSV, or JSONL if the file begins with ``{``, as ``(where, row)`` pairs.
+def read_table(path: Path, fields: Sequence[str]) -> list[tuple[str, TableRow]]:
+    """Read a table from CSV, or from JSONL if the file begins with ``{``.
 
-    Values are texts in CSV, "" where a cell is empty, and what JSON says in JSONL. Other columns
-    than ``fields`` come along unread.
+    Args:
+        path: the file.
+        fields: the columns that must be there; any others are kept as they are.
+
+    Returns:
+        For each line, its place in the file for messages, and a mapping of column names to values:
+        texts in CSV (empty where a cell is), whatever JSON says in JSONL.
 
     Raises:
-        AnnotationError: not such a file, a field is missing, or there is no row.
+        AnnotationError: the file is malformed, a column is missing, or there is no line under the
+            header.
         OSError: the file cannot be read.
     """
     data = path.read_bytes()
@@ -60,15 +80,19 @@ def read_table(path: Path, fields: Sequence[str]) -> list[tuple[str, Row]]:
     else:
         rows = _csv_rows(decode_utf8(data, path.name, raises=AnnotationError), path.name, fields)
     if not rows:
-        raise AnnotationError(f"{path.name}: holds no row")
+        raise AnnotationError(f"{path.name}: holds no row; give a file that was filled in")
     return rows
 
 
 def number_of(value: object, what: str) -> float | None:
-    """A finite number; None for an empty cell or a null.
+    """Return a value as a finite number; None for an empty cell or a null.
+
+    Args:
+        value: the value of a cell, a text or a value of JSON.
+        what: the name and place of the value, with which the message begins.
 
     Raises:
-        AnnotationError: something else; the message begins with ``what``.
+        AnnotationError: the value is something else.
     """
     text = "" if value is None else str(value).strip()
     if not text:
@@ -83,18 +107,22 @@ def number_of(value: object, what: str) -> float | None:
 
 
 def text_of(value: object, what: str) -> str:
-    """A text with something in it; whole numbers count as their digits.
+    """Return a value as a text that is not empty; a whole number becomes its digits.
+
+    Args:
+        value: the value of a cell, a text or a value of JSON.
+        what: the name and place of the value, with which the message begins.
 
     Raises:
-        AnnotationError: something else; the message begins with ``what``.
+        AnnotationError: the value is something else.
     """
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise AnnotationError(f"{what} must be a text, found {value!r:.60}")
     return str(value).strip()
 
 
-def _json_rows(path: Path, fields: Sequence[str]) -> list[tuple[str, Row]]:
-    rows: list[tuple[str, Row]] = []
+def _json_rows(path: Path, fields: Sequence[str]) -> list[tuple[str, TableRow]]:
+    rows: list[tuple[str, TableRow]] = []
     for where, row in read_json_lines(path, raises=AnnotationError):
         if not isinstance(row, dict):
             raise AnnotationError(f"{where}: expected an object, found {type(row).__name__}")
@@ -103,11 +131,11 @@ def _json_rows(path: Path, fields: Sequence[str]) -> list[tuple[str, Row]]:
     return rows
 
 
-def _csv_rows(text: str, name: str, fields: Sequence[str]) -> list[tuple[str, Row]]:
+def _csv_rows(text: str, name: str, fields: Sequence[str]) -> list[tuple[str, TableRow]]:
     first = text.splitlines()[0] if text else ""
     delimiter = max(_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[tuple[str, Row]] = []
+    rows: list[tuple[str, TableRow]] = []
     header: list[str] | None = None
     begin = 1
     try:
@@ -119,12 +147,12 @@ def _csv_rows(text: str, name: str, fields: Sequence[str]) -> list[tuple[str, Ro
                 header = [cell.strip() for cell in cells]
                 if len(set(header)) < len(header):
                     twice = next(cell for cell in header if header.count(cell) > 1)
-                    raise AnnotationError(f"{where}: column {twice!r} stands there twice")
+                    raise AnnotationError(f"{where}: column {twice!r} occurs twice; rename one")
                 _refuse_missing(header, fields, where, f"the columns are {', '.join(header)}")
             elif len(cells) != len(header):
                 raise AnnotationError(
                     f"{where}: {len(cells)} cells under {len(header)} columns; write the file "
-                    "through a spreadsheet or a CSV library"
+                    "with a spreadsheet or a CSV library"
                 )
             else:
                 texts = (plain_text(cell) for cell in cells)

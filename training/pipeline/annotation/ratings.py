@@ -1,4 +1,4 @@
-"""Filled-in judgements, from flat tables or from sheets and their key."""
+"""Read judgements from flat tables, or from filled-in sheets and their key."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import AnnotationError
-from .judgements import Item, Judgements
+from .judgements import AnnotatedItem, Judgements
 from .key import Key
 from .label_studio import is_label_studio, read_label_studio
-from .rating_tables import Row, number_of, read_table, text_of
+from .rating_tables import TableRow, number_of, read_table, text_of
 from .sheet_files import PREFERENCE
 
-STRONGEST = 4
+STRONGEST = 4  # preferences run from -4 to +4
 FLAT_FIELDS = ("item", "annotator", PREFERENCE, "sra_a", "sra_b", "system_a", "system_b")
 FILLED_FIELDS = ("export", "annotator", "item", PREFERENCE)
 
@@ -28,28 +28,29 @@ class _Rating:
     annotator: str
     preference: int | None
     systems: tuple[str, str]
-    about: Item
+    about: AnnotatedItem
 
     def turned(self) -> _Rating:
-        """The same judgement with a and b in each other's place."""
+        """Return the same judgement with systems a and b swapped."""
         preference = None if self.preference is None else -self.preference
         about = replace(self.about, sra_a=self.about.sra_b, sra_b=self.about.sra_a)
         return replace(self, preference=preference, systems=self.systems[::-1], about=about)
 
 
 def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements:
-    """Reads the files together.
+    """Read the judgements of one or several files.
 
     Args:
-        files: without a key, CSV or JSONL with :data:`FLAT_FIELDS`, and ``dialogue`` if it is
-            known; with it, filled-in sheets, or Label Studio's JSON exports of them.
-        key: of those sheets. Its items count as gaps where no sheet has them.
+        files: without a key, CSV or JSONL files with the columns :data:`FLAT_FIELDS`, and
+            ``dialogue`` if it is known; with a key, filled-in sheets, or Label Studio's JSON
+            exports of them.
+        key: the key to those sheets; an item of the key that no sheet has counts as not judged.
 
     Raises:
         AnnotationError: a file is malformed, a preference is no whole number from -4 to +4, an
-            item is judged twice by one annotator or described in two ways, the rows compare more
-            than two systems or name the dialogue of some items alone, nothing is judged, or the key
-            is another sheet's.
+            item is judged twice by one annotator or has two different SRAs or dialogues, the files
+            compare more than two systems or name the dialogue of some items only, nothing is
+            judged, or the key belongs to other sheets.
         OSError: a file cannot be read.
     """
     items = {} if key is None else {item: _keyed_item(key, item) for item in key.items}
@@ -84,10 +85,10 @@ def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements
 
 
 def _turned_alike(ratings: Iterable[_Rating]) -> Iterator[_Rating]:
-    """The ratings with the two systems in the order of the first one.
+    """Yield the ratings, all with the two systems in the order of the first rating.
 
     Raises:
-        AnnotationError: there are more than two.
+        AnnotationError: the ratings compare more than two systems.
     """
     first: _Rating | None = None
     for rating in ratings:
@@ -103,7 +104,9 @@ def _turned_alike(ratings: Iterable[_Rating]) -> Iterator[_Rating]:
             )
 
 
-def _refuse_some_dialogues(items: Mapping[str, Item], described: Mapping[str, str]) -> None:
+def _refuse_some_dialogues(
+    items: Mapping[str, AnnotatedItem], described: Mapping[str, str]
+) -> None:
     without = [name for name, item in items.items() if item.dialogue is None]
     if 0 < len(without) < len(items):
         where = described.get(without[0], "the key")
@@ -128,7 +131,7 @@ def _ratings(files: Iterable[Path], key: Key | None) -> Iterable[_Rating]:
                 yield _sheet_rating(where, row, key)
 
 
-def _flat_rows(file: Path) -> list[tuple[str, Row]]:
+def _flat_rows(file: Path) -> list[tuple[str, TableRow]]:
     if is_label_studio(file):
         raise AnnotationError(
             f"{file.name}: this is one JSON list; for a Label Studio export give its key too, "
@@ -140,18 +143,18 @@ def _flat_rows(file: Path) -> list[tuple[str, Row]]:
     return read_table(file, FLAT_FIELDS)
 
 
-def _flat_rating(where: str, row: Row) -> _Rating:
+def _flat_rating(where: str, row: TableRow) -> _Rating:
     systems = (
         text_of(row["system_a"], f"{where}: column 'system_a'"),
         text_of(row["system_b"], f"{where}: column 'system_b'"),
     )
-    about = Item(
+    about = AnnotatedItem(
         number_of(row["sra_a"], f"{where}: column 'sra_a'"),
         number_of(row["sra_b"], f"{where}: column 'sra_b'"),
         _dialogue(row.get("dialogue"), where),
     )
     if systems[0] == systems[1]:
-        raise AnnotationError(f"{where}: both systems are called {systems[0]!r}")
+        raise AnnotationError(f"{where}: both systems are called {systems[0]!r}; rename one")
     return _Rating(
         where,
         text_of(row["item"], f"{where}: column 'item'"),
@@ -162,7 +165,7 @@ def _flat_rating(where: str, row: Row) -> _Rating:
     )
 
 
-def _sheet_rating(where: str, row: Row, key: Key) -> _Rating:
+def _sheet_rating(where: str, row: TableRow, key: Key) -> _Rating:
     item = text_of(row["item"], f"{where}: column 'item'")
     annotator = text_of(row["annotator"], f"{where}: column 'annotator'")
     if row["export"] != key.export:
@@ -183,20 +186,20 @@ def _sheet_rating(where: str, row: Row, key: Key) -> _Rating:
     return _Rating(where, item, annotator, preference, systems, _keyed_item(key, item))
 
 
-def _keyed_item(key: Key, item: str) -> Item:
+def _keyed_item(key: Key, item: str) -> AnnotatedItem:
     entry = key.items[item]
-    return Item(entry.sra_a, entry.sra_b, entry.dialogue)
+    return AnnotatedItem(entry.sra_a, entry.sra_b, entry.dialogue)
 
 
 def _dialogue(value: object, where: str) -> str | None:
-    """A name; None for a column that is not there, an empty cell or a null."""
+    """Return the name of a dialogue; None for a missing column, an empty cell or a null."""
     if value is None or not str(value).strip():
         return None
     return text_of(value, f"{where}: column 'dialogue'")
 
 
 def _preference(value: object, where: str) -> int | None:
-    """A whole number of the scale; None for an empty cell or a null."""
+    """Return a preference as a whole number of the scale; None for an empty cell or a null."""
     text = "" if value is None else str(value).strip()
     if not text:
         return None

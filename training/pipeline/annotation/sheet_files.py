@@ -1,4 +1,4 @@
-"""Sheets as files: CSV for spreadsheets, tasks for Label Studio, the key apart from both."""
+"""Write sheets as CSV for spreadsheets and as tasks for Label Studio, with the key apart."""
 
 from __future__ import annotations
 
@@ -62,7 +62,14 @@ _LABEL_STUDIO = """\
 
 
 def export_files(sheets: Sequence[Sheet], key: Mapping[str, Any]) -> dict[str, str]:
-    """File names to contents. Nothing but the key tells which system wrote which reply."""
+    """Return the contents of the files of an export by their names.
+
+    Only the key tells which system wrote which reply.
+
+    Args:
+        sheets: the sheet of each annotator.
+        key: the key to them, as ``make_sheets`` returns it.
+    """
     files = {
         "instructions.txt": _INSTRUCTIONS,
         "label-studio.xml": _LABEL_STUDIO.format(
@@ -81,10 +88,14 @@ def export_files(sheets: Sequence[Sheet], key: Mapping[str, Any]) -> dict[str, s
 
 
 def write_export(folder: Path, files: Mapping[str, str]) -> None:
-    """Writes what is not there yet; a file that is there with another content is left alone.
+    """Write the files of an export that do not exist yet, and overwrite none.
+
+    Args:
+        folder: the folder of the export; it is made if it does not exist.
+        files: the contents of the files by their names.
 
     Raises:
-        AnnotationError: there is such a file; nothing is written then.
+        AnnotationError: a file exists with other contents; nothing is written then.
         OSError: a file cannot be written.
     """
     missing: dict[str, str] = {}
@@ -94,7 +105,7 @@ def write_export(folder: Path, files: Mapping[str, str]) -> None:
             missing[name] = text
         elif path.read_bytes() != text.encode("utf-8"):
             raise AnnotationError(
-                f"{path} is there already and is another one, or is filled in; give another folder",
+                f"{path} exists with other contents, or is filled in already; give another folder",
                 "out",
             )
     folder.mkdir(parents=True, exist_ok=True)

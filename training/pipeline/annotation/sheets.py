@@ -1,4 +1,4 @@
-"""Blinded sheets: which system stands first, in which order the items come, and the key to it."""
+"""Make blinded sheets, with the replies of each item and the items themselves in random order."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from typing import Any, Literal
 from ..items import Item
 
 Side = Literal["a", "b"]
+"""One of the two systems that are compared."""
 
 KEY_FORMAT = "sra_fast.annotation/1"
 
 
 @dataclass(frozen=True)
 class Systems:
-    """The two that are compared, and the SRA of their replies.
+    """Name the two systems that are compared, with the SRA of their replies.
 
     Attributes:
-        a, b: their names.
-        sra_a, sra_b: one an item, None where unknown.
-        definition: of SRA; None if there is no SRA.
+        a: the name of the first system.
+        b: the name of the second system.
+        sra_a: the SRA of each item's reply by a, None where unknown.
+        sra_b: the SRA of each item's reply by b, None where unknown.
+        definition: the name of the definition of SRA; None if no SRA is known.
     """
 
     a: str
@@ -35,13 +38,13 @@ class Systems:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What one annotator is given.
+    """Hold the sheet that one annotator fills in.
 
     Attributes:
-        annotator: a name, such as ``annotator-1``.
-        export: names the export, so that no other key is taken for it.
-        items: in the order of the sheet.
-        first: per item, the system whose reply stands first.
+        annotator: the name of the annotator, such as ``annotator-1``.
+        export: the name of the export, so that the sheet is read with its own key only.
+        items: the items, in the order of the sheet.
+        first: the system whose reply stands first in each item.
     """
 
     annotator: str
@@ -50,7 +53,11 @@ class Sheet:
     first: tuple[Side, ...]
 
     def responses(self, index: int) -> tuple[str, str]:
-        """The first and the second reply of an item."""
+        """Return the first and the second reply of an item, as the annotator sees them.
+
+        Args:
+            index: the place of the item in the sheet, from 0.
+        """
         item = self.items[index]
         both = (item.a, item.b)
         return both if self.first[index] == "a" else both[::-1]
@@ -59,11 +66,20 @@ class Sheet:
 def make_sheets(
     items: Sequence[Item], annotators: int, seed: int, systems: Systems
 ) -> tuple[list[Sheet], dict[str, Any]]:
-    """A sheet for each annotator, and the key.
+    """Make a sheet for each annotator, and the key to all sheets.
 
-    Each system stands first in half of a sheet's items, to within one, and in half of each
-    strategy's, to within one. Every second annotator sees the sides of the one before the other
-    way round, so that over the two each item is seen from both sides. Everybody's order is another.
+    In each sheet, each system stands first in half of the items, to within one, and in half of the
+    items of each strategy, to within one. Every second annotator sees the two replies of each item
+    in the opposite order of the annotator before. Every sheet has the items in an order of its own.
+
+    Args:
+        items: the items to judge.
+        annotators: the number of annotators.
+        seed: seed of every draw.
+        systems: the names of the two systems and the SRA of their replies.
+
+    Returns:
+        The sheets, and the key as values of JSON.
     """
     names = [f"annotator-{number}" for number in range(1, annotators + 1)]
     first: dict[str, list[Side]] = {}
@@ -107,7 +123,10 @@ def make_sheets(
 
 
 def _balanced_sides(items: Sequence[Item], generator: random.Random) -> list[Side]:
-    """Sides in turn along the items, strategy after strategy: balanced in each and over all."""
+    """Return the system that stands first in each item, balanced by strategy and over all items.
+
+    The two systems alternate along the items, which are ordered by strategy.
+    """
     strategies = sorted({item.strategy for item in items})
     generator.shuffle(strategies)
     order = list(range(len(items)))

@@ -1,4 +1,4 @@
-"""The SRA of each reply, from what ``sra-fast score --out DIR`` wrote."""
+"""Read the SRA of each reply from the files that ``sra-fast score`` wrote."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ _FIELDS = ("conversation", "turn", "strategy", "definition", "sra")
 
 
 def read_scores(path: Path, items: Sequence[Item], scored: Path) -> tuple[list[float | None], str]:
-    """The score of each item's reply, and the definition that all are of.
+    """Read the SRA of each item's reply, and the name of its definition.
 
     Args:
-        path: the folder, its scores.jsonl, or a CSV of the same columns. Only where a run.json lies
-            beside them is it known which file they are of.
-        items: the items.
+        path: the folder that scoring wrote, its ``scores.jsonl``, or a CSV file with the same
+            columns. Which file was scored is known, and checked, only if a ``run.json`` is there.
+        items: the items whose replies were scored.
         scored: the file of conversations that must have been scored.
 
     Returns:
-        ``[n]`` scores, None where the file has none for that reply; and the definition's name.
+        The SRA of each item's reply, ``[n]``, None where the file gives no value; and the name of
+        the definition.
 
     Raises:
-        AnnotationError: the file is no such table, is of another definition from row to row, or
-            lacks an item's reply; or the scores are of another file than ``scored``.
+        AnnotationError: the file is no such table, has scores by several definitions, or lacks an
+            item's reply; or the scores belong to another file than ``scored``.
         OSError: the file cannot be read.
     """
     file = path / _SCORES if path.is_dir() else path
@@ -49,8 +50,8 @@ def read_scores(path: Path, items: Sequence[Item], scored: Path) -> tuple[list[f
         definitions.setdefault(str(row["definition"]), where)
     if len(definitions) != 1:
         raise AnnotationError(
-            f"{file.name}: scores of several definitions ({', '.join(sorted(definitions))}); "
-            "score with one"
+            f"{file.name}: scores by several definitions ({', '.join(sorted(definitions))}); score "
+            "by one"
         )
     values: list[float | None] = []
     for item in items:
@@ -58,7 +59,7 @@ def read_scores(path: Path, items: Sequence[Item], scored: Path) -> tuple[list[f
         if found is None:
             near = did_you_mean(item.id, (name for name, _ in scores))
             raise AnnotationError(
-                f"{file.name}: no score of item {item.id!r}, reply {item.turn}{near}; score the "
+                f"{file.name}: no score of item {item.id!r}, turn {item.turn}{near}; score the "
                 "very file that is compared"
             )
         where, row = found
@@ -73,13 +74,17 @@ def read_scores(path: Path, items: Sequence[Item], scored: Path) -> tuple[list[f
 
 
 def _check_scored(folder: Path, scored: Path, *, required: bool) -> None:
-    """Whether run.json, where ``sra-fast score`` notes what it scored, names this very file."""
+    """Check that ``run.json``, which names the file that was scored, names this very file.
+
+    Raises:
+        AnnotationError: it names another file, or is missing although it is required.
+    """
     run = folder / _RUN
     if not run.exists():
         if required:
             raise AnnotationError(
-                f"{folder}: holds no {_RUN}, so nothing tells which file its scores are of; give a "
-                "folder that scoring wrote, or the table itself"
+                f"{folder}: holds no {_RUN}, so it is unknown which file was scored; give a folder "
+                "that scoring wrote, or the table itself"
             )
         return
     record = parse_json(
@@ -90,25 +95,31 @@ def _check_scored(folder: Path, scored: Path, *, required: bool) -> None:
     settings = record.get("settings") if isinstance(record, dict) else None
     digest = settings.get("input_sha256") if isinstance(settings, dict) else None
     if digest is None:
-        raise AnnotationError(f"{run}: is not that of scoring; give the folder that scoring wrote")
+        raise AnnotationError(
+            f"{run}: was not written by scoring; give the folder that scoring wrote"
+        )
     if digest != file_sha256(scored):
         raise AnnotationError(
-            f"{folder}: its scores are not of {scored.name} as it is now; if the two systems' "
-            f"scores are not the wrong way round, score {scored.name} again",
+            f"{folder}: its scores do not belong to {scored.name} as it is now; check that the "
+            f"scores of the two systems are not swapped, or score {scored.name} again",
             "sra_a",
             "sra_b",
         )
 
 
 def same_definition(one: str, other: str) -> str:
-    """The definition of both.
+    """Check that both systems were scored by the same definition, and return its name.
+
+    Args:
+        one: the name of the definition for the first system.
+        other: the name of the definition for the second system.
 
     Raises:
-        AnnotationError: there are two.
+        AnnotationError: the two definitions differ.
     """
     if one != other:
         raise AnnotationError(
-            f"the scores of one system are of definition {one!r}, those of the other of {other!r}; "
-            "score both with one"
+            f"one system was scored by the definition {one!r} and the other by {other!r}; score "
+            "both by the same"
         )
     return one

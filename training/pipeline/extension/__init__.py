@@ -1,1 +1,1 @@
-"""ESConv extended: replies generated under strategies that its dialogues did not take."""
+"""Extend ESConv: cut its dialogues, and generate replies under strategies drawn at random."""

@@ -1,4 +1,4 @@
-"""The extended data set in numbers: by part of the split, and by strategy."""
+"""Describe the extended data set in numbers, by part of the split and by strategy."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sra_fast.tools.markdown_table import markdown_table
 def describe(
     parts: Mapping[str, Sequence[Conversation]], strategies: Sequence[str]
 ) -> dict[str, Any]:
-    """Sizes and mean lengths.
+    """Count the replies of a data set and their mean lengths in words.
 
     Args:
-        parts: the conversations of each part of the split.
-        strategies: in the order of the table.
+        parts: the conversations of each part of the split, by its name.
+        strategies: the names of the strategies, in the order of the table.
 
     Returns:
-        ``parts``: per part, and for "all", the numbers of dialogues and replies, the mean number
-        of turns before a reply, and the mean numbers of words of a turn and of a reply (None for
-        an empty part). ``strategies``: per strategy the number of replies of each part, and the
-        mean number of words of all its replies.
+        Under ``parts``, for each part and for "all": the numbers of dialogues and replies, the mean
+        number of messages before a reply, and the mean numbers of words of such a message and of a
+        reply (None for an empty part). Under ``strategies``, for each strategy: the number of
+        replies in each part, and the mean number of words of all its replies.
     """
     everything = [conversation for part in parts.values() for conversation in part]
     return {
@@ -40,7 +40,7 @@ def describe(
 
 
 def as_markdown(described: Mapping[str, Any]) -> str:
-    """Return both tables as Markdown."""
+    """Return the numbers of :func:`describe` as two tables in Markdown."""
     parts, strategies = described["parts"], described["strategies"]
     sizes = (
         (

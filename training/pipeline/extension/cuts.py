@@ -1,4 +1,4 @@
-"""Where dialogues are cut, and which strategies the next turn is to be written with."""
+"""Cut dialogues before replies of the supporter, and draw strategies for new replies there."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from ..generation.sampling import item_seed
 
 
 class ExtensionError(ArgumentError):
-    """Dialogues cannot be extended; the message says why and the way out."""
+    """Raised when dialogues cannot be extended; the message says why and the way out."""
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """Which turns of which dialogues are to be written anew; the defaults are the paper's.
+    """Say which replies of which dialogues are written anew; the defaults are the paper's.
 
     Attributes:
-        first_turn, last_turn: of the supporter: n has at least 2n - 1 turns before it, and these
-            two bound them: 5 to 23.
-        probability: of each strategy at each cut.
-        cuts: most cuts of a dialogue, drawn by the seed; None for all.
-        dialogues: most dialogues, drawn by the seed; None for all.
-        seed: of all drawing. What is drawn for one dialogue does not depend on the others.
+        first_turn: the first turn of the supporter that may be written anew, counted from 1. Turn n
+            has at least 2n - 1 messages before it; 2 · first_turn - 1 is the fewest (5).
+        last_turn: the last turn of the supporter that may be written anew; 2 · last_turn - 1 is the
+            most messages before it (23).
+        probability: the probability with which each strategy is drawn at each cut.
+        cuts: the most cuts of a dialogue, drawn at random; None for all.
+        dialogues: the most dialogues, drawn at random; None for all.
+        seed: seed of every draw. What is drawn for one dialogue does not depend on the others.
+
+    Raises:
+        ExtensionError: a value is out of range.
     """
 
     first_turn: int = 3
@@ -42,11 +47,15 @@ class Cutting:
     def __post_init__(self) -> None:
         if not 1 <= self.first_turn <= self.last_turn:
             raise ExtensionError(
-                f"turns must run from 1 on and upwards, found {self.first_turn} to {self.last_turn}"
+                "first_turn must be at least 1 and at most last_turn, found "
+                f"{self.first_turn} and {self.last_turn}",
+                "first_turn",
+                "last_turn",
             )
         if not 0.0 < self.probability <= 1.0:
             raise ExtensionError(
-                f"probability must be in (0, 1], found {self.probability!r}", "probability"
+                f"probability must be above 0 and at most 1, found {self.probability!r}",
+                "probability",
             )
         for name in ("cuts", "dialogues"):
             value = getattr(self, name)
@@ -57,14 +66,19 @@ class Cutting:
 def cut(
     dialogues: Sequence[Dialogue], strategies: Mapping[str, str], cutting: Cutting
 ) -> list[Conversation]:
-    """One conversation for each turn that is to be written, its reply still open.
+    """Make a conversation for each reply that is to be written; a placeholder stands for the reply.
 
-    A cut lies behind a seeker's turn that the supporter answered; what the supporter said is not
-    read. Ids are ``<dialogue>-t<turn>-<strategy>``. A dialogue that begins like an earlier one of
-    its file is left out.
+    A dialogue is cut after a message of the seeker that the supporter answered; the answer itself
+    is not read. Ids are ``<dialogue>-t<turn>-<strategy>``. A dialogue that begins like an earlier
+    one of its file is left out.
+
+    Args:
+        dialogues: the dialogues of a file.
+        strategies: the strategies to draw from, as a mapping of names to descriptions.
+        cutting: which turns are cut, and how strategies are drawn.
 
     Raises:
-        ExtensionError: nothing can be cut.
+        ExtensionError: no dialogue can be cut, or no strategy was drawn.
     """
     chosen = [dialogue for dialogue in dialogues if dialogue.same_as is None]
     if cutting.dialogues is not None and cutting.dialogues < len(chosen):
@@ -75,8 +89,12 @@ def cut(
     ]
     if not records:
         raise ExtensionError(
-            f"none of {len(chosen)} dialogues has an answered seeker's turn before the supporter's "
-            f"turns {cutting.first_turn} to {cutting.last_turn}, or no strategy was drawn"
+            f"nothing to write in {len(chosen)} dialogues: the supporter has no turn from "
+            f"{cutting.first_turn} to {cutting.last_turn} in them, or no strategy was drawn; allow "
+            "other turns, or raise the probability",
+            "first_turn",
+            "last_turn",
+            "probability",
         )
     return as_conversations(records)
 
@@ -84,7 +102,7 @@ def cut(
 def _records(
     dialogue: Dialogue, strategies: Sequence[str], cutting: Cutting
 ) -> list[dict[str, Any]]:
-    places: list[tuple[int, int]] = []  # (turns before, number of the supporter's turn)
+    places: list[tuple[int, int]] = []  # (number of messages before, turn of the supporter)
     number = 0
     for position, turn in enumerate(dialogue.turns):
         if turn.role == "assistant":

@@ -1,11 +1,12 @@
-"""``extend``: from a file of dialogues to a data set of replies under drawn strategies.
+"""Extend a file of dialogues to a data set of generated replies under strategies drawn at random.
 
-What lies in the folder of a run:
+The folder of a run holds:
 
-    run.json               everything the replies depend on; another run's is refused
-    replies/00007.jsonl    the batches done so far
-    train.jsonl, test.jsonl, validation.jsonl    conversations, no dialogue in two of them
-    statistics.json, statistics.md
+    run.json               everything that the replies depend on; a run with other settings is
+                           refused
+    replies/00007.jsonl    the batches of replies that are done
+    train.jsonl, test.jsonl, validation.jsonl    the conversations; no dialogue is in two of them
+    statistics.json, statistics.md               counts and mean lengths
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sra_fast.tools.atomic import write_json, write_text
 
 from ...data.dataset import split_by_conversation
 from ..generation.generation_prompts import generation_prompts
-from ..generation.replies import IncompleteError, Replier, Reply, complete
+from ..generation.replies import MissingRepliesError, Replier, Reply, complete
 from ..generation.sampling import Sampling
 from .counts import as_markdown, describe
 from .cuts import Cutting, ExtensionError, cut
@@ -41,16 +42,18 @@ STATISTICS = "statistics"
 
 @dataclass(frozen=True)
 class Extension:
-    """What to extend, and how.
+    """Say which dialogues to extend, how, and where the results go.
 
     Attributes:
-        file: of dialogues, in one of ESConv's forms.
-        out: the run's folder.
-        template: of the prompts.
-        strategies: name to description.
-        cutting, sampling: which turns, and how they are drawn.
-        test, validation: shares of the dialogues; the defaults are the paper's.
-        replier: what tells the model from others, for ``run.json``.
+        file: the file of dialogues, in one of ESConv's forms.
+        out: the folder of the run.
+        template: the prompt template.
+        strategies: the strategies to draw from, as a mapping of names to descriptions.
+        cutting: which turns of which dialogues are written anew.
+        sampling: how the tokens of replies are drawn.
+        replier: what identifies the model, as values of JSON, for ``run.json``.
+        test: the share of dialogues in the test part; the default is the paper's.
+        validation: the share of dialogues in the validation part; the default is the paper's.
     """
 
     file: Path
@@ -64,7 +67,7 @@ class Extension:
     validation: float = VALIDATION_SHARE
 
     def settings(self) -> dict[str, Any]:
-        """Everything the replies depend on."""
+        """Return everything that the replies depend on, as values of JSON."""
         return {
             "kind": "extend",
             "model": dict(self.replier),
@@ -85,23 +88,23 @@ def extend(
     replier: Callable[[], Replier],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Cuts and splits the dialogues, generates what is missing, and writes.
+    """Cut and split the dialogues, generate the replies that are missing, and write the files.
 
     Args:
-        extension: what and how.
-        replier: makes the one who replies; not called before the folder is this run's.
-        on_progress: called with the replies that a batch brought and the number of all.
+        extension: what to extend, how, and where the results go.
+        replier: returns what generates the replies; it is called once the folder is this run's.
+        on_progress: called with the number of replies of each batch and the number of all.
 
     Returns:
         What ``statistics.json`` holds.
 
     Raises:
-        ValueError: dialogues, settings and folder do not go together, or nothing was generated.
-        IncompleteError: prompts have no reply. Unless the endpoint was given up, everything is
-            written without them.
+        ValueError: dialogues, settings and folder do not go together, or every reply is empty.
+        MissingRepliesError: some prompts have no reply. The files are written without them, unless
+            the run stopped early.
         OSError: a file cannot be read or written.
     """
-    # Before anything is generated: it may be impossible.
+    # Cut before the model is loaded: the dialogues may not allow it.
     return fill_cuts(extension, cut_and_split(extension), replier, on_progress)
 
 
@@ -111,12 +114,12 @@ def fill_cuts(
     replier: Callable[[], Replier],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Generates what is missing of conversations that were cut before, and writes.
+    """Generate the missing replies of conversations that are cut already, and write the files.
 
     Args:
-        cuts: of this extension, from :func:`cut_and_split`.
+        cuts: the conversations of this extension, from :func:`cut_and_split`.
 
-    The other arguments, the result and what is raised are those of :func:`extend`.
+    The other arguments, the result and the errors are those of :func:`extend`.
     """
     prompts = generation_prompts(cuts.opened, extension.template, extension.strategies)
     folder = RunFolder(extension.out, extension.settings())
@@ -128,7 +131,7 @@ def fill_cuts(
                 extension.out / REPLIES,
                 on_progress=lambda done: on_progress(done, len(prompts)),
             )
-        except IncompleteError as error:
+        except MissingRepliesError as error:
             if not error.given_up and error.replies:
                 _write(extension, cuts.parts, error.replies)
             raise
@@ -139,11 +142,11 @@ def fill_cuts(
 
 @dataclass(frozen=True)
 class Cuts:
-    """Conversations whose replies are still open.
+    """Hold conversations whose replies are still to be written.
 
     Attributes:
-        opened: all of them, in the order of the dialogues.
-        parts: the same by the part that they belong to.
+        opened: all conversations, in the order of the dialogues.
+        parts: the same conversations by the part of the split that they belong to.
     """
 
     opened: list[Conversation]
@@ -151,7 +154,10 @@ class Cuts:
 
 
 def cut_and_split(extension: Extension) -> Cuts:
-    """Cut the dialogues where replies will be written, and share them out to the parts.
+    """Cut the dialogues where replies will be written, and split them into parts.
+
+    Args:
+        extension: which dialogues to extend, and how.
 
     Raises:
         ValueError: the dialogues cannot be read, cut or split.
@@ -172,8 +178,8 @@ def _log_uncut(
     without = wanted - len({conversation.dialogue for conversation in opened})
     if without:
         _logger.info(
-            "%d of %d dialogues give nothing: too short for a cut, no strategy was drawn, or "
-            "another dialogue says the same",
+            "%d of %d dialogues give no conversation: they are too short for a cut, no strategy "
+            "was drawn for them, or they begin like another dialogue",
             without,
             wanted,
         )
@@ -191,7 +197,9 @@ def _write(
     }
     whole = [conversation for part in parts.values() for conversation in part]
     if not whole:
-        raise ExtensionError(f"all of {len(replies)} replies are empty; is this a chat model?")
+        raise ExtensionError(
+            f"all of the {len(replies)} replies are empty; check that the model is a chat model"
+        )
     for name, part in parts.items():
         write_conversations(extension.out / f"{name}.jsonl", [c.record for c in part])
     described = describe(parts, list(extension.strategies))
@@ -212,13 +220,13 @@ def _write(
 
 
 def _text(replies: Mapping[str, Reply], conversation: Conversation) -> str:
-    """Empty where there is no reply, too."""
+    """Return the text of a conversation's reply; empty if there is no reply."""
     reply = replies.get(conversation.id)
     return "" if reply is None else reply.text
 
 
 def _split(opened: Sequence[Conversation], extension: Extension) -> dict[str, list[Conversation]]:
-    """By dialogue; a part that is asked for has one at least.
+    """Split conversations into parts by dialogue; a part with a share above 0 gets at least one.
 
     Raises:
         ExtensionError: the shares leave nothing to train on, or there are too few dialogues.
@@ -235,8 +243,8 @@ def _split(opened: Sequence[Conversation], extension: Extension) -> dict[str, li
     dialogues = len({conversation.dialogue for conversation in opened})
     if dialogues < needed:
         raise ExtensionError(
-            f"{extension.file.name}: {dialogues} dialogues with cuts, and a split in {needed} "
-            "parts takes as many; give more dialogues, or 0 for test or validation",
+            f"{extension.file.name}: {dialogues} of the dialogues can be cut, and a split into "
+            f"{needed} parts needs {needed}; give more dialogues, or 0 for test or validation",
             "test",
             "validation",
         )

@@ -1,1 +1,1 @@
-"""Replies of a chat model to prompts with a strategy, by transformers or over an endpoint."""
+"""Generate replies to prompts with a strategy, by a local model or over an endpoint."""

@@ -1,7 +1,7 @@
-"""A KV cache with room: a new token is written behind the others, which stay where they are.
+"""Keep keys and values in a cache with spare room, where a new token is written in place.
 
-``DynamicLayer`` concatenates, so that every token copies all keys and values before it. On a CPU
-that takes longer than the model itself.
+``DynamicLayer`` of transformers concatenates, so that every new token copies all keys and values
+before it. On a CPU the copies take longer than the model itself.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-_ROOM = 64  # tokens that fit before everything moves to a larger place
+_ROOM = 64  # spare tokens; when they are used up, everything moves to a larger tensor
 
 
 def growing_cache(config: PreTrainedConfig) -> DynamicCache:
-    """An empty cache for a model; layers that do not keep all keys stay as they are."""
+    """Return an empty cache for a model, with room in every layer that keeps all keys.
+
+    Other layers, such as those with a sliding window, are those of transformers.
+
+    Args:
+        config: the configuration of the model.
+    """
     cache = DynamicCache(config=config)
     cache.layers = [
         GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
@@ -25,20 +31,33 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """``keys`` and ``values``, ``[B, H, T, D]``, are the front of tensors with room behind them."""
+    """Hold the keys and values of one layer in tensors with spare room at the end.
+
+    Attributes:
+        keys: ``[B, H, T, D]``, a view of the front of a longer tensor.
+        values: ``[B, H, T, D]``, a view of the front of a longer tensor.
+    """
 
     keys: Tensor
     values: Tensor
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Empty, in the dtype and on the device of these."""
+        """Make the layer empty, in the dtype and on the device of the given states."""
         super().lazy_initialization(key_states, value_states)
         self._key_place, self._value_place = self.keys, self.values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Appends ``[B, H, N, D]`` each; returns all."""
+        """Append the keys and values of N new tokens, and return those of all tokens.
+
+        Args:
+            key_states: the new keys, ``[B, H, N, D]``.
+            value_states: the new values, ``[B, H, N, D]``.
+
+        Returns:
+            All keys and all values, ``[B, H, T + N, D]`` each.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.keys, self._key_place = _appended(self.keys, key_states, self._key_place)
@@ -47,10 +66,13 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _appended(held: Tensor, new: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Both along T, and where they lie: in ``place`` if they fit there behind ``held``."""
+    """Return ``held`` followed by ``new`` along T, and the tensor whose front they are.
+
+    That tensor is ``place`` if ``held`` is its front and ``new`` fits behind it, else a larger one.
+    """
     begun = held.shape[-2] if held.numel() else 0
     end = begun + new.shape[-2]
-    is_front = begun > 0 and held.data_ptr() == place.data_ptr()  # not so when rows were selected
+    is_front = begun > 0 and held.data_ptr() == place.data_ptr()  # False once rows were selected
     if not is_front or place.shape[-2] < end:
         place = new.new_empty(*new.shape[:-2], end + _ROOM, new.shape[-1])
         if begun:

@@ -1,4 +1,4 @@
-"""What models put around a reply, taken off: role labels, announcements, quotation marks."""
+"""Take off what models put around a reply: role labels, announcements and quotation marks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _ANNOUNCEMENT = re.compile(
     rf"{_OPENING}(?![^\n:]*\bmessage\b){_WORDS}\b(?:response|reply|answer)\b{_WORDS}:\s*",
     re.IGNORECASE,
 )
-# Of a message a supporter may speak too, so the reply must stand apart: below, or in quotes.
+# A supporter may mention a message too ("This is my message to you: ..."), so here the reply must
+# stand apart: on the next line, or in quotation marks.
 _ANNOUNCED_APART = re.compile(
     rf"{_OPENING}{_WORDS}\b(?:message|continuation)\b{_WORDS}:"
     r"(?=[^\S\n]*(?:\n|[\"\u201c]|$))\s*",
@@ -30,10 +31,14 @@ _QUOTES = (('"', '"'), ("\u201c", "\u201d"))
 
 
 def clean_reply(text: str) -> str:
-    """The reply itself; empty if nothing is left.
+    """Return the reply alone, without what the model wrote around it.
 
-    Thoughts of a reasoning model, role labels ("assistant:") and announcements ("Here is a
-    response:") in front are taken off, and quotation marks around the whole.
+    The thoughts of a reasoning model, role labels ("assistant:") and announcements ("Here is a
+    response:") are taken off the front, and quotation marks off both ends. The result is empty if
+    nothing is left.
+
+    Args:
+        text: what the model wrote.
     """
     text = _THOUGHT.sub("", text).strip()
     before = None

@@ -1,39 +1,39 @@
-"""Replies of a model behind an OpenAI-compatible endpoint."""
+"""Get replies from a model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..endpoint import Endpoint
+from ..endpoint import FAILURES_IN_A_ROW, Endpoint
 from .cleaning import clean_reply
 from .generation_prompts import GenerationPrompt
 from .replies import BATCH, Reply, UnansweredError
 from .sampling import Sampling, item_seed
 
-FAILURES_IN_A_ROW = 10
-"""After so many the endpoint is given up for now, at the end of their batch.
-
-Requests that were refused for what they say are not among them: others may be answered.
-"""
-
 
 class EndpointReplier:
-    """A model behind an OpenAI-compatible endpoint; each item's seed goes with its request."""
+    """Reply to prompts by a model behind an OpenAI-compatible endpoint.
+
+    Args:
+        endpoint: the model behind its URL.
+        sampling: how tokens are drawn; each request carries a seed of its own.
+        batch: the most prompts of a batch, whose replies are saved together.
+    """
 
     def __init__(self, endpoint: Endpoint, sampling: Sampling, *, batch: int = BATCH) -> None:
         self._endpoint, self._sampling, self._batch = endpoint, sampling, batch
         self._failed_in_a_row = 0
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
-        """In their order."""
+        """Return batches of indices into ``prompts``, in the order of the prompts."""
         everything = range(len(prompts))
         return [list(everything[at : at + self._batch]) for at in everything[:: self._batch]]
 
     def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
-        """Requests of one batch run side by side, each to its end.
+        """Return the replies to one batch of prompts, whose requests run at the same time.
 
         Raises:
-            UnansweredError: some of them failed for good.
+            UnansweredError: some requests failed for good; the others were brought to their end.
         """
         replies: dict[str, Reply] = {}
         reasons: list[str] = []

@@ -1,4 +1,7 @@
-"""Prompts that end where a reply begins, exactly as scoring will read them with the reply."""
+"""Make prompts that end where a reply begins.
+
+Their text is exactly what scoring will read in front of the reply.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ PLACEHOLDER = "\u2026"  # stands for the reply that is yet to come
 
 @dataclass(frozen=True)
 class GenerationPrompt:
-    """A prompt to reply to.
+    """Hold one prompt to which a reply is generated.
 
     Attributes:
-        item: names it; its random numbers come from that.
-        group: of items whose prompts begin alike.
-        prompt: its messages, the last of which is to be replaced by the reply.
+        item: the name of the prompt, from which its random numbers come.
+        group: the name of its group: prompts of one group begin alike.
+        prompt: the messages; the last of them is a placeholder for the reply.
     """
 
     item: str
@@ -36,7 +39,7 @@ class GenerationPrompt:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """As chat endpoints take them, without the reply."""
+        """Return the messages before the reply, as ``{"role": ..., "content": ...}``."""
         return [
             {"role": message.role, "content": message.content}
             for message in self.prompt.messages[:-1]
@@ -48,10 +51,15 @@ def generation_prompts(
     template: PromptTemplate,
     strategies: Mapping[str, str] | None = None,
 ) -> list[GenerationPrompt]:
-    """One prompt for the last reply of each conversation, which itself is not read.
+    """Make a prompt for the last reply of each conversation; the reply itself is not read.
+
+    Args:
+        conversations: the conversations, one prompt each.
+        template: the prompt template that turns a conversation into messages.
+        strategies: names and descriptions of the strategies; None for those of the library.
 
     Raises:
-        ConversationError: a strategy is not among ``strategies``.
+        ConversationError: the strategy of a conversation is not among ``strategies``.
     """
     made = []
     for conversation in conversations:
@@ -65,10 +73,15 @@ def generation_prompts(
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[GenerationPrompt]
 ) -> list[Tensor]:
-    """Token ids ``[T]`` int64 of each prompt, up to where the reply begins.
+    """Return the token ids of each prompt up to where the reply begins, ``[T]`` int64.
+
+    Args:
+        tokenizer: the tokenizer of the model, with its chat template.
+        prompts: the prompts to encode.
 
     Raises:
-        EncodingError: as :func:`sra_fast.encode`.
+        EncodingError: the tokenizer or a prompt cannot be used, for the same reasons as in
+            :func:`sra_fast.encode`.
     """
     check_tokenizer(tokenizer)
     takes_system = takes_system_message(tokenizer)

@@ -1,14 +1,16 @@
-"""Batched generation with a KV cache that prompts with a common beginning share.
+"""Generate replies in batches, with a KV cache that prompts with a common beginning share.
 
-The strategies of one conversation have the same history in front of them where the template puts it
-first. Such a beginning is computed once per group; its keys and values are copied to the group's
-rows, and only what is left of each prompt runs batched. Rows that have ended leave the batch.
+Where the template puts the history first, the prompts of one conversation under several strategies
+begin alike. Such a beginning is computed once per group; its keys and values are copied to the
+batch rows of the group, and only the rest of each prompt runs batched. Batch rows whose reply has
+ended leave the batch.
 
-    columns:   0 .......... C | C ......... T | new tokens
-    row:       pads and cache | the last S    | one by one
+    columns:     0 .............. C | C .............. T | from T on
+    batch row:   padding and cache  | the last S tokens  | new tokens, one by one
 
-T is the longest prompt of the batch, S the most that any row has beyond its group's beginning,
-C = T - S. Positions count from a row's first token, so pads change nothing but roundings.
+T is the length of the longest prompt of the batch, S the most tokens that any prompt has beyond its
+group's beginning, C = T - S. Positions count from the first token of a prompt, so padding changes
+the results by rounding only.
 """
 
 from __future__ import annotations
@@ -27,20 +29,20 @@ from .cache import GrowingLayer, growing_cache
 from .sampling import Sampling, draw, uniforms
 
 LEAST_SHARED = 32  # tokens; a shorter beginning is not worth a forward pass of its own
-_SHRINK = 0.75  # the batch is cut to its live rows when no more than this share lives
+_SHRINK = 0.75  # ended replies leave the batch once at most this share of it is unfinished
 
 
 class GenerationError(ValueError):
-    """Replies cannot be generated; the message says why and the way out."""
+    """Raised when replies cannot be generated; the message says why and the way out."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A reply as it came.
+    """Hold the tokens that a model generated for one prompt.
 
     Attributes:
-        tokens: the new ones, without the one that ends a reply.
-        finished: the model ended it itself; False where it was cut at ``max_new_tokens``.
+        tokens: ids of the new tokens, without the token that ends a reply.
+        finished: whether the model ended the reply; False if it was cut at ``max_new_tokens``.
     """
 
     tokens: tuple[int, ...]
@@ -48,13 +50,20 @@ class Generated:
 
 
 class LocalModel:
-    """A chat model of transformers that replies to batches of prompts.
+    """Reply to batches of prompts by a chat model of transformers.
 
     Args:
-        model: on its device.
-        tokenizer: its tokenizer.
+        model: the model, on the device where it runs.
+        tokenizer: the tokenizer of the model.
         sampling: how tokens are drawn.
-        share: compute common beginnings once; False computes every prompt whole.
+        share: whether the common beginning of a group's prompts is computed once; False computes
+            every prompt whole.
+
+    Attributes:
+        batches: whether prompts of different lengths can share a forward pass.
+
+    Raises:
+        GenerationError: neither the model nor the tokenizer names a token that ends a reply.
     """
 
     def __init__(
@@ -73,7 +82,6 @@ class LocalModel:
         layers = growing_cache(model.config).layers
         plain = all(isinstance(layer, GrowingLayer) for layer in layers)
         self.batches = not served.stateful
-        """Whether prompts of several lengths can share a forward pass."""
         self._share = share and plain and self.batches
         self._context = served.context_length
 
@@ -81,12 +89,13 @@ class LocalModel:
     def reply(
         self, items: Sequence[str], prompts: Sequence[Tensor], groups: Sequence[str]
     ) -> list[Generated]:
-        """Replies to one batch.
+        """Return the replies to one batch of prompts, in their order.
 
         Args:
-            items: name of each prompt; its random numbers come from it.
-            prompts: token ids ``[T_i]`` int64.
-            groups: prompts of one group begin alike, and stand next to each other.
+            items: the name of each prompt, from which its random numbers come.
+            prompts: the token ids of each prompt, ``[T_i]`` int64.
+            groups: the group of each prompt; prompts of one group begin alike, and stand next to
+                each other.
 
         Raises:
             GenerationError: a prompt and its reply may be longer than the model's context, or the
@@ -97,7 +106,8 @@ class LocalModel:
             raise GenerationError(
                 f"item {items[max(range(len(prompts)), key=lambda i: len(prompts[i]))]!r}: a prompt"
                 f" of {longest} tokens and {self._sampling.max_new_tokens} new ones are more than "
-                f"the model's context of {self._context}; lower max_new_tokens or cut the history"
+                f"the model's context of {self._context} tokens; lower max_new_tokens, or cut the "
+                "history"
             )
         if not self.batches and len(prompts) > 1:
             return [
@@ -120,10 +130,17 @@ class LocalModel:
     def _decode(
         self, ids: Tensor, mask: Tensor, cache: DynamicCache, numbers: Tensor
     ) -> list[Generated]:
-        """From the last columns of the prompts to whole replies."""
+        """Generate whole replies, beginning with the last S columns of the prompts.
+
+        Args:
+            ids: the last tokens of each prompt, ``[B, S]`` int64.
+            mask: 1 at tokens and 0 at padding, ``[B, T]`` int64.
+            cache: keys and values of the first C columns.
+            numbers: the random numbers of each prompt, ``[B, max_new_tokens]`` float64 in [0, 1).
+        """
         tokens: list[list[int]] = [[] for _ in range(len(ids))]
         finished = [False] * len(ids)
-        rows = list(range(len(ids)))  # of the batch as it is now
+        rows = list(range(len(ids)))  # the prompts that are still in the batch
         positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         for step in range(self._sampling.max_new_tokens):
             output = self._model(
@@ -158,10 +175,11 @@ class LocalModel:
         return [Generated(tuple(new), done) for new, done in zip(tokens, finished, strict=True)]
 
     def _beginnings(self, prompts: Sequence[Tensor], groups: Sequence[str]) -> list[int]:
-        """Of each prompt the number of tokens that its whole group begins with.
+        """Return for each prompt how many tokens its whole group begins with.
 
-        At least one token of each is left to run. Groups of one share with nobody, but their
-        beginning runs apart as well, so that the others' is not run again for their sake.
+        At least one token of each prompt is left to run. A prompt that is alone in its group shares
+        with none, but its beginning is computed apart as well: otherwise its length would set S,
+        and the other groups' beginnings would be computed again.
         """
         members: dict[str, list[int]] = {}
         for index, group in enumerate(groups):
@@ -183,7 +201,7 @@ class LocalModel:
         shared: Sequence[int],
         columns: int,
     ) -> DynamicCache:
-        """Keys and values of the first ``columns`` columns, computed once per group."""
+        """Return the keys and values of the first ``columns`` columns, computed once per group."""
         cache = growing_cache(self._model.config)
         if columns == 0 or not any(shared):
             return cache
@@ -209,7 +227,7 @@ class LocalModel:
             past_key_values=DynamicCache(config=self._model.config),
         ).past_key_values
         longest = max(len(prompt) for prompt in prompts)
-        # Column c of a row holds token c - (T - its length); before that come pads.
+        # Column c of a batch row holds token c - (T - length of its prompt); padding comes before.
         offsets = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
         wanted = torch.arange(columns, device=device) - offsets[:, None]  # [B, C]
         source = torch.tensor([names.index(group) for group in groups], device=device)
@@ -222,14 +240,23 @@ class LocalModel:
 
 
 def _gathered(states: Tensor, source: Tensor, wanted: Tensor) -> Tensor:
-    """``[G, H, P, D]`` to ``[B, H, C, D]``: of row ``source[b]`` the columns ``wanted[b]``."""
+    """Return for each batch row b the columns ``wanted[b]`` of ``states[source[b]]``.
+
+    Args:
+        states: keys or values of the groups, ``[G, H, P, D]``.
+        source: the group of each batch row, ``[B]`` int64.
+        wanted: the wanted columns, ``[B, C]`` int64; those outside take the nearest.
+
+    Returns:
+        ``[B, H, C, D]``
+    """
     columns = wanted.clamp(min=0, max=states.shape[2] - 1)
     heads = torch.arange(states.shape[1], device=states.device)
     return states[source[:, None, None], heads[None, :, None], columns[:, None, :]]
 
 
 def _common(prompts: Sequence[Tensor]) -> int:
-    """How many tokens all of them begin with, short of the whole of any."""
+    """Return how many first tokens all prompts share, less than the whole of any prompt."""
     most = min(len(prompt) for prompt in prompts) - 1
     first = prompts[0][:most]
     for other in prompts[1:]:
@@ -240,7 +267,11 @@ def _common(prompts: Sequence[Tensor]) -> int:
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every token that ends a reply, by the model and by its tokenizer."""
+    """Return the ids of all tokens that end a reply, by the model and by its tokenizer.
+
+    Raises:
+        GenerationError: neither of them names such a token.
+    """
     found: set[int] = set()
     for value in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         found.update([value] if isinstance(value, int) else value or [])

@@ -1,8 +1,8 @@
-"""Replies to many prompts in batches, each kept as soon as it is there.
+"""Generate replies to many prompts in batches, and save each batch as soon as it is done.
 
-Batches are cut in an order that depends on the prompts alone. Each finished one is a file that
-appears whole or not at all; what is missing after a crash is generated again, from the same random
-numbers. An endpoint may leave gaps in a batch; the next call asks for those alone.
+The batches depend on the prompts alone. Each finished batch is a file that appears whole or not at
+all; what is missing after a crash is generated again, from the same random numbers. An endpoint may
+leave prompts of a batch without a reply; the next call asks for those alone.
 """
 
 from __future__ import annotations
@@ -29,17 +29,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 32
+"""The most prompts of a batch, unless told otherwise."""
 
-_NAMED = 3  # reasons of failures in an error
+_NAMED = 3  # the most reasons that an error names; it counts the others
 
 
 class UnansweredError(ValueError):
-    """Prompts of a batch got no reply.
+    """Raised when prompts of a batch got no reply; the message gives the reasons.
+
+    Args:
+        replies: the attribute of that name.
+        reasons: the attribute of that name.
+        for_all: the attribute of that name.
 
     Attributes:
-        replies: to the batch's other prompts, in order.
-        reasons: one of each prompt that failed.
-        for_all: there is no sense in asking for more now.
+        replies: the replies to the other prompts of the batch, in order.
+        reasons: why each prompt that has no reply failed.
+        for_all: whether further requests would fail as well, so that the run should stop.
     """
 
     def __init__(self, replies: Sequence[Reply], reasons: Sequence[str], *, for_all: bool) -> None:
@@ -47,12 +53,18 @@ class UnansweredError(ValueError):
         self.replies, self.reasons, self.for_all = list(replies), list(reasons), for_all
 
 
-class IncompleteError(ValueError):
-    """Some prompts have no reply; the message says how many, why, and how to go on.
+class MissingRepliesError(ValueError):
+    """Raised when prompts have no reply; the message says how many, why, and how to go on.
+
+    Args:
+        replies: the attribute of that name.
+        wanted: the number of all prompts.
+        failures: how many prompts failed for each reason.
+        given_up: the attribute of that name.
 
     Attributes:
-        replies: item to reply, of the others.
-        given_up: prompts were left unasked.
+        replies: the replies that are there, by the name of their item.
+        given_up: whether the run stopped before it had asked for every reply.
     """
 
     def __init__(
@@ -69,14 +81,14 @@ class IncompleteError(ValueError):
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply to one prompt.
+    """Hold the reply to one prompt.
 
     Attributes:
-        item: the prompt's.
-        text: cleaned; empty if the model said nothing.
-        raw: as it came.
-        tokens: number of new tokens; 0 if an endpoint does not count them.
-        finished: False where it was cut at ``max_new_tokens``.
+        item: the name of the prompt.
+        text: the reply, cleaned; empty if the model said nothing.
+        raw: what the model wrote, before it was cleaned.
+        tokens: the number of new tokens; 0 if an endpoint does not count them.
+        finished: whether the model ended the reply; False if it was cut at ``max_new_tokens``.
     """
 
     item: str
@@ -87,27 +99,28 @@ class Reply:
 
 
 class Replier(Protocol):
-    """Whoever replies to prompts."""
+    """Describe what generates replies: a local model or an endpoint."""
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
-        """Batches, as indices of prompts."""
+        """Return the batches, each as a list of indices into ``prompts``."""
 
     def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
-        """Replies to one batch.
+        """Return the replies to one batch of prompts, in their order.
 
         Raises:
-            UnansweredError: some of them failed for good.
+            UnansweredError: some of the prompts failed for good.
         """
 
 
 class LocalReplier:
-    """A model of transformers.
+    """Reply to prompts by a model of transformers on this machine.
 
     Args:
-        model, tokenizer: of it.
+        model: the model, on the device where it runs.
+        tokenizer: the tokenizer of the model.
         sampling: how tokens are drawn.
-        batch: most prompts of a forward pass.
-        share: whether common beginnings are computed once.
+        batch: the most prompts of a forward pass.
+        share: whether the common beginning of a group's prompts is computed once.
     """
 
     def __init__(
@@ -127,12 +140,12 @@ class LocalReplier:
         self._model = LocalModel(model, tokenizer, sampling, share=share)
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
-        """Groups stay together; groups of like length share a batch."""
+        """Return batches of indices into ``prompts``: groups of similar length share a batch."""
         encoded = encode_prompts(self._tokenizer, prompts)
         return batches([p.group for p in prompts], [len(ids) for ids in encoded], self._batch)
 
     def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
-        """Replies to one batch."""
+        """Return the replies to one batch of prompts, in their order."""
         encoded = encode_prompts(self._tokenizer, prompts)
         items, groups = [p.item for p in prompts], [p.group for p in prompts]
         replies = []
@@ -144,7 +157,10 @@ class LocalReplier:
 
 
 def _without(tokens: Sequence[str], text: str) -> str:
-    """Control tokens that a model spelt out letter by letter would be read as such in a chat."""
+    """Return the text without any of the given tokens.
+
+    A model may spell out a control token letter by letter; a chat template would take it for one.
+    """
     while any(token in text for token in tokens):
         for token in tokens:
             text = text.replace(token, "")
@@ -152,9 +168,17 @@ def _without(tokens: Sequence[str], text: str) -> str:
 
 
 def batches(groups: Sequence[str], lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Indices of at most ``most`` prompts each: whole groups by length, cut where a batch is full.
+    """Cut prompts into batches: group after group by length, cut wherever a batch is full.
 
-    Longest first, so that what does not fit in memory is known at once.
+    The longest come first, so that a batch that does not fit in memory fails at once.
+
+    Args:
+        groups: the group of each prompt.
+        lengths: the number of tokens of each prompt.
+        most: the most prompts of a batch.
+
+    Returns:
+        The batches, each as a list of indices of prompts.
     """
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
@@ -170,17 +194,17 @@ def complete(
     folder: Path,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Reply]:
-    """Replies to all prompts; those that an earlier call left in ``folder`` are read.
+    """Return the replies to all prompts by item; those of an earlier call are read from files.
 
     Args:
-        replier: who replies.
-        prompts: with items that differ.
-        folder: for the batches' files; of these prompts and this replier alone.
-        on_progress: called with the number of replies of each batch that is done or was.
+        replier: what generates the replies.
+        prompts: the prompts, each with an item of its own.
+        folder: where the files of the batches go; it belongs to these prompts and this replier.
+        on_progress: called with the number of replies of each batch, new or read from its file.
 
     Raises:
-        IncompleteError: prompts failed for good. The batches behind them were done all the same,
-            unless it has ``given_up``.
+        MissingRepliesError: prompts failed for good. The batches after them were done all the
+            same, unless its ``given_up`` is True.
     """
     parts = KeptParts(folder, ".jsonl", _read_replies, _write_replies)
     kept = {reply.item: reply for part in parts.all() for reply in part}
@@ -205,7 +229,7 @@ def complete(
         if given_up:
             break
     if failures:
-        raise IncompleteError(replies, len(prompts), failures, given_up=given_up)
+        raise MissingRepliesError(replies, len(prompts), failures, given_up=given_up)
     return replies
 
 
@@ -217,6 +241,8 @@ def _read_replies(path: Path) -> Sequence[Reply]:
     replies = []
     for where, entry in read_json_lines(path, raises=ValueError):
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-            raise ValueError(f"{where} is no reply")
+            raise ValueError(
+                f"{where} holds no reply of an earlier run; restore or delete this file"
+            )
         replies.append(Reply(**entry))
     return replies

@@ -1,4 +1,4 @@
-"""Which token comes next: nucleus sampling with random numbers that belong to each item alone."""
+"""Draw the next token by nucleus sampling, with random numbers that depend on the item alone."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from sra_fast.tools.argument_error import ArgumentError
 
-_TOP = 128  # tokens that are looked at first; nearly always they hold the nucleus
+_TOP = 128  # the likeliest tokens, sorted first; nearly always they contain the nucleus
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are drawn; the defaults are the paper's.
+    """Say how the tokens of replies are drawn; the defaults are the paper's.
 
     Attributes:
-        temperature: that logits are divided by; 0 takes the likeliest token.
-        top_p: the likeliest tokens up to this probability, the one that reaches it included, are
-            drawn from.
-        max_new_tokens: after which a reply is cut.
-        seed: of everything.
+        temperature: what the logits are divided by; 0 always takes the likeliest token.
+        top_p: the probability of the nucleus: a token is drawn from the fewest likeliest tokens
+            whose probabilities sum up to at least this.
+        max_new_tokens: the most tokens of a reply, which is cut there.
+        seed: seed of every random number.
 
     Raises:
-        ValueError: a value is out of range.
+        ArgumentError: a value is out of range.
     """
 
     temperature: float = 0.7
@@ -50,30 +50,40 @@ class Sampling:
 
 
 def item_seed(seed: int, item: str) -> int:
-    """The seed of one item, whatever else is generated: 63 bits of a SHA-256."""
+    """Return the seed of one item, 63 bits of a SHA-256; other items do not change it.
+
+    Args:
+        seed: the seed of the run.
+        item: the name of the item.
+    """
     digest = hashlib.sha256(f"{seed}:{item}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def uniforms(sampling: Sampling, item: str) -> Tensor:
-    """``[max_new_tokens]`` float64 in [0, 1): the random number of each of an item's tokens."""
+    """Return a random number for each token of an item's reply.
+
+    Returns:
+        ``[max_new_tokens]`` float64 in [0, 1).
+    """
     generator = torch.Generator().manual_seed(item_seed(sampling.seed, item))
     return torch.rand(sampling.max_new_tokens, generator=generator, dtype=torch.float64)
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """The next token of each row.
+    """Draw the next token of each sequence of a batch.
 
-    The nucleus is ordered by probability; the token in whose share of it the random number falls
-    is taken. So a row's token depends on its own logits and number alone.
+    The tokens of the nucleus are laid end to end in the order of their probability, each as long as
+    its share of the nucleus; the token where the random number falls is taken. So the token of a
+    sequence depends on its own logits and random number alone.
 
     Args:
-        logits: ``[B, V]``.
-        uniform: ``[B]`` float64 in [0, 1).
-        sampling: temperature and top_p.
+        logits: the logits of the next token, ``[B, V]``.
+        uniform: a random number for each sequence, ``[B]`` float64 in [0, 1).
+        sampling: the temperature and ``top_p``.
 
     Returns:
-        ``[B]`` int64.
+        Token ids, ``[B]`` int64.
     """
     if sampling.temperature == 0.0:
         return logits.argmax(dim=-1)

@@ -1,1 +1,1 @@
-"""Head-to-head between two systems' replies by a language model as judge (``sra-fast judge``)."""
+"""Compare the replies of two systems by a language model as judge (``sra-fast judge``)."""

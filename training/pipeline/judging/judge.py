@@ -1,8 +1,10 @@
-"""A whole judging run: two files of replies to wins, ties and losses, in a folder of its own.
+"""Judge two files of replies, and count wins, ties and losses, in a folder of the run's own.
 
-run.json           everything the verdicts depend on; another run's is refused
-transcript.jsonl   every answer of the judge, a line each, as it comes
-result.json        written at the end, also of a run that lacks answers
+The folder holds:
+
+    run.json           everything that the verdicts depend on; a run with other settings is refused
+    transcript.jsonl   every answer of the judge, one a line, written when it comes
+    result.json        the result, written at the end even if answers are missing
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.tools.atomic import write_json
 
-from ..endpoint import ChatMessage, Endpoint
+from ..endpoint import FAILURES_IN_A_ROW, ChatMessage, Endpoint
 from ..items import Item, read_items
 from .judge_prompt import (
     DEFAULT_PROMPT,
@@ -46,35 +48,33 @@ from .transcript import (
 RESULT = "result.json"
 TEMPERATURE = 0.0
 MAX_TOKENS = 2048
-"""Of an answer; room for a judge that thinks first."""
+"""The most tokens of an answer, with room for a judge that thinks before it answers."""
 
-FAILURES_IN_A_ROW = 10
-"""After so many the run gives the endpoint up for now.
-
-Requests that were refused for what they say are not among them: others may be answered.
-"""
-
-_NAMED = 3  # reasons of failures in an error
+_NAMED = 3  # the most reasons that an error names; it counts the others
 _ORDERS: tuple[Order, ...] = get_args(Order)
 
 
-class IncompleteError(ValueError):
-    """Requests failed for good; the message says how many, why, and how to go on."""
+class MissingAnswersError(ValueError):
+    """Raised when items lack an answer of the judge; the message says how many, and why."""
 
 
 @dataclass(frozen=True)
 class JudgingRun:
-    """What to judge, by whom, and where to.
+    """Say what to judge, by which judge, and where the results go.
 
     Attributes:
-        file_a, file_b: conversations with the two systems' replies.
-        endpoint: the judge.
-        out: the run's folder, new or of this very run.
-        prompt: text with the placeholders of ``prompt.PLACEHOLDERS``.
-        strategies: name to description.
-        items: so many, drawn by ``seed``; all if None.
-        name_a, name_b: of the systems, for the result.
-        on_answer: called with the number of questions answered and that of all, so far known.
+        file_a: JSONL file of conversations with the replies of the first system, A.
+        file_b: JSONL file of the same conversations with the replies of the second system, B.
+        endpoint: the judge, a model behind its URL.
+        out: the folder of the run; it is new, or holds this very run.
+        prompt: the prompt for the judge, with the placeholders ``judge_prompt.PLACEHOLDERS``.
+        strategies: the strategies as a mapping of names to descriptions.
+        items: how many items to draw at random; None for all.
+        seed: seed of that draw.
+        name_a: the name of the first system in the result.
+        name_b: the name of the second system in the result.
+        on_answer: called with the number of questions that are answered and the number of
+            questions known so far.
     """
 
     file_a: Path
@@ -92,14 +92,14 @@ class JudgingRun:
 
 @dataclass(frozen=True)
 class JudgingResult:
-    """What a run found, complete or not.
+    """Hold what a judging run found, whether it is complete or not.
 
     Attributes:
-        overall: over all items.
-        by_strategy: strategy to the same.
-        requests: how many were answered, in this call or before.
-        usage: their tokens, as far as the endpoint counted them.
-        failures: reason to number of requests that failed for it in this call.
+        overall: wins, ties and losses over all items.
+        by_strategy: wins, ties and losses over the items of each strategy, by its name.
+        requests: how many requests were answered, in this call or an earlier one.
+        usage: the tokens of those requests, as far as the endpoint counted them.
+        failures: how many requests failed in this call, by the reason.
     """
 
     overall: Tally
@@ -109,13 +109,17 @@ class JudgingResult:
     failures: Mapping[str, int]
 
     def check_complete(self) -> None:
-        """Raises IncompleteError if some item lacks an answer."""
+        """Check that every item has the answers it needs.
+
+        Raises:
+            MissingAnswersError: some item lacks an answer of the judge.
+        """
         missing = len(self.overall.missing)
         if not missing:
             return
         reasons = [f"{count} × {reason}" for reason, count in self.failures.items()]
         more = f"; and {len(reasons) - _NAMED} more reasons" if len(reasons) > _NAMED else ""
-        raise IncompleteError(
+        raise MissingAnswersError(
             f"{missing} of {self.overall.items} items lack an answer of the judge; what is done "
             f"is kept, and the same command goes on. Requests failed: "
             f"{'; '.join(reasons[:_NAMED])}{more}"
@@ -123,7 +127,10 @@ class JudgingResult:
 
 
 def judge(run: JudgingRun) -> JudgingResult:
-    """Judges what is not judged yet, and writes the result.
+    """Ask the judge about every item that it has not judged yet, and write the result.
+
+    Args:
+        run: what to judge, by which judge, and where the results go.
 
     Raises:
         ValueError: files, prompt and folder do not go together.
@@ -151,7 +158,7 @@ def judge(run: JudgingRun) -> JudgingResult:
 
 
 def result_json(run: JudgingRun, result: JudgingResult) -> dict[str, Any]:
-    """Everything as JSON can say it."""
+    """Return the settings and the result of a run as ``result.json`` holds them."""
     return {
         "command": "judge",
         "out": str(run.out),
@@ -178,10 +185,10 @@ def _ask_all(
     transcript: Transcript,
     messages_of: MessagesOf,
 ) -> Counter[str]:
-    """Asks what lacks an answer: first everything once, then again where neither was named.
+    """Ask every question that lacks an answer, and ask again where the answer had no verdict.
 
     Returns:
-        Why requests failed, and how many.
+        How many requests failed, by the reason.
     """
     answers = transcript.answers
     firsts = [Question(item.id, order, 1) for item in items for order in _ORDERS]
@@ -255,7 +262,7 @@ def _result(
 
 
 def _settings(run: JudgingRun, items: Sequence[Item]) -> dict[str, Any]:
-    """Everything the verdicts depend on."""
+    """Return everything that the verdicts depend on, as values of JSON."""
     return {
         "kind": "judge",
         "a_sha256": file_sha256(run.file_a),

@@ -1,4 +1,4 @@
-"""What the judge is asked, and how its answer is read."""
+"""Write the questions to the judge, and read the verdicts in its answers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from ..endpoint import ChatMessage
 from ..items import Item
 
 Verdict = Literal["first", "second", "tie"]
+"""What one answer says: the first reply is better, the second is, or neither."""
 Order = Literal["ab", "ba"]
-"""Whose reply stands first."""
+"""Which reply the judge reads first: that of system A ("ab") or that of system B ("ba")."""
 
 PLACEHOLDERS = ("strategy", "description", "conversation", "first", "second")
 
@@ -54,7 +55,7 @@ REMINDER = (
     "Your answer did not end with a verdict that can be read. Answer with one word alone: FIRST, "
     "SECOND or TIE."
 )
-"""The second question to a judge that named neither."""
+"""The second question, to a judge whose first answer had no verdict."""
 
 _SPEAKERS = {"user": "Seeker", "assistant": "Supporter"}
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
@@ -66,17 +67,20 @@ _VERDICT = re.compile(
 
 
 class JudgePromptError(ValueError):
-    """A prompt for the judge cannot be used; the message says why and the way out."""
+    """Raised when a prompt for the judge cannot be used; the message says why and the way out."""
 
 
 def read_prompt(path: Path) -> str:
-    """A prompt of the user's own: text with each of ``PLACEHOLDERS`` in braces.
+    """Read a prompt for the judge from a text file that has each of ``PLACEHOLDERS`` in braces.
 
-    Braces around anything but a name are text. It should ask for a last line that names FIRST,
-    SECOND or TIE, which is what is read.
+    Braces around anything but a name are plain text. The prompt should ask for a last line that
+    says FIRST, SECOND or TIE: that line is read as the verdict.
+
+    Args:
+        path: the text file, in UTF-8.
 
     Raises:
-        JudgePromptError: not UTF-8; a placeholder is missing or unknown.
+        JudgePromptError: the file is not UTF-8, or a placeholder is missing or unknown.
         OSError: the file cannot be read.
     """
     text = decode_utf8(path.read_bytes(), path.name, raises=JudgePromptError)
@@ -97,7 +101,13 @@ def read_prompt(path: Path) -> str:
 
 
 def question(prompt: str, item: Item, order: Order) -> list[ChatMessage]:
-    """The prompt about an item, as the messages of a chat."""
+    """Return the question about an item, as messages for an endpoint.
+
+    Args:
+        prompt: the prompt for the judge, with ``PLACEHOLDERS`` in braces.
+        item: the two replies to compare, and what stands before them.
+        order: which reply the judge reads first.
+    """
     first, second = (item.a, item.b) if order == "ab" else (item.b, item.a)
     texts = {
         "strategy": item.strategy,
@@ -106,13 +116,18 @@ def question(prompt: str, item: Item, order: Order) -> list[ChatMessage]:
         "first": first,
         "second": second,
     }
-    # In one pass, so that braces in the texts stay text.
+    # All placeholders in one pass, so that braces in the filled-in texts stay as they are.
     filled = _PLACEHOLDER.sub(lambda match: texts[match[1]], prompt)
     return [{"role": "user", "content": filled}]
 
 
 def asked_again(messages: Sequence[ChatMessage], answer: str) -> list[ChatMessage]:
-    """The same chat with an answer that named neither, and the second question."""
+    """Return the second question, which follows the first and an answer without a verdict.
+
+    Args:
+        messages: the first question, as messages for an endpoint.
+        answer: what the judge answered to it.
+    """
     return [
         *messages,
         {"role": "assistant", "content": answer.strip() or "(no answer)"},
@@ -121,10 +136,13 @@ def asked_again(messages: Sequence[ChatMessage], answer: str) -> list[ChatMessag
 
 
 def read_verdict(answer: str) -> Verdict | None:
-    """What the last line with text in it says; None if that is anything but a bare verdict.
+    """Return the verdict in the last line of an answer; None if that line is anything else.
 
-    A sentence that mentions a place is none: "the first one is warmer" may go on to prefer the
-    other.
+    A sentence that names a reply is no verdict: one that begins "the first one is warmer" may go on
+    to prefer the second.
+
+    Args:
+        answer: the text of the judge's answer.
     """
     lines = [line for line in (_plain(line) for line in answer.splitlines()) if line]
     match = _VERDICT.fullmatch(lines[-1]) if lines else None
@@ -135,7 +153,7 @@ def read_verdict(answer: str) -> Verdict | None:
 
 
 def _plain(line: str) -> str:
-    """In small letters, without markdown, JSON's signs and punctuation."""
+    """Return the line in lower case, without Markdown, punctuation and the signs of JSON."""
     return _DECORATION.sub(" ", line).strip().lower()
 
 

@@ -1,4 +1,4 @@
-"""Wins, ties and losses over items, with intervals, and what the judge does with places."""
+"""Count wins, ties and losses over items, with intervals and the judge's preference for a place."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ..items import Item
 from .judge_prompt import Order, Verdict
 
 Outcome = Literal["win", "tie", "loss"]
-"""Of system A."""
+"""What came of an item for system A: it won, neither won, or it lost."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of an item.
+    """Hold the verdicts of the judge about one item.
 
     Attributes:
-        item: the item.
-        ab, ba: the verdicts with A and with B in the first place; None if the judge named neither.
-        missing: whether a request failed for good, or was never made.
+        item: the two replies that were compared.
+        ab: the verdict with the reply of A in the first place; None if there is none.
+        ba: the verdict with the reply of B in the first place; None if there is none.
+        missing: whether a request about the item failed for good, or was never made.
     """
 
     item: Item
@@ -32,14 +33,14 @@ class Judged:
 
     @property
     def undecided(self) -> bool:
-        """Whether the judge answered, but named neither in one order at least."""
+        """Tell whether the judge answered both questions, and an answer had no verdict."""
         return not self.missing and (self.ab is None or self.ba is None)
 
     @property
     def outcome(self) -> Outcome | None:
-        """A system wins that is preferred in both orders; anything else is a tie.
+        """Return the outcome for A: a win or loss if both orders agree on it, else a tie.
 
-        None if it is missing or undecided.
+        None if the item is missing or undecided.
         """
         if self.missing or self.ab is None or self.ba is None:
             return None
@@ -48,7 +49,7 @@ class Judged:
 
     @property
     def orders_disagree(self) -> bool:
-        """Whether the orders name different outcomes; False if one is not there."""
+        """Tell whether the two orders have different outcomes; False if a verdict is missing."""
         if self.ab is None or self.ba is None:
             return False
         return _for_a(self.ab, "ab") != _for_a(self.ba, "ba")
@@ -56,14 +57,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Share:
-    """How often something happened.
+    """Hold how many of the decided items had one outcome.
 
     Attributes:
-        count: of the decided items.
-        percent: of the decided items; None if there are none.
-        low, high: 95% interval of it; None with fewer than two dialogues, or if all dialogues have
-            the same share, of which the bootstrap cannot say how far it is from the truth.
-        why: the reason why one of them is None.
+        count: the number of those items.
+        percent: their share of the decided items, in percent; None if no item is decided.
+        low: the lower end of the 95% interval, in percent. None with fewer than two dialogues, or
+            if all dialogues have the same share, where a bootstrap has no spread to measure.
+        high: the upper end of that interval, in percent, or None like ``low``.
+        why: the reason why one of these is None; None if none of them is.
     """
 
     count: int
@@ -75,19 +77,22 @@ class Share:
 
 @dataclass(frozen=True)
 class Tally:
-    """The result over a group of items.
+    """Hold the result over a group of items.
 
     Attributes:
-        items: in the group.
-        decided: with an outcome.
-        undecided: ids of those whose judge named neither; they count for nobody.
-        missing: ids of those that lack an answer.
-        identical: ids of those whose two replies are the same text; they are judged like others.
-        wins, ties, losses: of A, over the decided.
-        first_place, second_place: requests of the decided items whose verdict was for it.
-        first_percent: ``first_place`` out of both, 50 for a judge without a bias; None if no
-            verdict was for a place.
-        disagreements: decided items whose two orders named different outcomes.
+        items: the number of items in the group.
+        decided: the number of items with an outcome.
+        undecided: the ids of items with an answer that had no verdict; they count for nobody.
+        missing: the ids of items that lack an answer.
+        identical: the ids of items whose two replies are the same text; they count like others.
+        wins: how often A won, over the decided items.
+        ties: how often neither won, over the decided items.
+        losses: how often A lost, over the decided items.
+        first_place: how many verdicts about decided items preferred the reply in the first place.
+        second_place: how many of them preferred the reply in the second place.
+        first_percent: ``first_place`` as a percentage of both, 50 for a judge that prefers no
+            place; None if every verdict was a tie.
+        disagreements: the number of decided items whose two orders had different outcomes.
     """
 
     items: int
@@ -105,13 +110,17 @@ class Tally:
 
 
 def interval_settings() -> dict[str, Any]:
-    """How the intervals come about, as JSON can say it."""
+    """Return how the intervals are computed, as values of JSON."""
     method = "percentile bootstrap over dialogues"
     return {"level": LEVEL, "method": method, "resamples": REPORT_DRAWS, "seed": REPORT_SEED}
 
 
 def tally(judged: Sequence[Judged]) -> Tally:
-    """Counts a group. Percentages are of the decided items."""
+    """Count the outcomes of a group of items; percentages are of the decided ones.
+
+    Args:
+        judged: the verdicts about each item of the group.
+    """
     decided = [one for one in judged if one.outcome is not None]
     verdicts = [verdict for one in decided for verdict in (one.ab, one.ba)]
     first, second = verdicts.count("first"), verdicts.count("second")
@@ -132,7 +141,11 @@ def tally(judged: Sequence[Judged]) -> Tally:
 
 
 def tally_by_strategy(judged: Sequence[Judged]) -> dict[str, Tally]:
-    """The same for each strategy, in the order of their names."""
+    """Count the outcomes for each strategy, in the order of the strategies' names.
+
+    Args:
+        judged: the verdicts about each item.
+    """
     groups: dict[str, list[Judged]] = {}
     for one in judged:
         groups.setdefault(one.item.strategy, []).append(one)
@@ -146,7 +159,10 @@ def _for_a(verdict: Verdict, order: Order) -> Outcome:
 
 
 def _share(outcome: Outcome, decided: Sequence[Judged]) -> Share:
-    """Items of one dialogue resemble each other, so whole dialogues are drawn."""
+    """Return how often an outcome occurs, with an interval.
+
+    Items of one dialogue resemble each other, so the bootstrap draws whole dialogues.
+    """
     hits = [float(one.outcome == outcome) for one in decided]
     dialogues = [one.item.dialogue for one in decided]
     found = rate_interval(hits, [1.0] * len(hits), dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)

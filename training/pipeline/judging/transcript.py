@@ -1,7 +1,7 @@
-"""The transcript: every answer of the judge, a line each, written when it comes.
+"""Keep every answer of the judge in a transcript, one a line, written when it comes.
 
-A run that was killed leaves whole lines and at most one that was cut, which is dropped; what the
-whole lines say is never asked again.
+A run that was killed leaves whole lines and at most one cut line, which is dropped. A question that
+a whole line answers is never asked again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ TRANSCRIPT = "transcript.jsonl"
 
 
 class TranscriptError(ArgumentError):
-    """A transcript is not what this run wrote; the message names the line and the way out."""
+    """Raised when a transcript is not what this run wrote; the message names the line."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request.
+    """Identify one question to the judge.
 
     Attributes:
-        item: id of the item.
-        order: whose reply stands first.
-        attempt: 1, or 2 after an answer that named neither.
+        item: the id of the item.
+        order: which reply the judge reads first.
+        attempt: 1 for the first question, 2 for the one after an answer without a verdict.
     """
 
     item: str
@@ -42,7 +42,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request."""
+    """Hold what the judge answered to one question.
+
+    Attributes:
+        text: the text of the answer.
+        finish_reason: why the answer ended, in the endpoint's words; "length" if it was cut.
+        usage: the numbers of tokens, as far as the endpoint counts them.
+    """
 
     text: str
     finish_reason: str | None
@@ -50,21 +56,28 @@ class Answer:
 
     @property
     def verdict(self) -> Verdict | None:
-        """None if the answer names neither, or was cut: its last line is not the last then."""
+        """Return the verdict of the answer, or None if it has none.
+
+        An answer that was cut has none, as its last line is not the one that was asked for.
+        """
         return None if self.finish_reason == "length" else read_verdict(self.text)
 
 
 MessagesOf = Callable[[Question, Mapping[Question, Answer]], Sequence[ChatMessage]]
+"""A function that returns the messages of a question, given the answers so far."""
 
 
 class Transcript:
-    """The answers that a transcript holds already, and the file for more of them.
+    """Read the answers that a transcript holds, and append more of them.
 
     Args:
-        path: of the file; made if it is not there.
-        prompt_sha256: of the prompt, for the record.
-        messages_of: what a question is asked with, given the answers so far; KeyError if there is
-            no such question.
+        path: the file of the transcript; it is made if it does not exist.
+        prompt_sha256: the SHA-256 of the prompt, which every line names.
+        messages_of: returns the messages of a question, given the answers so far; it raises
+            KeyError if there is no such question.
+
+    Attributes:
+        answers: the answers so far, by their questions.
 
     Raises:
         TranscriptError: a whole line is not an answer to a question of this run.
@@ -86,7 +99,7 @@ class Transcript:
         drop_cut_line(path)
 
     def add(self, question: Question, answer: Answer) -> None:
-        """Writes one line, at once."""
+        """Append an answer to the file as one line, at once."""
         record = {
             **asdict(question),
             "prompt_sha256": self._prompt_sha256,
@@ -110,7 +123,7 @@ class Transcript:
                 if messages == self._messages_of(question, self.answers):
                     self.answers[question] = answer
                     return
-            except KeyError:  # no such item, or a second question without a first
+            except KeyError:  # an unknown item, or a second question without a first answer
                 pass
         raise TranscriptError(
             f"{where} is not an answer to a question of this run; put the file back as it was "
@@ -120,7 +133,7 @@ class Transcript:
 
 
 def _read(record: object) -> tuple[Question, Answer, object] | None:
-    """Question, answer and messages of a line; None if it is no such line."""
+    """Return question, answer and messages of a line; None if the line is something else."""
     if not isinstance(record, dict):
         return None
     names = ("item", "order", "attempt", "answer", "finish_reason", "usage", "messages")
