@@ -35,6 +35,7 @@ from ..classifiers.labelled import (
 from ..classifiers.stored import RECORD
 from ..evaluation.analysis import Analysis
 from ..evaluation.conclude import conclude
+from ..evaluation.conditions import records
 from ..evaluation.evaluate import (
     Evaluated,
     Evaluation,
@@ -43,7 +44,6 @@ from ..evaluation.evaluate import (
     opened,
 )
 from ..evaluation.relation import analyse
-from ..evaluation.rows import records
 from ..extension.extend import fill_cuts
 from ..generation.replies import LocalReplier, Replier
 from .deviations import deviations
@@ -80,8 +80,8 @@ class Progress:
     steps: Callable[[], AbstractContextManager[OnLog]] = lambda: nullcontext(
         lambda step, last, logs: None
     )
-    rows: Callable[[], AbstractContextManager[OnProgress]] = lambda: nullcontext(
-        lambda row, done, total: None
+    conditions: Callable[[], AbstractContextManager[OnProgress]] = lambda: nullcontext(
+        lambda condition, done, total: None
     )
 
 
@@ -114,19 +114,20 @@ def reproduce(
             tuned = train(reproduction.training_run(on_log))
         _logger.info("4 of 4: evaluating")
         evaluation = _evaluation(reproduction, classifier, extended["parts"]["test"]["replies"])
-        with opened(evaluation), progress.rows() as on_row:
-            found = collect(evaluation, on_row)
+        with opened(evaluation), progress.conditions() as on_reply:
+            found = collect(evaluation, on_reply)
             differences = deviations(
                 reproduction,
                 dialogues=extended["parts"]["all"]["dialogues"],
-                responses=len(found.rows[0].conversations) + len(found.rows[0].unanswered),
+                responses=len(found.conditions[0].conversations)
+                + len(found.conditions[0].unanswered),
             )
             concluded = conclude(
                 evaluation,
                 found,
                 ablate=reproduction.ablate,
                 deviations=differences,
-                on_progress=on_row,
+                on_progress=on_reply,
             )
         plain = load_classifier(PLAIN)
         reproduced = Reproduced(
@@ -207,9 +208,11 @@ def _by_plain(found: Evaluated, plain: StrategyClassifier) -> Analysis | None:
     if {record.strategy for record in found.records} - set(plain.classes):
         return None
     again = [
-        record for row in found.rows for record in records(row, plain, [None] * len(row.replies))
+        record
+        for condition in found.conditions
+        for record in records(condition, plain, [None] * len(condition.replies))
     ]
-    return analyse(again, base=found.rows[0].plan.name)
+    return analyse(again, base=found.conditions[0].plan.name)
 
 
 def _commits(file: Path) -> list[str]:
