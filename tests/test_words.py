@@ -21,13 +21,11 @@ TO_DO: tuple[str, ...] = (
     "training/cli",
     "training/lora",
     "training/pipeline/annotation",
-    "training/pipeline/classifiers",
     "training/pipeline/endpoint.py",
     "training/pipeline/extension",
     "training/pipeline/generation",
     "training/pipeline/items.py",
     "training/pipeline/judging",
-    "training/pipeline/reproduction",
 )
 
 _FEWEST_WORDS = 4
