@@ -28,7 +28,7 @@ EXTENDED, CLASSIFIER, TUNED, EVALUATION = "extended", "classifier", "tuned", "ev
 TRAIN, TEST, VALIDATION = (f"{part}.jsonl" for part in ("train", "test", "validation"))
 
 _NOT_ASKED = ("template", "strategies", "eval_data")
-"""Settings that a fine-tuning may not choose here, because the other stages would not share them."""
+"""Settings that the fine-tuning of a reproduction may not change, as other stages rely on them."""
 
 
 class ReproductionError(ArgumentError):
