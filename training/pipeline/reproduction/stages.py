@@ -57,7 +57,7 @@ def read_training(
     for name in _NOT_ASKED:
         if path is not None and getattr(config, name) != getattr(TrainingConfig(), name):
             raise ReproductionError(
-                f"{path.name}: {name}: a reproduction trains under the standard template on its "
+                f"{path.name}: {name}: the reproduction trains under the standard template on its "
                 "own data; leave the setting out"
                 + (", and give the strategies themselves" if name == "strategies" else ""),
                 *(("strategies",) if name == "strategies" else ()),
