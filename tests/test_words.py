@@ -19,9 +19,6 @@ TO_DO: tuple[str, ...] = (
     "sra_fast/cli",
     "sra_fast/report",
     "training/cli",
-    "training/pipeline/classifiers",
-    "training/pipeline/evaluation",
-    "training/pipeline/reproduction",
 )
 
 _FEWEST_WORDS = 4

@@ -118,7 +118,7 @@ def reproduce(
             Progress(
                 replies=lambda: reply_progress(current),
                 steps=lambda: step_progress(current),
-                rows=lambda: row_progress(current),
+                conditions=lambda: row_progress(current),
             ),
         )
         current.say(f"written to {out}; {out / 'report.md'} is for reading")

@@ -133,7 +133,10 @@ def test_predict_without_strategies_measures_nothing(tmp_path: Path) -> None:
         ([talk("a"), talk("b"), talk("a")], "(x.jsonl line 3): field 'id' is also that of"),
         ([{"response": "Hi", "id": "a"}] * 2, "x.jsonl line 2: id 'a' is also that of x.jsonl"),
         ([{"response": "Hi"}, {"response": "Oh", "id": "0"}], "line 2: id '0' is also that of"),
-        ([{"response": "Hi"}, talk("a")], "one is a conversation (with 'messages') and one a mere"),
+        (
+            [{"response": "Hi"}, talk("a")],
+            "one is a conversation (with 'messages') and the other a",
+        ),
         ([{"dialog": []}], "x.jsonl line 1: unknown field 'dialog'"),
         ([{"response": "Hi", "strategy": 5}], "field 'strategy' must be a string"),
     ],

@@ -188,7 +188,7 @@ def test_embedding_is_the_same_after_saving_and_knows_its_model(
     assert numpy.array_equal(loaded.probabilities(texts), trained.probabilities(texts))
     with torch.random.fork_rng(devices=[]):
         BertModel(BertConfig.from_pretrained(model)).save_pretrained(model)
-    with pytest.raises(ClassifierError, match="another model"):
+    with pytest.raises(ClassifierError, match="have changed since the classifier was trained"):
         load_classifier(tmp_path / "c")
     shutil.rmtree(model)
     with pytest.raises(ClassifierError, match="give a folder or a hub name"):
@@ -256,13 +256,13 @@ def test_several_gpus_do_not_multiply_the_encoders_batch(
     [
         ("lexcal", {}, "did you mean 'lexical'"),
         ("lexical", {"ngram": [1, 2]}, "did you mean 'ngrams'"),
-        ("lexical", {"ngrams": [1, "2"]}, "must be like"),
+        ("lexical", {"ngrams": [1, "2"]}, "must be of the type of"),
         ("lexical", {"ngrams": [3, 2]}, "fewest and the most"),
-        ("lexical", {"c": True}, "must be like"),
+        ("lexical", {"c": True}, "must be of the type of"),
         ("lexical", {"c": 0}, "above 0"),
         ("lexical", {"min_responses": 60}, "stands in 60"),
         ("roberta", {"batch_size": 100}, "multiple of device_batch_size"),
-        ("roberta", {"epochs": "many"}, "must be like"),
+        ("roberta", {"epochs": "many"}, "must be of the type of"),
         ("roberta", {"model": "/no/such/folder"}, "give a folder"),
         ("embedding", {"model": "/no/such/folder"}, "give a folder"),
     ],

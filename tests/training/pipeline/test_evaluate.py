@@ -160,33 +160,35 @@ def evaluation(tmp_path: Path, folder: Path, **changes: Any) -> Evaluation:
     return Evaluation(**settings | changes)
 
 
-def test_rows_are_the_models_under_their_templates(tmp_path: Path, folder: Path) -> None:
+def test_conditions_are_the_models_under_their_templates(tmp_path: Path, folder: Path) -> None:
     whole = evaluation(tmp_path, folder)
     with opened(whole):
         found = collect(whole)
-    assert [row.plan.name for row in found.rows] == ["standard", "c1_hf", TUNED]
-    by_row = {
-        row.plan.name: [record for record in found.records if record.row == row.plan.name]
-        for row in found.rows
+    assert [condition.plan.name for condition in found.conditions] == ["standard", "c1_hf", TUNED]
+    by_condition = {
+        condition.plan.name: [
+            record for record in found.records if record.row == condition.plan.name
+        ]
+        for condition in found.conditions
     }
-    for row in found.rows:
-        assert len(by_row[row.plan.name]) == 8
-        records = [record for record in by_row[row.plan.name] if record.text]
-        assert [record.item for record in records] == [c.id for c in row.conversations]
-        assert row.mass.shape == (len(records), 2, 4)
+    for condition in found.conditions:
+        assert len(by_condition[condition.plan.name]) == 8
+        records = [record for record in by_condition[condition.plan.name] if record.text]
+        assert [record.item for record in records] == [c.id for c in condition.conversations]
+        assert condition.mass.shape == (len(records), 2, 4)
         batch = sra_fast.encode(
-            byte_level_bpe(), row.conversations, row.plan.template, turns="last"
+            byte_level_bpe(), condition.conversations, condition.plan.template, turns="last"
         )
-        scores = sra_fast.score(row.plan.source.load("float32", "cpu"), batch).sra
+        scores = sra_fast.score(condition.plan.source.load("float32", "cpu"), batch).sra
         assert [record.sra["paper"] for record in records] == pytest.approx(
             scores.tolist(), rel=1e-5
         )
         assert {record.turn for record in records} <= {1, 2, 3}
-        kept = read_conversations(whole.out / "conversations" / f"{row.plan.name}.jsonl")
+        kept = read_conversations(whole.out / "conversations" / f"{condition.plan.name}.jsonl")
         assert [(c.id, c.response) for c in kept] == [(r.item, r.text) for r in records]
     # the same model under the same template says the same
-    same = [(r.item, r.text, r.perplexity) for r in by_row["standard"]]
-    assert [(r.item, r.text, r.perplexity) for r in by_row[TUNED]] == same
+    same = [(r.item, r.text, r.perplexity) for r in by_condition["standard"]]
+    assert [(r.item, r.text, r.perplexity) for r in by_condition[TUNED]] == same
     classifier = load_classifier("plain")
     first = found.records[0]
     probabilities = classifier.probabilities([first.text])[0]
@@ -207,7 +209,7 @@ def test_a_second_call_computes_nothing(
         raise AssertionError("computed again")
 
     monkeypatch.setattr("sra_fast.training.pipeline.evaluation.reply_scores.score", fail)
-    monkeypatch.setattr("sra_fast.training.pipeline.evaluation.rows.perplexities", fail)
+    monkeypatch.setattr("sra_fast.training.pipeline.evaluation.conditions.perplexities", fail)
     monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.LocalReplier.reply", fail)
     with opened(whole):
         second = collect(whole)
@@ -224,15 +226,17 @@ def test_scores_and_perplexities_are_of_these_replies(tmp_path: Path, folder: Pa
         changed = {**json.loads(first), "text": "Quite another reply."}
         file.write_text("\n".join([json.dumps(changed), *others]) + "\n", "utf-8")
         again = collect(whole)
-    (row,) = (one for one in again.rows if one.plan.name == "c1_hf")
-    batch = sra_fast.encode(byte_level_bpe(), row.conversations, row.plan.template, turns="last")
-    truth = sra_fast.score(row.plan.source.load("float32", "cpu"), batch).sra
-    assert "Quite another reply." in [one.response for one in row.conversations]
-    torch.testing.assert_close(row.result.sra, truth, rtol=1e-5, atol=1e-8)
-    model = row.plan.source.load("float32", "cpu")
+    (condition,) = (one for one in again.conditions if one.plan.name == "c1_hf")
+    batch = sra_fast.encode(
+        byte_level_bpe(), condition.conversations, condition.plan.template, turns="last"
+    )
+    truth = sra_fast.score(condition.plan.source.load("float32", "cpu"), batch).sra
+    assert "Quite another reply." in [one.response for one in condition.conversations]
+    torch.testing.assert_close(condition.result.sra, truth, rtol=1e-5, atol=1e-8)
+    model = condition.plan.source.load("float32", "cpu")
     found = [r.perplexity for r in again.records if r.row == "c1_hf" and r.text]
     judged = perplexities(
-        model, byte_level_bpe(), row.conversations, TEMPLATES["standard"], STRATEGIES
+        model, byte_level_bpe(), condition.conversations, TEMPLATES["standard"], STRATEGIES
     )
     assert found == pytest.approx(judged, rel=1e-5)
 
@@ -248,7 +252,7 @@ def test_an_empty_reply_follows_nothing(
     with opened(whole):
         found = collect(whole)
         results = conclude(whole, found, ablate=1)
-    first = found.rows[0].plan.name
+    first = found.conditions[0].plan.name
     mine = [record for record in found.records if record.row == first]
     assert sorted(record.text == "" for record in mine) == [False, False, True, True]
     assert all(not r.adherent and math.isnan(r.sra["paper"]) for r in mine if not r.text)
@@ -264,7 +268,7 @@ def test_heads_are_taken_away_for_each_choice_anew(tmp_path: Path, folder: Path)
     write_conversations(whole.file, [{**one, "strategy": "Offer Hope"} for one in conversations()])
     with opened(whole):
         found = collect(whole)
-        base = [row.plan.name for row in found.rows]
+        base = [condition.plan.name for condition in found.conditions]
         records = [
             replace(r, predicted=r.strategy if at % 3 else "Chit Chat")
             for at, r in enumerate(found.records)
@@ -445,7 +449,7 @@ def test_empty_replies_are_counted_and_a_row_of_them_is_named(
     monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.clean_reply", lambda raw: "")
     status, said = run(file, folder, tmp_path / "none", "--templates", "standard")
     assert status == 1
-    assert "standard: all of 8 replies are empty; is this a chat model?" in said
+    assert "standard: all of the 8 replies are empty; is this a chat model?" in said
 
 
 def test_what_the_tuned_model_was_trained_on_is_not_evaluated(tmp_path: Path, folder: Path) -> None:

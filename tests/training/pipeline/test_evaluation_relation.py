@@ -17,6 +17,10 @@ from evaluation_records import PLAIN, brute_force_auc, synthetic
 from sra_fast.report.comparison import mean_sra
 from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, numbered, rate_interval
 from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
+from sra_fast.training.pipeline.evaluation.condition_correlation import (
+    drawn_correlations,
+    leave_one_out,
+)
 from sra_fast.training.pipeline.evaluation.language_quality import (
     analyse_quality,
     distinct,
@@ -31,9 +35,8 @@ from sra_fast.training.pipeline.evaluation.ranking import (
     weighted_auc,
 )
 from sra_fast.training.pipeline.evaluation.records import Record, RecordError, write_records
-from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_rows
+from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_conditions
 from sra_fast.training.pipeline.evaluation.resampling import group_means, resampling
-from sra_fast.training.pipeline.evaluation.row_correlation import drawn_correlations, leave_one_out
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,8 @@ def test_records_are_written_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"turn": 0}, "turn must be from 1"),
-        ({"tokens": -1}, "tokens must be from 0"),
+        ({"turn": 0}, "turn must be at least 1"),
+        ({"tokens": -1}, "tokens must be at least 0"),
         ({"probability": 1.5}, "probability must be in"),
         ({"lookback": 2.0}, "lookback must be"),
         ({"sra": {"paper": -1.0}}, "sra.'paper'. must be"),
@@ -66,7 +69,7 @@ def test_records_are_written_as_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_a_record_that_cannot_be_names_its_field(change: dict[str, Any], says: str) -> None:
-    with pytest.raises(RecordError, match=f"item '{PLAIN.item}': {says}"):
+    with pytest.raises(RecordError, match=f"condition 'standard', item '{PLAIN.item}': {says}"):
         replace(PLAIN, **change)
 
 
@@ -153,7 +156,7 @@ def test_table_1_by_hand() -> None:
         for row, hits in (("standard", (0, 1)), ("c1_hf", (1, 1)))
         for at, hit in enumerate(hits)
     ]
-    standard, c1 = table_of_rows(hand, draws=200)
+    standard, c1 = table_of_conditions(hand, draws=200)
     assert (standard.accuracy.value, c1.accuracy.value) == (0.5, 1.0)
     assert standard.scores["paper"].value == pytest.approx(0.002)
     assert standard.log_scores["paper"].value == pytest.approx(math.log(0.002))
@@ -170,15 +173,17 @@ def test_table_1_by_hand() -> None:
 def test_differences_are_paired(records: list[Record]) -> None:
     """Copy a condition: it differs from the original by nothing, in every draw."""
     copied = [replace(one, row="copy") for one in records if one.row == "standard"]
-    row = next(one for one in table_of_rows([*records, *copied], draws=200) if one.row == "copy")
+    row = next(
+        one for one in table_of_conditions([*records, *copied], draws=200) if one.row == "copy"
+    )
     assert (row.accuracy_difference.value, row.accuracy_difference.low) == (0.0, None)
     assert "same in every resample" in (row.accuracy_difference.why or "")
-    tuned = table_of_rows(records, draws=400)[-1].accuracy_difference
+    tuned = table_of_conditions(records, draws=400)[-1].accuracy_difference
     assert tuned.low is not None
     assert 0 < tuned.low < (tuned.value or 0) < (tuned.high or 0)
 
 
-def test_relation_over_rows_is_scipys_of_the_row_means(records: list[Record]) -> None:
+def test_relation_over_conditions_is_scipys_of_their_means(records: list[Record]) -> None:
     found = analyse(records, draws=300)
     sra = [row.scores["paper"].value for row in found.rows]
     accuracy = [row.accuracy.value for row in found.rows]
@@ -212,7 +217,7 @@ def test_turns_and_strategies_are_plain_means(records: list[Record]) -> None:
         assert group.over_rows["paper"].r == pytest.approx(truth, abs=1e-12)
 
 
-def test_aucs_compare_pairs_of_one_row_and_strategy() -> None:
+def test_aucs_compare_pairs_of_one_condition_and_strategy() -> None:
     made = synthetic(languages=("en", "de"))
     found = analyse(made, draws=50)
     for groups, name in (
@@ -365,7 +370,7 @@ def test_empty_texts_are_a_gap() -> None:
         analyse_quality([replace(PLAIN, text="")])
 
 
-def test_what_hangs_on_one_row_shows() -> None:
+def test_what_hangs_on_one_condition_shows() -> None:
     scores, accuracy = [1.0, 2.0, 3.0, 10.0, math.nan], [0.3, 0.2, 0.1, 0.9, 0.5]
     found = leave_one_out(["a", "b", "c", "far", "unknown"], scores, accuracy)
     assert list(found) == ["a", "b", "c", "far"]

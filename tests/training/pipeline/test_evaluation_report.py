@@ -23,7 +23,7 @@ from sra_fast.training.pipeline.evaluation.evaluation_report import (
 from sra_fast.training.pipeline.evaluation.figures import HEADS, write_figures
 from sra_fast.training.pipeline.evaluation.heads import HeadsError, analyse_heads, halves
 from sra_fast.training.pipeline.evaluation.language_quality import analyse_quality
-from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_rows
+from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_conditions
 
 STRATEGIES = ("Affirmation", "Reflection of feelings", "Question")
 
@@ -47,7 +47,7 @@ def head_case(signal: float = 0.0, dialogues: int = 60, seed: int = 7) -> dict[s
         "mass": mass.reshape(2 * items, 3, 4),
         "adherent": adherent.ravel(),
         "dialogue": [f"d{i // 3}" for i in range(items)] * 2,
-        "row": ["standard"] * items + ["c1_hf"] * items,
+        "condition": ["standard"] * items + ["c1_hf"] * items,
         "strategy": [STRATEGIES[one] for one in asked] * 2,
         "item": [f"i{i}" for i in range(items)] * 2,
     }
@@ -58,14 +58,14 @@ def of_dialogues(case: dict[str, Any], chosen: frozenset[object]) -> dict[str, A
     return {name: [column[at] for at in kept] for name, column in case.items()}
 
 
-def test_aucs_of_heads_are_those_of_all_pairs_of_one_row_and_strategy() -> None:
+def test_aucs_of_heads_are_those_of_all_pairs_of_one_condition_and_strategy() -> None:
     case = head_case(signal=0.3, dialogues=20)
     case["mass"] = numpy.round(case["mass"], 1)  # ties
     found = analyse_heads(**case, best=12, draws=20)
     choose, measure = halves(case["dialogue"], found.seed)
     for half in (choose, measure):
         mine = of_dialogues(case, half)
-        strata = list(zip(mine["row"], mine["strategy"], strict=True))
+        strata = list(zip(mine["condition"], mine["strategy"], strict=True))
         for one in found.best:
             column = numpy.array(mine["mass"])[:, one.layer, one.head]
             truth = brute_force_auc(column, mine["adherent"], strata)
@@ -91,7 +91,7 @@ def test_a_model_that_always_affirms_has_no_head_that_predicts() -> None:
     affirms = numpy.array(case["strategy"]) == "Affirmation"
     case["adherent"] = affirms ^ numpy.tile(slip, 2)
     for name in ("standard", "c1_hf"):
-        mine = numpy.array(case["row"]) == name
+        mine = numpy.array(case["condition"]) == name
         assert roc_auc_score(case["adherent"][mine], case["mass"][mine, 0, 0]) < 0.25
     found = analyse_heads(**case, draws=50)
     assert found.median == pytest.approx(0.5, abs=0.1)
@@ -125,34 +125,35 @@ def test_chance_alone_exceeds_its_threshold_in_one_of_twenty_analyses() -> None:
     assert 1 <= found <= 15
 
 
-def test_items_answered_in_other_rows_do_not_exchange_their_labels() -> None:
+def test_items_answered_in_other_conditions_do_not_exchange_their_labels() -> None:
     """Give each condition's items with one answer the same label, so that only pairs move."""
     case = {
         "mass": numpy.arange(12.0).reshape(12, 1, 1),
         "adherent": [True, False, True, True, False, False] * 2,
         "dialogue": ["first"] * 6 + ["other"] * 6,
-        "row": ["a", "a", "b", "b", "a", "b"] * 2,
+        "condition": ["a", "a", "b", "b", "a", "b"] * 2,
         "strategy": ["Question"] * 12,
         "item": [f"{half}{at}" for half in "xy" for at in (0, 1, 0, 1, 2, 3)],
     }
     found = analyse_heads(**case, draws=5, permutations=50)
     assert found.measured[0][0] is not None
-    assert found.shuffled == 2  # row a of items 0 and 1; both adhere in row b
+    assert found.shuffled == 2  # condition a of items 0 and 1; both adhere in condition b
 
 
 def test_what_heads_cannot_say_is_named() -> None:
     case = head_case()
-    alone = case | {"strategy": case["item"], "row": [f"{i}" for i in range(360)]}
+    alone = case | {"strategy": case["item"], "condition": [f"{i}" for i in range(360)]}
     found = analyse_heads(**alone, draws=20)
     assert (found.best, found.median, found.measured[0][0]) == ((), None, None)
     assert len(found.gaps) == 2
     assert "no row and strategy with both" in found.gaps[0]
-    # Each dialogue's two items of the only strategy are answered in other rows, besides "c1_hf".
+    # Each dialogue's two items of the only strategy are answered under other conditions besides
+    # "c1_hf".
     apart = {
         "mass": [[[float(at)]] for at in range(8)],
         "adherent": [True, False, True, False] * 2,
         "dialogue": ["d0"] * 4 + ["d1"] * 4,
-        "row": ["c1_hf", "c1_hf", "standard", "c2_hf"] * 2,
+        "condition": ["c1_hf", "c1_hf", "standard", "c2_hf"] * 2,
         "strategy": ["Question"] * 8,
         "item": ["i0", "i1", "i0", "i1", "i2", "i3", "i2", "i3"],
     }
@@ -167,7 +168,7 @@ def test_wrong_masses_are_refused() -> None:
     mass = case["mass"]
     with pytest.raises(HeadsError, match=r"shape \(360, 12\)"):
         analyse_heads(**case | {"mass": mass.reshape(360, 12)})
-    for name in ("adherent", "dialogue", "row", "strategy", "item"):
+    for name in ("adherent", "dialogue", "condition", "strategy", "item"):
         with pytest.raises(HeadsError, match=f"{name} has 359 values for 360"):
             analyse_heads(**case | {name: case[name][:-1]})
     case["item"][180:] = ["i0"] * 180
@@ -193,7 +194,7 @@ def test_report_and_figures(tmp_path: Path) -> None:
         "paper",
         analyse_quality(records, draws=60),
         heads,
-        table_of_rows([*records[::4], *ablated], draws=60),
+        table_of_conditions([*records[::4], *ablated], draws=60),
         settings={"model": "tiny | model"},
         deviations=["a smaller *model*"],
         notes=["3 replies are empty"],
@@ -233,5 +234,5 @@ def test_one_response_gives_gaps_and_no_numbers(tmp_path: Path) -> None:
 
 
 def test_an_unknown_definition_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AnalysisError, match="'table1'; there is paper, mass, lookback"):
+    with pytest.raises(AnalysisError, match="'table1'; they have paper, mass, lookback"):
         write_figures(tmp_path, analyse([PLAIN], draws=5), "table1")

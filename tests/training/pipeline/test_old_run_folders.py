@@ -365,14 +365,14 @@ def test_rows_of_an_evaluation(
     result.save(scores / "masses.safetensors")
     kept = {"replies": name, "perplexities": [2.5, 3.5, 4.5]}
     (row / "perplexities.json").write_text(json.dumps(kept))
-    for place in ("reply_scores.score", "rows.perplexities"):
+    for place in ("reply_scores.score", "conditions.perplexities"):
         monkeypatch.setattr(f"sra_fast.training.pipeline.evaluation.{place}", refuse)
     monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.LocalReplier.reply", refuse)
     with opened(whole):
         found = collect(whole)
     assert [record.text for record in found.records] == list(texts.values())
     assert [record.perplexity for record in found.records] == [2.5, 3.5, 4.5]
-    torch.testing.assert_close(found.rows[0].result.sra, result.sra, rtol=0, atol=0)
+    torch.testing.assert_close(found.conditions[0].result.sra, result.sra, rtol=0, atol=0)
 
 
 # --- Training and reproductions ---

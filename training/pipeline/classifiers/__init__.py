@@ -1,7 +1,8 @@
-"""Strategy classifiers: which strategy does a reply follow?
+"""Train, load and use strategy classifiers, which say what strategy a reply follows.
 
-Three kinds with one interface: ``lexical`` (n-grams of words), ``embedding`` (sentence embeddings)
-and ``roberta`` (a fine-tuned encoder, the paper's). The first two end in a logistic regression.
+There are three kinds with one interface: ``lexical`` (n-grams of words), ``embedding`` (sentence
+embeddings) and ``roberta`` (a fine-tuned encoder, the paper's). The first two put a logistic
+regression on these features.
 """
 
 from __future__ import annotations
@@ -27,24 +28,27 @@ __all__ = [
 ]
 
 PLAIN = "plain"
-"""The classifier that needs no data: ``lexical``, from the project's own replies."""
+"""The name of the library's own classifier: ``lexical``, trained on replies that come with it."""
 
 PLAIN_REPLIES = Path(__file__).parent / "data" / "plain.jsonl"
-"""900 supporter replies, 60 for each of the paper's 15 strategies."""
+"""The file of these 900 replies, 60 for each of the paper's 15 strategies."""
 
 
 def train_classifier(
     kind: ClassifierKind, responses: Sequence[str], strategies: Sequence[str], **settings: Any
 ) -> StrategyClassifier:
-    """Train a classifier on n responses and their n strategies.
+    """Train a classifier on replies whose strategies are known.
 
     Args:
-        settings: of the kind: the fields of ``LexicalSettings``, ``EmbeddingSettings`` and
-            ``EncoderSettings``.
+        kind: "lexical", "embedding" or "roberta".
+        responses: n replies as text, none of them empty.
+        strategies: the n strategies that they follow, at least two different ones.
+        settings: the settings of that kind, the fields of ``LexicalSettings``,
+            ``EmbeddingSettings`` or ``EncoderSettings``.
 
     Raises:
-        ClassifierError: an unknown kind or setting, lists of two lengths, an empty response, fewer
-            than two strategies, or a model that cannot be had.
+        ClassifierError: the kind or a setting is unknown, the lists differ in length, a reply is
+            empty, there are fewer than two strategies, or a model cannot be loaded.
         ModuleNotFoundError: a package of the extra ``pipeline`` is missing.
     """
     if kind not in get_args(ClassifierKind):
@@ -54,16 +58,16 @@ def train_classifier(
         )
     if len(responses) != len(strategies):
         raise ClassifierError(
-            f"one strategy per response, found {len(responses)} responses and {len(strategies)} "
-            "strategies"
+            f"every response needs one strategy, found {len(responses)} responses and "
+            f"{len(strategies)} strategies"
         )
     for index, response in enumerate(responses):
         if not response.strip():
             raise ClassifierError(f"responses[{index}] is empty; leave it out")
     if len(set(strategies)) < 2:
         raise ClassifierError(
-            f"a classifier tells strategies apart, and these {len(strategies)} responses have "
-            f"{len(set(strategies))}; add responses that follow another"
+            f"a classifier needs at least two strategies, and the {len(strategies)} responses have "
+            f"{len(set(strategies))}; add responses that follow another strategy"
         )
     if kind == "lexical":
         from .lexical import (
@@ -88,12 +92,14 @@ def train_classifier(
 
 
 def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
-    """Read a classifier that ``save`` wrote; ``"plain"`` is trained on the spot (a second or so).
+    """Read a classifier from the folder that its ``save`` wrote.
 
-    A folder of that very name is ``"./plain"``.
+    Args:
+        folder: the folder; or "plain" for the library's own classifier, which is trained at once
+            (in about a second). A folder of that name is "./plain".
 
     Raises:
-        ClassifierError: the folder holds no classifier, or not all of it.
+        ClassifierError: the folder holds no classifier, or a part of it is missing or damaged.
         ModuleNotFoundError: a package of the extra ``pipeline`` is missing.
     """
     if folder == PLAIN:

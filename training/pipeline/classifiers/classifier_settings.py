@@ -1,4 +1,4 @@
-"""From named values to the settings of a kind, checked against the types of its defaults."""
+"""Turn named values into the settings of a kind of classifier, checking their types."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ Settings = TypeVar("Settings")
 
 
 def checked_settings(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
-    """The settings dataclass ``kind`` with the given values, as JSON or Python can say them.
+    """Make a settings dataclass from named values, checked against the types of its defaults.
+
+    Args:
+        kind: the dataclass, every field of which has a default.
+        given: values by the name of the setting, from Python or JSON: a list may stand for a tuple
+            and a whole number for a float.
 
     Raises:
-        ClassifierError: an unknown name, a value of another type or out of range.
+        ClassifierError: a name is unknown, or a value has another type or is out of range.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = {}
@@ -41,5 +46,7 @@ def _as(value: Any, default: Any, name: str) -> Any:
     if fits and isinstance(default, float):
         fits = math.isfinite(value)
     if not fits:
-        raise ClassifierError(f"setting {name!r} must be like {default!r}, found {value!r}")
+        raise ClassifierError(
+            f"setting {name!r} must be of the type of {default!r}, found {value!r}"
+        )
     return value

@@ -1,4 +1,4 @@
-"""The confusion matrix as a PNG file."""
+"""Draw the confusion matrix of a classifier as a PNG file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,22 @@ from sra_fast.tools.printable import shortened
 
 from .quality import Quality
 
-_LONGEST = 30  # characters of a strategy's name
+_LONGEST = 30  # most characters of a strategy's name; a longer one is shortened
 
 
 def write_confusion(measured: Quality, path: Path, title: str) -> None:
-    """Draws counts as numbers and each row's shares as shades; rows are the known strategies."""
+    """Draw a confusion matrix: a line for each known strategy, a column for each predicted one.
+
+    Numbers are counts; shades are shares of the responses of a line.
+
+    Args:
+        measured: the quality of a classifier, with its confusion matrix.
+        path: the PNG file to write.
+        title: what the title calls the classifier.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with needed("pipeline", "matplotlib"):
         from matplotlib.figure import Figure
 

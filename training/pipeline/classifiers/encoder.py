@@ -1,7 +1,7 @@
-"""The ``roberta`` classifier: an encoder with a classification head, fine-tuned (the paper's).
+"""The ``roberta`` classifier: a fine-tuned encoder with a classification head, as in the paper.
 
-The paper trains RoBERTa-large for 5 epochs at batch 128. It gives no learning rate; 2e-5 with a
-linear decay is usual for this size.
+The paper trains RoBERTa-large for 5 epochs with batches of 128. It gives no learning rate; 2e-5
+with a linear decay is usual for this size.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ from .stored import MODEL, begin, write_record
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """How the encoder is fine-tuned.
+    """The settings of the encoder and its fine-tuning.
 
     Attributes:
-        model: any encoder, a folder or a hub name with safetensors.
-        epochs: over the training responses.
-        batch_size: responses of an optimizer step.
-        device_batch_size: of them in one forward pass; bounds memory.
-        learning_rate: at its highest, falling linearly to 0.
-        weight_decay: of AdamW.
-        max_length: in tokens, or the model's own limit if that is lower; a longer response is cut
-            there, with a warning.
-        seed: of the head, the order and dropout.
+        model: the folder or hub name of any encoder with safetensors.
+        epochs: how many times to go through the training responses.
+        batch_size: how many responses an optimizer step takes.
+        device_batch_size: how many of them go through the model at once; bounds the memory.
+        learning_rate: the learning rate at the beginning; it falls linearly to 0.
+        weight_decay: the weight decay of AdamW.
+        max_length: most tokens that are read of a response, if the model's own limit is not lower;
+            a longer response is cut, with a warning.
+        seed: the seed of the head's first weights, the order of the responses and dropout.
+
+    Raises:
+        ClassifierError: a value is out of range.
     """
 
     model: str = "FacebookAI/roberta-large"
@@ -54,7 +57,7 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.device_batch_size, self.max_length) < 1:
-            raise ClassifierError("batch_size, device_batch_size and max_length must be from 1 on")
+            raise ClassifierError("batch_size, device_batch_size and max_length must be at least 1")
         if self.batch_size % self.device_batch_size and self.batch_size > self.device_batch_size:
             raise ClassifierError(
                 f"batch_size ({self.batch_size}) must be a multiple of device_batch_size "
@@ -62,12 +65,12 @@ class EncoderSettings:
             )
         if self.epochs <= 0 or self.learning_rate <= 0 or self.weight_decay < 0:
             raise ClassifierError(
-                "epochs and learning_rate must be above 0, and weight_decay from 0 on"
+                "epochs and learning_rate must be above 0, and weight_decay at least 0"
             )
 
 
 class EncoderClassifier:
-    """See :class:`~sra_fast.training.pipeline.classifiers.interface.StrategyClassifier`."""
+    """A classifier that is a fine-tuned encoder; see ``StrategyClassifier``."""
 
     kind: ClassifierKind = "roberta"
 
@@ -80,17 +83,17 @@ class EncoderClassifier:
         self._settings = settings
         limit = getattr(model.config, "max_position_embeddings", settings.max_length)
         if model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            limit -= model.config.pad_token_id + 1  # its positions are counted from there
+            limit -= model.config.pad_token_id + 1  # positions begin after the padding index
         self._longest = min(settings.max_length, tokenizer.model_max_length, limit)
 
     @classmethod
     def train(
         cls, responses: Sequence[str], strategies: Sequence[str], settings: EncoderSettings
     ) -> EncoderClassifier:
-        """Fine-tunes on n responses and their strategies, on CUDA where there is one.
+        """Fine-tune the encoder on n responses and their n strategies, on a GPU if there is one.
 
         Raises:
-            ClassifierError: there is no such model.
+            ClassifierError: the encoder cannot be loaded.
         """
         import torch
 
@@ -101,9 +104,9 @@ class EncoderClassifier:
         classes = tuple(sorted(set(strategies)))
         model, tokenizer = _loaded(settings.model, classes)
         classifier = cls(model, tokenizer, classes, settings)
-        rows = classifier._tokens(responses)
-        for row, strategy in zip(rows, strategies, strict=True):
-            row["labels"] = classes.index(strategy)
+        examples = classifier._tokens(responses)
+        for example, strategy in zip(examples, strategies, strict=True):
+            example["labels"] = classes.index(strategy)
         device_batch = min(settings.batch_size, settings.device_batch_size)
         with tempfile.TemporaryDirectory() as temporary:
             arguments = TrainingArguments(
@@ -120,11 +123,11 @@ class EncoderClassifier:
                 dataloader_pin_memory=torch.cuda.is_available(),
                 disable_tqdm=True,
             )
-            use_one_gpu(arguments)  # more would multiply the batch
+            use_one_gpu(arguments)  # several GPUs would multiply the batch
             Trainer(
                 model=model,
                 args=arguments,
-                train_dataset=rows,
+                train_dataset=examples,
                 data_collator=DataCollatorWithPadding(tokenizer),
             ).train()
         model.eval()
@@ -132,27 +135,30 @@ class EncoderClassifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The K strategies that it tells apart, in the order of its probabilities."""
         return self._classes
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings that it was trained with, as JSON can hold them."""
         return dataclasses.asdict(self._settings)
 
     def probabilities(self, responses: Sequence[str]) -> NDArray[numpy.float64]:
-        """float64 [n, K]."""
+        """Return the probability of each strategy for n responses, float64 ``[n, K]``."""
         import torch
 
         found = numpy.zeros((len(responses), len(self._classes)))
-        rows = self._tokens(responses)
+        encoded = self._tokens(responses)
         size = self._settings.device_batch_size
-        for first in range(0, len(rows), size):
-            batch = self._tokenizer.pad(rows[first : first + size], return_tensors="pt")
+        for first in range(0, len(encoded), size):
+            batch = self._tokenizer.pad(encoded[first : first + size], return_tensors="pt")
             with torch.inference_mode():
                 logits = self._model(**batch.to(self._model.device)).logits
             found[first : first + size] = logits.double().softmax(dim=1).cpu().numpy()
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the fine-tuned model, its tokenizer and ``classifier.json`` into a folder."""
         path = Path(folder)
         begin(path)
         self._model.save_pretrained(path / MODEL)
@@ -161,10 +167,14 @@ class EncoderClassifier:
 
     @classmethod
     def load(cls, folder: Path, record: dict[str, Any]) -> EncoderClassifier:
-        """The classifier of ``save``, on CUDA where there is one.
+        """Read the classifier that ``save`` wrote, onto a GPU if there is one.
+
+        Args:
+            folder: the folder.
+            record: the content of its ``classifier.json``.
 
         Raises:
-            ClassifierError: the folder's files are damaged.
+            ClassifierError: the files of the folder are damaged.
         """
         from sra_fast.files.models import choose_device
 

@@ -1,7 +1,7 @@
-"""Training with its report: held-out part, folds, then the classifier of all responses.
+"""Measure a kind of classifier on responses it has not seen, then train it on all of them.
 
-Each finished split leaves its predictions in ``splits/`` until the end, so a run that was
-interrupted goes on after them.
+It is measured on a held-out part and in folds. Each of these leaves its predictions in ``splits/``
+until the end, so a run that was interrupted continues after the last one that was finished.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REPORT, REPORT_TEXT = "report.json", "report.md"
 CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"
 
 TEST_FRACTION, FOLDS = 0.2, 4
-"""What is held out, and how often, where nothing else is asked for."""
+"""The share of responses that is held out, and the number of folds, unless others are given."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,13 +47,14 @@ _FORMAT = "sra_fast.classifier_report/1"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Of a kind of classifier on one set of responses.
+class HeldOutQuality:
+    """How well a kind of classifier predicts the strategies of responses it has not seen.
 
     Attributes:
-        held_out: measured on the held-out part.
-        folds: on each fold; empty if none were asked for.
-        all_folds: on all folds together, each response predicted once.
+        held_out: its quality on the held-out part.
+        folds: its quality on each fold; empty if there are no folds.
+        all_folds: its quality on all folds together, where each response is predicted once; None
+            if there are no folds.
     """
 
     held_out: Quality
@@ -72,22 +73,26 @@ def train_with_report(
     seed: int = 42,
     settings: Mapping[str, Any],
     replace: bool = False,
-) -> tuple[Evaluation, dict[str, Any]]:
-    """Measures a kind of classifier, trains it on everything, and writes both into ``folder``.
+) -> tuple[HeldOutQuality, dict[str, Any]]:
+    """Measure a kind of classifier, train it on all responses, and write it with a report.
 
     Args:
+        kind: "lexical", "embedding" or "roberta".
+        labelled: the responses, all with a strategy.
+        folder: where the classifier and the report are written; it is made if need be.
         data: what the report calls the responses.
-        fold_count: of the cross-validation; 0 for none.
-        seed: of the splits.
-        settings: of the kind.
-        replace: an earlier classifier in the folder makes room.
+        test_fraction: the share of responses that is held out, in (0, 0.5].
+        fold_count: the number of folds of the cross-validation; 0 for none.
+        seed: the seed of the splits.
+        settings: the settings of the kind.
+        replace: whether a classifier that the folder holds may be replaced.
 
     Returns:
-        The measurements, and what ``report.json`` holds.
+        The measurements, and the content of ``report.json``.
 
     Raises:
-        ClassifierError: too few responses for the splits, or as ``train_classifier``; or the
-            folder holds a classifier.
+        ClassifierError: there are too few responses for the splits, the folder holds a classifier,
+            or ``train_classifier`` raises it.
         OSError: the folder cannot be written.
     """
     if fold_count == 1 or fold_count < 0:
@@ -96,7 +101,9 @@ def train_with_report(
         )
     if (folder / RECORD).exists() and not replace:
         raise ClassifierError(
-            f"{folder} holds a classifier; give another folder, or replace it", "out", "force"
+            f"{folder} already holds a classifier; give another folder, or replace it",
+            "out",
+            "force",
         )
     pairs = [holdout(labelled, test_fraction, seed)]
     pairs += folds(labelled, fold_count, seed) if fold_count else []
@@ -153,7 +160,7 @@ def _split(
 
 
 def _kept(path: Path, key: str, count: int) -> list[str] | None:
-    """The predictions of an interrupted run with the same key."""
+    """Read the predictions of an interrupted run with the same key, or None."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -166,7 +173,7 @@ def _kept(path: Path, key: str, count: int) -> list[str] | None:
 
 
 def _key(*everything: Any) -> str:
-    """SHA-256 of all that the predictions depend on, but for the content of a model's folder."""
+    """Return the SHA-256 of what predictions depend on, except the content of a model's folder."""
     return hashlib.sha256(repr(everything).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -174,7 +181,7 @@ def _evaluation(
     labelled: Sequence[LabelledResponse],
     tests: Sequence[Indices],
     predictions: Sequence[Sequence[str]],
-) -> Evaluation:
+) -> HeldOutQuality:
     classes = sorted({one.label for one in labelled})
     dialogues = dialogue_of(labelled)
 
@@ -184,16 +191,16 @@ def _evaluation(
 
     each = [measured(test.tolist(), one) for test, one in zip(tests, predictions, strict=True)]
     if len(each) == 1:
-        return Evaluation(each[0], (), None)
+        return HeldOutQuality(each[0], (), None)
     together = measured(
         [int(index) for test in tests[1:] for index in test],
         [strategy for one in predictions[1:] for strategy in one],
     )
-    return Evaluation(each[0], tuple(each[1:]), together)
+    return HeldOutQuality(each[0], tuple(each[1:]), together)
 
 
 def _write_report(
-    folder: Path, report: dict[str, Any], evaluation: Evaluation, classifier: StrategyClassifier
+    folder: Path, report: dict[str, Any], evaluation: HeldOutQuality, classifier: StrategyClassifier
 ) -> None:
     shown = evaluation.all_folds or evaluation.held_out
     what = "all folds" if evaluation.all_folds else "held-out part"
@@ -212,14 +219,14 @@ def _write_report(
 
 
 def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a model's folder its name alone: reports are shown around."""
+    """Shorten the path of a model's folder to its name, because reports are shown to others."""
     kept = dict(settings)
     if "model" in kept and Path(kept["model"]).is_dir():
         kept["model"] = Path(kept["model"]).resolve().name
     return kept
 
 
-def _text(report: Mapping[str, Any], evaluation: Evaluation, what: str) -> str:
+def _text(report: Mapping[str, Any], evaluation: HeldOutQuality, what: str) -> str:
     shown = evaluation.all_folds or evaluation.held_out
     settings = ", ".join(f"{name} {value}" for name, value in report["settings"].items())
     held_out = report["held_out"]["responses"] / report["responses"]

@@ -1,4 +1,4 @@
-"""What every strategy classifier can do."""
+"""The interface that every strategy classifier has."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sra_fast.tools.argument_error import ArgumentError
 
 
 class ClassifierError(ArgumentError):
-    """A classifier, its data or its settings cannot be used; the message says the way out."""
+    """Raised when a classifier, its data or its settings cannot be used; says what to do."""
 
 
 class StrategyClassifier(Protocol):
-    """A trained classifier.
+    """A trained classifier that says which strategy a reply follows.
 
     Attributes:
-        kind: how it reads a response.
+        kind: "lexical", "embedding" or "roberta".
         classes: the K strategies that it tells apart, in the order of its probabilities.
-        settings: those it was trained with, as JSON can say them.
+        settings: the settings that it was trained with, as JSON can hold them.
     """
 
     @property
@@ -36,14 +36,30 @@ class StrategyClassifier(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
     def probabilities(self, responses: Sequence[str]) -> NDArray[numpy.float64]:
-        """float64 [n, K], each row with the sum 1."""
+        """Return the probability of each strategy for n responses, float64 ``[n, K]``.
+
+        Args:
+            responses: n replies as text.
+
+        Returns:
+            Probabilities that add up to 1 for each response, in the order of ``classes``.
+        """
         ...
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes it into a folder, as safetensors and JSON."""
+        """Write the classifier into a folder, as safetensors and JSON.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         ...
 
 
 def most_probable(classes: Sequence[str], probabilities: NDArray[numpy.float64]) -> list[str]:
-    """The strategy of each row [n, K]; the first of equals."""
+    """Return the most probable strategy of each response; of equal ones the first.
+
+    Args:
+        classes: the K strategies.
+        probabilities: ``[n, K]`` the probability of each strategy for each response.
+    """
     return [classes[index] for index in probabilities.argmax(axis=1)]

@@ -1,4 +1,4 @@
-"""Responses with their strategies, from a file."""
+"""Read replies and their strategies from a file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ _FIELDS = ("id", "response", "strategy", "dialogue")
 
 @dataclass(frozen=True)
 class LabelledResponse:
-    """One reply.
+    """A reply and the strategy that it follows.
+
+    The fields are called as in the file, where the text of a reply is "response".
 
     Attributes:
-        id: unique in its file.
-        response: the text, never empty.
-        strategy: the one it follows, or None where that is not known.
-        dialogue: replies of one dialogue resemble each other. None: it stands for itself.
-        where: the place in the file, for error messages.
+        id: the id of the reply, unique in its file.
+        response: the text of the reply, never empty.
+        strategy: the strategy that it follows, or None where that is not known.
+        dialogue: the id of the dialogue that it comes from, whose replies resemble each other;
+            None where it is not known, and the reply counts as a dialogue of its own.
+        where: its place in the file, for error messages.
     """
 
     id: str
@@ -37,7 +40,11 @@ class LabelledResponse:
 
     @property
     def label(self) -> str:
-        """The strategy of a reply that must have one."""
+        """Return the strategy of the reply.
+
+        Raises:
+            ClassifierError: it is not known.
+        """
         if self.strategy is None:
             raise ClassifierError(
                 f"{self.where} ({self.id!r}): field 'strategy' is missing; a classifier learns "
@@ -49,25 +56,30 @@ class LabelledResponse:
 def read_responses(path: str | os.PathLike[str]) -> list[LabelledResponse]:
     """Read a JSONL file of conversations, or of ``{"response", "strategy"?, "id"?, "dialogue"?}``.
 
-    Of a conversation it is ``response`` that counts, else its last assistant message.
+    The reply of a conversation is its ``response`` or, without one, its last assistant message.
+
+    Args:
+        path: the file.
 
     Raises:
-        ClassifierError: a line is in neither form or the file mixes both, a response is empty, two
-            ids are the same, or the file holds none.
-        ConversationError: a conversation is not in its form.
+        ClassifierError: a line has neither form or the file mixes both, a response is empty, two
+            ids are the same, or the file is empty.
+        ConversationError: a conversation is not valid.
         OSError: the file cannot be read.
     """
     lines = read_json_lines(path, raises=ClassifierError)
     if not lines:
-        raise ClassifierError(f"{Path(path).name}: holds no response; write one object a line")
+        raise ClassifierError(
+            f"{Path(path).name}: the file holds no response; write one JSON object on each line"
+        )
     conversations = [isinstance(line, Mapping) and "messages" in line for _, line in lines]
     if all(conversations):
         return _of_conversations(path)
     if any(conversations):
         other = lines[conversations.index(not conversations[0])][0]
         raise ClassifierError(
-            f"{lines[0][0]} and {other}: one is a conversation (with 'messages') and one a mere "
-            "response; keep them in two files"
+            f"{lines[0][0]} and {other}: one is a conversation (with 'messages') and the other a "
+            "response alone; keep them in two files"
         )
     found: list[LabelledResponse] = []
     seen: dict[str, str] = {}
@@ -83,10 +95,15 @@ def read_responses(path: str | os.PathLike[str]) -> list[LabelledResponse]:
 def read_labelled(
     path: str | os.PathLike[str], strategies: Mapping[str, str] = DEFAULT_STRATEGIES
 ) -> list[LabelledResponse]:
-    """Like :func:`read_responses`, each with one of the ``strategies``.
+    """Read responses as :func:`read_responses` does, and require that each has a known strategy.
+
+    Args:
+        path: the file.
+        strategies: the description of each strategy that may occur, by its name.
 
     Raises:
-        ClassifierError: as there, and for a strategy that is missing or unknown, or if all are one.
+        ClassifierError: :func:`read_responses` raises it, a strategy is missing or unknown, or all
+            responses follow the same one.
     """
     found = read_responses(path)
     for one in found:
@@ -97,7 +114,7 @@ def read_labelled(
     if len({one.strategy for one in found}) < 2:
         raise ClassifierError(
             f"{Path(path).name}: every response follows {found[0].strategy!r}; a classifier needs "
-            "responses of two strategies at least"
+            "responses of at least two strategies"
         )
     return found
 

@@ -1,9 +1,10 @@
-"""The ``lexical`` classifier: n-grams of words, weighted by tf-idf, and a logistic regression.
+"""The ``lexical`` classifier: a logistic regression on n-grams of words, weighted by tf-idf.
 
-The paper's appendix takes 2- and 3-grams with the stop words out. In one to three sentences that
-leaves too little: stop words are most of what tells "do you mean" from "you could". Here marks and
-the beginning of a reply count as words, too. Accuracy in 4-fold cross-validation on the library's
-own training replies (15 strategies × 60), which also chose the default:
+The appendix of the paper uses 2- and 3-grams without stop words. In one to three sentences that
+leaves too little: stop words are most of what tells "do you mean" from "you could". Here
+punctuation marks and the beginning of a reply count as words, too. Accuracy in 4-fold
+cross-validation on the library's own training replies (15 strategies × 60), by which the default
+was chosen:
 
     2- and 3-grams without stop words or marks (C = 1)              18%
     2- and 3-grams without stop words (C = 1, min_responses = 1)    42%
@@ -45,24 +46,27 @@ from .stored import (
 )
 
 START = "^"
-"""How lists of n-grams show the beginning of a reply."""
+"""The sign for the beginning of a reply in lists of n-grams."""
 
-# The first alternative matches the empty text at the beginning: a "word" that only starts have.
+# The first alternative matches the empty text where a reply begins, and makes it a "word".
 _WORDS = r"^|\w+(?:'\w+)*|[?!\":;.,]"
 _SIGNS = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"'})
-_MOST_COMMON = 0.9
+_MOST_COMMON = 0.9  # an n-gram that stands in a larger share of the responses is not used
 
 
 @dataclass(frozen=True)
 class LexicalSettings:
-    """How the lexical classifier reads.
+    """The settings of the lexical classifier.
 
     Attributes:
-        ngrams: fewest and most words of an n-gram; the paper's are (2, 3).
-        stop_words: keep scikit-learn's English ones, and the beginning of a reply; the paper
-            does not.
-        min_responses: in how many training responses an n-gram must stand.
-        c: inverse strength of the L2 penalty.
+        ngrams: the fewest and the most words of an n-gram; the paper has (2, 3).
+        stop_words: whether to keep scikit-learn's English stop words, and the beginning of a reply;
+            the paper does not.
+        min_responses: the number of training responses that an n-gram must stand in to be used.
+        c: the inverse strength of the L2 penalty, above 0.
+
+    Raises:
+        ClassifierError: a value is out of range.
     """
 
     ngrams: tuple[int, int] = (1, 3)
@@ -77,13 +81,13 @@ class LexicalSettings:
             )
         if self.min_responses < 1 or self.c <= 0:
             raise ClassifierError(
-                f"min_responses must be from 1 on and c above 0, found {self.min_responses} and "
+                f"min_responses must be at least 1 and c above 0, found {self.min_responses} and "
                 f"{self.c}"
             )
 
 
 class LexicalClassifier:
-    """See :class:`~sra_fast.training.pipeline.classifiers.interface.StrategyClassifier`."""
+    """A classifier that reads the n-grams of a reply; see ``StrategyClassifier``."""
 
     kind: ClassifierKind = "lexical"
 
@@ -96,7 +100,7 @@ class LexicalClassifier:
     def train(
         cls, responses: Sequence[str], strategies: Sequence[str], settings: LexicalSettings
     ) -> LexicalClassifier:
-        """Fits on n responses and their strategies; deterministic.
+        """Fit the classifier on n responses and their n strategies, without randomness.
 
         Raises:
             ClassifierError: no n-gram stands in enough responses.
@@ -114,14 +118,19 @@ class LexicalClassifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The K strategies that it tells apart, in the order of its probabilities."""
         return tuple(str(name) for name in self._model.classes_)
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The settings that it was trained with, as JSON can hold them."""
         return dataclasses.asdict(self._settings)
 
     def probabilities(self, responses: Sequence[str]) -> NDArray[numpy.float64]:
-        """float64 [n, K]; a response without a known n-gram gets the intercepts' answer."""
+        """Return the probability of each strategy for n responses, float64 ``[n, K]``.
+
+        A response without a known n-gram gets the probabilities of the intercepts.
+        """
         if not responses:
             return numpy.zeros((0, len(self.classes)))
         features = self._vectorizer.transform(_plain_signs(responses))
@@ -129,19 +138,27 @@ class LexicalClassifier:
         return found
 
     def telling_ngrams(self, count: int = 20) -> list[tuple[str, str, float]]:
-        """The n-grams that speak most for each strategy: (strategy, n-gram, coefficient)."""
+        """List the n-grams that speak most for each strategy, with their coefficients.
+
+        Args:
+            count: most n-grams of a strategy.
+
+        Returns:
+            (strategy, n-gram, coefficient) with coefficients above 0, the largest first.
+        """
         names = self._vectorizer.get_feature_names_out()
-        rows = self._model.coef_
-        if len(rows) == 1:  # of two classes
-            rows = numpy.concatenate([-rows, rows])
+        coefficients = self._model.coef_
+        if len(coefficients) == 1:  # two classes share one list
+            coefficients = numpy.concatenate([-coefficients, coefficients])
         return [
-            (strategy, _shown(names[index]), float(row[index]))
-            for strategy, row in zip(self.classes, rows, strict=True)
-            for index in numpy.argsort(-row, kind="stable")[:count]
-            if row[index] > 0
+            (strategy, _shown(names[index]), float(mine[index]))
+            for strategy, mine in zip(self.classes, coefficients, strict=True)
+            for index in numpy.argsort(-mine, kind="stable")[:count]
+            if mine[index] > 0
         ]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write n-grams, their weights, the regression and ``classifier.json`` into a folder."""
         path = Path(folder)
         begin(path)
         write_json(path / VOCABULARY, self._vectorizer.get_feature_names_out().tolist())
@@ -150,10 +167,14 @@ class LexicalClassifier:
 
     @classmethod
     def load(cls, folder: Path, record: dict[str, Any]) -> LexicalClassifier:
-        """The classifier of ``save``, equal to the last bit.
+        """Read the classifier that ``save`` wrote; its probabilities are equal to the last bit.
+
+        Args:
+            folder: the folder.
+            record: the content of its ``classifier.json``.
 
         Raises:
-            ClassifierError: the folder's files are damaged or do not belong together.
+            ClassifierError: the files of the folder are damaged or do not belong together.
         """
         try:
             text = (folder / VOCABULARY).read_text(encoding="utf-8")
@@ -186,7 +207,7 @@ def _vectorizer(settings: LexicalSettings, vocabulary: dict[str, int] | None = N
 
 
 def _plain_signs(responses: Sequence[str]) -> list[str]:
-    """With straight quotes, whichever the writer's keyboard makes."""
+    """Strip the responses and replace curly quotes by straight ones, so that both are the same."""
     return [response.strip().translate(_SIGNS) for response in responses]
 
 

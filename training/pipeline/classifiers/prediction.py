@@ -1,4 +1,4 @@
-"""Predicted strategies of a file's responses, and how they agree with those it names."""
+"""Predict the strategies of responses, and compare them with those that are known."""
 
 from __future__ import annotations
 
@@ -19,36 +19,42 @@ from .splits import dialogue_of
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of n responses, in order.
+    """The predicted strategies of n responses, in order.
 
     Attributes:
-        rows: what :func:`write_predictions` writes: id, strategy (if known), predicted,
-            probability, probabilities.
-        quality: over those whose strategy the classifier knows; None without any.
-        unlabelled: how many have no strategy.
-        outside: the strategies that the classifier cannot answer with, and how many responses
-            each has; they are not measured.
+        records: what :func:`write_predictions` writes for each response: id, strategy (if known),
+            predicted, probability, probabilities.
+        quality: the agreement over the responses with a strategy that the classifier knows; None
+            if there are none.
+        unlabelled: how many responses have no strategy.
+        outside: how many responses follow each strategy that the classifier does not know; they
+            are not measured.
     """
 
-    rows: list[dict[str, Any]]
+    records: list[dict[str, Any]]
     quality: Quality | None
     unlabelled: int
     outside: dict[str, int]
 
 
 def predict(classifier: StrategyClassifier, responses: Sequence[LabelledResponse]) -> Predictions:
-    """Predicts the strategy of each response."""
+    """Predict the strategy of each response.
+
+    Args:
+        classifier: the classifier.
+        responses: the n responses; their own strategies, where known, are only compared with.
+    """
     found = classifier.probabilities([one.response for one in responses])
     predicted = most_probable(classifier.classes, found)
-    rows = [
+    records = [
         {
             "id": one.id,
             **({} if one.strategy is None else {"strategy": one.strategy}),
             "predicted": strategy,
-            "probability": float(row.max()),
-            "probabilities": dict(zip(classifier.classes, row.tolist(), strict=True)),
+            "probability": float(mine.max()),
+            "probabilities": dict(zip(classifier.classes, mine.tolist(), strict=True)),
         }
-        for one, strategy, row in zip(responses, predicted, found, strict=True)
+        for one, strategy, mine in zip(responses, predicted, found, strict=True)
     ]
     outside: dict[str, int] = {}
     measured = []
@@ -59,7 +65,7 @@ def predict(classifier: StrategyClassifier, responses: Sequence[LabelledResponse
             outside[one.strategy] = outside.get(one.strategy, 0) + 1
     dialogues = dialogue_of(responses)
     return Predictions(
-        rows=rows,
+        records=records,
         quality=quality(
             [responses[index].label for index in measured],
             [predicted[index] for index in measured],
@@ -74,10 +80,11 @@ def predict(classifier: StrategyClassifier, responses: Sequence[LabelledResponse
 
 
 def count_learnt(classifier: str, responses: Sequence[LabelledResponse]) -> int:
-    """How many of the responses a classifier has learnt from, as far as that is known.
+    """Count the responses that a classifier was trained on, as far as that is known.
 
     Args:
-        classifier: its folder, or "plain".
+        classifier: the folder of the classifier, or "plain".
+        responses: the responses.
     """
     if classifier == PLAIN:
         learnt = frozenset(digest(one.response) for one in read_labelled(PLAIN_REPLIES))
@@ -87,6 +94,10 @@ def count_learnt(classifier: str, responses: Sequence[LabelledResponse]) -> int:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes the rows as JSONL, whole or not at all."""
+    """Write the predictions as JSONL, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_lines(path, predictions.rows)
+    write_json_lines(path, predictions.records)

@@ -1,4 +1,4 @@
-"""How well predicted strategies agree with the known ones, next to chance."""
+"""Measure how well predicted strategies agree with the known ones, and what chance would give."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """Of one strategy; None where nothing was predicted, or nothing is known, as it."""
+    """How well one strategy is predicted.
+
+    Attributes:
+        strategy: the name of the strategy.
+        responses: how many responses follow it.
+        precision: the share of responses predicted as it that follow it; None without any.
+        recall: the share of responses following it that are predicted as it; None without any.
+        f1: the harmonic mean of both, or None where it is undefined.
+    """
 
     strategy: str
     responses: int
@@ -32,15 +40,18 @@ class ClassQuality:
 
 @dataclass(frozen=True)
 class Quality:
-    """Agreement over n responses.
+    """How well the predictions of a classifier agree with the known strategies.
 
     Attributes:
-        accuracy, low, high: share of right predictions and its 95% interval.
-        macro_f1: mean over the strategies that have responses, an f1 of None as 0.
-        majority: what always answering the most frequent strategy would reach.
-        uniform: what guessing would, 1/K.
+        responses, dialogues: how many were predicted, and how many dialogues they come from.
+        accuracy, low, high: the share of right predictions and its 95% interval.
+        macro_f1: the mean f1 over the strategies that have responses, where None counts as 0.
+        majority: the accuracy of always answering with the most frequent strategy.
+        uniform: the accuracy of guessing, 1/K.
         classes: the K strategies, in the order of ``confusion``.
-        confusion: [K][K] counts, rows the known strategy, columns the predicted.
+        by_class: how well each strategy is predicted.
+        confusion: ``[K][K]`` how many responses of a known strategy (first index) were predicted as
+            each strategy (second index).
     """
 
     responses: int
@@ -56,7 +67,7 @@ class Quality:
     confusion: tuple[tuple[int, ...], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON can say it."""
+        """Return all figures, and the method of the interval, as JSON can hold them."""
         return {**asdict(self), "interval": {"level": LEVEL, "method": INTERVAL}}
 
 
@@ -69,12 +80,14 @@ def quality(
     classes: Sequence[str],
     dialogues: Sequence[int] | None = None,
 ) -> Quality:
-    """Measures n predictions, n ≥ 1.
+    """Measure how well n ≥ 1 predictions agree with the known strategies.
 
     Args:
-        known, predicted: strategies, all of them among ``classes``.
-        dialogues: a number for each response; those of one dialogue resemble each other, and the
-            interval widens accordingly. None: each stands for itself.
+        known, predicted: ``[n]`` strategies, all of them among ``classes``.
+        classes: the K strategies.
+        dialogues: ``[n]`` the number of each response's dialogue, from 0. Responses of one dialogue
+            resemble each other, and the interval widens accordingly. None: each response counts as
+            a dialogue of its own.
     """
     with needed("pipeline", "sklearn"):
         from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -102,20 +115,27 @@ def quality(
         uniform=1 / len(classes),
         classes=tuple(classes),
         by_class=by_class,
-        confusion=tuple(tuple(int(value) for value in row) for row in counts),
+        confusion=tuple(tuple(int(value) for value in line) for line in counts),
     )
 
 
 def accuracy_interval(
     right: NDArray[numpy.float64], dialogues: Sequence[int]
 ) -> tuple[float, float]:
-    """Wilson's 95% interval of the mean of ``right`` [n], each 0 or 1.
+    """Compute Wilson's 95% interval of an accuracy, wider where responses share dialogues.
 
-    With p the mean, dialogues c of n_c responses and C dialogues in all, n is replaced by
+    With p the mean of ``right``, C dialogues, and n_c responses in dialogue c, n is replaced by
 
         n_eff = n / deff,   deff = C/(C-1) · Σ_c (right_c − p n_c)² / (n p (1−p)),   deff ≥ 1
 
-    (right_c: how many are right in c), and by C where p is 0 or 1.
+    (right_c: how many responses are right in c), and by C where p is 0 or 1.
+
+    Args:
+        right: ``[n]`` 1 for each right prediction, else 0.
+        dialogues: ``[n]`` the number of each response's dialogue, from 0.
+
+    Returns:
+        The lower and the upper end.
     """
     n, p = len(right), float(right.mean())
     totals = numpy.bincount(dialogues, weights=right - p)
@@ -136,16 +156,16 @@ def accuracy_interval(
 
 
 def by_class_table(measured: Quality) -> list[str]:
-    """Markdown lines: precision, recall and F1 of each strategy."""
-    rows = [
+    """Return lines of Markdown with precision, recall and F1 of each strategy."""
+    lines = [
         (one.strategy, str(one.responses), *map(share, (one.precision, one.recall, one.f1)))
         for one in measured.by_class
     ]
-    return markdown_table(("strategy", "responses", "precision", "recall", "F1"), rows)
+    return markdown_table(("strategy", "responses", "precision", "recall", "F1"), lines)
 
 
 def sentence(measured: Quality) -> str:
-    """The accuracy in words, with its interval, next to chance."""
+    """Return words that state the accuracy, its interval, and what chance would give."""
     return (
         f"accuracy {measured.accuracy:.1%} (95% interval {measured.low:.1%} to "
         f"{measured.high:.1%}) of {measured.responses} responses; chance: "
@@ -154,7 +174,7 @@ def sentence(measured: Quality) -> str:
 
 
 def share(value: float | None) -> str:
-    """Three decimals, or a dash."""
+    """Write a share with three decimals, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 

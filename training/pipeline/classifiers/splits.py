@@ -1,4 +1,4 @@
-"""Which responses a classifier is measured on: never those of a dialogue that it has seen."""
+"""Split responses for training and testing, so that no dialogue is on both sides."""
 
 from __future__ import annotations
 
@@ -23,12 +23,22 @@ _HOLD_OUT_MORE = "hold out more, at most 0.5"
 def holdout(
     labelled: Sequence[LabelledResponse], fraction: float, seed: int
 ) -> tuple[Indices, Indices]:
-    """Indices to train on and to test on, the strategies in the same shares on both sides.
+    """Split responses into a part to train on and a part to test on, alike in their strategies.
 
-    With dialogues whole ones are held out, so that the fraction is only about met.
+    Where responses share dialogues, whole dialogues are held out, and the fraction is met only
+    roughly.
+
+    Args:
+        labelled: the responses, all with a strategy.
+        fraction: the share to test on, in (0, 0.5].
+        seed: the seed of the split.
+
+    Returns:
+        The indices to train on, and those to test on.
 
     Raises:
-        ClassifierError: the fraction cannot be, or a strategy has too few responses for it.
+        ClassifierError: the fraction is out of range, or a strategy has too few responses or
+            dialogues for it.
     """
     with needed("pipeline", "sklearn"):
         from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
@@ -62,10 +72,18 @@ def holdout(
 def folds(
     labelled: Sequence[LabelledResponse], count: int, seed: int
 ) -> list[tuple[Indices, Indices]]:
-    """So many pairs of indices; each response is tested on once.
+    """Split responses into folds, each of which is tested on once.
+
+    Args:
+        labelled: the responses, all with a strategy.
+        count: the number of folds, from 2.
+        seed: the seed of the split.
+
+    Returns:
+        For each fold the indices to train on, and those to test on.
 
     Raises:
-        ClassifierError: a strategy has too few responses, or dialogues.
+        ClassifierError: a strategy has too few responses or dialogues.
     """
     with needed("pipeline", "sklearn"):
         from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -81,12 +99,12 @@ def folds(
 
 
 def holdout_parts(fraction: float) -> int:
-    """So many parts are made of whole dialogues, one of which is held out."""
+    """Return how many parts whole dialogues are split into, one of which is held out."""
     return max(2, round(1 / fraction))
 
 
 def dialogues_by_strategy(labelled: Sequence[LabelledResponse]) -> dict[str, int]:
-    """In how many dialogues each strategy is followed: what splits need enough of."""
+    """Count the dialogues in which each strategy occurs; splits need enough of them."""
     found: defaultdict[str, set[int]] = defaultdict(set)
     for one, number in zip(labelled, dialogue_of(labelled), strict=True):
         found[one.label].add(number)
@@ -94,7 +112,7 @@ def dialogues_by_strategy(labelled: Sequence[LabelledResponse]) -> dict[str, int
 
 
 def dialogue_of(labelled: Sequence[LabelledResponse]) -> list[int]:
-    """The number of each response's dialogue; one of its own where that is not known."""
+    """Number the dialogue of each response, from 0; an unknown dialogue is one of its own."""
     keys = [
         ("response", str(index)) if one.dialogue is None else ("dialogue", one.dialogue)
         for index, one in enumerate(labelled)
@@ -104,7 +122,7 @@ def dialogue_of(labelled: Sequence[LabelledResponse]) -> list[int]:
 
 
 def _groups(labelled: Sequence[LabelledResponse]) -> list[int] | None:
-    """The dialogues, or None if each response is one by itself."""
+    """Return the dialogue of each response, or None if no two responses share one."""
     numbers = dialogue_of(labelled)
     return numbers if len(set(numbers)) < len(numbers) else None
 
@@ -116,8 +134,8 @@ def _need(
     for strategy, found in dialogues_by_strategy(labelled).items():
         if found < least:
             raise ClassifierError(
-                f"strategy {strategy!r} has {found} {unit}, and {what} needs {least} of each; "
-                f"add some, leave the strategy out, or {way}",
+                f"strategy {strategy!r} has {found} {unit}, and {what} needs {least} of each "
+                f"strategy; add some, leave the strategy out, or {way}",
                 argument,
             )
 

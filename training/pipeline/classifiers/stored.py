@@ -1,4 +1,4 @@
-"""A classifier's folder: ``classifier.json``, written last, beside its weights in safetensors."""
+"""Read and write the folder of a classifier: ``classifier.json``, written last, and its weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RECORD = "classifier.json"
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 MODEL = "encoder"
-"""The folder of a fine-tuned model and its tokenizer."""
+"""The name of the folder of a fine-tuned model and its tokenizer."""
 
 _FORMAT = "sra_fast.classifier/1"
 _FIELDS = {"format", "kind", "classes", "settings"}
 
 
 def begin(folder: Path) -> None:
-    """Makes the folder and removes a classifier that is there, whatever its kind."""
+    """Make the folder, and remove the classifier that it holds, if any."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (RECORD, WEIGHTS, VOCABULARY):
         (folder / name).unlink(missing_ok=True)
@@ -37,22 +37,29 @@ def begin(folder: Path) -> None:
 def write_record(
     folder: Path, kind: ClassifierKind, classes: tuple[str, ...], settings: Mapping[str, Any]
 ) -> None:
-    """Writes ``classifier.json``, which makes the folder a classifier."""
+    """Write ``classifier.json``, with which the folder counts as a classifier.
+
+    Args:
+        folder: the folder.
+        kind: the kind of the classifier.
+        classes: the strategies that it tells apart.
+        settings: the settings that it was trained with.
+    """
     record = {"format": _FORMAT, "kind": kind, "classes": classes, "settings": dict(settings)}
     write_json(folder / RECORD, record)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Reads ``classifier.json``.
+    """Read the ``classifier.json`` of a folder.
 
     Raises:
-        ClassifierError: there is none, or it is something else.
+        ClassifierError: the folder has none, or it is not in its format.
     """
     path = folder / RECORD
     if not path.is_file():
         raise ClassifierError(
-            f"{folder} holds no classifier (no {RECORD}); give a folder that a training of one "
-            "wrote, or the library's own, 'plain'",
+            f"{folder} holds no classifier (no {RECORD}); give the folder of a trained classifier, "
+            "or 'plain' for the library's own",
             "classifier",
         )
     record = parse_json(
@@ -74,7 +81,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_weights(folder: Path, tensors: Mapping[str, NDArray[numpy.float64]]) -> None:
-    """Writes ``weights.safetensors``, whole or not at all."""
+    """Write ``weights.safetensors``, whole or not at all."""
     from safetensors.numpy import save_file
 
     whole = {name: numpy.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -85,13 +92,14 @@ def write_weights(folder: Path, tensors: Mapping[str, NDArray[numpy.float64]]) -
 def read_weights(
     folder: Path, shapes: Mapping[str, tuple[int | None, ...]]
 ) -> dict[str, NDArray[numpy.float64]]:
-    """Reads ``weights.safetensors``.
+    """Read the tensors of ``weights.safetensors`` and check their shapes.
 
     Args:
-        shapes: of each tensor; None where any length will do.
+        folder: the folder of the classifier.
+        shapes: the shape of each tensor, by its name; None where any length will do.
 
     Raises:
-        ClassifierError: it is missing or damaged, or belongs to another classifier.
+        ClassifierError: the file is missing or damaged, or belongs to another classifier.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -100,7 +108,9 @@ def read_weights(
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ClassifierError(f"{path} cannot be read ({error}); train it anew") from error
+        raise ClassifierError(
+            f"{path} cannot be read ({error}); train the classifier anew"
+        ) from error
     for name, shape in shapes.items():
         found = tensors[name].shape if name in tensors else None
         if (
@@ -110,6 +120,6 @@ def read_weights(
         ):
             raise ClassifierError(
                 f"{path}: tensor {name!r} should have the shape {shape}, found {found}; the files "
-                "of this folder do not belong together, so train it anew"
+                "of this folder do not belong together, so train the classifier anew"
             )
     return {name: tensors[name] for name in shapes}

@@ -1,1 +1,1 @@
-"""Models under prompt templates: how they adhere to strategies, and what SRA says about it."""
+"""Evaluate models under prompt templates: adherence to strategies, and what SRA says of it."""

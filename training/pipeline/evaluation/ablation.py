@@ -1,4 +1,4 @@
-"""A model without some of its attention heads: what they gather does not leave the layer."""
+"""Switch off some attention heads of a model: what they gather does not leave their layer."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ _OUTPUTS = ("o_proj", "out_proj", "dense", "wo")
 
 
 class AblationError(ValueError):
-    """Heads cannot be ablated; the message says which and why."""
+    """Raised when heads cannot be switched off; the message says which and why."""
 
 
 @contextmanager
 def ablated(model: nn.Module, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Inside, the outputs of some heads are 0 before the layer's output projection.
+    """Set the outputs of some heads to 0, before their layer's output projection, inside ``with``.
 
     Args:
-        model: as for ``sra_fast.score``.
-        heads: ``(layer_idx, head)`` of each.
+        model: any model that ``sra_fast.score`` takes.
+        heads: the heads to switch off, each as ``(layer_idx, head)``, counted from 0.
 
     Raises:
-        AblationError: there is no such layer or head, or its output projection is not found.
+        AblationError: the model has no such layer or head, or the output projection of the layer
+            is not found.
     """
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:

@@ -1,7 +1,10 @@
-"""What an analysis of adherence and SRA found: by row, turn, strategy and language, and over rows.
+"""Hold the results of an analysis: adherence and SRA by condition, turn, strategy and language.
 
-A *row* is one way to prompt or tune a model; a *score* is SRA by one definition, or "lookback".
-What is undefined is None with its reason, never a number.
+A *condition* is one model under one prompt template, a line of Table 1; a *score* is SRA by one
+definition, or "lookback". A figure that is undefined is None with its reason, never a number.
+
+The fields ``row``, ``rows`` and ``over_rows`` are called as ``results.json`` calls them: there a
+condition is a row of the table.
 """
 
 from __future__ import annotations
@@ -14,22 +17,26 @@ LOOKBACK = "lookback"
 
 
 class AnalysisError(ValueError):
-    """There is nothing to analyse."""
+    """Raised when records cannot be analysed, or lack what is asked for."""
 
 
 @dataclass(frozen=True)
-class RowResult:
-    """One row of Table 1. Dictionaries go by score.
+class ConditionResult:
+    """One condition of Table 1, with the figures of its responses.
+
+    The keys of every dictionary are the names of the scores.
 
     Attributes:
-        row: its name.
-        n: responses.
-        dialogues: that they are of.
-        accuracy: share of responses that adhere.
-        scores: mean of the responses where it is known.
-        log_scores: natural logarithm of that mean.
-        accuracy_difference, score_differences: this row minus the base row, paired.
-        auc: of the score for adherence, over pairs of this row's responses to one strategy.
+        row: the name of the condition.
+        n: how many responses it has.
+        dialogues: how many dialogues the responses belong to.
+        accuracy: the share of responses that adhere to their strategy.
+        scores: the mean of each score over the responses for which it is known.
+        log_scores: the natural logarithm of that mean.
+        accuracy_difference, score_differences: the figure of this condition minus that of the base
+            condition, paired by dialogue.
+        auc: how well the score tells responses that adhere from others (AUC), over pairs of
+            responses of this condition to the same strategy.
     """
 
     row: str
@@ -45,7 +52,14 @@ class RowResult:
 
 @dataclass(frozen=True)
 class TurnResult:
-    """The responses of one row at one turn of the supporter."""
+    """The figures of one condition's responses at one turn.
+
+    Attributes:
+        row: the name of the condition.
+        turn: the number of the reply among the assistant messages, from 1.
+        accuracy: the share of responses that adhere to their strategy.
+        scores: the mean of each score, by the score's name.
+    """
 
     row: str
     turn: int
@@ -54,11 +68,14 @@ class TurnResult:
 
 
 @dataclass(frozen=True)
-class RowRelation:
-    """One score against accuracy over the rows: of means, of their logarithms, of ranks.
+class ConditionRelation:
+    """How one score goes together with accuracy over the conditions, each of which is a point.
 
     Attributes:
-        without: Pearson's r of the means of all rows but one, by the name of that one.
+        pearson: Pearson's r of mean score and accuracy.
+        pearson_log: Pearson's r of the logarithm of the mean score and accuracy.
+        spearman: Spearman's rank correlation of mean score and accuracy.
+        without: Pearson's r of all conditions but one; the key is the name of the one left out.
     """
 
     pearson: Correlation
@@ -69,13 +86,16 @@ class RowRelation:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The responses of one strategy, or language. Dictionaries go by score.
+    """The figures of all responses to one strategy, or in one language.
+
+    The keys of every dictionary are the names of the scores.
 
     Attributes:
-        name: of the group.
-        accuracy, scores: means over its responses, of all rows together.
-        auc: of the score for adherence, over pairs of responses of the same row and strategy.
-        over_rows: Pearson of the rows' means and accuracies in this group.
+        name: the strategy or the language.
+        accuracy, scores: means over the responses of all conditions together.
+        auc: how well the score tells responses that adhere from others (AUC), over pairs of
+            responses of the same condition and strategy.
+        over_rows: Pearson's r of mean score and accuracy in this group over the conditions.
     """
 
     name: str
@@ -87,27 +107,27 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that records say. Dictionaries go by score.
+    """All results of an analysis of records.
 
     Attributes:
-        responses, dialogues: how many.
-        base: the row that differences are taken from.
-        scores: names, in order.
-        rows: Table 1.
-        turns: by row and turn, where there are responses.
-        over_rows: the relation over rows.
-        strategies: by strategy.
-        languages: by language; empty where there are fewer than two.
-        draws, seed: of the bootstrap.
+        responses, dialogues: how many of each were analysed.
+        base: the name of the condition that the others are compared with.
+        scores: the names of the scores, in order.
+        rows: the figures of each condition, as in Table 1.
+        turns: the figures of each condition at each turn that has responses.
+        over_rows: how each score goes together with accuracy over the conditions.
+        strategies: the figures of each strategy.
+        languages: the figures of each language; empty where there are fewer than two.
+        draws, seed: how many times the bootstrap drew dialogues, and the seed of the draws.
     """
 
     responses: int
     dialogues: int
     base: str
     scores: tuple[str, ...]
-    rows: tuple[RowResult, ...]
+    rows: tuple[ConditionResult, ...]
     turns: tuple[TurnResult, ...]
-    over_rows: dict[str, RowRelation]
+    over_rows: dict[str, ConditionRelation]
     strategies: tuple[GroupResult, ...]
     languages: tuple[GroupResult, ...]
     draws: int

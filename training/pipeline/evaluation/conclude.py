@@ -1,4 +1,4 @@
-"""From finished rows to the report: analyses, figures, and the answers without the best heads."""
+"""Conclude an evaluation: analyse its records, draw the figures and write the report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy
 from sra_fast.names import Definition
 
 from .ablation import AblationError
+from .conditions import Condition, summary
 from .evaluate import TUNED, Evaluated, Evaluation, OnProgress
 from .evaluation_report import Findings, results, write_report
 from .figures import write_figures
@@ -18,7 +19,6 @@ from .heads import BEST, HeadAnalysis, analyse_heads, halves
 from .language_quality import analyse_quality, words
 from .records import Record
 from .relation import analyse
-from .rows import Row, summary
 from .without_heads import answer_without_heads
 
 DEFINITION: Definition = "paper"
@@ -30,24 +30,36 @@ def conclude(
     *,
     ablate: int = 0,
     deviations: Sequence[str] = (),
-    on_progress: OnProgress = lambda row, done, total: None,
+    on_progress: OnProgress = lambda condition, done, total: None,
 ) -> dict[str, Any]:
-    """Analyses, draws and writes the report. Call it inside :func:`~.run.opened`.
+    """Analyse what an evaluation found, draw the figures and write the report.
+
+    Call it inside :func:`~.evaluate.opened`.
 
     Args:
-        ablate: heads to take away, and as many drawn by lot for comparison; 0 leaves that out.
-        deviations: sentences on what differs from the paper.
+        evaluation: what was asked for; the report goes to its folder.
+        evaluated: the conditions and records that :func:`~.evaluate.collect` found.
+        ablate: how many of the best heads to switch off in a further experiment, beside as many
+            drawn by lot; 0 leaves the experiment out.
+        deviations: sentences on what differs from the paper, for the report.
+        on_progress: called while replies without the heads are generated.
 
     Returns:
-        What ``results.json`` holds.
+        The content of ``results.json``.
+
+    Raises:
+        ValueError: the records cannot be analysed.
+        OSError: a file cannot be written.
     """
-    analysis = analyse(evaluated.records, base=evaluated.rows[0].plan.name)
-    base_rows = [row for row in evaluated.rows if row.plan.name != TUNED]
-    heads = _heads(base_rows, evaluated, max(BEST, ablate))
-    notes = [note for row in evaluated.rows for note in _notes(row)]
+    analysis = analyse(evaluated.records, base=evaluated.conditions[0].plan.name)
+    base_conditions = [
+        condition for condition in evaluated.conditions if condition.plan.name != TUNED
+    ]
+    heads = _heads(base_conditions, evaluated, max(BEST, ablate))
+    notes = [note for condition in evaluated.conditions for note in _notes(condition)]
     quality = None
     if any(words(record.text) for record in evaluated.records):
-        quality = analyse_quality(evaluated.records, base=evaluated.rows[0].plan.name)
+        quality = analyse_quality(evaluated.records, base=evaluated.conditions[0].plan.name)
     else:
         notes.append("language: no reply has a word")
     settings = evaluation.settings()
@@ -71,7 +83,7 @@ def conclude(
     write_report(evaluation.out, findings, drawn)  # what there is, before more is generated
     if ablate:
         findings = _with_ablation(
-            findings, evaluation, evaluated, base_rows, heads, ablate, on_progress
+            findings, evaluation, evaluated, base_conditions, heads, ablate, on_progress
         )
         write_report(evaluation.out, findings, drawn)
     return results(findings)
@@ -81,48 +93,48 @@ def _with_ablation(
     findings: Findings,
     evaluation: Evaluation,
     evaluated: Evaluated,
-    rows: Sequence[Row],
+    conditions: Sequence[Condition],
     heads: HeadAnalysis,
     count: int,
     on_progress: OnProgress,
 ) -> Findings:
-    """With the answers without heads, or the reason why there are none among the notes."""
+    """Add the experiment without the best heads, or a note on why it could not be done."""
     if not heads.best:
         why = "no head is better than another, so none is taken away"
         return replace(findings, notes=[*findings.notes, f"ablation: {why}"])
-    of_base = [record.dialogue for record in _of_base(rows, evaluated)]
+    of_base = [record.dialogue for record in _of_base(conditions, evaluated)]
     _, measuring = halves(of_base, heads.seed)
     try:
         found = answer_without_heads(
-            evaluation, rows, evaluated.records, heads, measuring, count, on_progress
+            evaluation, conditions, evaluated.records, heads, measuring, count, on_progress
         )
     except AblationError as error:
         return replace(findings, notes=[*findings.notes, f"ablation: {error}"])
     return replace(findings, ablation=found)
 
 
-def _of_base(rows: Sequence[Row], evaluated: Evaluated) -> list[Record]:
-    """Records of the base model's replies, as their masses follow each other."""
-    names = {row.plan.name for row in rows}
+def _of_base(conditions: Sequence[Condition], evaluated: Evaluated) -> list[Record]:
+    """Select the records of the base model's replies, in the order of their masses."""
+    names = {condition.plan.name for condition in conditions}
     return [record for record in evaluated.records if record.row in names and record.text]
 
 
-def _heads(rows: Sequence[Row], evaluated: Evaluated, best: int) -> HeadAnalysis:
-    """Of the base model's rows."""
-    of_base = _of_base(rows, evaluated)
+def _heads(conditions: Sequence[Condition], evaluated: Evaluated, best: int) -> HeadAnalysis:
+    """Analyse the heads of the base model over all of its conditions."""
+    of_base = _of_base(conditions, evaluated)
     return analyse_heads(
-        numpy.concatenate([row.mass.numpy() for row in rows]),
+        numpy.concatenate([condition.mass.numpy() for condition in conditions]),
         [record.adherent for record in of_base],
         dialogue=[record.dialogue for record in of_base],
-        row=[record.row for record in of_base],
+        condition=[record.row for record in of_base],
         strategy=[record.strategy for record in of_base],
         item=[record.item for record in of_base],
         best=best,
     )
 
 
-def _notes(row: Row) -> list[str]:
-    counted = summary(row)
+def _notes(condition: Condition) -> list[str]:
+    counted = summary(condition)
     name = counted["row"]
     notes = []
     if counted["empty"]:

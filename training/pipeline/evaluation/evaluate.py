@@ -1,14 +1,15 @@
-"""``evaluate``: models under templates, from conversations to the paper's tables and figures.
+"""Evaluate models under prompt templates: generate, score and classify replies to conversations.
 
-What lies in the folder of a run:
+Each model under a template is a condition, which the folder of a run calls a row:
 
-    run.json                          everything the results depend on; another run's is refused
-    rows/NAME/replies/00007.jsonl     what each row's model said, batch by batch
+    run.json                          the settings; a run with others is refused here
+    rows/NAME/replies/00007.jsonl     the replies of the condition NAME, batch by batch
     rows/NAME/scores-DIGEST/          a run folder with the masses of these replies
-    rows/NAME/perplexities.json
-    conversations/NAME.jsonl          with these replies, for judges, annotators and sra-fast score
+    rows/NAME/perplexities.json       the perplexity of each reply
+    conversations/NAME.jsonl          the conversations with these replies, for judges, annotators
+                                      and sra-fast score
     replies.jsonl                     every reply with its figures (the only table with texts)
-    report.md, results.json, *.png    numbers alone
+    report.md, results.json, *.png    the results: numbers, no texts
 """
 
 from __future__ import annotations
@@ -34,44 +35,45 @@ from ...data.trained_on import beginning, read_trained_on
 from ..classifiers import StrategyClassifier
 from ..generation.sampling import Sampling
 from ..items import draw
-from .records import Record, write_records
-from .rows import (
-    Row,
-    RowPlan,
-    fill_row,
+from .conditions import (
+    Condition,
+    ConditionPlan,
+    condition_perplexities,
+    fill_condition,
     records,
-    row_perplexities,
 )
+from .records import Record, write_records
 
-ROWS, ALL_REPLIES, CONVERSATIONS = "rows", "replies.jsonl", "conversations"
+CONDITIONS, ALL_REPLIES, CONVERSATIONS = "rows", "replies.jsonl", "conversations"
 TUNED = "fine-tuned"
-LANGUAGE_TEMPLATE = "standard"  # under which every reply's perplexity is measured
+LANGUAGE_TEMPLATE = "standard"  # the perplexity of every reply is measured under this template
 
 _NAME = re.compile(r"\w[\w.-]*")
 
 
 class EvaluationError(ArgumentError):
-    """An evaluation cannot begin; the message says why and the way out."""
+    """Raised when an evaluation cannot begin; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to evaluate.
+    """The settings of an evaluation: models, templates, conversations and how replies are drawn.
 
     Attributes:
-        file: conversations; the last reply of each is written anew under its strategy.
-        out: the run's folder.
-        base: the model of every row but the last, and the judge of everybody's language.
-        tuned: a fine-tuned model for one more row under the standard template, or None.
-        templates: of the base model's rows.
-        strategies: name to description.
+        file: a file of conversations; the last reply of each is written anew under its strategy.
+        out: the folder of the run.
+        base: the model of all conditions but that of ``tuned``; it also measures perplexity.
+        tuned: a fine-tuned model, evaluated under the standard template as the last condition, or
+            None.
+        templates: the prompt templates that the base model is evaluated under, one condition each.
+        strategies: the description of each strategy, by its name.
         classifier: says which strategy a reply follows.
-        classifier_name: for ``run.json`` and the report.
+        classifier_name: what the report calls the classifier.
         sampling: how replies are drawn.
-        items: most conversations, drawn by the seed; None for all.
-        dtype, device: of the models.
-        batch: prompts of a forward pass.
-        perplexity: whether to measure it.
+        items: how many conversations to evaluate, drawn by the seed of ``sampling``; None for all.
+        dtype, device: the number format of the models and the device they run on.
+        batch: how many prompts go through the model at once.
+        perplexity: whether to measure the perplexity of the replies.
     """
 
     file: Path
@@ -90,10 +92,10 @@ class Evaluation:
     perplexity: bool = True
 
     def settings(self) -> dict[str, Any]:
-        """Everything the replies and their scores depend on.
+        """Return everything that the replies and their scores depend on, as ``run.json`` holds it.
 
-        Classifiers, perplexities and ablations are computed from these: another call with others
-        finds the replies done.
+        The classifier, perplexities and the experiment without heads are not among it: a call that
+        changes only these finds the replies and scores already done.
         """
         return {
             "kind": "evaluate",
@@ -109,45 +111,53 @@ class Evaluation:
             "file_sha256": file_sha256(self.file),
         }
 
-    def plans(self) -> list[RowPlan]:
-        """The rows, in the order of the table.
+    def plans(self) -> list[ConditionPlan]:
+        """Return the conditions to evaluate, in the order of the table.
 
         Raises:
-            EvaluationError: a template's name cannot be a row's.
+            EvaluationError: the name of a template cannot be the name of a condition.
         """
         for template in self.templates:
             if not _NAME.fullmatch(template.name) or template.name == TUNED:
                 raise EvaluationError(
-                    f"template {template.name!r}: rows and their folders are called so; give it a "
-                    f"name of letters, digits, '-', '_' and '.', other than {TUNED!r}"
+                    f"template {template.name!r}: its name also names a condition and a folder; "
+                    f"give it a name of letters, digits, '-', '_' and '.', other than {TUNED!r}"
                 )
-        rows = [RowPlan(template.name, self.base, template) for template in self.templates]
+        conditions = [
+            ConditionPlan(template.name, self.base, template) for template in self.templates
+        ]
         if self.tuned is not None:
-            rows.append(RowPlan(TUNED, self.tuned, TEMPLATES["standard"]))
-        return rows
+            conditions.append(ConditionPlan(TUNED, self.tuned, TEMPLATES["standard"]))
+        return conditions
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """What an evaluation found.
+    """The conditions of an evaluation with their replies, scores and records.
 
     Attributes:
-        rows: in the order of the table.
-        records: of all replies, row by row.
+        conditions: all conditions, in the order of the table.
+        records: the records of all replies, condition by condition.
     """
 
-    rows: list[Row]
+    conditions: list[Condition]
     records: list[Record]
 
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with a row's name, the replies that a batch brought, and the number of a row's."""
+"""Called with the name of a condition, how many replies a batch brought, and how many it needs."""
 
 
 def collect(
-    evaluation: Evaluation, on_progress: OnProgress = lambda row, done, total: None
+    evaluation: Evaluation, on_progress: OnProgress = lambda condition, done, total: None
 ) -> Evaluated:
-    """Generates, scores and classifies whatever is missing. Call it inside :func:`opened`.
+    """Generate, score and classify the replies that the folder of the run does not hold yet.
+
+    Call it inside :func:`opened`.
+
+    Args:
+        evaluation: the settings.
+        on_progress: called after each batch of replies.
 
     Raises:
         ValueError: conversations, models, classifier and folder do not go together.
@@ -155,32 +165,34 @@ def collect(
     """
     conversations = chosen(evaluation)
     loaded = LoadedModels(evaluation)
-    rows: dict[str, Row] = {}
+    conditions: dict[str, Condition] = {}
     perplexity: dict[str, list[float | None]] = {}
     plans = evaluation.plans()
-    # The base model comes last, and stays for the perplexities.
+    # The base model comes last, so that it is still loaded for the perplexities.
     for plan in sorted(plans, key=lambda plan: plan.source is evaluation.base):
-        rows[plan.name] = answer(evaluation, plan, loaded, conversations, plan.name, on_progress)
-    for name, row in rows.items():
-        perplexity[name] = [None] * len(row.conversations)
+        conditions[plan.name] = answer(
+            evaluation, plan, loaded, conversations, plan.name, on_progress
+        )
+    for name, condition in conditions.items():
+        perplexity[name] = [None] * len(condition.conversations)
         if evaluation.perplexity:
             perplexity[name] = list(
-                row_perplexities(
-                    row,
+                condition_perplexities(
+                    condition,
                     lambda: loaded.get(evaluation.base),
                     TEMPLATES[LANGUAGE_TEMPLATE],
                     evaluation.strategies,
-                    evaluation.out / ROWS / name,
+                    evaluation.out / CONDITIONS / name,
                 )
             )
         conversations_of = evaluation.out / CONVERSATIONS / f"{name}.jsonl"
         conversations_of.parent.mkdir(exist_ok=True)
-        write_conversations(conversations_of, [one.record for one in row.conversations])
-    in_order = [rows[plan.name] for plan in plans]
+        write_conversations(conversations_of, [one.record for one in condition.conversations])
+    in_order = [conditions[plan.name] for plan in plans]
     found = [
         record
-        for row in in_order
-        for record in records(row, evaluation.classifier, perplexity[row.plan.name])
+        for condition in in_order
+        for record in records(condition, evaluation.classifier, perplexity[condition.plan.name])
     ]
     write_records(evaluation.out / ALL_REPLIES, found)
     return Evaluated(in_order, found)
@@ -188,23 +200,27 @@ def collect(
 
 def answer(
     evaluation: Evaluation,
-    plan: RowPlan,
+    plan: ConditionPlan,
     models: LoadedModels,
     conversations: Sequence[Conversation],
     folder: str,
     on_progress: OnProgress,
-) -> Row:
-    """Generate and score what a row still lacks, as the evaluation is set.
+) -> Condition:
+    """Generate and score the replies that a condition still lacks, with the evaluation's settings.
 
     Args:
-        models: loads the row's model, if it is not the one at hand.
-        folder: the name of the row's folder.
+        evaluation: the settings.
+        plan: the condition.
+        models: loads the model of the condition, unless it is the one already loaded.
+        conversations: the conversations whose last reply is written anew.
+        folder: the name of the condition's folder.
+        on_progress: called after each batch of replies.
 
     Raises:
         ValueError: all replies are empty, or a conversation cannot be used.
     """
     model, tokenizer = models.get(plan.source)
-    return fill_row(
+    return fill_condition(
         plan,
         model,
         tokenizer,
@@ -212,14 +228,14 @@ def answer(
         evaluation.strategies,
         evaluation.sampling,
         evaluation.batch,
-        evaluation.out / ROWS / folder,
+        evaluation.out / CONDITIONS / folder,
         lambda done: on_progress(plan.name, done, len(conversations)),
     )
 
 
 @contextmanager
 def opened(evaluation: Evaluation) -> Iterator[None]:
-    """The folder is this run's, and nobody else works in it.
+    """Open the folder of a run inside ``with``: no other process may work in it meanwhile.
 
     Raises:
         ValueError: the conversations cannot be evaluated, or the folder holds something else.
@@ -233,7 +249,7 @@ def opened(evaluation: Evaluation) -> Iterator[None]:
 
 
 def chosen(evaluation: Evaluation) -> list[Conversation]:
-    """The conversations whose last reply is written anew, in the file's order.
+    """Return the conversations whose last reply is written anew, in the order of the file.
 
     Raises:
         EvaluationError: the classifier does not know a strategy, or there are fewer conversations
@@ -274,7 +290,7 @@ def _check_unseen(evaluation: Evaluation, conversations: Sequence[Conversation])
 
 
 class LoadedModels:
-    """Loads a model when it is first wanted, and holds one at a time."""
+    """Loads a model when it is first needed, and holds one at a time."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
@@ -282,6 +298,7 @@ class LoadedModels:
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def get(self, source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Return a model and its tokenizer; loading one gives up the model loaded before."""
         if self._loaded is None or self._source is not source:
             self._loaded = None
             device = choose_device(self._evaluation.device)

@@ -1,6 +1,7 @@
-"""The report of an evaluation: ``report.md`` and ``results.json``. Numbers only, no texts or paths.
+"""Write the report of an evaluation, ``report.md`` and ``results.json``: no texts and no paths.
 
-Every figure that is undefined is a dash in its table and a line, with the reason, under "Gaps".
+A figure that is undefined is a dash in its table; the reason stands under "Gaps". The report calls
+a condition a row.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from sra_fast.tools.bootstrap import LEVEL
 from sra_fast.tools.markdown_table import markdown_text
 
 from ..classifiers import PLAIN
-from .analysis import Analysis, RowResult
+from .analysis import Analysis, ConditionResult
 from .gaps import gaps
 from .heads import HeadAnalysis
-from .language_quality import Quality
+from .language_quality import LanguageQuality
 from .published import PUBLISHED, published_relation
 from .report_tables import (
     ablation_table,
+    condition_auc_table,
+    condition_table,
     group_table,
     head_table,
     published_table,
     quality_table,
     relation_table,
-    row_auc_table,
-    row_table,
     turn_table,
 )
 
@@ -40,42 +41,46 @@ FORMAT = "sra_fast.evaluation/1"
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report is of.
+    """The results that a report is written from.
 
     Attributes:
-        analysis: of the records.
-        definition: of SRA that tables and figures lead with.
-        quality: of the texts, or None.
-        heads: or None.
-        ablation: ``table_of_rows`` of responses with and without the best heads, or None.
-        settings: what the caller wants in ``results.json`` (model, classifier, …); no paths.
+        analysis: the analysis of the records.
+        definition: the definition of SRA that tables and figures show first.
+        quality: the language of the replies, or None where none has a word.
+        heads: how well single heads predict adherence, or None.
+        ablation: the figures of conditions with and without the best heads, or None.
+        settings: further entries of ``results.json`` (model, classifier, …), without paths.
         deviations: sentences on what differs from the paper, plain text.
-        notes: sentences on what is missing, plain text; they join the gaps.
+        notes: sentences on what is missing, plain text; they are listed under "Gaps".
     """
 
     analysis: Analysis
     definition: str
-    quality: Quality | None = None
+    quality: LanguageQuality | None = None
     heads: HeadAnalysis | None = None
-    ablation: Sequence[RowResult] | None = None
+    ablation: Sequence[ConditionResult] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     deviations: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
 def write_report(folder: Path, findings: Findings, figures: Sequence[str]) -> None:
-    """Writes both files.
+    """Write ``report.md`` and ``results.json`` into a folder.
 
     Args:
-        folder: exists.
-        figures: names of the files in it that ``write_figures`` drew.
+        folder: the folder, which must exist.
+        findings: the results to report.
+        figures: the names of the files in it that ``write_figures`` drew.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     write_json(folder / RESULTS, results(findings))
     write_text(folder / REPORT, markdown(findings, figures))
 
 
 def results(findings: Findings) -> dict[str, Any]:
-    """Everything as JSON can say it; NaN is null."""
+    """Return the content of ``results.json``, with None for NaN."""
     analysis = findings.analysis
     found: dict[str, Any] = plain(findings)
     return {
@@ -99,7 +104,7 @@ def results(findings: Findings) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, mappings and sequences as JSON can say them; NaN becomes None."""
+    """Turn dataclasses, mappings and sequences into what JSON can hold, with None for NaN."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -112,7 +117,7 @@ def plain(value: Any) -> Any:
 
 
 def markdown(findings: Findings, figures: Sequence[str]) -> str:
-    """The page, with the figures beside it."""
+    """Return the text of ``report.md``, which shows the figures of the given file names."""
     analysis, definition = findings.analysis, findings.definition
     lines = [
         "# Strategy following and SRA",
@@ -130,7 +135,7 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         "Lookback is the mass on the strategy over that mass and the mass on the response so far. "
         f"Differences are from the row {markdown_text(analysis.base)}.",
         "",
-        *row_table(analysis, definition),
+        *condition_table(analysis, definition),
         "Beside the published ones (1,000 responses a row, SRA by the definition `table1`; other "
         "models, prompts and classifier):",
         "",
@@ -148,7 +153,7 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         "AUC: how often a response that adheres has the higher score than one of the same row and "
         "strategy that does not (ties count half); 0.5 is chance.",
         "",
-        *row_auc_table(analysis),
+        *condition_auc_table(analysis),
         "## By strategy",
         "",
         "All rows together; AUC over pairs of the same row and strategy; r over the rows' means in "

@@ -1,4 +1,4 @@
-"""What the figures of an evaluation share: intervals, and labels that keep apart."""
+"""Parts that the figures of an evaluation share: intervals, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLACES = [
 
 
 def bounds(one: Estimate) -> tuple[float, float]:
-    """The interval of a defined estimate, or its value twice where there is none."""
+    """Return the interval of a defined estimate, or its value twice where there is none."""
     if one.low is None or one.high is None:
         assert one.value is not None
         return one.value, one.value
@@ -35,7 +35,7 @@ def bounds(one: Estimate) -> tuple[float, float]:
 
 
 def coefficient(name: str, one: Correlation) -> str:
-    """Such as "r = 0.91 [0.80, 0.95]"."""
+    """Write a coefficient with its name and interval, such as "r = 0.91 [0.80, 0.95]"."""
     if one.r is None:
         return f"{name} undefined"
     interval = "" if one.low is None else f" [{one.low:.2f}, {one.high:.2f}]"
@@ -43,9 +43,14 @@ def coefficient(name: str, one: Correlation) -> str:
 
 
 def place_labels(figure: Any, axes: Any, marks: Sequence[tuple[float, float, str, str]]) -> None:
-    """Writes each mark's label ``(x, y, text, colour)`` near it, clear of marks and other labels.
+    """Write a label near each mark where it covers neither a mark nor another label.
 
-    Fixes the figure's layout, so it comes last.
+    This fixes the layout of the figure, so it must be called last.
+
+    Args:
+        figure: the matplotlib figure.
+        axes: the axes of the figure that the marks are in.
+        marks: ``(x, y, text, colour)`` of each mark, x and y in units of the axes.
     """
     with needed("pipeline", "matplotlib"):
         from matplotlib.transforms import Bbox

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, as PNG files (Figures 2, 4 and 11 of the paper, and two more)."""
+"""Draw the figures of an evaluation as PNG files: Figures 2, 4 and 11 of the paper and two more."""
 
 from __future__ import annotations
 
@@ -23,24 +23,29 @@ AGAINST_ACCURACY = "sra_against_accuracy.png"
 BY_STRATEGY = "by_strategy.png"
 HEADS = "heads.png"
 
-_FEW = 3  # rows whose intervals can be told apart in one figure
+_FEW = 3  # the intervals of at most so many conditions can be told apart in one figure
 
 
 def write_figures(
     folder: Path, analysis: Analysis, definition: str, heads: HeadAnalysis | None = None
 ) -> list[str]:
-    """Draws into ``folder`` and returns the names of the files.
+    """Draw the figures into a folder and return the names of the files.
 
     Args:
-        definition: of SRA, one of ``analysis.scores``.
-        heads: None leaves their figure out, as does an AUC that is undefined.
+        folder: the folder, which must exist.
+        analysis: the figures to draw.
+        definition: the definition of SRA that is drawn, one of ``analysis.scores``.
+        heads: how well single heads predict adherence; without it, or where its AUC is undefined,
+            the figure of the heads is left out.
 
     Raises:
-        AnalysisError: the records have no such definition.
+        AnalysisError: the records have no scores by that definition.
+        OSError: a file cannot be written.
     """
     if definition not in analysis.scores:
         raise AnalysisError(
-            f"no SRA by the definition {definition!r}; there is {', '.join(analysis.scores)}"
+            f"the records have no SRA by the definition {definition!r}; they have "
+            f"{', '.join(analysis.scores)}"
         )
     drawn = {
         ACCURACY_BY_TURN: _by_turn(analysis, None),
@@ -56,16 +61,16 @@ def write_figures(
 
 
 def _by_turn(analysis: Analysis, definition: str | None) -> Any:
-    """Accuracy, or SRA by ``definition``."""
-    rows = [row.row for row in analysis.rows]
+    """Draw SRA by one definition, or accuracy (None), of every condition over the turns."""
+    names = [condition.row for condition in analysis.rows]
     figure = new_figure(8.6, 4.8)
     axes = figure.axes[0]
-    for row in rows:
-        colour, marker, line = style_of(row, rows)
+    for name in names:
+        colour, marker, line = style_of(name, names)
         curve = [
             (one.turn, found)
             for one in analysis.turns
-            if one.row == row
+            if one.row == name
             and (found := one.accuracy if definition is None else one.scores[definition]).value
             is not None
         ]
@@ -74,9 +79,15 @@ def _by_turn(analysis: Analysis, definition: str | None) -> Any:
         turns = [turn for turn, _ in curve]
         values = [one.value for _, one in curve]
         axes.plot(
-            turns, values, line, marker=marker, color=colour, markersize=5, label=shortened(row, 24)
+            turns,
+            values,
+            line,
+            marker=marker,
+            color=colour,
+            markersize=5,
+            label=shortened(name, 24),
         )
-        if len(rows) <= _FEW:
+        if len(names) <= _FEW:
             low, high = zip(*(bounds(one) for _, one in curve), strict=True)
             axes.vlines(turns, low, high, color=colour, linewidth=1.5, alpha=0.4)
     axes.set_ylim(bottom=0)
@@ -88,42 +99,42 @@ def _by_turn(analysis: Analysis, definition: str | None) -> Any:
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_xlabel("turn of the supporter")
     axes.set_ylabel("accuracy" if definition is None else _quantity(definition))
-    if len(rows) > 1:
+    if len(names) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
     what = "Strategy following by turn" if definition is None else "SRA by turn"
-    bars = "; bars: 95% interval over dialogues" if len(rows) <= _FEW else ""
+    bars = "; bars: 95% interval over dialogues" if len(names) <= _FEW else ""
     of = f"{analysis.responses:,} responses of {analysis.dialogues:,} dialogues"
-    title(figure, what, f"{'one line per row' if len(rows) > 1 else rows[0]}; {of}{bars}")
+    title(figure, what, f"{'one line per row' if len(names) > 1 else names[0]}; {of}{bars}")
     return figure
 
 
 def _against_accuracy(analysis: Analysis, definition: str) -> Any:
     figure = new_figure(11.0, 5.0, 2)
     ours, theirs = figure.axes
-    rows = [row.row for row in analysis.rows]
+    names = [condition.row for condition in analysis.rows]
     marks = []
     reach = 0.0
-    for row in analysis.rows:
-        sra, accuracy = row.scores[definition], row.accuracy
+    for condition in analysis.rows:
+        sra, accuracy = condition.scores[definition], condition.accuracy
         if sra.value is None or accuracy.value is None:
             continue
-        colour, marker, _ = style_of(row.row, rows)
+        colour, marker, _ = style_of(condition.row, names)
         ours.plot(bounds(sra), [accuracy.value] * 2, color=colour, linewidth=1.5, alpha=0.45)
         ours.plot([sra.value] * 2, bounds(accuracy), color=colour, linewidth=1.5, alpha=0.45)
         ours.plot([sra.value], [accuracy.value], marker, color=colour, markersize=8, clip_on=False)
         reach = max(reach, bounds(sra)[1])
-        marks.append((sra.value, accuracy.value, row.row, colour))
+        marks.append((sra.value, accuracy.value, condition.row, colour))
     labelled = 1.22 * max((x for x, *_ in marks), default=1.0)
     ours.set_xlim(0, max(labelled, 1.04 * reach) or 1.0)
     relation = analysis.over_rows[definition]
     parts = (coefficient("r", relation.pearson), coefficient("rho", relation.spearman))
     _panel(ours, "measured (bars: 95% interval over dialogues)", _quantity(definition))
-    ours.set_ylim(0, _top([row.accuracy for row in analysis.rows]))
+    ours.set_ylim(0, _top([condition.accuracy for condition in analysis.rows]))
     published = []
     for (model, table), marker in zip(PUBLISHED.items(), "os", strict=True):
         theirs.plot(
-            [row.sra for row in table],
-            [row.accuracy for row in table],
+            [condition.sra for condition in table],
+            [condition.accuracy for condition in table],
             marker,
             color=GREY,
             markersize=4.5,
@@ -131,7 +142,9 @@ def _against_accuracy(analysis: Analysis, definition: str) -> Any:
             label=f"{model}, {coefficient('r', published_relation(model).pearson)}, "
             f"{coefficient('rho', published_relation(model).spearman)}",
         )
-        published += [(row.sra, row.accuracy, row.row, GREY) for row in table]
+        published += [
+            (condition.sra, condition.accuracy, condition.row, GREY) for condition in table
+        ]
     theirs.legend(loc="lower right", frameon=False, fontsize=8)
     _panel(theirs, "published, Table 1 of arXiv 2402.10453", _quantity("table1"))
     theirs.set_xlim(0, 0.0046)
@@ -148,7 +161,7 @@ def _against_accuracy(analysis: Analysis, definition: str) -> Any:
 
 
 def _top(shares: Sequence[Estimate], *, intervals: bool = True) -> float:
-    """Where an axis of shares ends: a little above the highest, and no higher than 1."""
+    """Return where an axis of shares ends: a little above the highest share and about 1 at most."""
     known = [one for one in shares if one.value is not None]
     highest = max((bounds(one)[1] if intervals else one.value or 0.0 for one in known), default=1.0)
     return min(1.03, max(0.1, 1.2 * highest))
@@ -163,7 +176,7 @@ def _panel(axes: Any, subtitle: str, quantity: str) -> None:
 
 
 def _by_strategy(analysis: Analysis, definition: str) -> Any:
-    """Three panels over the strategies: accuracy, SRA, and the AUC of SRA within rows."""
+    """Draw three panels over the strategies: accuracy, SRA, and AUC of SRA within conditions."""
     groups = analysis.strategies
     figure = new_figure(11.0, 2.1 + 0.32 * len(groups), 3, share_y=True)
     panels: Sequence[tuple[str, str, list[Estimate]]] = (
@@ -203,7 +216,7 @@ def _by_strategy(analysis: Analysis, definition: str) -> Any:
 
 
 def _heads(found: HeadAnalysis) -> Any:
-    """Layers × heads, coloured by how far AUC lies from 0.5."""
+    """Draw a grid of layers and heads, coloured by how far the AUC of each head is from 0.5."""
     values = [[0.5 if one is None else one for one in layer] for layer in found.measured]
     reach = max(0.05, *(abs(one - 0.5) for layer in values for one in layer))
     figure = new_figure(

@@ -1,4 +1,4 @@
-"""What an evaluation could not say, and why, one sentence each."""
+"""List the figures that an evaluation could not compute, with the reason for each."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ from collections.abc import Iterator, Sequence
 
 from sra_fast.tools.bootstrap import Correlation, Estimate
 
-from .analysis import Analysis, RowResult
+from .analysis import Analysis, ConditionResult
 from .heads import HeadAnalysis
-from .language_quality import Quality
+from .language_quality import LanguageQuality
 
 _NO_GAP = "the row itself"
-_SHOWN = 6  # places of one sentence; results.json has the reason beside every figure
+_SHOWN = 6  # most places that one sentence names; results.json has a reason beside every figure
 
 
 def gaps(
     analysis: Analysis,
-    quality: Quality | None,
+    quality: LanguageQuality | None,
     heads: HeadAnalysis | None,
-    ablation: Sequence[RowResult] | None,
+    ablation: Sequence[ConditionResult] | None,
 ) -> list[str]:
-    """A sentence for every figure or interval that is undefined; like ones are told together."""
+    """Return a sentence for each reason, with the figures and intervals that are undefined for it.
+
+    Args:
+        analysis: the analysis of the records.
+        quality: the language of the replies, or None.
+        heads: how well single heads predict adherence, or None.
+        ablation: the figures of conditions with and without the best heads, or None.
+    """
     places: dict[str, list[str]] = {}
     for place, why in _undefined(analysis, quality, heads, ablation):
         found = places.setdefault(why, [])
@@ -36,12 +43,12 @@ def _listed(places: list[str]) -> str:
 
 def _undefined(
     analysis: Analysis,
-    quality: Quality | None,
+    quality: LanguageQuality | None,
     heads: HeadAnalysis | None,
-    ablation: Sequence[RowResult] | None,
+    ablation: Sequence[ConditionResult] | None,
 ) -> Iterator[tuple[str, str]]:
-    for row in analysis.rows:
-        yield from _of_row(row, f"row {row.row}")
+    for condition in analysis.rows:
+        yield from _of_condition(condition, f"row {condition.row}")
     for name, relation in analysis.over_rows.items():
         yield from _why(f"{name}, r over rows", relation.pearson)
         yield from _why(f"{name}, log r over rows", relation.pearson_log)
@@ -77,18 +84,18 @@ def _undefined(
             yield "heads", why
         for head in heads.best:
             yield from _why(f"layer {head.layer}, head {head.head}, held-out AUC", head.measured)
-    for row in ablation or ():
-        yield from _of_row(row, f"ablation, row {row.row}")
+    for condition in ablation or ():
+        yield from _of_condition(condition, f"ablation, row {condition.row}")
 
 
-def _of_row(row: RowResult, where: str) -> Iterator[tuple[str, str]]:
-    yield from _why(f"{where}, accuracy", row.accuracy)
-    yield from _why(f"{where}, accuracy difference", row.accuracy_difference)
+def _of_condition(condition: ConditionResult, where: str) -> Iterator[tuple[str, str]]:
+    yield from _why(f"{where}, accuracy", condition.accuracy)
+    yield from _why(f"{where}, accuracy difference", condition.accuracy_difference)
     for what, by_score in (
-        ("mean", row.scores),
-        ("log", row.log_scores),
-        ("difference", row.score_differences),
-        ("AUC", row.auc),
+        ("mean", condition.scores),
+        ("log", condition.log_scores),
+        ("difference", condition.score_differences),
+        ("AUC", condition.auc),
     ):
         for name, one in by_score.items():
             yield from _why(f"{where}, {name} {what}", one)

@@ -1,16 +1,18 @@
-"""Which heads' attention on the strategy predicts that a response adheres to it.
+"""Measure how well the attention of each head on the strategy predicts adherence to it.
 
-Measured by the AUC of a head's mass (:mod:`~.ranking`). Only pairs of one stratum are compared, a
-row of Table 1 and a strategy: a mass is a sum over the strategy's name, so longer names and other
-templates get more of it, and neither poses as prediction. Heads are chosen on one half of the
-dialogues and measured on the other.
+The measure is the AUC of a head's mass (:mod:`~.ranking`). Only responses of one stratum are
+compared, that is of one condition and strategy. A mass is a sum over the tokens of the
+strategy, so longer strategies and other templates get more of it, and that alone must not look like
+prediction. Heads are chosen on one half of the dialogues and measured on the other.
 
-Chance: items of one strategy that are answered in the same rows exchange their labels, all rows of
-an item together, for all heads at once. So as many adhere in every stratum as before, and the rows
-of an item stay as alike as they are. The largest |AUC − 0.5| of any head is noted; 95% of the
-shuffles stay below the threshold (max-statistic), so that many heads tried do not make one of them
-good. Assumed: without prediction, items of one strategy are exchangeable. What else goes with both
-mass and adherence (the turn, the length of the conversation, its dialogue) counts as prediction.
+What chance gives comes from shuffles: conversations with one strategy that are answered under the
+same conditions exchange their labels (adherent or not), all conditions of a conversation together
+and for all heads at once. So every stratum keeps its number of adherent responses, and the
+responses to one conversation stay as alike as they are. For each shuffle the largest |AUC − 0.5| of
+any head is noted; the threshold is their 95% quantile (max-statistic), so it allows for how many
+heads are tried. The assumption: without prediction, conversations with one strategy are
+exchangeable. Whatever else goes together with both mass and adherence (the turn, the length of the
+conversation, its dialogue) counts as prediction.
 """
 
 from __future__ import annotations
@@ -35,21 +37,21 @@ from .resampling import resampling
 PERMUTATIONS = 200
 BEST = 10
 
-Answered = tuple[object, object, object]  # row, strategy, item
+Answered = tuple[object, object, object]  # condition, strategy, item
 
 
 class HeadsError(ValueError):
-    """Masses that heads cannot be compared by; names the axis or the index."""
+    """Raised when heads cannot be compared by the given masses; names the axis or the index."""
 
 
 @dataclass(frozen=True)
 class HeadResult:
-    """One of the chosen heads.
+    """One of the chosen heads and its AUC on both halves of the dialogues.
 
     Attributes:
-        layer, head: from 0.
-        chosen: its AUC on the half that it was chosen by.
-        measured: its AUC on the other half, with its interval over dialogues.
+        layer, head: the place of the head in ``mass``, from 0.
+        chosen: its AUC on the half that it was chosen on.
+        measured: its AUC on the other half, with the interval over dialogues.
     """
 
     layer: int
@@ -60,19 +62,21 @@ class HeadResult:
 
 @dataclass(frozen=True)
 class HeadAnalysis:
-    """Of all heads.
+    """How well the attention of each head predicts adherence.
 
     Attributes:
-        layers, heads: how many, of each layer.
-        responses, dialogues: of the half that chooses and of the half that measures.
-        best: chosen by the highest AUC on the first half, best first.
-        measured: ``[layers][heads]`` AUC on the other half; None throughout if undefined.
-        median: of those.
-        threshold: |AUC − 0.5| that the best of all heads exceeds by chance in 5% of the shuffles.
-        beyond: heads that exceed it on the measuring half, above or below 0.5.
-        shuffled: responses of the measuring half whose label a shuffle could change.
-        permutations, seed: of the shuffles; the seed also splits the dialogues (:func:`halves`).
-        gaps: what is undefined, and why.
+        layers, heads: the number of layers, and of heads in each.
+        responses, dialogues: how many the choosing half has, and how many the measuring half.
+        best: the heads with the highest AUC on the choosing half, best first.
+        measured: ``[layers][heads]`` AUC on the measuring half; all None if it is undefined.
+        median: the median of ``measured``.
+        threshold: the |AUC − 0.5| that the best of all heads exceeds by chance in 5% of the
+            shuffles.
+        beyond: how many heads exceed the threshold on the measuring half, above or below 0.5.
+        shuffled: how many responses of the measuring half have a label that a shuffle could change.
+        permutations, seed: the number of shuffles and their seed, which also splits the dialogues
+            (:func:`halves`).
+        gaps: sentences on what is undefined, and why.
     """
 
     layers: int
@@ -93,11 +97,14 @@ class HeadAnalysis:
 def halves(
     dialogues: Sequence[object], seed: int = REPORT_SEED
 ) -> tuple[frozenset[object], frozenset[object]]:
-    """The dialogues that heads are chosen by, and those that they are measured on.
+    """Split the dialogues into those that choose the heads and those that measure them.
 
     Args:
-        dialogues: ``[n]`` hashable, of the responses in their order.
-        seed: of the split.
+        dialogues: ``[n]`` the dialogue of each response, hashable.
+        seed: the seed of the split.
+
+    Returns:
+        The dialogues of the choosing half, and those of the measuring half.
     """
     names = numbered(dialogues)[1]
     order = numpy.random.default_rng(seed).permutation(len(names))
@@ -110,7 +117,7 @@ def analyse_heads(
     adherent: ArrayLike,
     *,
     dialogue: Sequence[object],
-    row: Sequence[object],
+    condition: Sequence[object],
     strategy: Sequence[object],
     item: Sequence[object],
     best: int = BEST,
@@ -118,26 +125,35 @@ def analyse_heads(
     draws: int = REPORT_DRAWS,
     seed: int = REPORT_SEED,
 ) -> HeadAnalysis:
-    """Measures every head.
+    """Measure how well each head predicts adherence, and choose the best heads.
 
     Args:
-        mass: ``[n, L, H]`` finite, mean share of a response's attention on the strategy span.
-        adherent: ``[n]`` bool, the label.
-        dialogue, row, strategy: ``[n]`` hashable.
-        item: ``[n]`` hashable, the conversation that was answered; once in a row, for a strategy.
-        best: heads to choose.
-        permutations: shuffles of the labels.
-        draws: of the intervals over dialogues.
-        seed: of the split, the shuffles and the draws.
+        mass: ``[n, layers, heads]`` finite: the mean share of a response's attention that each head
+            puts on the strategy span.
+        adherent: ``[n]`` bool: whether the response adheres to its strategy, the label.
+        dialogue, condition, strategy: ``[n]`` those of each response, hashable.
+        item: ``[n]`` the conversation that was answered, hashable; a condition answers it at most
+            once with one strategy.
+        best: how many heads to choose.
+        permutations: how many times to shuffle the labels.
+        draws: how many times to draw dialogues for the intervals.
+        seed: the seed of the split, the shuffles and the draws.
 
     Raises:
-        HeadsError: the shapes do not go together, a mass is NaN or infinite, there is none, or a
-            row answers an item twice.
+        HeadsError: the shapes do not go together, a mass is NaN or infinite, there is no response,
+            or a condition answers an item twice with one strategy.
     """
     values = numpy.asarray(mass)
     labels = numpy.asarray(adherent, dtype=bool)
-    _refuse_wrong(values, adherent=labels, dialogue=dialogue, row=row, strategy=strategy, item=item)
-    answered = list(zip(row, strategy, item, strict=True))
+    _refuse_wrong(
+        values,
+        adherent=labels,
+        dialogue=dialogue,
+        condition=condition,
+        strategy=strategy,
+        item=item,
+    )
+    answered = list(zip(condition, strategy, item, strict=True))
     _refuse_second_answers(answered)
     n, layers, heads = values.shape
     values = values.reshape(n, layers * heads)
@@ -195,26 +211,27 @@ def analyse_heads(
 
 
 def _pools(answered: Sequence[Answered]) -> list[Integers]:
-    """Indices ``[items, rows]`` of the responses to items that may exchange their labels."""
+    """Group the responses whose items may exchange labels: indices ``[items, conditions]`` each."""
     items: dict[tuple[object, object], dict[object, int]] = {}
-    for at, (row, strategy, item) in enumerate(answered):
-        items.setdefault((strategy, item), {})[row] = at
+    for at, (condition, strategy, item) in enumerate(answered):
+        items.setdefault((strategy, item), {})[condition] = at
     pools: dict[tuple[object, frozenset[object]], list[dict[object, int]]] = {}
-    for (strategy, _), by_row in items.items():
-        pools.setdefault((strategy, frozenset(by_row)), []).append(by_row)
+    for (strategy, _), by_condition in items.items():
+        pools.setdefault((strategy, frozenset(by_condition)), []).append(by_condition)
     return [
-        numpy.array([[one[row] for row in alike[0]] for one in alike]) for alike in pools.values()
+        numpy.array([[one[condition] for condition in alike[0]] for one in alike])
+        for alike in pools.values()
     ]
 
 
 def _movable(labels: Booleans) -> int:
-    """Of a pool's ``labels [items, rows]``, those in rows that have both."""
+    """Count the ``labels [items, conditions]`` of a pool that a shuffle could change."""
     return len(labels) * int((labels.any(axis=0) & ~labels.all(axis=0)).sum())
 
 
 def _shuffles(labels: Booleans, pools: Sequence[Integers], number: int, seed: int) -> Booleans:
-    """``[1 + number, n]``: the ``labels [n]`` themselves, and as often shuffled within pools."""
-    generator = numpy.random.default_rng([seed, 1])  # another stream than that of the halves
+    """Return ``labels [n]``, then ``number`` shuffles of them within pools, ``[1 + number, n]``."""
+    generator = numpy.random.default_rng([seed, 1])  # not the stream that splits the halves
     shuffled = numpy.tile(labels, (1 + number, 1))
     for pool in pools:
         order = numpy.argsort(generator.random((number, len(pool))), axis=1)
@@ -223,12 +240,13 @@ def _shuffles(labels: Booleans, pools: Sequence[Integers], number: int, seed: in
 
 
 def _threshold(aucs: Floats | None) -> float:
-    """The quantile over shuffles of the largest |AUC − 0.5|.
+    """Return the 95% quantile, over shuffles, of the largest |AUC − 0.5| of any head.
 
-    The labels themselves count as a shuffle, and it is one of the values, not between two: only so
-    do the labels exceed it by chance in 5% at most, however few the shuffles.
+    The unshuffled labels count as one of the shuffles, and the quantile is one of the values, not
+    a number between two: only then do the labels exceed it by chance in at most 5% of cases,
+    however few shuffles there are.
     """
-    assert aucs is not None  # as many pairs as without a shuffle
+    assert aucs is not None  # a shuffle keeps the number of pairs
     largest = numpy.abs(aucs - 0.5).max(axis=1)
     return float(numpy.quantile(largest, LEVEL, method="inverted_cdf"))
 
@@ -251,8 +269,8 @@ def _refuse_second_answers(answered: Sequence[Answered]) -> None:
     first: dict[Answered, int] = {}
     for at, one in enumerate(answered):
         if first.setdefault(one, at) != at:
-            row, _, item = one
+            condition, _, item = one
             raise HeadsError(
-                f"mass[{first[one]}] and mass[{at}] are both of row {row!r} and item {item!r}; "
-                "name the items apart, or leave one out"
+                f"mass[{first[one]}] and mass[{at}] are both of condition {condition!r} and item "
+                f"{item!r}; name the items apart, or leave one out"
             )

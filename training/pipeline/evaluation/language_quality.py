@@ -1,16 +1,16 @@
-"""The language of the responses beside their adherence: length, variety, repetition, perplexity.
+"""Measure the language of replies: their length, variety, repetition and perplexity.
 
 A word is what stands between spaces, in lower case, without the punctuation around it; Han and kana
 characters, which are written without spaces, count as a word each.
 
-    distinct-n = distinct n-grams / n-grams, over a row's responses; n-grams do not cross responses.
+    distinct-n = distinct n-grams / n-grams, over a condition's replies; no n-gram crosses two.
 
-It falls as a text grows, so every row is cut to the same number of words: that of the row with the
-fewest. A row's responses are shuffled (by the seed) and taken whole until the number is reached,
-the last one cut; the figure is the mean over five shuffles.
+It falls as a text grows, so every condition is cut to the same number of words: that of the
+condition with the fewest. The replies of a condition are shuffled (by the seed) and taken whole
+until the number is reached, the last one cut; the figure is the mean over five shuffles.
 
-    repetition = 1 − distinct 4-grams / 4-grams of a response, the mean over responses with any.
-    perplexity = exp(mean of log perplexity), the geometric mean over responses.
+    repetition = 1 − distinct 4-grams / 4-grams of a reply, the mean over replies that have any.
+    perplexity = exp(mean of log perplexity), the geometric mean over replies.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ _WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
 
 
 @dataclass(frozen=True)
-class RowQuality:
-    """The language of one row's responses.
+class ConditionQuality:
+    """The language of one condition's replies.
 
     Attributes:
-        row: its name.
-        n: responses.
-        words: mean number a response.
-        finished: share of the responses that the model ended itself.
-        distinct: by n; None where the cut texts have no n-gram.
-        repetition: mean share of 4-grams that a response had before.
-        perplexity: geometric mean, under the base model.
-        words_difference, finished_difference, repetition_difference: from the base row, paired.
-        perplexity_ratio: to the base row's.
+        row: the name of the condition, called as in ``results.json``.
+        n: how many replies it has.
+        words: the mean number of words of a reply.
+        finished: the share of replies that the model ended itself.
+        distinct: distinct-n by n; None where the cut texts have no n-gram.
+        repetition: the mean share of a reply's 4-grams that occurred before in it.
+        perplexity: the geometric mean of the perplexities under the base model.
+        words_difference, finished_difference, repetition_difference: the figure minus that of the
+            base condition, paired by dialogue.
+        perplexity_ratio: the perplexity divided by that of the base condition.
     """
 
     row: str
@@ -68,18 +69,20 @@ class RowQuality:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """Of all rows.
+class LanguageQuality:
+    """The language of the replies of all conditions.
 
     Attributes:
-        base: the row compared with.
-        rows: in order of appearance.
-        distinct_words: number of words that each row was cut to; rows without a word apart.
-        shuffles, draws, seed: of distinct-n, and of the intervals.
+        base: the name of the condition that the others are compared with.
+        rows: the conditions in order of appearance, called as in ``results.json``.
+        distinct_words: how many words the texts of each condition were cut to for distinct-n;
+            conditions without a word are not counted.
+        shuffles: how many shuffles distinct-n is the mean of.
+        draws, seed: how many times dialogues were drawn for the intervals, and the seed.
     """
 
     base: str
-    rows: tuple[RowQuality, ...]
+    rows: tuple[ConditionQuality, ...]
     distinct_words: int
     shuffles: int
     draws: int
@@ -92,16 +95,24 @@ def analyse_quality(
     base: str = "standard",
     draws: int = REPORT_DRAWS,
     seed: int = REPORT_SEED,
-) -> Quality:
-    """Measures the texts of the records; arguments as for ``relation.analyse``.
+) -> LanguageQuality:
+    """Measure the language of the replies that are in the records.
+
+    Args:
+        records: the records, with their texts.
+        base: the name of the condition that the others are compared with.
+        draws: how many times to draw dialogues for the intervals.
+        seed: the seed of the draws and the shuffles.
 
     Raises:
         AnalysisError: there is no record, or all texts are empty.
     """
     texts = [words(record.text) for record in records]
     if not any(texts):
-        raise AnalysisError("no record has a text; read the records of the run's own folder")
-    row, found = numbered([record.row for record in records])
+        raise AnalysisError(
+            "no record has a text; give the records of replies.jsonl in the run's own folder"
+        )
+    condition, found = numbered([record.row for record in records])
     names = [str(name) for name in found]
     columns = numpy.array(
         [
@@ -115,17 +126,18 @@ def analyse_quality(
         ]
     )
     means = group_means(
-        columns, row, len(names), resampling([one.dialogue for one in records], draws, seed)
+        columns, condition, len(names), resampling([one.dialogue for one in records], draws, seed)
     )
-    by_row = [
-        [text for text, at in zip(texts, row, strict=True) if at == i] for i in range(len(names))
+    by_condition = [
+        [text for text, at in zip(texts, condition, strict=True) if at == i]
+        for i in range(len(names))
     ]
-    size = min(total for one in by_row if (total := sum(map(len, one))))
-    return Quality(
+    size = min(total for one in by_condition if (total := sum(map(len, one))))
+    return LanguageQuality(
         base=base,
         rows=tuple(
-            _row_quality(means, names, at, base, distinct(own, size, seed))
-            for at, own in enumerate(by_row)
+            _condition_quality(means, names, at, base, distinct(own, size, seed))
+            for at, own in enumerate(by_condition)
         ),
         distinct_words=size,
         shuffles=SHUFFLES,
@@ -135,26 +147,35 @@ def analyse_quality(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in lower case."""
+    """Return the words of a text, in lower case and without the punctuation around them."""
     bare = (_without_punctuation(token) for token in _WORD.findall(text.lower()))
     return [word for word in bare if word]
 
 
 @lru_cache(maxsize=100_000)
 def _without_punctuation(token: str) -> str:
-    """Without the marks and symbols at both ends; vowel signs and numbers are neither."""
+    """Remove punctuation, symbols and control characters at both ends of a token."""
     inside = [at for at, sign in enumerate(token) if unicodedata.category(sign)[0] not in "PSC"]
     return token[inside[0] : inside[-1] + 1] if inside else ""
 
 
 def repetition(text: Sequence[str]) -> float | None:
-    """Share of a text's 4-grams that occurred before in it; None below four words."""
+    """Return the share of a text's 4-grams that occurred before in it; None below four words."""
     grams = _ngrams(text, _REPEATED)
     return 1 - len(set(grams)) / len(grams) if grams else None
 
 
 def distinct(texts: Sequence[Sequence[str]], size: int, seed: int) -> dict[int, float | None]:
-    """Distinct-n of texts cut to ``size`` words together; None where they have no n-gram."""
+    """Compute distinct-n of texts that are cut to ``size`` words together.
+
+    Args:
+        texts: the words of each text.
+        size: how many words of all texts together are counted.
+        seed: the seed of the shuffles.
+
+    Returns:
+        The mean of distinct-n over the shuffles, by n; None where the cut texts have no n-gram.
+    """
     found: dict[int, list[float]] = {n: [] for n in ORDERS}
     generator = numpy.random.default_rng(seed)
     for _ in range(SHUFFLES):
@@ -174,9 +195,9 @@ def _ngrams(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(text[begin:] for begin in range(n)), strict=False))
 
 
-def _row_quality(
+def _condition_quality(
     means: Means, names: list[str], at: int, base: str, variety: dict[int, float | None]
-) -> RowQuality:
+) -> ConditionQuality:
     def difference(column: int) -> Estimate:
         n = int(means.counts[at, column])
         if base not in names:
@@ -186,7 +207,7 @@ def _row_quality(
         return means.difference(at, names.index(base), column)
 
     length, ended, repeated, log_perplexity = (means.estimate(at, column) for column in range(4))
-    return RowQuality(
+    return ConditionQuality(
         row=names[at],
         n=int(means.counts[at, 0]),
         words=length,
@@ -202,6 +223,6 @@ def _row_quality(
 
 
 def _mapped(function: Callable[[float], float], one: Estimate) -> Estimate:
-    """A rising function of an estimate and its interval."""
+    """Apply a rising function to an estimate and to both ends of its interval."""
     value, low, high = (None if x is None else function(x) for x in (one.value, one.low, one.high))
     return replace(one, value=value, low=low, high=high)

@@ -1,4 +1,4 @@
-"""How likely a model finds replies: broken language shows as a high perplexity."""
+"""Measure the perplexity of replies under a model: it is high where the language is broken."""
 
 from __future__ import annotations
 
@@ -23,11 +23,20 @@ def perplexities(
     template: PromptTemplate,
     strategies: Mapping[str, str],
 ) -> list[float]:
-    """exp of the mean loss per token of each conversation's last reply, given its prompt.
+    """Compute the perplexity of the last reply of each conversation, given its prompt.
+
+    perplexity = exp(mean loss per token of the response)
 
     Args:
-        model: the judge of language, the base model say.
-        template: of the prompt, the same for all replies that are to be compared.
+        model: the model that judges the language, for example the base model.
+        tokenizer: the tokenizer of that model.
+        conversations: n conversations that end in a reply.
+        template: the template of the prompt, which must be the same for all replies that are
+            compared.
+        strategies: the description of each strategy, by its name.
+
+    Returns:
+        n perplexities, in order.
     """
     found = []
     for prompt in encode_prompts(

@@ -1,15 +1,15 @@
-"""How well a score tells the responses that adhere from those that do not.
+"""Measure how well a score tells the responses that adhere from those that do not (AUC).
 
-With the responses of stratum s that adhere, P_s, and those that do not, N_s:
+P_s are the responses of stratum s that adhere, N_s those that do not, and x_i the score of i:
 
     AUC = Σ_s Σ_{i∈P_s} Σ_{j∈N_s} ([x_i > x_j] + [x_i = x_j]/2)  /  Σ_s |P_s|·|N_s|
 
-Only pairs of one stratum are compared, so differences between strata do not pose as prediction. In
-an evaluation a stratum is a row of Table 1 and a strategy. With a single stratum this is the area
-under the ROC curve.
+Only pairs within a stratum are compared, so that differences between strata do not look like
+prediction. In an evaluation a stratum is a condition of Table 1 together with a strategy. With a
+single stratum this is the area under the ROC curve.
 
 With the midranks r_i in the strata the numerator is Σ_s (Σ_{i∈P_s} r_i − |P_s|·(|P_s| + 1)/2),
-which serves many scores and many labellings at once.
+which is fast for many scores and many labellings at once.
 
 scikit-learn's ``roc_auc_score`` knows no strata, and takes one score, one labelling and one set of
 weights at a time; here there are thousands of each.
@@ -27,22 +27,25 @@ from sra_fast.tools.missing_extra import needed
 from .resampling import Resampling, estimate
 
 Booleans = NDArray[numpy.bool_]
-Ranks = NDArray[numpy.float32]  # half numbers, exact up to 2²³
+Ranks = NDArray[numpy.float32]  # multiples of 0.5, which are exact up to 2²³
 
-_AT_ONCE = 4096  # responses in float64; bounds the memory
+_AT_ONCE = 4096  # responses that are in float64 at once; bounds the memory
 
 
 def auc(
     scores: Floats, positive: Booleans, strata: Integers, draws: Resampling, chosen: Booleans
 ) -> Estimate:
-    """The AUC with its interval over dialogues; ``n`` counts the responses.
+    """Compute the AUC of a score for adherence, with its interval over dialogues.
 
     Args:
-        scores: ``[n]``; NaN leaves a response out.
-        positive: ``[n]`` whether it adheres.
-        strata: ``[n]`` number of its row and strategy.
-        draws: of the same n responses.
-        chosen: ``[n]`` those that count.
+        scores: ``[n]`` the score of each response; NaN leaves a response out.
+        positive: ``[n]`` whether the response adheres.
+        strata: ``[n]`` the number of its stratum, from 0.
+        draws: draws of dialogues for the same n responses.
+        chosen: ``[n]`` whether the response counts.
+
+    Returns:
+        The AUC, or None with the reason; its ``n`` is the number of responses that count.
     """
     at = (chosen & ~numpy.isnan(scores)).nonzero()[0]
     labels = positive[at]
@@ -61,20 +64,23 @@ def auc(
 
 
 def weighted_auc(scores: Floats, positive: Booleans, strata: Integers, weights: Floats) -> Floats:
-    """The AUC ``[draws]`` of responses that stand there ``weights [draws, n]`` times; NaN if 0/0.
+    """Compute the AUC of n weighted responses for each draw, ``[draws]``; NaN without a pair.
 
     Args:
-        scores, positive, strata: ``[n]``, n ≥ 1, scores without NaN.
+        scores: ``[n]`` the score of each response, without NaN; n ≥ 1.
+        positive: ``[n]`` whether the response adheres.
+        strata: ``[n]`` the number of its stratum, from 0.
+        weights: ``[draws, n]`` how many times each draw has the response.
     """
     order = numpy.lexsort((scores, strata))
     x, s, y = scores[order], strata[order], positive[order]
-    begins = numpy.concatenate([[True], s[1:] != s[:-1]])  # a stratum
+    begins = numpy.concatenate([[True], s[1:] != s[:-1]])  # where a stratum begins
     ties = (begins | numpy.concatenate([[True], x[1:] != x[:-1]])).nonzero()[0]
     ordered = weights[:, order]
     every = numpy.add.reduceat(ordered, ties, axis=1)
-    hits = numpy.add.reduceat(ordered * y, ties, axis=1)  # [draws, ties], like all below
+    hits = numpy.add.reduceat(ordered * y, ties, axis=1)  # [draws, ties], as what follows
     misses = every - hits
-    below = numpy.cumsum(misses, axis=1) - misses  # in all strata up to here
+    below = numpy.cumsum(misses, axis=1) - misses  # in this stratum and all before it
     firsts = begins[ties].nonzero()[0]
     sizes = numpy.diff(numpy.append(firsts, len(ties)))
     below -= numpy.repeat(below[:, firsts], sizes, axis=1)
@@ -86,7 +92,10 @@ def weighted_auc(scores: Floats, positive: Booleans, strata: Integers, weights: 
 
 
 def stratum_ranks(scores: NDArray[numpy.floating], strata: Integers) -> Ranks:
-    """Midranks ``[n, H]`` of ``scores [n, H]`` without NaN, in their strata ``[n]``."""
+    """Rank each column of ``scores [n, H]`` within strata ``[n]``: midranks ``[n, H]``.
+
+    The scores must not be NaN.
+    """
     with needed("pipeline", "scipy"):
         from scipy.stats import rankdata
 
@@ -98,12 +107,16 @@ def stratum_ranks(scores: NDArray[numpy.floating], strata: Integers) -> Ranks:
 
 
 def aucs_of_ranks(ranks: Ranks, positive: Booleans, strata: Integers) -> Floats | None:
-    """The AUCs ``[k, H]`` of k labellings of the same responses; None if 0/0.
+    """Compute the AUCs of H scores for k labellings of the same n responses, ``[k, H]``.
 
     Args:
-        ranks: ``[n, H]`` by :func:`stratum_ranks`.
-        positive: ``[k, n]``, k ≥ 1; each has as many positive ones in every stratum.
-        strata: ``[n]``.
+        ranks: ``[n, H]`` the ranks of the scores, from :func:`stratum_ranks`.
+        positive: ``[k, n]`` whether a response adheres by each labelling, k ≥ 1; all labellings
+            have the same number of adherent responses in a stratum.
+        strata: ``[n]`` the number of each response's stratum, from 0.
+
+    Returns:
+        The AUCs, or None where no stratum has both kinds of responses.
     """
     number = numpy.bincount(strata)
     adherent = numpy.bincount(strata, weights=positive[0], minlength=len(number))

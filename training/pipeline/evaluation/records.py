@@ -1,7 +1,7 @@
-"""The finished responses of an evaluation, one record each, and their file.
+"""Records of the replies of an evaluation, one for each, and the file they are written to.
 
-The run's folder keeps records with their texts. Everything that leaves it, reports and results, is
-computed from records and has no text in it.
+The folder of a run keeps records with their texts. Reports and results are computed from records
+and contain no text.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from sra_fast.tools.atomic import write_json_lines
 
 
 class RecordError(ValueError):
-    """A record cannot be what it says; names the place and the field."""
+    """Raised when a field of a record is out of range; names the record and the field."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One response.
+    """One reply of an evaluation and what was measured of it; the names are those of the file.
 
     Attributes:
-        row: of Table 1, e.g. "standard", "c1_hf", "fine-tuned".
-        item: id of the conversation.
-        dialogue: what resampling draws; items cut from one dialogue share it.
-        strategy: asked for.
-        turn: number of the supporter's turn, from 1.
-        language: None where the conversation says nothing about it.
-        predicted: by the classifier.
-        probability: the classifier's, of the strategy asked for.
-        sra: by definition; NaN where it is undefined.
+        row: the name of the condition, such as "standard", "c1_hf" or "fine-tuned".
+        item: the id of the conversation that was answered.
+        dialogue: the id of the dialogue the conversation was cut from; resampling draws dialogues.
+        strategy: the strategy that the reply was asked to follow.
+        turn: the number of the reply among the assistant messages of its conversation, from 1.
+        language: the language of the conversation, or None where it is not known.
+        predicted: the strategy that the classifier names; empty for an empty reply.
+        probability: the probability that the classifier gives to the strategy asked for.
+        sra: SRA by each definition, by its name; NaN where it is undefined.
         lookback: mass on the span / (mass on the span + mass on the response so far), or NaN.
-        tokens: of the response.
-        finished: the model ended it; False if the limit did.
-        perplexity: of the response under the base model.
-        text: the response; never part of a report.
+        tokens: how many tokens the response has.
+        finished: True if the model ended the reply, False if the limit of tokens did.
+        perplexity: the perplexity of the reply under the base model, or None if not measured.
+        text: the reply; never part of a report.
 
     Raises:
         RecordError: a number is out of range.
@@ -59,10 +59,10 @@ class Record:
     text: str
 
     def __post_init__(self) -> None:
-        where = f"row {self.row!r}, item {self.item!r}"
+        where = f"condition {self.row!r}, item {self.item!r}"
         rules: tuple[tuple[str, bool, str], ...] = (
-            ("turn", self.turn >= 1, "from 1 on"),
-            ("tokens", self.tokens >= 0, "from 0 on"),
+            ("turn", self.turn >= 1, "at least 1"),
+            ("tokens", self.tokens >= 0, "at least 0"),
             ("probability", 0 <= self.probability <= 1, "in [0, 1]"),
             ("lookback", math.isnan(self.lookback) or 0 <= self.lookback <= 1, "NaN or in [0, 1]"),
             (
@@ -77,17 +77,21 @@ class Record:
         for name, value in self.sra.items():
             if not (math.isnan(value) or (0 <= value < math.inf)):
                 raise RecordError(
-                    f"{where}: sra[{name!r}] must be NaN or finite from 0 on, found {value}"
+                    f"{where}: sra[{name!r}] must be NaN or finite and at least 0, found {value}"
                 )
 
     @property
     def adherent(self) -> bool:
-        """The classifier finds the strategy that was asked for."""
+        """Tell whether the classifier names the strategy that was asked for."""
         return self.predicted == self.strategy
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Writes an object a line; NaN becomes null."""
+    """Write records as JSONL, one object a line, with null for NaN.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     write_json_lines(path, map(_plain, records))
 
 

@@ -1,8 +1,8 @@
-"""Adherence, SRA and how they go together: Table 1, by turn, over rows, within rows, per strategy.
+"""Analyse adherence, SRA and how they go together: by condition, turn, strategy and language.
 
-A *row* is one way to prompt or tune a model; a *score* is SRA by one definition, or "lookback".
-Intervals are 95% percentile intervals over dialogues, drawn once for everything. What is undefined
-is None with its reason, never a number.
+A *condition* is one model under one prompt template; a *score* is SRA by one definition, or
+"lookback". Intervals are 95% percentile intervals over dialogues, which are drawn once for all
+figures. A figure that is undefined is None with its reason, never a number.
 """
 
 from __future__ import annotations
@@ -20,26 +20,33 @@ from .analysis import (
     LOOKBACK,
     Analysis,
     AnalysisError,
+    ConditionRelation,
+    ConditionResult,
     GroupResult,
-    RowRelation,
-    RowResult,
     TurnResult,
 )
+from .condition_correlation import condition_correlation, leave_one_out
 from .ranking import Booleans, auc
 from .records import Record
 from .resampling import Means, Resampling, group_means, resampling
-from .row_correlation import leave_one_out, row_correlation
 
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """Records as arrays: each one's row and stratum (row and strategy), ``[n, 1 + scores]`` values.
+    """The records as arrays, one element for each record.
 
-    The first column of ``values`` is adherence, 0 or 1; the others are scores, NaN where unknown.
+    Attributes:
+        conditions: the names of the conditions.
+        condition: ``[n]`` the number of each record's condition.
+        stratum: ``[n]`` the number of each record's stratum, its condition and strategy.
+        scores: the names of the scores.
+        values: ``[n, 1 + scores]``; the first column is adherence, 0 or 1, the others are the
+            scores, NaN where unknown.
+        draws: draws of the records' dialogues.
     """
 
-    rows: tuple[str, ...]
-    row: Integers
+    conditions: tuple[str, ...]
+    condition: Integers
     stratum: Integers
     scores: tuple[str, ...]
     values: Floats
@@ -47,6 +54,7 @@ class _Columns:
 
     @property
     def adherent(self) -> Booleans:
+        """Whether each response adheres to its strategy, bool ``[n]``."""
         return numpy.asarray(self.values[:, 0] > 0)
 
 
@@ -57,19 +65,23 @@ def analyse(
     draws: int = REPORT_DRAWS,
     seed: int = REPORT_SEED,
 ) -> Analysis:
-    """Analyses the responses of all rows; rows and strategies keep the order they appear in.
+    """Analyse the records of all conditions.
+
+    Conditions and strategies keep the order that they appear in.
 
     Args:
-        records: of one model, or one model tuned in several ways.
-        base: the row that differences are taken from.
-        draws: of the bootstrap.
-        seed: of the draws.
+        records: the records of a model under several templates, with those of its tuned versions.
+        base: the name of the condition that the others are compared with.
+        draws: how many times the bootstrap draws dialogues.
+        seed: the seed of the draws.
 
     Raises:
         AnalysisError: there is no record.
     """
     columns = _columns(records, draws, seed)
-    by_row = group_means(columns.values, columns.row, len(columns.rows), columns.draws)
+    by_condition = group_means(
+        columns.values, columns.condition, len(columns.conditions), columns.draws
+    )
     languages, names = numbered([record.language for record in records])
     known = [(i, str(name)) for i, name in enumerate(names) if name is not None]
     strategies, strategy_names = numbered([record.strategy for record in records])
@@ -78,15 +90,17 @@ def analyse(
         dialogues=columns.draws.counts.shape[1],
         base=base,
         scores=columns.scores,
-        rows=_rows(columns, by_row, base),
+        rows=_conditions(columns, by_condition, base),
         turns=_turns(columns, [record.turn for record in records]),
         over_rows={
-            score: RowRelation(
-                row_correlation(by_row, 1 + at),
-                row_correlation(by_row, 1 + at, log=True),
-                row_correlation(by_row, 1 + at, "spearman"),
+            score: ConditionRelation(
+                condition_correlation(by_condition, 1 + at),
+                condition_correlation(by_condition, 1 + at, log=True),
+                condition_correlation(by_condition, 1 + at, "spearman"),
                 leave_one_out(
-                    columns.rows, by_row.values[:, 1 + at].tolist(), by_row.values[:, 0].tolist()
+                    columns.conditions,
+                    by_condition.values[:, 1 + at].tolist(),
+                    by_condition.values[:, 0].tolist(),
                 ),
             )
             for at, score in enumerate(columns.scores)
@@ -100,27 +114,37 @@ def analyse(
     )
 
 
-def table_of_rows(
+def table_of_conditions(
     records: Sequence[Record],
     *,
     base: str = "standard",
     draws: int = REPORT_DRAWS,
     seed: int = REPORT_SEED,
-) -> tuple[RowResult, ...]:
-    """Table 1 alone, e.g. of responses with the best heads ablated beside those without.
+) -> tuple[ConditionResult, ...]:
+    """Compute the figures of each condition, as in Table 1, and nothing else.
+
+    This is what a comparison of replies with and without some heads needs.
+
+    Args:
+        records: the records of all conditions.
+        base: the name of the condition that the others are compared with.
+        draws: how many times the bootstrap draws dialogues.
+        seed: the seed of the draws.
 
     Raises:
         AnalysisError: there is no record.
     """
     columns = _columns(records, draws, seed)
-    by_row = group_means(columns.values, columns.row, len(columns.rows), columns.draws)
-    return _rows(columns, by_row, base)
+    by_condition = group_means(
+        columns.values, columns.condition, len(columns.conditions), columns.draws
+    )
+    return _conditions(columns, by_condition, base)
 
 
 def _columns(records: Sequence[Record], draws: int, seed: int) -> _Columns:
     if not records:
         raise AnalysisError("there are no records to analyse; generate and score responses first")
-    row, names = numbered([record.row for record in records])
+    condition, names = numbered([record.row for record in records])
     definitions = dict.fromkeys(name for record in records for name in record.sra)
     values = [
         [
@@ -131,8 +155,8 @@ def _columns(records: Sequence[Record], draws: int, seed: int) -> _Columns:
         for record in records
     ]
     return _Columns(
-        rows=tuple(str(name) for name in names),
-        row=row,
+        conditions=tuple(str(name) for name in names),
+        condition=condition,
         stratum=numbered([(record.row, record.strategy) for record in records])[0],
         scores=(*definitions, LOOKBACK),
         values=numpy.array(values, dtype=numpy.float64),
@@ -140,8 +164,8 @@ def _columns(records: Sequence[Record], draws: int, seed: int) -> _Columns:
     )
 
 
-def _rows(columns: _Columns, means: Means, base: str) -> tuple[RowResult, ...]:
-    at_base = columns.rows.index(base) if base in columns.rows else None
+def _conditions(columns: _Columns, means: Means, base: str) -> tuple[ConditionResult, ...]:
+    at_base = columns.conditions.index(base) if base in columns.conditions else None
 
     def difference(at: int, column: int) -> Estimate:
         n = int(means.counts[at, column])
@@ -152,11 +176,11 @@ def _rows(columns: _Columns, means: Means, base: str) -> tuple[RowResult, ...]:
         return means.difference(at, at_base, column)
 
     found = []
-    for at, row in enumerate(columns.rows):
+    for at, condition in enumerate(columns.conditions):
         scores = {name: means.estimate(at, 1 + i) for i, name in enumerate(columns.scores)}
         found.append(
-            RowResult(
-                row=row,
+            ConditionResult(
+                row=condition,
                 n=int(means.counts[at, 0]),
                 dialogues=int(means.dialogues[at, 0]),
                 accuracy=means.estimate(at, 0),
@@ -166,41 +190,49 @@ def _rows(columns: _Columns, means: Means, base: str) -> tuple[RowResult, ...]:
                 score_differences={
                     name: difference(at, 1 + i) for i, name in enumerate(columns.scores)
                 },
-                auc=_auc(columns, columns.row == at),
+                auc=_auc(columns, columns.condition == at),
             )
         )
     return tuple(found)
 
 
 def _turns(columns: _Columns, turns: Sequence[int]) -> tuple[TurnResult, ...]:
-    keys = list(zip(columns.row.tolist(), turns, strict=True))
+    keys = list(zip(columns.condition.tolist(), turns, strict=True))
     group, names = numbered(keys)
     means = group_means(columns.values, group, len(names), columns.draws)
     numbers = {key: at for at, key in enumerate(names)}
     return tuple(
         TurnResult(
-            row=columns.rows[row],
+            row=columns.conditions[condition],
             turn=turn,
-            accuracy=means.estimate(numbers[row, turn], 0),
+            accuracy=means.estimate(numbers[condition, turn], 0),
             scores={
-                score: means.estimate(numbers[row, turn], 1 + i)
+                score: means.estimate(numbers[condition, turn], 1 + i)
                 for i, score in enumerate(columns.scores)
             },
         )
-        for row, turn in sorted(set(keys))
+        for condition, turn in sorted(set(keys))
     )
 
 
 def _groups(
     columns: _Columns, group: Integers, names: Sequence[tuple[int, str]]
 ) -> tuple[GroupResult, ...]:
-    """Results of the groups ``names`` (number and name); ``group [n]`` holds each one's number."""
-    rows, number = len(columns.rows), int(group.max()) + 1
+    """Compute the figures of each group of records, for example of each strategy.
+
+    Args:
+        columns: the records.
+        group: ``[n]`` the number of each record's group.
+        names: number and name of the groups that are wanted.
+    """
+    conditions, number = len(columns.conditions), int(group.max()) + 1
     together = group_means(columns.values, group, number, columns.draws)
-    apart = group_means(columns.values, group * rows + columns.row, number * rows, columns.draws)
+    apart = group_means(
+        columns.values, group * conditions + columns.condition, number * conditions, columns.draws
+    )
     found = []
     for at, name in names:
-        mine = slice(at * rows, (at + 1) * rows)
+        mine = slice(at * conditions, (at + 1) * conditions)
         means = Means(
             apart.values[mine], apart.drawn[:, mine], apart.counts[mine], apart.dialogues[mine]
         )
@@ -210,14 +242,16 @@ def _groups(
                 accuracy=together.estimate(at, 0),
                 scores={s: together.estimate(at, 1 + i) for i, s in enumerate(columns.scores)},
                 auc=_auc(columns, group == at),
-                over_rows={s: row_correlation(means, 1 + i) for i, s in enumerate(columns.scores)},
+                over_rows={
+                    s: condition_correlation(means, 1 + i) for i, s in enumerate(columns.scores)
+                },
             )
         )
     return tuple(found)
 
 
 def _auc(columns: _Columns, chosen: Booleans) -> dict[str, Estimate]:
-    """Of each score, over the pairs of one row and strategy among the chosen ``[n]``."""
+    """Compute the AUC of each score, over pairs of one condition and strategy, among ``chosen``."""
     strata, draws = columns.stratum, columns.draws
     return {
         score: auc(columns.values[:, 1 + i], columns.adherent, strata, draws, chosen)
@@ -226,7 +260,7 @@ def _auc(columns: _Columns, chosen: Booleans) -> dict[str, Estimate]:
 
 
 def _log(one: Estimate) -> Estimate:
-    """Of a mean and its interval; the logarithm keeps their order."""
+    """Take the logarithm of a mean and of both ends of its interval."""
     if one.value is None:
         return one
     if one.value <= 0:

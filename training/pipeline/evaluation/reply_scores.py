@@ -1,4 +1,4 @@
-"""SRA of the generated replies, and how much they look back at the strategy."""
+"""Score generated replies with SRA, and measure how much they look back at the strategy."""
 
 from __future__ import annotations
 
@@ -30,17 +30,22 @@ def score_replies(
     folder: Path,
     settings: Mapping[str, Any],
 ) -> SRAResult:
-    """Every definition for the last reply of each conversation; what is done is kept in ``folder``.
+    """Score the last reply of each conversation by every definition of SRA.
 
-    Besides the strategy's tokens the reply's own are a span, so that the masses say how much of a
-    reply's attention goes to what stands of it so far, each token itself included.
+    Beside the tokens of the strategy, those of the response are a span too. Its mass says how much
+    of a token's attention goes to the response so far, the token itself included.
 
     Args:
-        model, tokenizer: of whoever wrote the replies, or another.
-        settings: everything the result depends on but the conversations' texts.
+        model, tokenizer: the model whose attention is measured; it need not have written the
+            replies.
+        conversations: n conversations that end in the reply.
+        template: the template of the prompts.
+        strategies: the description of each strategy, by its name.
+        folder: the folder that finished batches are kept in.
+        settings: everything else that the result depends on, to recognise the folder by.
 
     Returns:
-        One row per conversation, in order.
+        The SRA of the n replies, in order.
     """
     prompts = encode_prompts(
         tokenizer, conversations, template, strategies=strategies, turns="last"
@@ -48,19 +53,24 @@ def score_replies(
     pad = padding_token(tokenizer)
 
     def score_batch(batch: Sequence[EncodedPrompt]) -> SRAResult:
-        rows = collate(batch, pad)
-        spans = {STRATEGY: rows.pop("strategy_mask"), REPLY: rows["response_mask"] > 0}
-        return score(model, {**rows, "span_masks": spans}, forward_tokens=FORWARD_TOKENS)
+        tensors = collate(batch, pad)
+        spans = {STRATEGY: tensors.pop("strategy_mask"), REPLY: tensors["response_mask"] > 0}
+        return score(model, {**tensors, "span_masks": spans}, forward_tokens=FORWARD_TOKENS)
 
     run = ScoreFolder(folder, {"kind": "evaluate", **settings})
     return run.complete(prompts, FORWARD_TOKENS, score_batch)
 
 
 def lookback(result: SRAResult) -> Tensor:
-    """float64 ``[n]``: s / (s + r), the mean over layers and heads.
+    """Compute how much each response looks back at the strategy, float64 ``[n]`` in [0, 1].
 
-    s is a response's mean mass on the strategy, r on the response so far. After the ratio of
-    Lookback Lens (arXiv 2407.07071), which compares the whole context with the new tokens.
+        lookback = mean over layers and heads of s / (s + r)
+
+    s is the mean mass of a response on the strategy, r that on the response so far. It follows the
+    ratio of Lookback Lens (arXiv 2407.07071), which compares the whole context with the new tokens.
+
+    Args:
+        result: a result of :func:`score_replies`.
     """
     mass = result.mass.double()
     on_strategy = mass[..., result.names.index(STRATEGY)]
@@ -69,6 +79,6 @@ def lookback(result: SRAResult) -> Tensor:
 
 
 def head_masses(result: SRAResult) -> Tensor:
-    """float32 ``[n, L, H]``: a response's mean mass on the strategy."""
+    """Return the mean mass of each response on the strategy, float32 ``[n, layers, heads]``."""
     mass: Tensor = result.mass[..., result.names.index(STRATEGY)]
     return mass.to(torch.float32)

@@ -1,4 +1,4 @@
-"""The tables of an evaluation's report, as lines of Markdown."""
+"""Write the tables of an evaluation's report as lines of Markdown."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sra_fast.tools.markdown_table import markdown_table, markdown_text
 from .analysis import (
     LOOKBACK,
     Analysis,
+    ConditionResult,
     GroupResult,
-    RowResult,
 )
 from .heads import HeadAnalysis
-from .language_quality import Quality
+from .language_quality import LanguageQuality
 from .published import PUBLISHED, published_relation
 
 DASH = "–"
@@ -23,22 +23,22 @@ Format = Callable[[float], str]
 
 
 def rate(value: float) -> str:
-    """Three decimals."""
+    """Write a number with three decimals."""
     return f"{value:.3f}"
 
 
 def signed(shown: Format) -> Format:
-    """With its sign, for differences."""
+    """Return a format that also writes the sign, as differences need it."""
     return lambda value: f"{'−' if value < 0 else '+'}{shown(abs(value))}"
 
 
 def figure(one: Estimate, shown: Format = rate) -> str:
-    """A value and its interval, such as ``0.594 [0.550, 0.640]``."""
+    """Write a value and its interval, such as ``0.594 [0.550, 0.640]``."""
     return _cell(one.value, one.low, one.high, shown)
 
 
 def coefficient(one: Correlation) -> str:
-    """Return a coefficient and its interval, such as ``0.914 [0.800, 0.950]``."""
+    """Write a coefficient and its interval, such as ``0.914 [0.800, 0.950]``."""
     return _cell(one.r, one.low, one.high, rate)
 
 
@@ -52,22 +52,22 @@ def _cell(value: float | None, low: float | None, high: float | None, shown: For
     )
 
 
-def row_table(analysis: Analysis, definition: str) -> list[str]:
-    """Table 1, then the means by every other definition."""
+def condition_table(analysis: Analysis, definition: str) -> list[str]:
+    """Write the figures of each condition as in Table 1, then means by the other definitions."""
     lines = markdown_table(
         ("row", "n", "accuracy", "SRA", "log SRA", "lookback", "Δ accuracy", "Δ SRA"),
         (
             (
-                row.row,
-                f"{row.n:,}",
-                figure(row.accuracy),
-                figure(row.scores[definition], number),
-                figure(row.log_scores[definition]),
-                figure(row.scores[LOOKBACK]),
-                figure(row.accuracy_difference, signed(rate)),
-                figure(row.score_differences[definition], signed(number)),
+                condition.row,
+                f"{condition.n:,}",
+                figure(condition.accuracy),
+                figure(condition.scores[definition], number),
+                figure(condition.log_scores[definition]),
+                figure(condition.scores[LOOKBACK]),
+                figure(condition.accuracy_difference, signed(rate)),
+                figure(condition.score_differences[definition], signed(number)),
             )
-            for row in analysis.rows
+            for condition in analysis.rows
         ),
     )
     others = [name for name in analysis.scores if name not in (definition, LOOKBACK)]
@@ -77,10 +77,10 @@ def row_table(analysis: Analysis, definition: str) -> list[str]:
     for name in others:
         head += [f"SRA ({name})", f"log SRA ({name})"]
     cells = []
-    for row in analysis.rows:
-        line = [row.row]
+    for condition in analysis.rows:
+        line = [condition.row]
         for name in others:
-            line += [figure(row.scores[name], number), figure(row.log_scores[name])]
+            line += [figure(condition.scores[name], number), figure(condition.log_scores[name])]
         cells.append(line)
     return [
         *lines,
@@ -91,14 +91,14 @@ def row_table(analysis: Analysis, definition: str) -> list[str]:
 
 
 def published_table(analysis: Analysis) -> list[str]:
-    """Accuracy and mean SRA as measured here by ``table1``, and as published."""
-    ours = {row.row: row for row in analysis.rows}
-    theirs = {model: {row.row: row for row in rows} for model, rows in PUBLISHED.items()}
+    """Write accuracy and mean SRA as measured here (by ``table1``) beside the published ones."""
+    ours = {one.row: one for one in analysis.rows}
+    theirs = {model: {one.row: one for one in table} for model, table in PUBLISHED.items()}
     head = ["row", "accuracy", "SRA (table1)"]
     for model in PUBLISHED:
         head += [f"{model}: accuracy", "SRA", "log SRA"]
     rows = []
-    for name in dict.fromkeys([*ours, *(row for one in theirs.values() for row in one)]):
+    for name in dict.fromkeys([*ours, *(other for one in theirs.values() for other in one)]):
         line = [name, DASH, DASH]
         if name in ours:
             line[1] = figure(ours[name].accuracy)
@@ -116,7 +116,7 @@ def published_table(analysis: Analysis) -> list[str]:
 
 
 def relation_table(analysis: Analysis) -> list[str]:
-    """Measured by every score, and computed from the published tables."""
+    """Write the correlations of each score with accuracy, measured and published."""
     rows = [
         (
             f"{name}" if name == LOOKBACK else f"SRA ({name})",
@@ -144,7 +144,7 @@ def relation_table(analysis: Analysis) -> list[str]:
 
 
 def _without(found: Mapping[str, float | None]) -> str:
-    """The lowest and the highest, each with the row that it does without."""
+    """Write the lowest and the highest coefficient, each with the condition that it leaves out."""
     known = sorted((r, name) for name, r in found.items() if r is not None)
     if not known:
         return DASH
@@ -152,16 +152,19 @@ def _without(found: Mapping[str, float | None]) -> str:
     return " to ".join(dict.fromkeys(ends))
 
 
-def row_auc_table(analysis: Analysis) -> list[str]:
-    """AUC of every score in every row."""
+def condition_auc_table(analysis: Analysis) -> list[str]:
+    """Write the AUC of every score within every condition."""
     return markdown_table(
         ("row", *analysis.scores),
-        ((row.row, *(figure(row.auc[name]) for name in analysis.scores)) for row in analysis.rows),
+        (
+            (condition.row, *(figure(condition.auc[name]) for name in analysis.scores))
+            for condition in analysis.rows
+        ),
     )
 
 
 def group_table(kind: str, groups: Sequence[GroupResult], definition: str) -> list[str]:
-    """By strategy or language."""
+    """Write the figures of each strategy, or of each language; ``kind`` is the first heading."""
     return markdown_table(
         (kind, "n", "accuracy", "SRA", "AUC", "r over rows"),
         (
@@ -179,7 +182,7 @@ def group_table(kind: str, groups: Sequence[GroupResult], definition: str) -> li
 
 
 def turn_table(analysis: Analysis, definition: str) -> list[str]:
-    """By row and turn."""
+    """Write the figures of each condition at each turn."""
     return markdown_table(
         ("row", "turn", "n", "accuracy", "SRA"),
         (
@@ -195,9 +198,9 @@ def turn_table(analysis: Analysis, definition: str) -> list[str]:
     )
 
 
-def quality_table(quality: Quality) -> list[str]:
-    """Language of every row, then against the base row."""
-    orders = sorted({n for row in quality.rows for n in row.distinct})
+def quality_table(quality: LanguageQuality) -> list[str]:
+    """Write the language of every condition, then how it differs from the base condition."""
+    orders = sorted({n for condition in quality.rows for n in condition.distinct})
     lines = markdown_table(
         (
             "row",
@@ -210,36 +213,36 @@ def quality_table(quality: Quality) -> list[str]:
         ),
         (
             (
-                row.row,
-                f"{row.n:,}",
-                figure(row.words, lambda value: f"{value:.1f}"),
-                figure(row.finished),
-                *(DASH if (one := row.distinct[n]) is None else rate(one) for n in orders),
-                figure(row.repetition),
-                figure(row.perplexity, number),
+                condition.row,
+                f"{condition.n:,}",
+                figure(condition.words, lambda value: f"{value:.1f}"),
+                figure(condition.finished),
+                *(DASH if (one := condition.distinct[n]) is None else rate(one) for n in orders),
+                figure(condition.repetition),
+                figure(condition.perplexity, number),
             )
-            for row in quality.rows
+            for condition in quality.rows
         ),
     )
     against = markdown_table(
         ("row", "Δ words", "Δ ended", "Δ repetition", "perplexity ratio"),
         (
             (
-                row.row,
-                figure(row.words_difference, signed(lambda value: f"{value:.1f}")),
-                figure(row.finished_difference, signed(rate)),
-                figure(row.repetition_difference, signed(rate)),
-                figure(row.perplexity_ratio),
+                condition.row,
+                figure(condition.words_difference, signed(lambda value: f"{value:.1f}")),
+                figure(condition.finished_difference, signed(rate)),
+                figure(condition.repetition_difference, signed(rate)),
+                figure(condition.perplexity_ratio),
             )
-            for row in quality.rows
-            if row.row != quality.base
+            for condition in quality.rows
+            if condition.row != quality.base
         ),
     )
     return [*lines, *against] if len(quality.rows) > 1 else lines
 
 
 def head_table(heads: HeadAnalysis) -> list[str]:
-    """The chosen heads."""
+    """Write the AUC of the chosen heads on both halves of the dialogues."""
     return markdown_table(
         ("layer", "head", "AUC, choosing half", "AUC, other half"),
         (
@@ -250,19 +253,19 @@ def head_table(heads: HeadAnalysis) -> list[str]:
     )
 
 
-def ablation_table(rows: Sequence[RowResult], definition: str) -> list[str]:
-    """Rows with and without heads."""
+def ablation_table(conditions: Sequence[ConditionResult], definition: str) -> list[str]:
+    """Write the figures of the conditions with and without the best heads."""
     return markdown_table(
         ("row", "n", "accuracy", "SRA", "Δ accuracy", "Δ SRA"),
         (
             (
-                row.row,
-                f"{row.n:,}",
-                figure(row.accuracy),
-                figure(row.scores[definition], number),
-                figure(row.accuracy_difference, signed(rate)),
-                figure(row.score_differences[definition], signed(number)),
+                condition.row,
+                f"{condition.n:,}",
+                figure(condition.accuracy),
+                figure(condition.scores[definition], number),
+                figure(condition.accuracy_difference, signed(rate)),
+                figure(condition.score_differences[definition], signed(number)),
             )
-            for row in rows
+            for condition in conditions
         ),
     )

@@ -1,6 +1,6 @@
-"""Means of groups of responses under one bootstrap over dialogues.
+"""Compute means of groups of responses, with one bootstrap over dialogues for all of them.
 
-Every figure of an evaluation comes from the same draws of whole dialogues, so that rows, and
+Every figure of an evaluation comes from the same draws of whole dialogues. So conditions, and the
 differences between them, are paired: a hard dialogue that is drawn twice is drawn twice for all.
 """
 
@@ -24,8 +24,8 @@ from sra_fast.tools.bootstrap import (
 )
 from sra_fast.tools.coefficients import Floats
 
-_AT_ONCE = 2_000_000  # numbers of a block of draws; bounds the memory
-_IN_CACHE = 100_000  # of weights, which are read several times
+_AT_ONCE = 2_000_000  # counts in one block of draws; bounds the memory
+_IN_CACHE = 100_000  # weights in one block: few enough to stay in the cache, as they are read often
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +33,22 @@ class Resampling:
     """Draws of whole dialogues, with replacement.
 
     Attributes:
-        dialogue: ``[n]`` number of each response's dialogue.
-        counts: ``[draws, dialogues]`` how often each was drawn.
+        dialogue: ``[n]`` the number of each response's dialogue.
+        counts: ``[draws, dialogues]`` how many times each draw has each dialogue.
     """
 
     dialogue: Integers
     counts: NDArray[numpy.uint16]
 
     def weights(self, chosen: Integers) -> Iterator[Floats]:
-        """How often each of the ``chosen [c]`` responses was drawn, ``[block, c]``, in blocks."""
+        """Yield how many times each draw has each of some responses, in blocks of draws.
+
+        Args:
+            chosen: ``[c]`` the indices of the responses.
+
+        Yields:
+            float64 ``[block, c]``; the blocks together hold all draws, in order.
+        """
         at_once = max(1, _IN_CACHE // max(1, len(chosen)))
         columns = self.dialogue[chosen]
         for begin in range(0, len(self.counts), at_once):
@@ -51,7 +58,13 @@ class Resampling:
 def resampling(
     dialogues: Sequence[object], draws: int = REPORT_DRAWS, seed: int = REPORT_SEED
 ) -> Resampling:
-    """Draws for responses of these dialogues ``[n]``, n ≥ 1; they depend on the seed alone."""
+    """Draw dialogues for a bootstrap of their responses.
+
+    Args:
+        dialogues: ``[n]`` the dialogue of each response, hashable; n ≥ 1.
+        draws: how many times to draw.
+        seed: the seed of the draws, which depend on it and on the number of dialogues alone.
+    """
     dialogue, names = numbered(dialogues)
     blocks = [block.astype(numpy.uint16) for block in draw_groups(len(names), draws, seed)]
     return Resampling(dialogue, numpy.concatenate(blocks))
@@ -59,13 +72,13 @@ def resampling(
 
 @dataclass(frozen=True, eq=False)
 class Means:
-    """Means of C columns in G groups; NaN where a group has no value.
+    """Means of C columns in G groups; a mean is NaN where a group has no value.
 
     Attributes:
-        values: ``[G, C]``.
-        drawn: ``[draws, G, C]`` of the resamples.
-        counts: ``[G, C]`` responses with a value.
-        dialogues: ``[G, C]`` dialogues with a value.
+        values: ``[G, C]`` the means.
+        drawn: ``[draws, G, C]`` the means of each draw of the bootstrap.
+        counts: ``[G, C]`` how many responses have a value.
+        dialogues: ``[G, C]`` how many dialogues have a value.
     """
 
     values: Floats
@@ -74,7 +87,7 @@ class Means:
     dialogues: Integers
 
     def estimate(self, group: int, column: int) -> Estimate:
-        """One mean with its interval."""
+        """Return the mean of one group and column with its interval."""
         return estimate(
             self.values[group, column],
             self.drawn[:, group, column],
@@ -83,7 +96,7 @@ class Means:
         )
 
     def difference(self, group: int, base: int, column: int) -> Estimate:
-        """The mean of ``group`` minus that of ``base``, over the same draws."""
+        """Return the mean of ``group`` minus that of ``base``, with its interval."""
         return estimate(
             self.values[group, column] - self.values[base, column],
             self.drawn[:, group, column] - self.drawn[:, base, column],
@@ -93,7 +106,14 @@ class Means:
 
 
 def group_means(columns: Floats, groups: Integers, number: int, draws: Resampling) -> Means:
-    """Means of ``columns [n, C]``, NaN where unknown, in groups ``[n]`` from 0 to number − 1."""
+    """Compute the means of columns within groups of responses, for all responses and each draw.
+
+    Args:
+        columns: ``[n, C]`` the values of each response, NaN where unknown.
+        groups: ``[n]`` the number of its group, from 0 to number − 1.
+        number: how many groups there are.
+        draws: draws of the dialogues of the n responses.
+    """
     known = ~numpy.isnan(columns)
     dialogues, width = draws.counts.shape[1], columns.shape[1]
     sums = numpy.zeros((dialogues, number, width))
@@ -115,7 +135,14 @@ def group_means(columns: Floats, groups: Integers, number: int, draws: Resamplin
 
 
 def estimate(value: float, drawn: Floats, n: int, dialogues: int) -> Estimate:
-    """A figure with the percentile interval of its resamples ``drawn``; NaN is undefined."""
+    """Join a figure with the percentile interval of its resamples.
+
+    Args:
+        value: the figure; NaN where it is undefined.
+        drawn: ``[draws]`` the figure of each draw.
+        n: how many responses it is of.
+        dialogues: how many dialogues these belong to; with fewer than 2 there is no interval.
+    """
     if numpy.isnan(value):
         return Estimate(None, None, None, n, "no response with a value" if not n else "undefined")
     if dialogues < 2:

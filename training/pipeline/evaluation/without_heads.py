@@ -1,8 +1,8 @@
-"""The best heads taken away: do replies still follow the strategy?
+"""Answer conversations without the best heads, to see whether replies still follow the strategy.
 
-Which heads are best was chosen on one half of the dialogues; the other half is answered again
-without them, and without as many heads drawn by lot. Only these two say what the best heads do:
-any heads' loss may cost adherence.
+The best heads were chosen on one half of the dialogues. The other half is answered again without
+them, and without as many heads drawn by lot. The comparison of these two says what the best heads
+do, because the loss of any heads may cost adherence.
 """
 
 from __future__ import annotations
@@ -15,39 +15,47 @@ from sra_fast.chat.conversations import Conversation
 
 from ...data.trained_on import digest
 from .ablation import ablated
-from .analysis import RowResult
+from .analysis import ConditionResult
+from .conditions import Condition, ConditionPlan, records
 from .evaluate import Evaluation, LoadedModels, OnProgress, answer
 from .heads import HeadAnalysis
 from .records import Record
-from .relation import table_of_rows
-from .rows import Row, RowPlan, records
+from .relation import table_of_conditions
 
 PREFERRED = "c1_hf"
-"""The row whose prompt is answered again, if there is one; else the first."""
+"""The name of the condition that is answered again; if there is none of it, the first is."""
 
 
 def answer_without_heads(
     evaluation: Evaluation,
-    rows: Sequence[Row],
+    conditions: Sequence[Condition],
     found: Sequence[Record],
     heads: HeadAnalysis,
     measuring: frozenset[object],
     count: int,
     on_progress: OnProgress,
-) -> tuple[RowResult, ...]:
-    """The row with all heads, without the best, and without others; differences from the last.
+) -> tuple[ConditionResult, ...]:
+    """Compare a condition with all heads, without the best heads, and without as many others.
 
     Args:
-        rows: of the base model.
-        found: records of all rows.
-        heads: of these rows.
-        measuring: dialogues that the heads were not chosen by.
-        count: heads to take away.
+        evaluation: the settings.
+        conditions: the conditions of the base model.
+        found: the records of all conditions.
+        heads: the analysis of the heads under these conditions.
+        measuring: the dialogues that the heads were not chosen on.
+        count: how many heads to switch off.
+        on_progress: called after each batch of replies.
+
+    Returns:
+        The figures of the three conditions; differences are from the last, without other heads.
 
     Raises:
-        AblationError: the model's output projections are not found.
+        AblationError: the output projections of the model are not found.
+        ValueError: all replies are empty.
     """
-    whole = next((row for row in rows if row.plan.name == PREFERRED), rows[0])
+    whole = next(
+        (condition for condition in conditions if condition.plan.name == PREFERRED), conditions[0]
+    )
     name = whole.plan.name
     layers = whole.result.layers
     best = [(layers[one.layer], one.head) for one in heads.best[:count]]
@@ -67,17 +75,17 @@ def answer_without_heads(
     kept = [replace(one, row=f"{name}, all heads") for one in kept]
     models = LoadedModels(evaluation)
     for label, taken in (("best", best), ("other", drawn)):
-        plan = RowPlan(
+        plan = ConditionPlan(
             f"{name}, {len(taken)} {label} heads away", whole.plan.source, whole.plan.template
         )
         kept += _answered(evaluation, models, plan, taken, conversations, on_progress)
-    return table_of_rows(kept, base=kept[-1].row)
+    return table_of_conditions(kept, base=kept[-1].row)
 
 
 def _answered(
     evaluation: Evaluation,
     models: LoadedModels,
-    plan: RowPlan,
+    plan: ConditionPlan,
     taken: Sequence[tuple[int, int]],
     conversations: Sequence[Conversation],
     on_progress: OnProgress,
@@ -86,5 +94,5 @@ def _answered(
     which = digest(*(f"{layer}.{head}" for layer, head in sorted(taken)))
     with ablated(model, taken):
         folder = f"{plan.template.name}-without-{which}"
-        row = answer(evaluation, plan, models, conversations, folder, on_progress)
-    return records(row, evaluation.classifier, [None] * len(row.conversations))
+        condition = answer(evaluation, plan, models, conversations, folder, on_progress)
+    return records(condition, evaluation.classifier, [None] * len(condition.conversations))

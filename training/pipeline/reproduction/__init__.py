@@ -1,1 +1,1 @@
-"""Every experiment of the paper on one model: extend, classify, fine-tune, evaluate, report."""
+"""Run every experiment of the paper on one model: extend, classify, fine-tune, evaluate, report."""

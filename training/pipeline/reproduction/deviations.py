@@ -1,4 +1,4 @@
-"""How a reproduction differs from the paper (arXiv 2402.10453), one sentence each."""
+"""List how a reproduction differs from the paper (arXiv 2402.10453), one line for each point."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .stages import Reproduction
 
 PAPER_DIALOGUES = 1297
 PAPER_RESPONSES = 1000
-"""Of a row of its Table 1."""
+"""The number of responses of each condition in the paper's Table 1."""
 
 PAPER_TRAINING = TrainingConfig()
-"""The defaults are the paper's; it gives no learning rate."""
+"""The paper's settings, which are the defaults, except that it gives no learning rate."""
 
 _WITHOUT_MEANING = (
     *("template", "strategies", "eval_data", "eval_fraction", "report_to", "logging_steps"),
@@ -27,11 +27,12 @@ _WITHOUT_MEANING = (
 
 
 def deviations(reproduction: Reproduction, *, dialogues: int, responses: int) -> list[str]:
-    """All of them.
+    """Return all differences of a reproduction from the paper.
 
     Args:
-        dialogues: that the extended data are cut from.
-        responses: of a row of the evaluation.
+        reproduction: the settings of the reproduction.
+        dialogues: how many dialogues the extended data are cut from.
+        responses: how many responses each condition of the evaluation has.
     """
     return list(_deviations(reproduction, dialogues, responses))
 

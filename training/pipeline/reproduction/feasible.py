@@ -1,4 +1,4 @@
-"""Whether all stages can be done, as far as is known before the first of them, which is long."""
+"""Check that all stages can be done, before the first of them, which takes long."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from .stages import Reproduction, ReproductionError
 
 
 def check_feasible(reproduction: Reproduction) -> Cuts:
-    """Check that there is a test part, a base model, and enough for the classifier to learn from.
+    """Check that there is a test part, a base model, and enough data to train the classifier on.
+
+    Args:
+        reproduction: the settings.
 
     Returns:
         The cuts that were checked, for the first stage.
 
     Raises:
-        ReproductionError: one of them is missing.
+        ReproductionError: there is no test part, or too little data for the classifier.
         ValueError: the dialogues cannot be read, cut or split, or the model is an adapter.
         OSError: the dialogues cannot be read.
     """
@@ -35,7 +38,7 @@ def check_feasible(reproduction: Reproduction) -> Cuts:
         if found.get(strategy, 0) < least:
             raise ReproductionError(
                 f"strategy {strategy!r} is drawn in {found.get(strategy, 0)} dialogues of the "
-                f"training part, and the classifier needs {least} of each; give more dialogues, "
-                "more cuts of each, or fewer strategies"
+                f"training part, and the classifier needs {least} for each strategy; give more "
+                "dialogues, more cuts of each, or fewer strategies"
             )
     return cuts

@@ -1,14 +1,15 @@
-"""How many replies do not follow the strategy that they are labelled with.
+"""Estimate how many replies do not follow the strategy that they are labelled with.
 
-A label is what the model was told, not what it did. The ``plain`` classifier never saw the labels.
-Let a be the share of replies that follow their label, c how often that classifier is right where
-the strategy is plain, and e how often it names the label by chance. It agrees with labels in
+A label is the strategy that the model was told to follow, whether it did or not. The ``plain``
+classifier never saw the labels. Let a be the share of replies that follow their label, c the
+accuracy of that classifier where a reply plainly follows its strategy, and e how often it names the
+label by chance. The share of replies for which it names the label is
 
     A = a·c + (1 − a)·e,   and so   noise = 1 − a = (c − A) / (c − e)
 
-c is its cross-validated accuracy on the replies that it learns from, and
-e = Σ_s p(label = s) · p(named = s). Real replies are harder to name than plain ones, which lowers A
-at the same a: this noise is an upper bound.
+c is its cross-validated accuracy on the replies that it is trained on, and
+e = Σ_s p(label = s) · p(named = s). Other replies are harder to name than these, which lowers A at
+the same a. So this noise is an upper bound.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ _FOLDS = 4
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """Of n replies.
+    """How many of n replies do not follow their label, and what this was computed from.
 
     Attributes:
-        agreement: A, the share of replies for which the label is named.
-        by_chance: e.
-        when_plain: c.
-        noise: (c − A) / (c − e), kept in [0, 1], with its interval over dialogues.
+        agreement: A, the share of replies for which the classifier names the label.
+        by_chance: e, the share for which it would name the label by chance.
+        when_plain: c, its accuracy where a reply plainly follows its strategy.
+        noise: (c − A) / (c − e), limited to [0, 1], with its interval over dialogues.
     """
 
     agreement: float
@@ -62,18 +63,22 @@ def label_noise(
     draws: int = REPORT_DRAWS,
     seed: int = REPORT_SEED,
 ) -> LabelNoise:
-    """Estimates the noise of n ≥ 1 labels.
+    """Estimate the noise of n ≥ 1 labels.
 
     Args:
-        labels, named: ``[n]`` strategies, as told and as classified.
-        dialogues: ``[n]``; those of one dialogue are drawn together.
-        when_plain: c.
+        labels: ``[n]`` the strategies that the model was told to follow.
+        named: ``[n]`` the strategies that the classifier names.
+        dialogues: ``[n]`` the dialogue of each reply, hashable; replies of one dialogue are drawn
+            together.
+        when_plain: c, the accuracy of the classifier where a reply plainly follows its strategy.
+        draws: how many times the bootstrap draws dialogues.
+        seed: the seed of the draws.
     """
     number, names = numbered([*labels, *named])
     told, found = number[: len(labels)], number[len(labels) :]
     one_hot = numpy.eye(len(names))
     split = 1 + len(names)
-    # Columns, summed by dialogue: agreement, told as each strategy, named as each, how many.
+    # Columns, to be summed by dialogue: agreement, labelled as each strategy, named as each, 1.
     columns = numpy.column_stack(
         [told == found, one_hot[told], one_hot[found], numpy.ones(len(labels))]
     )
@@ -107,7 +112,7 @@ def _noise(agreement: Floats, chance: Floats, when_plain: float) -> Floats:
 
 
 def plain_quality(seed: int) -> Quality:
-    """The ``plain`` classifier's, cross-validated on the replies that it learns from."""
+    """Measure the ``plain`` classifier by cross-validation on the replies that it is trained on."""
     replies = read_labelled(PLAIN_REPLIES)
     known: list[str] = []
     named: list[str] = []

@@ -1,4 +1,4 @@
-"""What classifiers say of the model's own replies: agreement with the labels, chance, and noise."""
+"""Compare what two classifiers say of the model's replies with the labels of these replies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from .noise import LabelNoise, label_noise
 
 @dataclass(frozen=True)
 class Opinions:
-    """Of classifiers, on replies that none of them has learnt from.
+    """How well two classifiers agree with the labels of replies that they were not trained on.
 
     Attributes:
-        trained: that of the training part, on the test part; None if it lacks a strategy of it.
-        plain: the library's own, on the test part; None if it does not know the strategies.
-        plain_on_plain: the same, cross-validated on the replies that it learns from.
-        noise: of the labels of both parts; None as ``plain``.
+        trained: the classifier of the training part, measured on the test part; None if it does not
+            know a strategy of the test part.
+        plain: the library's own classifier, measured on the test part; None if it does not know the
+            strategies.
+        plain_on_plain: the library's own, cross-validated on the replies that it is trained on.
+        noise: the noise of the labels of both parts; None if the library's own classifier does not
+            know the strategies.
     """
 
     trained: Quality | None
@@ -37,11 +40,13 @@ def opinions(
     plain: StrategyClassifier,
     plain_on_plain: Quality,
 ) -> Opinions:
-    """Classifies the test part by both, and all replies by ``plain`` for the noise.
+    """Classify the test part by both classifiers, and all replies by ``plain`` for the noise.
 
     Args:
-        train, test: parts of the extended data, without a dialogue in common.
-        trained: of ``train``.
+        train, test: two parts of the extended data that have no dialogue in common.
+        trained: the classifier that was trained on ``train``.
+        plain: the library's own classifier.
+        plain_on_plain: how well that one does on the replies that it is trained on.
     """
     everything = [*train, *test]
     noise = None

@@ -1,11 +1,11 @@
-"""``reproduce``: all stages in one folder, each of which goes on where it was stopped.
+"""Run all stages of a reproduction in one folder; a stage that was stopped continues.
 
-What lies there:
+The folder holds:
 
-    run.json                      what was asked for; another reproduction's is refused
-    commits.json                  the states of this project that worked here
-    extended/, classifier/, tuned/, evaluation/    of the stages, as their commands leave them
-    report.md, results.json, *.png                 numbers alone, no texts and no paths
+    run.json                      the settings; a reproduction with others is refused here
+    commits.json                  the commits of this project that worked on it
+    extended/, classifier/, tuned/, evaluation/    the folders of the four stages
+    report.md, results.json, *.png                 the results: numbers, no texts and no paths
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ..classifiers.labelled import (
 from ..classifiers.stored import RECORD
 from ..evaluation.analysis import Analysis
 from ..evaluation.conclude import conclude
+from ..evaluation.conditions import records
 from ..evaluation.evaluate import (
     Evaluated,
     Evaluation,
@@ -43,7 +44,6 @@ from ..evaluation.evaluate import (
     opened,
 )
 from ..evaluation.relation import analyse
-from ..evaluation.rows import records
 from ..extension.extend import fill_cuts
 from ..generation.replies import LocalReplier, Replier
 from .deviations import deviations
@@ -66,12 +66,16 @@ COMMITS = "commits.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """What is told while a stage runs; each opens around its stage and gives the function to call.
+    """How the progress of the stages is shown.
+
+    Each field makes a context that is open while its stage runs, and gives a function to call.
 
     Attributes:
-        replies: of the first stage; the function takes the replies of a batch and of all.
-        steps: of the fine-tuning; the step, the last step and what is logged.
-        rows: of the evaluation; a row, the replies of a batch and of the row.
+        replies: for the first stage; the function takes how many replies a batch brought, and how
+            many there are to be.
+        steps: for the fine-tuning; the function takes the step, the last step and what is logged.
+        conditions: for the evaluation; the function takes the name of a condition, how many replies
+            a batch brought, and how many the condition needs.
     """
 
     replies: Callable[[], AbstractContextManager[Callable[[int, int], None]]] = lambda: nullcontext(
@@ -80,8 +84,8 @@ class Progress:
     steps: Callable[[], AbstractContextManager[OnLog]] = lambda: nullcontext(
         lambda step, last, logs: None
     )
-    rows: Callable[[], AbstractContextManager[OnProgress]] = lambda: nullcontext(
-        lambda row, done, total: None
+    conditions: Callable[[], AbstractContextManager[OnProgress]] = lambda: nullcontext(
+        lambda condition, done, total: None
     )
 
 
@@ -89,13 +93,17 @@ def reproduce(
     reproduction: Reproduction,
     progress: Progress = Progress(),
 ) -> dict[str, Any]:
-    """Extends, classifies, fine-tunes, evaluates and writes the report.
+    """Extend the data, train the classifier, fine-tune, evaluate and write the report.
+
+    Args:
+        reproduction: the settings.
+        progress: how the progress of the stages is shown.
 
     Returns:
-        What ``results.json`` holds.
+        The content of ``results.json``.
 
     Raises:
-        ValueError: a stage cannot do its work; the message says why. What is done is kept.
+        ValueError: a stage cannot do its work; the message says why. What was done is kept.
         OSError: a file cannot be read or written.
     """
     folder = RunFolder(reproduction.out, reproduction.settings())
@@ -114,19 +122,20 @@ def reproduce(
             tuned = train(reproduction.training_run(on_log))
         _logger.info("4 of 4: evaluating")
         evaluation = _evaluation(reproduction, classifier, extended["parts"]["test"]["replies"])
-        with opened(evaluation), progress.rows() as on_row:
-            found = collect(evaluation, on_row)
+        with opened(evaluation), progress.conditions() as on_reply:
+            found = collect(evaluation, on_reply)
             differences = deviations(
                 reproduction,
                 dialogues=extended["parts"]["all"]["dialogues"],
-                responses=len(found.rows[0].conversations) + len(found.rows[0].unanswered),
+                responses=len(found.conditions[0].conversations)
+                + len(found.conditions[0].unanswered),
             )
             concluded = conclude(
                 evaluation,
                 found,
                 ablate=reproduction.ablate,
                 deviations=differences,
-                on_progress=on_row,
+                on_progress=on_reply,
             )
         plain = load_classifier(PLAIN)
         reproduced = Reproduced(
@@ -159,7 +168,7 @@ def _replier(reproduction: Reproduction) -> Callable[[], Replier]:
 def _classify(
     reproduction: Reproduction, labelled: Sequence[LabelledResponse]
 ) -> tuple[StrategyClassifier, Mapping[str, Any]]:
-    """The classifier of the training part, and its report."""
+    """Train the classifier on the training part, unless that is done; return it and its report."""
     folder = reproduction.out / CLASSIFIER
     learnt = read_trained_on(folder)
     if not (folder / RECORD).exists() or learnt != {digest(one.response) for one in labelled}:
@@ -179,7 +188,7 @@ def _classify(
 def _evaluation(
     reproduction: Reproduction, classifier: StrategyClassifier, replies: int
 ) -> Evaluation:
-    """Of as many conversations as the test part has, if more are asked for."""
+    """Return the evaluation, of all conversations of the test part if more are asked for."""
     evaluation = reproduction.evaluation(classifier)
     if evaluation.items is not None and evaluation.items > replies:
         _logger.info("the test part holds %d conversations, and all are evaluated", replies)
@@ -195,7 +204,7 @@ def _opinions(
 ) -> Opinions:
     return opinions(
         labelled,
-        read_responses(reproduction.out / EXTENDED / TEST),  # of one strategy alone, perhaps
+        read_responses(reproduction.out / EXTENDED / TEST),  # may have a single strategy
         classifier,
         plain,
         plain_quality(reproduction.sampling.seed),
@@ -203,17 +212,19 @@ def _opinions(
 
 
 def _by_plain(found: Evaluated, plain: StrategyClassifier) -> Analysis | None:
-    """The analysis with adherence by the ``plain`` classifier, if it knows the strategies."""
+    """Analyse adherence by the ``plain`` classifier, or return None if it lacks a strategy."""
     if {record.strategy for record in found.records} - set(plain.classes):
         return None
     again = [
-        record for row in found.rows for record in records(row, plain, [None] * len(row.replies))
+        record
+        for condition in found.conditions
+        for record in records(condition, plain, [None] * len(condition.replies))
     ]
-    return analyse(again, base=found.rows[0].plan.name)
+    return analyse(again, base=found.conditions[0].plan.name)
 
 
 def _commits(file: Path) -> list[str]:
-    """Those that worked here before, and this one."""
+    """Add this commit to those that worked here before, and return them all."""
     known: list[str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     if commit() not in known:
         known.append(commit())

@@ -1,4 +1,4 @@
-"""The report of a reproduction: ``report.md``, ``results.json`` and the figures of its stages."""
+"""Write the report of a reproduction: ``report.md``, ``results.json`` and the figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ...lora.curves import CURVES
 from ...lora.settings import settings_of
 from ..classifiers.held_out import CONFUSION
 from ..evaluation.analysis import Analysis
-from ..evaluation.evaluate import TUNED as TUNED_ROW
+from ..evaluation.evaluate import TUNED as TUNED_CONDITION
 from ..evaluation.evaluation_report import REPORT as EVALUATION_REPORT
 from ..evaluation.evaluation_report import RESULTS, plain
 from ..evaluation.published import PUBLISHED, published_relation
@@ -39,18 +39,19 @@ _PACKAGES = ("sra_fast", "torch", "transformers", "peft", "datasets", "sklearn",
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What the stages found.
+    """The results of all stages, from which the report is written.
 
     Attributes:
-        reproduction: what was asked for.
-        commits: the states of this project that worked on it.
-        extended: statistics of the extended data.
+        reproduction: the settings.
+        commits: the commits of this project that worked on the reproduction.
+        extended: the statistics of the extended data.
         classified: the report of the trained classifier.
-        opinions: of classifiers on the model's own replies.
+        opinions: how two classifiers agree with the labels of the model's replies.
         tuned: the result of the fine-tuning.
-        evaluation: results of the evaluation.
-        by_plain: its analysis with adherence by the ``plain`` classifier, or None.
-        deviations: from the paper.
+        evaluation: the results of the evaluation.
+        by_plain: the evaluation's analysis with adherence by the ``plain`` classifier, or None if
+            that does not know the strategies.
+        deviations: how the reproduction differs from the paper.
     """
 
     reproduction: Reproduction
@@ -65,7 +66,14 @@ class Reproduced:
 
 
 def write_report(reproduced: Reproduced) -> dict[str, Any]:
-    """Writes both files, and copies the figures; returns what ``results.json`` holds."""
+    """Write ``report.md`` and ``results.json``, and copy the figures of the stages.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
     out = reproduced.reproduction.out
     for folder, names in (
         (CLASSIFIER, [CONFUSION]),
@@ -81,7 +89,7 @@ def write_report(reproduced: Reproduced) -> dict[str, Any]:
 
 
 def results(reproduced: Reproduced) -> dict[str, Any]:
-    """Everything as JSON can say it, without texts and paths."""
+    """Return the content of ``results.json``, without texts and paths."""
     needed("pipeline", "peft", "datasets", "sklearn")
     run = reproduced.reproduction
     opinions = reproduced.opinions
@@ -124,7 +132,7 @@ def results(reproduced: Reproduced) -> dict[str, Any]:
 
 
 def seeds(run: Reproduction) -> dict[str, int]:
-    """Of everything that is drawn."""
+    """Return the seed of each stage that draws at random, by the name of the stage."""
     return {
         "cutting": run.cutting.seed,
         "sampling": run.sampling.seed,
@@ -134,7 +142,7 @@ def seeds(run: Reproduction) -> dict[str, int]:
 
 
 def markdown(reproduced: Reproduced, found: Mapping[str, Any]) -> str:
-    """The page, of what ``results.json`` holds too."""
+    """Return the text of ``report.md``; ``found`` is the content of ``results.json``."""
     run, evaluation = reproduced.reproduction, reproduced.evaluation
     stages = (run.out / EVALUATION / EVALUATION_REPORT).read_text(encoding="utf-8")
     lines = [
@@ -157,7 +165,7 @@ def markdown(reproduced: Reproduced, found: Mapping[str, Any]) -> str:
     ]
     if reproduced.by_plain is not None:
         lines += ["## Two classifiers", "", *_two(evaluation, reproduced.by_plain)]
-    # The evaluation's own page, one level down, without its title.
+    # The report of the evaluation without its title; its headings go one level down.
     lines += ["## The evaluation", "", re.sub(r"^#(#+) ", r"##\1 ", _body(stages), flags=re.M)]
     return "\n".join(lines)
 
@@ -185,11 +193,11 @@ def _facts(reproduced: Reproduced, found: Mapping[str, Any]) -> list[str]:
 
 
 def _brief(reproduced: Reproduced) -> list[str]:
-    """What was found, in sentences made of the numbers."""
+    """Sum up the main results in sentences."""
     evaluation, by_plain = reproduced.evaluation, reproduced.by_plain
     guessing = 1 / len(reproduced.reproduction.strategies)
-    rows = {row["row"]: row for row in evaluation["analysis"]["rows"]}
-    known = {name: row for name, row in rows.items() if row["accuracy"]["value"] is not None}
+    conditions = {one["row"]: one for one in evaluation["analysis"]["rows"]}
+    known = {name: one for name, one in conditions.items() if one["accuracy"]["value"] is not None}
     lines = []
     if known:
         best = max(known, key=lambda name: known[name]["accuracy"]["value"])
@@ -199,32 +207,32 @@ def _brief(reproduced: Reproduced) -> list[str]:
             f"({markdown_text(least)}) and {_of(known[best]['accuracy'])} ({markdown_text(best)}); "
             f"guessing reaches {rate(guessing)}."
         )
-    if TUNED_ROW in rows:
-        tuned = rows[TUNED_ROW]
+    if TUNED_CONDITION in conditions:
+        tuned = conditions[TUNED_CONDITION]
         definition = evaluation["definition"]
         lines.append(
             "Fine-tuning changes it, under the standard prompt, by "
             f"{_of(tuned['accuracy_difference'], signed=True)}, and SRA by "
             f"{_of(tuned['score_differences'][definition], number, signed=True)}."
         )
-        language = {row["row"]: row for row in (evaluation["quality"] or {"rows": []})["rows"]}
-        if TUNED_ROW in language:
-            repeated = language[TUNED_ROW]["repetition_difference"]
+        language = {one["row"]: one for one in (evaluation["quality"] or {"rows": []})["rows"]}
+        if TUNED_CONDITION in language:
+            repeated = language[TUNED_CONDITION]["repetition_difference"]
             lines.append(f"Repetition within its replies changes by {_of(repeated, signed=True)}.")
     relation = evaluation["analysis"]["over_rows"]["table1"]
     published = " and ".join(
         f"{_r(plain(published_relation(model).pearson))} ({model})" for model in PUBLISHED
     )
     lines.append(
-        f"SRA (`table1`) against accuracy over the {len(rows)} rows: "
+        f"SRA (`table1`) against accuracy over the {len(conditions)} rows: "
         f"r = {_r(relation['pearson'])}; from the published tables: {published}."
     )
-    without = {row: r for row, r in relation["without"].items() if r is not None}
+    without = {name: r for name, r in relation["without"].items() if r is not None}
     if without and relation["pearson"]["r"] is not None:
-        row = max(without, key=lambda name: abs(without[name] - relation["pearson"]["r"]))
+        most = max(without, key=lambda name: abs(without[name] - relation["pearson"]["r"]))
         lines.append(
-            f"The row that this hangs on most is {markdown_text(row)}: without it r = "
-            f"{'−' if without[row] < 0 else ''}{rate(abs(without[row]))}."
+            f"The row that this hangs on most is {markdown_text(most)}: without it r = "
+            f"{'−' if without[most] < 0 else ''}{rate(abs(without[most]))}."
         )
     if by_plain is not None:
         other = plain(by_plain.over_rows["table1"].pearson)
@@ -250,13 +258,13 @@ def _r(correlation: Mapping[str, Any]) -> str:
 def _classifier(reproduced: Reproduced) -> list[str]:
     kind, opinions = reproduced.classified["kind"], reproduced.opinions
     folds = reproduced.classified["all_folds"]
-    rows = [_quality_row(f"{kind}, cross-validated on the training part", folds)]
+    rows = [_quality_cells(f"{kind}, cross-validated on the training part", folds)]
     for name, measured in (
         (f"{kind}, on the test part", opinions.trained),
         ("plain, on the test part", opinions.plain),
         ("plain, cross-validated on its own plain replies", opinions.plain_on_plain),
     ):
-        rows.append(_quality_row(name, None if measured is None else measured.to_json()))
+        rows.append(_quality_cells(name, None if measured is None else measured.to_json()))
     lines = [
         "Accuracy is agreement with the strategy that the model was told to follow, which it may "
         f"not have followed. `{kind}` has learnt from the replies of the training part, `plain` "
@@ -280,7 +288,7 @@ def _classifier(reproduced: Reproduced) -> list[str]:
     return [*lines, "", f"![confusion matrix]({CONFUSION})", ""]
 
 
-def _quality_row(name: str, measured: Mapping[str, Any] | None) -> list[str]:
+def _quality_cells(name: str, measured: Mapping[str, Any] | None) -> list[str]:
     if measured is None:
         return [name, *["–"] * 5]
     interval = f"[{rate(measured['low'])}, {rate(measured['high'])}]"
@@ -319,11 +327,11 @@ def _value(measured: Mapping[str, float | None] | None, key: str) -> str:
 
 
 def _two(evaluation: Mapping[str, Any], by_plain: Analysis) -> list[str]:
-    """Accuracies and relations by the trained classifier beside those by ``plain``."""
-    trained = {row["row"]: row["accuracy"] for row in evaluation["analysis"]["rows"]}
+    """Compare accuracies and correlations by the trained classifier with those by ``plain``."""
+    trained = {one["row"]: one["accuracy"] for one in evaluation["analysis"]["rows"]}
     rows = [
-        [row.row, f"{row.n:,}", figure(Estimate(**trained[row.row])), figure(row.accuracy)]
-        for row in by_plain.rows
+        [one.row, f"{one.n:,}", figure(Estimate(**trained[one.row])), figure(one.accuracy)]
+        for one in by_plain.rows
     ]
     relations = evaluation["analysis"]["over_rows"]
     over = [

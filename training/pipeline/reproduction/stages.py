@@ -1,4 +1,4 @@
-"""What a reproduction is asked to do, and what each of its stages is then asked."""
+"""The settings of a reproduction, and the settings of each stage that follow from them."""
 
 from __future__ import annotations
 
@@ -23,26 +23,34 @@ from ..extension.extend import Extension
 from ..generation.sampling import Sampling
 
 EXTENDED, CLASSIFIER, TUNED, EVALUATION = "extended", "classifier", "tuned", "evaluation"
-"""Folders of the stages, in their order."""
+"""The names of the folders of the stages, in their order."""
 
 TRAIN, TEST, VALIDATION = (f"{part}.jsonl" for part in ("train", "test", "validation"))
 
 _NOT_ASKED = ("template", "strategies", "eval_data")
-"""Settings of a fine-tuning that the other stages would not share."""
+"""Settings that the fine-tuning of a reproduction may not change, as other stages rely on them."""
 
 
 class ReproductionError(ArgumentError):
-    """What is asked for cannot be reproduced; the message says why and the way out."""
+    """Raised when a reproduction is not possible; the message says why and what to do."""
 
 
 def read_training(
     path: Path | None, *, strategies: Path | None, seed: int | None, dtype: DType | None
 ) -> TrainingConfig:
-    """The fine-tuning of a reproduction: the paper's, under a YAML file, under what is given.
+    """Read the settings of the fine-tuning.
+
+    The paper's settings are overridden by those of the file, and these by the other arguments.
+
+    Args:
+        path: a YAML file of settings, or None.
+        strategies: a file of strategies and their descriptions, or None for the paper's.
+        seed: the seed of the fine-tuning, or None.
+        dtype: the number format of the model, or None.
 
     Raises:
-        ReproductionError: the file sets what is the reproduction's own.
-        TrainingConfigError: as :func:`read_config`.
+        ReproductionError: the file sets something that the reproduction itself decides.
+        TrainingConfigError: :func:`read_config` raises it.
         OSError: the file cannot be read.
     """
     config = read_config(path, {"seed": seed, "dtype": dtype})
@@ -59,22 +67,26 @@ def read_training(
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A model, dialogues, and everything that is drawn or chosen.
+    """The settings of a reproduction: a model, dialogues, and how each stage works.
 
     Attributes:
-        file: of dialogues, in one of ESConv's forms.
-        out: the run's folder.
+        file: the file of dialogues, in one of ESConv's forms.
+        out: the folder of the run.
         base: the model.
-        strategies: name to description.
-        cutting, sampling: of the extended data; the evaluation draws replies the same way.
-        test, validation: shares of the dialogues.
-        training: of the fine-tuning; its evaluation data are the validation part, if there is one.
-        classifier: the kind that is trained on the extended data and judges adherence.
-        classifier_settings: of that kind.
+        strategies: the description of each strategy, by its name.
+        cutting: how dialogues are cut into conversations.
+        sampling: how replies are drawn, in the extended data and in the evaluation.
+        test, validation: the shares of the dialogues that are the test part and the validation
+            part.
+        training: the settings of the fine-tuning, which is evaluated on the validation part, if
+            there is one.
+        classifier: the kind of classifier that is trained on the extended data and says which
+            strategy a reply follows.
+        classifier_settings: the settings of that kind.
         items: most conversations of the test part that are evaluated; None for all.
-        ablate: heads to take away.
-        dtype, device: of the model.
-        batch: prompts of a forward pass.
+        ablate: how many of the best heads to switch off in a further experiment; 0 for none.
+        dtype, device: the number format of the model and the device it runs on.
+        batch: how many prompts go through the model at once.
     """
 
     file: Path
@@ -95,7 +107,10 @@ class Reproduction:
     batch: int = 32
 
     def settings(self) -> dict[str, Any]:
-        """Everything the report depends on that its stages do not check themselves."""
+        """Return everything that the report depends on, as ``run.json`` holds it.
+
+        Things that a stage checks in its own folder are left out.
+        """
         training = settings_of(self.training)
         for name in ("report_to", "eval_data", "template", "strategies"):
             del training[name]
@@ -112,7 +127,7 @@ class Reproduction:
         }
 
     def extension(self) -> Extension:
-        """The first stage: replies under drawn strategies."""
+        """Return the settings of the first stage: replies under strategies drawn at random."""
         return Extension(
             file=self.file,
             out=self.out / EXTENDED,
@@ -126,7 +141,11 @@ class Reproduction:
         )
 
     def training_run(self, on_log: Callable[[int, int, Mapping[str, Any]], None]) -> TrainingRun:
-        """The third stage: LoRA on the training part, under the standard template."""
+        """Return the settings of the third stage: LoRA on the training part, standard template.
+
+        Args:
+            on_log: called with the step, the last step and what is logged.
+        """
         held_out = self.out / EXTENDED / VALIDATION
         config = replace(self.training, eval_data=str(held_out)) if self.validation else None
         return TrainingRun(
@@ -139,7 +158,17 @@ class Reproduction:
         )
 
     def evaluation(self, classifier: StrategyClassifier) -> Evaluation:
-        """The last stage: the test part under all templates, and the fine-tuned model."""
+        """Return the settings of the last stage: the test part under all templates.
+
+        The base model is evaluated under every template, the fine-tuned one under the standard
+        template.
+
+        Args:
+            classifier: says which strategy a reply follows.
+
+        Raises:
+            ValueError: the folder holds no adapter.
+        """
         return Evaluation(
             file=self.out / EXTENDED / TEST,
             out=self.out / EVALUATION,

@@ -1,7 +1,8 @@
-"""The correlation of a score with accuracy over rows, with an interval over dialogues.
+"""Correlate a score with accuracy over conditions, with an interval over dialogues.
 
-The points are rows, few and not drawn from anything. So the interval comes from drawing dialogues
-and computing every row's two means anew, not from drawing rows.
+Each point is a condition. There are few, and they were not drawn from a population. So the interval
+comes from drawing dialogues and computing the two means of every condition anew, not from drawing
+conditions. Reasons call a condition a "row", as the report's tables do.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from sra_fast.tools.missing_extra import needed
 from .resampling import Means
 
 
-def row_correlation(
+def condition_correlation(
     means: Means, column: int, kind: Kind = "pearson", *, log: bool = False
 ) -> Correlation:
-    """Of column ``column`` with column 0 over the groups that have both.
+    """Correlate the mean of a score with accuracy over the conditions that have both.
 
     Args:
-        means: the groups are the rows, column 0 is accuracy.
-        column: the score's.
-        kind: Pearson, or Spearman (Pearson of the midranks).
-        log: take the natural logarithm of the score's mean; a row whose mean is 0 is left out.
+        means: means by condition (its groups) and column; column 0 is accuracy.
+        column: the number of the score's column.
+        kind: "pearson", or "spearman" (Pearson of the midranks).
+        log: take the natural logarithm of the score's mean; a condition whose mean is 0 is then
+            left out.
     """
     score = _log(means.values[:, column]) if log else means.values[:, column]
     there = ~numpy.isnan(score) & ~numpy.isnan(means.values[:, 0])
@@ -54,9 +56,16 @@ def row_correlation(
 def leave_one_out(
     names: Sequence[str], scores: Sequence[float], accuracy: Sequence[float]
 ) -> dict[str, float | None]:
-    """Pearson's r of all rows but one, by the name of that one; rows with NaN are not among them.
+    """Compute Pearson's r of all conditions but one, leaving out each in turn.
 
-    Rows are few: what hangs on one of them shows here, and not in the interval.
+    There are few conditions: how much r depends on a single one shows here, not in the interval.
+
+    Args:
+        names: ``[G]`` the names of the conditions.
+        scores, accuracy: ``[G]`` their means; a condition where either is NaN takes no part.
+
+    Returns:
+        r by the name of the condition left out; None where r is undefined.
     """
     known = [
         (name, x, y)
@@ -71,7 +80,10 @@ def leave_one_out(
 
 
 def drawn_correlations(xs: Floats, ys: Floats, kind: Kind) -> Floats:
-    """Coefficients ``[draws]`` of ``xs, ys [draws, rows]``; NaN where undefined or a mean is."""
+    """Compute the coefficient of every draw, ``[draws]``, from ``xs, ys [draws, conditions]``.
+
+    It is NaN where it is undefined, or where one of the means is NaN.
+    """
     if kind == "spearman":
         with needed("pipeline", "scipy"):
             from scipy.stats import rankdata

@@ -1,4 +1,8 @@
-"""The rows of the table: who replies, under which template, and what comes of it."""
+"""Fill the conditions of an evaluation: generate replies, score them and make their records.
+
+A condition is one model under one prompt template: a line of the evaluation's table. On disk and in
+``results.json`` it is called a row.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +35,17 @@ from .reply_scores import head_masses, lookback, score_replies
 
 REPLIES, SCORES, PERPLEXITIES = "replies", "scores", "perplexities"
 
-_AT_ONCE = 64  # perplexities that a crash may cost
+_AT_ONCE = 64  # replies between two writes: a crash costs the perplexities of so many
 
 
 @dataclass(frozen=True)
-class RowPlan:
-    """A row of the table.
+class ConditionPlan:
+    """A condition that is to be evaluated: a model under a prompt template.
 
     Attributes:
-        name: what the table calls it.
+        name: what the table calls the condition.
         source: the model that replies and is scored.
-        template: of its prompts.
+        template: the template of its prompts.
     """
 
     name: str
@@ -50,18 +54,18 @@ class RowPlan:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """A row with its replies and their scores.
+class Condition:
+    """A condition with its replies and their scores.
 
     Attributes:
-        plan: which.
-        conversations: those that got a reply, with it.
-        replies: to these, in order.
-        unanswered: those that got an empty one.
-        result: SRA of the replies.
+        plan: the model and the template.
+        conversations: the n conversations that got a reply, each ending in that reply.
+        replies: the replies to these conversations, in their order.
+        unanswered: the conversations that got an empty reply.
+        result: SRA of the n replies.
     """
 
-    plan: RowPlan
+    plan: ConditionPlan
     conversations: list[Conversation]
     replies: list[Reply]
     unanswered: list[Conversation]
@@ -69,12 +73,12 @@ class Row:
 
     @property
     def mass(self) -> Tensor:
-        """float32 ``[n, L, H]`` on the strategy."""
+        """Mean attention mass of each reply on its strategy, float32 ``[n, layers, heads]``."""
         return head_masses(self.result)
 
 
-def fill_row(
-    plan: RowPlan,
+def fill_condition(
+    plan: ConditionPlan,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Conversation],
@@ -83,8 +87,18 @@ def fill_row(
     batch: int,
     folder: Path,
     on_progress: Callable[[int], None],
-) -> Row:
-    """Generates and scores what is not there yet.
+) -> Condition:
+    """Generate and score the replies of a condition that are not in its folder yet.
+
+    Args:
+        plan: the condition.
+        model, tokenizer: the loaded model of the condition, and its tokenizer.
+        conversations: the conversations whose last reply is written anew.
+        strategies: the description of each strategy, by its name.
+        sampling: how replies are drawn.
+        batch: how many prompts go through the model at once.
+        folder: where replies and scores of this condition are kept.
+        on_progress: called with the number of replies that a batch brought.
 
     Raises:
         ValueError: all replies are empty, or a conversation cannot be used.
@@ -97,14 +111,14 @@ def fill_row(
     ]
     if not whole:
         raise ValueError(
-            f"{plan.name}: all of {len(conversations)} replies are empty; is this a chat model?"
+            f"{plan.name}: all of the {len(conversations)} replies are empty; is this a chat model?"
         )
     settings = {"row": plan.name, "model": plan.source.fingerprint(), "sampling": asdict(sampling)}
     scores = folder / f"{SCORES}-{_digest(whole)}"
-    for stale in set(folder.glob(f"{SCORES}*")) - {scores}:  # of other replies
+    for stale in set(folder.glob(f"{SCORES}*")) - {scores}:  # scores of earlier replies
         shutil.rmtree(stale)
     result = score_replies(model, tokenizer, whole, plan.template, strategies, scores, settings)
-    return Row(
+    return Condition(
         plan,
         whole,
         [replies[one.id] for one in whole],
@@ -113,20 +127,33 @@ def fill_row(
     )
 
 
-def row_perplexities(
-    row: Row,
+def condition_perplexities(
+    condition: Condition,
     judge: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     template: PromptTemplate,
     strategies: Mapping[str, str],
     folder: Path,
 ) -> list[float]:
-    """Of each reply, by one and the same model under one template; kept in ``folder``."""
+    """Compute the perplexity of each reply of a condition, continuing from what ``folder`` holds.
+
+    Args:
+        condition: the replies.
+        judge: returns the model that judges the language, and its tokenizer; called only when a
+            perplexity is missing.
+        template: the template of the prompt that a reply is judged under. It and the judge must be
+            the same for all conditions that are compared.
+        strategies: the description of each strategy, by its name.
+        folder: where finished perplexities are kept.
+
+    Returns:
+        One perplexity for each reply, in order.
+    """
     parts = KeptParts(folder, ".json", _read_perplexities, _write_perplexities)
-    replies = _digest(row.conversations)
+    replies = _digest(condition.conversations)
     kept = parts.get(PERPLEXITIES)
     values = kept.values if kept is not None and kept.replies == replies else []
-    while len(values) < len(row.conversations):
-        part = row.conversations[len(values) : len(values) + _AT_ONCE]
+    while len(values) < len(condition.conversations):
+        part = condition.conversations[len(values) : len(values) + _AT_ONCE]
         values += perplexities(*judge(), part, template, strategies)
         parts.put(PERPLEXITIES, _Perplexities(replies, values))
     return values
@@ -134,11 +161,11 @@ def row_perplexities(
 
 @dataclass(frozen=True)
 class _Perplexities:
-    """Of the first replies of a row.
+    """The perplexities of the first replies of a condition, as they are kept on disk.
 
     Attributes:
-        replies: digest of all replies of the row.
-        values: one a reply.
+        replies: digest of all replies of the condition.
+        values: one perplexity for each of the first replies.
     """
 
     replies: str
@@ -155,43 +182,45 @@ def _write_perplexities(path: Path, kept: _Perplexities) -> None:
 
 
 def records(
-    row: Row, classifier: StrategyClassifier, perplexity: Sequence[float | None]
+    condition: Condition, classifier: StrategyClassifier, perplexity: Sequence[float | None]
 ) -> list[Record]:
-    """What the analysis reads: of each reply in order, then of the conversations without one.
+    """Make the records of a condition: those of its replies in order, then of the empty replies.
 
     An empty reply follows no strategy and pays no attention to any: its scores are NaN.
 
     Args:
-        perplexity: of each reply.
+        condition: the replies and their scores.
+        classifier: says which strategy each reply follows.
+        perplexity: the perplexity of each reply, or None where it was not measured.
 
     Raises:
-        ValueError: a strategy that the classifier does not know.
+        ValueError: the classifier does not know a strategy that was asked for.
     """
-    texts = [reply.text for reply in row.replies]
+    texts = [reply.text for reply in condition.replies]
     probabilities = classifier.probabilities(texts)
     classes = list(classifier.classes)
-    unknown = {c.strategy for c in (*row.conversations, *row.unanswered)} - set(classes)
+    unknown = {c.strategy for c in (*condition.conversations, *condition.unanswered)} - set(classes)
     if unknown:
         raise ValueError(
             f"the classifier does not know the strategies {', '.join(sorted(unknown))}; train one "
             "on them, or leave these conversations out"
         )
-    scores = {name: values.tolist() for name, values in row.result.scores.items()}
-    looks = lookback(row.result).tolist()
+    scores = {name: values.tolist() for name, values in condition.result.scores.items()}
+    looks = lookback(condition.result).tolist()
     found = [
         _record(
-            row,
+            condition,
             conversation,
             predicted=classes[int(probabilities[index].argmax())],
             probability=float(probabilities[index][classes.index(conversation.strategy)]),
             sra={name: values[index] for name, values in scores.items()},
             lookback=looks[index],
-            tokens=row.replies[index].tokens,
-            finished=row.replies[index].finished,
+            tokens=condition.replies[index].tokens,
+            finished=condition.replies[index].finished,
             perplexity=perplexity[index],
             text=texts[index],
         )
-        for index, conversation in enumerate(row.conversations)
+        for index, conversation in enumerate(condition.conversations)
     ]
     nothing = {
         "predicted": "",
@@ -203,12 +232,14 @@ def records(
         "perplexity": None,
         "text": "",
     }
-    return found + [_record(row, conversation, **nothing) for conversation in row.unanswered]
+    return found + [
+        _record(condition, conversation, **nothing) for conversation in condition.unanswered
+    ]
 
 
-def _record(row: Row, conversation: Conversation, **measured: Any) -> Record:
+def _record(condition: Condition, conversation: Conversation, **measured: Any) -> Record:
     return Record(
-        row=row.plan.name,
+        row=condition.plan.name,
         item=conversation.id,
         dialogue=conversation.dialogue or conversation.id,
         strategy=conversation.strategy,
@@ -219,20 +250,20 @@ def _record(row: Row, conversation: Conversation, **measured: Any) -> Record:
 
 
 def _turn(conversation: Conversation) -> int:
-    """Number of the last reply among the assistant's messages."""
+    """Return the number of the last reply among the assistant messages, from 1."""
     return 1 + sum(message.role == "assistant" for message in conversation.last_reply[0])
 
 
 def _digest(whole: Sequence[Conversation]) -> str:
-    """Of conversations with their replies."""
+    """Return a digest of the ids and last replies of conversations."""
     return digest(*(text for one in whole for text in (one.id, one.last_reply[1])))
 
 
-def summary(row: Row) -> dict[str, Any]:
-    """For the report's gaps."""
+def summary(condition: Condition) -> dict[str, Any]:
+    """Count the replies of a condition, and those that are empty or were cut off."""
     return {
-        "row": row.plan.name,
-        "replies": len(row.conversations),
-        "empty": len(row.unanswered),
-        "cut_off": sum(not reply.finished for reply in row.replies),
+        "row": condition.plan.name,
+        "replies": len(condition.conversations),
+        "empty": len(condition.unanswered),
+        "cut_off": sum(not reply.finished for reply in condition.replies),
     }
