@@ -16,9 +16,6 @@ LINKS = ("sra_fast/kernels", "sra_fast/training")
 TO_DO: tuple[str, ...] = (
     "benchmarks",
     "kernels",
-    "sra_fast/cli",
-    "sra_fast/report",
-    "training/cli",
     "training/lora",
     "training/pipeline",
 )
