@@ -42,7 +42,7 @@ def demo(
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Run the comparison on six sample conversations with SmolLM2-135M-Instruct.
+    """Compare prompt templates on six sample conversations with SmolLM2-135M-Instruct.
 
     It scores the last reply of five short conversations under all seven prompt templates, and
     every reply of a long one in a single forward pass, which shows how attention to the strategy

@@ -94,8 +94,10 @@ def test_a_paragraph_is_one_line_that_the_terminal_wraps(path: str) -> None:
 @pytest.mark.parametrize("columns", [60, 100])
 def test_lines_of_a_description_are_filled(columns: int) -> None:
     command = [sys.executable, "-m", "sra_fast", "annotate", "agree", "--help"]
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    environment = {**os.environ, "COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}
+    shown = subprocess.run(
+        command, capture_output=True, encoding="utf-8", check=True, env=environment
+    )
     *_, description = re.split(r"\n\s*\n", shown.stdout.partition("╭")[0].rstrip())
     *filled, _ = description.splitlines()
     assert filled

@@ -65,7 +65,7 @@ def evaluate(
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Have a model reply under several templates, and relate SRA to the strategy it follows.
+    """Have a model reply under several templates, and relate SRA to the strategies followed.
 
     The last reply of each conversation is written anew, scored under every definition of SRA, and
     classified by the strategy that it follows. The file report.md has the paper's tables and
