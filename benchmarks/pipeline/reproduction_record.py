@@ -31,8 +31,12 @@ _SHOWN_OF_QUALITY = ("responses", "accuracy", "low", "high", "macro_f1", "majori
 def main(arguments: Sequence[str] | None = None) -> int:
     """Copy the files of a run and write its record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline.reproduction_record")
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished reproduction")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where it is kept")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="The folder of a finished reproduction."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, metavar="DIR", help="The folder to keep it in."
+    )
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     results = json.loads((given.run / "results.json").read_text(encoding="utf-8"))

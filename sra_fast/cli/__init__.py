@@ -1,1 +1,1 @@
-"""The command line ``sra-fast``."""
+"""The commands of ``sra-fast``, with the options and the output that they share."""

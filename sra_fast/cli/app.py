@@ -1,4 +1,4 @@
-"""The commands of ``sra-fast``, by name: each is imported when it is called, and torch after it."""
+"""The commands of ``sra-fast`` by name, each of which is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["--help", "-h"]},  # of every command below, too
     pretty_exceptions_enable=False,
-    help="How much the replies of a chat model attend to the strategy they were told to follow "
-    "(Strategy Relevant Attention, arXiv 2402.10453).",
-    epilog="Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
+    help="Measure how much the replies of a chat model attend to the strategy that they were told "
+    "to follow (Strategy Relevant Attention, SRA, arXiv 2402.10453).",
+    epilog="The exit status is 0 after success, 1 after a failure, 2 after wrong use, and 130 "
+    "after an interruption.",
 )
 
 
@@ -49,7 +50,7 @@ def _options(
         typer.Option(
             "--version",
             "-V",
-            help="Print the version and exit.",
+            help="Print the version of the library and exit.",
             callback=_print_version,
             is_eager=True,
         ),

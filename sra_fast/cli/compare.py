@@ -1,4 +1,4 @@
-"""``sra-fast compare``: the same conversations under several prompt templates."""
+"""The command ``sra-fast compare``, which scores conversations under several templates."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ def compare(
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Compare prompt templates: SRA by template, by turn and by strategy.
+    """Score conversations under several prompt templates, and compare their SRA.
 
-    Writes compare.md, compare.json and three PNGs into a folder of their own
-    (sra-results/FILE's name-compare, or --out), and each template's scores below it. Killed at any
-    moment, the same command continues; templates that are done already are not scored again.
+    It writes compare.md, compare.json and three pictures into a folder of their own, which is
+    sra-results/NAME-compare for an input NAME.jsonl unless --out names another, and the scores of
+    each template below it. If it is interrupted, the same command continues, and does not score
+    finished templates again.
     """
     with session(as_json, debug) as current:
         chosen = choose_templates(templates, "--templates")
@@ -86,7 +87,7 @@ def compare(
 
 
 def template_folder(folder: Path, template: str) -> Path:
-    """Where a comparison in ``folder`` keeps the scores of a template.
+    """Return where a comparison in ``folder`` keeps the scores of a template.
 
     The name of a user's own template may be any text; no two names share a folder.
     """

@@ -1,4 +1,4 @@
-"""``sra-fast convert``: ESConv's files to conversations."""
+"""The command ``sra-fast convert``, which turns dialogues of ESConv into conversations."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sra_fast.cli.session import session
 
 
 def convert(
-    source: Annotated[Path, options.existing_file("IN", options.DIALOGUES)],
+    source: Annotated[Path, options.existing_file("DIALOGUES", options.DIALOGUES)],
     out: Annotated[
         Path,
         typer.Option(
             "--out",
             metavar="OUT.jsonl",
-            help="Where the conversations go.",
+            help="The file to write the conversations into, one JSON object per line.",
             dir_okay=False,
             show_default=False,
         ),
@@ -28,17 +28,18 @@ def convert(
         typer.Option(
             "--strategy",
             metavar="NAME",
-            help="Hold whole dialogues against this strategy, instead of each supporter turn "
-            "against its own annotation.",
+            help="Make one conversation of each dialogue, all of whose replies are scored against "
+            "this strategy; without it, each annotated supporter turn becomes a conversation with "
+            "the strategy of its annotation.",
             show_default=False,
         ),
     ] = None,
     strategies: options.StrategyFile = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    force: options.ForceOption = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Convert a file of ESConv's formats to conversations, one JSON object a line."""
+    """Convert dialogues in the formats of ESConv to conversations that can be scored."""
     with session(as_json, debug) as current:
         from sra_fast.chat import esconv
         from sra_fast.chat.conversations import write_conversations

@@ -1,4 +1,4 @@
-"""``sra-fast demo``: the comparison on the conversations that come with the library."""
+"""The command ``sra-fast demo``, which compares templates on the library's own conversations."""
 
 from __future__ import annotations
 
@@ -21,27 +21,33 @@ def demo(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", metavar="DIR", file_okay=False, help="Where tables, pictures and scores go."
+            "--out",
+            metavar="DIR",
+            file_okay=False,
+            help="The folder to write tables, pictures and scores into.",
         ),
     ] = Path("demo-results"),
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME_OR_DIR", help="As for 'sra-fast score'.")
+        str, typer.Option("--model", metavar="NAME_OR_DIR", help=options.MODEL)
     ] = "smollm2",
     dtype: Annotated[
         DType,
         typer.Option(
-            "--dtype", help="auto is bfloat16 on a CPU that multiplies it, else as stored."
+            "--dtype",
+            help="The number format to load the weights in; auto is bfloat16 on a CPU that "
+            "computes in it, and else the format they are stored in.",
         ),
     ] = "auto",
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Run the comparison on six sample conversations with SmolLM2-135M-Instruct.
+    """Compare prompt templates on six sample conversations with SmolLM2-135M-Instruct.
 
-    The last reply of five short conversations under all seven templates, and every reply of a long
-    one in a single forward pass: how attention to the strategy drifts. Computed anew every time;
-    an earlier demo's results in DIR are replaced.
+    It scores the last reply of five short conversations under all seven prompt templates, and
+    every reply of a long one in a single forward pass, which shows how attention to the strategy
+    drifts. Everything is computed anew, and the results of an earlier demo in the folder of --out
+    are replaced.
     """
     with session(as_json, debug) as current:
         from sra_fast.chat.conversations import read_conversations
@@ -105,7 +111,7 @@ def demo(
 
 
 def quick_dtype(device: Device) -> DType:
-    """bfloat16 on a CPU with instructions for it: twice as fast, means within a percent or so."""
+    """Return "bfloat16" on a CPU with instructions for it: twice as fast, means within about 1%."""
     import torch
 
     from sra_fast.files.models import choose_device

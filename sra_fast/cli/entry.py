@@ -1,4 +1,4 @@
-"""Where the console script ``sra-fast`` and ``python -m sra_fast`` begin."""
+"""The place where the console script ``sra-fast`` and ``python -m sra_fast`` begin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NEEDED = ("typer", "rich")
 
 
 def main() -> None:
-    """Runs the command line; says what to install if its packages are missing."""
+    """Run the command line, or say what to install if its packages are missing."""
     # Threads that spin at every barrier cost 7% less on an idle machine and five times more on a
     # busy one. It counts only before torch is imported, and only if the user has not chosen.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

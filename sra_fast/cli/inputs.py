@@ -1,4 +1,4 @@
-"""From the options of a command to what it works on; wrong ones are a wrong use."""
+"""Turn the options of a command into what it works on; wrong values are reported as wrong use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS = Path("sra-results")
 
 
 def choose_template(name: str, option: str) -> PromptTemplate:
-    """One of the seven by name, or a user's own from a file."""
+    """Return one of the seven templates by name, or a user's own from a file."""
     from sra_fast.chat.templates import TEMPLATES, PromptTemplateError, get_template, read_template
 
     if name not in TEMPLATES and Path(name).is_file():
@@ -32,7 +32,7 @@ def choose_template(name: str, option: str) -> PromptTemplate:
 
 
 def choose_templates(names: str, option: str) -> list[PromptTemplate]:
-    """Several, separated by commas, each once."""
+    """Return the templates of a list separated by commas, in which each may stand once."""
     chosen = [choose_template(name.strip(), option) for name in names.split(",") if name.strip()]
     if not chosen:
         raise typer.BadParameter("names no template", param_hint=f"'{option}'")
@@ -56,7 +56,7 @@ def make_scorer(
     device: Device,
     backend: str,
 ) -> FileScorer:
-    """The scorer for a file, its model not loaded yet."""
+    """Return the scorer for a file, whose model is not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
     from sra_fast.files.models import choose_device, find_model
     from sra_fast.files.score_file import FileScorer, ScoringOptions

@@ -7,6 +7,7 @@ it becomes ``{"error": …}`` on standard output if ``--json`` is among the argu
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -80,14 +81,14 @@ def lazy_group(places: Mapping[str, str]) -> type[TyperGroup]:
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether ``--json`` stands anywhere among the options, in its place or not."""
+    """Tell whether ``--json`` stands anywhere among the options, in its place or not."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--json" in options
 
 
 @contextmanager
 def _usage_errors(as_json: bool) -> Iterator[None]:
-    """Prints wrong use as one JSON object too; of several processes, the first one does."""
+    """Print wrong use as one JSON object too, in the first of several processes."""
     try:
         yield
     except _UsageError as error:
@@ -103,7 +104,15 @@ def _load(name: str, place: str) -> Any:
     if isinstance(found, typer.Typer):
         group = get_group(found)
         group.name = name
+        for command in (group, *group.commands.values()):
+            command.help = _unwrapped(command.help)
         return group
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name)(found)
+    alone.command(name, help=_unwrapped(found.__doc__))(found)
     return get_command(alone)
+
+
+def _unwrapped(text: str | None) -> str:
+    """Return a docstring with one line per paragraph, which the terminal wraps at its own width."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

@@ -1,4 +1,4 @@
-"""Progress bars, on standard error; each gives the function that its work reports to."""
+"""Progress bars on standard error, each of which gives the function that work reports to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def token_progress(session: Session, jobs: Sequence[Job]) -> Iterator[Callable[[Job, int], None]]:
-    """Over the tokens of several jobs; for ``FileScorer.run``."""
+    """Show progress over the tokens of several jobs, as ``FileScorer.run`` reports it."""
     from rich.progress import TaskProgressColumn
 
     bar = progress_bar(session, TaskProgressColumn())

@@ -1,8 +1,8 @@
-"""What other libraries print of their own accord stays away from the output of a command.
+"""Keep what other libraries print of their own accord away from the output of a command.
 
-Progress bars, log messages below errors, and warnings are meant. Whoever has chosen otherwise by an
-environment variable of such a library, or by Python's ``-W``, is obeyed; so is ``--debug``, under
-which nothing here is used.
+This means progress bars, warnings, and log messages below errors. Whoever has chosen otherwise by
+an environment variable of such a library, or by Python's ``-W``, is obeyed; so is ``--debug``,
+under which nothing here is used.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _without_bars(module: Any, off: str, on: str, state: str, means_off: bool) -
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """For libraries that are imported inside, and for processes that are started there."""
+    """Set variables for libraries that are imported inside, and processes that start there."""
     added = {name: value for name, value in _READ_ON_IMPORT.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -114,7 +114,7 @@ def _environment() -> Iterator[None]:
 
 @contextmanager
 def _own_warnings(say: Callable[[str], None]) -> Iterator[None]:
-    """Of all warnings only this library's are shown, as sentences."""
+    """Show the warnings of this library as sentences, and no others."""
 
     def show(message: Warning | str, *place: Any, **more: Any) -> None:
         say(f"warning: {message}")

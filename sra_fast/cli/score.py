@@ -1,4 +1,4 @@
-"""``sra-fast score``: a file of conversations to one score per response."""
+"""The command ``sra-fast score``, which gives one score to each response of a file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def score(
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Score the responses of a file of conversations.
+    """Score how much each response in a file of conversations attends to its strategy.
 
-    Writes scores.jsonl, scores.parquet and masses.safetensors into a folder of their own
-    (sra-results/FILE's name, or --out). Killed at any moment, the same command continues.
+    It writes scores.jsonl, scores.parquet and masses.safetensors into a folder of their own, which
+    is sra-results/NAME for an input NAME.jsonl unless --out names another. If it is interrupted,
+    the same command continues.
     """
     with session(as_json, debug) as current:
         chosen = choose_template(template, "--template")

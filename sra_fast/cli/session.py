@@ -1,4 +1,4 @@
-"""What every command does around its work: where output goes, and how it ends."""
+"""What every command does around its work: it directs the output and sets the exit status."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Session:
         self.result: dict[str, Any] = {}
 
     def show(self, what: RenderableType) -> None:
-        """Prints something of the result, a table usually: stderr under ``--json``."""
+        """Print a part of the result, usually a table; to standard error under ``--json``."""
         self._console(stderr=self._as_json).print(what)
 
     def say(self, text: str) -> None:
-        """Prints a sentence for people, as it is, to stderr."""
+        """Print a sentence for people, as it is, to standard error."""
         print(printable(text), file=sys.stderr, flush=True)
 
     def progress_console(self) -> Console:
-        """Where progress is shown."""
+        """Return the console on standard error that progress is shown on."""
         return self._console(stderr=True)
 
     def _console(self, *, stderr: bool) -> Console:
@@ -61,7 +61,7 @@ class Session:
 
 
 class _Sentences(logging.Handler):
-    """Prints what the library logs as sentences for people, through :meth:`Session.say`."""
+    """A log handler that prints messages as sentences for people, through :meth:`Session.say`."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(logging.INFO)
@@ -73,7 +73,7 @@ class _Sentences(logging.Handler):
 
 @contextmanager
 def _logging(session: Session) -> Iterator[None]:
-    """Shows what ``sra_fast`` logs on standard error while a command works."""
+    """Show what ``sra_fast`` logs on standard error while a command works."""
     logger, handler = logging.getLogger("sra_fast"), _Sentences(session)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -88,7 +88,7 @@ def _logging(session: Session) -> Iterator[None]:
 
 @contextmanager
 def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Session]:
-    """Runs a command's work; an error becomes one message and exit status 1.
+    """Run the work of a command; an error becomes one message and exit status 1.
 
     With ``as_json`` nothing but the result, or ``{"error": …}``, reaches standard output, whatever
     a library prints meanwhile. What this library logs and warns of is printed as sentences on
@@ -127,11 +127,11 @@ def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Sess
 
 
 def _silent(text: str) -> None:
-    """What becomes of a sentence in a process that does not speak."""
+    """Drop a sentence, in a process that does not speak."""
 
 
 def _message(error: Exception) -> str:
-    """The error in the words of whoever raised it, safe to print on a terminal."""
+    """Return the error in the words of whoever raised it, safe to print on a terminal."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, ModuleNotFoundError):
         if not isinstance(error, MissingExtraError) and error.name:
@@ -148,7 +148,7 @@ def _message(error: Exception) -> str:
 
 
 def _hint(arguments: Sequence[str]) -> str:
-    """The options of the running command that stand for these arguments, in brackets."""
+    """Return the options of the running command that stand for these arguments, in brackets."""
     options = {parameter.name: parameter for parameter in running_parameters()}
     names = [max(options[name].opts, key=len) for name in arguments if name in options]
     return f" ({', '.join(names)})" if names else ""
@@ -156,7 +156,7 @@ def _hint(arguments: Sequence[str]) -> str:
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Everything written to standard output goes to standard error, also by C code."""
+    """Send everything that is written to standard output to standard error, also by C code."""
     sys.stdout.flush()
     try:
         descriptor = sys.stdout.fileno()

@@ -1,4 +1,4 @@
-"""Estimates as tables for the terminal. Names are data: never markup, never control characters."""
+"""Estimates as tables for the terminal; names are data, so they are never read as markup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_TURNS = 12  # shown of each template; the files have all
 def estimates_table(
     title: str, keys: Iterable[str], entries: Iterable[tuple[tuple[str, ...], MeanSRA]]
 ) -> Table:
-    """A table with the cells of each entry's key, then its numbers."""
+    """Return a table whose rows hold the key of an entry, then its numbers."""
     table = Table(title=Text(title, style="bold"), title_justify="left")
     for key in keys:
         table.add_column(key)
@@ -29,7 +29,7 @@ def estimates_table(
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """By template, by strategy, and by turn (spread over the conversation where there are many)."""
+    """Return the tables by template, by strategy, and by turn, of which it shows at most twelve."""
     by_turn: dict[str, list[tuple[tuple[str, ...], MeanSRA]]] = {}
     for (template, turn), estimate in comparison.by_turn.items():
         by_turn.setdefault(template, []).append(((template, str(turn)), estimate))
@@ -53,7 +53,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 def _spread(
     entries: list[tuple[tuple[str, ...], MeanSRA]],
 ) -> list[tuple[tuple[str, ...], MeanSRA]]:
-    """At most so many entries, the first and the last among them."""
+    """Return at most twelve entries, spread evenly, the first and the last among them."""
     count = min(len(entries), _MOST_TURNS)
     last = len(entries) - 1
     return [entries[round(index * last / max(1, count - 1))] for index in range(count)]

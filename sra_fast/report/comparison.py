@@ -31,7 +31,7 @@ class MeanSRA:
 
     @property
     def sra(self) -> float:
-        """The mean itself."""
+        """The mean SRA of the responses."""
         assert self.mean.value is not None  # a group has one response or more
         return self.mean.value
 

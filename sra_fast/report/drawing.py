@@ -1,4 +1,4 @@
-"""What all figures share: an empty one, a title, and the file."""
+"""Make, title and save figures, the same way for all of them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands of the paper's pipeline, which the command line names in its table."""
+"""The commands for training and for the paper's pipeline, which ``sra-fast`` looks up by name."""

@@ -1,4 +1,4 @@
-"""``sra-fast annotate``: sheets for human judges, and what filled ones say."""
+"""The commands ``sra-fast annotate``, which make sheets for people and analyse filled-in ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN_GAPS = 5
 
 annotate = typer.Typer(
     no_args_is_help=True,
-    help="Have people compare two systems: blinded sheets, and the analysis of filled-in ones.",
+    help="Make blinded sheets on which people compare two systems, and analyse filled-in ones.",
 )
 
 
@@ -30,7 +30,8 @@ def _scores(name: str, system: str) -> typer.models.OptionInfo:
     info: typer.models.OptionInfo = typer.Option(
         name,
         metavar="DIR_OR_FILE",
-        help=f"SRA of {system}'s replies: the folder of sra-fast score, or its table.",
+        help=f"The SRA of the replies of system {system}: the folder that 'score' wrote, or a CSV "
+        "or JSONL file with its columns.",
         exists=True,
         show_default=False,
     )
@@ -39,47 +40,50 @@ def _scores(name: str, system: str) -> typer.models.OptionInfo:
 
 @annotate.command()
 def export(
-    file_a: Annotated[
-        Path, options.existing_file("A.jsonl", "Conversations with one system's replies.")
-    ],
-    file_b: Annotated[Path, options.existing_file("B.jsonl", "The same with the other system's.")],
+    file_a: options.FileA,
+    file_b: options.FileB,
     out: Annotated[
         Path,
         typer.Option(
             "--out",
             metavar="DIR",
             file_okay=False,
-            help="The folder for the sheets and their key.",
+            help="The folder to write the sheets and their key into.",
             show_default=False,
         ),
     ],
-    items: Annotated[
-        int | None,
-        typer.Option("--items", metavar="N", min=1, help="So many, at random.", show_default="all"),
-    ] = None,
+    items: options.ItemCount = None,
     annotators: Annotated[
-        int, typer.Option("--annotators", metavar="K", min=1, help="Sheets to write.")
+        int,
+        typer.Option(
+            "--annotators",
+            metavar="N",
+            min=1,
+            help="How many sheets to write, one for each annotator.",
+        ),
     ] = 2,
-    seed: Annotated[int, typer.Option("--seed", help="Of items, sides and order.")] = 0,
-    name_a: Annotated[
-        str | None,
-        typer.Option("--name-a", help="Of the first system.", show_default="its file's name"),
-    ] = None,
-    name_b: Annotated[
-        str | None,
-        typer.Option("--name-b", help="Of the second.", show_default="its file's name"),
-    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            help="Seed of every random draw: the items, their order, and which reply stands first.",
+        ),
+    ] = 0,
+    name_a: options.NameA = None,
+    name_b: options.NameB = None,
     sra_a: Annotated[Path | None, _scores("--sra-a", "A")] = None,
     sra_b: Annotated[Path | None, _scores("--sra-b", "B")] = None,
     strategies: options.StrategyFile = None,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Write blinded sheets: CSV for spreadsheets, JSON and a labelling page for Label Studio.
+    """Write blinded sheets on which people compare the replies of two systems.
 
-    Nothing in a sheet tells which system wrote which reply; key.json does, so keep it from the
-    annotators. Each system stands first in half of the items, also within each strategy. A file
-    that is there already, and perhaps filled in, is never replaced.
+    They are CSV files for spreadsheets, and JSON files with a labelling page for Label Studio.
+    Nothing in a sheet tells which system wrote which reply. The file key.json does, so keep it from
+    the annotators. Each system stands first in half of the items, also within each strategy. A file
+    that exists already is never replaced, since it may be filled in.
     """
     with session(as_json, debug) as current:
         names = (name_a or file_a.stem, name_b or file_b.stem)
@@ -134,16 +138,17 @@ def agree(
         list[Path],
         options.existing_file(
             "FILE...",
-            "CSV or JSONL with item, annotator, preference, sra_a, sra_b, system_a, system_b, and "
-            "dialogue if known; with --key the filled-in sheets, or Label Studio's JSON exports.",
+            "The judgements to analyse: with --key, filled-in sheets or JSON exports of Label "
+            "Studio; without it, CSV or JSONL files with the columns item, annotator, preference, "
+            "sra_a, sra_b, system_a, system_b and, if known, dialogue.",
         ),
     ],
     key: Annotated[
         Path | None,
         typer.Option(
             "--key",
-            metavar="key.json",
-            help="Of the sheets.",
+            metavar="KEY.json",
+            help="The key.json that 'annotate export' wrote beside the sheets.",
             exists=True,
             dir_okay=False,
             readable=True,
@@ -153,12 +158,12 @@ def agree(
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Analyse judgements: preference against SRA, agreement of the annotators, win rates.
+    """Analyse how people judged: preference against SRA, agreement, and win rates.
 
-    A positive preference (to +4) says that b is better, a negative one (to -4) a; the SRA
-    difference is b less a. Trimmed figures go without the values outside the 1st to 99th
-    percentile. Missing preferences are counted and named, and never taken for 0. Intervals draw
-    whole dialogues where the key or a column 'dialogue' names them, else items.
+    A preference from 1 to 4 says that system B is better, one from -1 to -4 that system A is. The
+    difference of SRA is that of B minus that of A. Trimmed figures leave out values below the 1st
+    or above the 99th percentile. Missing preferences are counted and named, and never taken for 0.
+    The intervals draw whole dialogues if the key or a column 'dialogue' names them, and else items.
     """
     with session(as_json, debug) as current:
         from ..pipeline.annotation.agreement import analyse, to_json
@@ -195,7 +200,7 @@ def _tables(agreement: Agreement) -> list[Table]:
 
 
 def _notes(agreement: Agreement) -> list[str]:
-    """What is missing, why figures are, and what the intervals draw."""
+    """Say what is missing, why figures are missing, and what the intervals draw."""
     figures: list[tuple[str, Correlation | Estimate]] = [
         *((f"r of {name}", one) for name, one in agreement.pearson.items()),
         *((f"trimmed r of {name}", one) for name, one in agreement.pearson_trimmed.items()),

@@ -1,4 +1,4 @@
-"""``sra-fast classify``: which strategy a reply follows."""
+"""The commands ``sra-fast classify``, which tell the strategy that a reply follows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..pipeline.classifiers.quality import Quality
 
 classify = typer.Typer(
-    no_args_is_help=True, help="Train and use classifiers of the strategy that a reply follows."
+    no_args_is_help=True, help="Train and use classifiers that tell which strategy a reply follows."
 )
 
 
@@ -27,7 +27,9 @@ def train(
     file: Annotated[
         Path,
         options.existing_file(
-            "DATA", "Conversations, or lines of {response, strategy, id?, dialogue?}."
+            "DATA",
+            "The replies to learn from: conversations, or one JSON object per line with response, "
+            "strategy and, if known, id and dialogue.",
         ),
     ],
     out: Annotated[
@@ -36,21 +38,25 @@ def train(
             "--out",
             metavar="DIR",
             file_okay=False,
-            help="The folder for the classifier and its report.",
+            help="The folder to write the classifier and its report into.",
             show_default=False,
         ),
     ],
     kind: Annotated[
         ClassifierKind,
-        typer.Option("--kind", help="n-grams of words, sentence embeddings, or any encoder."),
+        typer.Option(
+            "--kind",
+            help="The kind of classifier: lexical counts n-grams of words, embedding uses sentence "
+            "embeddings, and roberta fine-tunes an encoder.",
+        ),
     ] = "lexical",
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             metavar="NAME_OR_DIR",
-            help="Of embedding (a MiniLM from its package) or roberta (RoBERTa-large).",
-            show_default=False,
+            help="The model, a folder or a name on the hub, that embedding or roberta builds on.",
+            show_default="a MiniLM from its package for embedding, RoBERTa-large for roberta",
         ),
     ] = None,
     settings: Annotated[
@@ -58,28 +64,50 @@ def train(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Another setting of the kind, as JSON: ngrams=[2,3], epochs=3; may be repeated.",
+            help="Another setting of the kind of classifier, its value in JSON, such as "
+            "ngrams=[2,3] or epochs=3; the option may be repeated.",
             show_default=False,
         ),
     ] = None,
     strategies: options.StrategyFile = None,
     test_fraction: Annotated[
-        float, typer.Option("--test-fraction", help="Held out for the report.")
+        float,
+        typer.Option(
+            "--test-fraction",
+            metavar="SHARE",
+            help="Hold out this share of the replies for the report, above 0 and at most 0.5.",
+        ),
     ] = 0.2,
     folds: Annotated[
-        int, typer.Option("--folds", min=0, help="Of the cross-validation, or 0 for none.")
+        int,
+        typer.Option(
+            "--folds",
+            metavar="N",
+            min=0,
+            help="How many folds the cross-validation has, at least 2; 0 leaves it out.",
+        ),
     ] = 4,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Of the splits and the training.")
+        int,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            help="Seed of every random draw: the splits of the replies and the training.",
+        ),
     ] = 42,
-    force: Annotated[bool, typer.Option("--force", help="Replace a classifier in DIR.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace a classifier that the folder of --out holds."),
+    ] = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
     """Measure a classifier on held-out replies, then train it on all of them.
 
-    Writes the classifier, report.md, report.json, confusion.png and, for lexical, ngrams.csv into
-    DIR. Killed at any moment, the same command continues after the last finished split.
+    It writes the classifier, report.md, report.json, confusion.png and, for the lexical kind,
+    ngrams.csv into the folder of --out. If it is interrupted, the same command continues after the
+    last finished split.
     """
     given = _settings(kind, model, settings or [], seed)
     with session(as_json, debug) as current:
@@ -110,7 +138,9 @@ def predict(
     file: Annotated[
         Path,
         options.existing_file(
-            "FILE", "Conversations, or lines of {response, strategy?, id?, dialogue?}."
+            "FILE",
+            "The replies to classify: conversations, or one JSON object per line with response "
+            "and, if known, strategy, id and dialogue.",
         ),
     ],
     classifier: Annotated[
@@ -118,7 +148,7 @@ def predict(
         typer.Option(
             "--classifier",
             metavar="DIR",
-            help="What 'classify train' wrote, or 'plain' for the library's own.",
+            help=options.CLASSIFIER,
             show_default=False,
         ),
     ],
@@ -128,15 +158,15 @@ def predict(
             "--out",
             metavar="OUT.jsonl",
             dir_okay=False,
-            help="Where the predictions go.",
+            help="The file to write the predictions into, one JSON object per line.",
             show_default=False,
         ),
     ],
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    force: options.ForceOption = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Predict the strategy of each reply, and say how often it is the one that the file names."""
+    """Predict which strategy each reply follows, and compare it with the one in the file."""
     with session(as_json, debug) as current:
         from ..pipeline.classifiers import load_classifier
         from ..pipeline.classifiers.labelled import read_responses
@@ -184,14 +214,14 @@ def predict(
 
 
 def settings_of(kind: ClassifierKind, seed: int) -> dict[str, Any]:
-    """Those that a seed gives: only the encoder's training draws."""
+    """Return the settings that a seed gives: only the encoder's training draws at random."""
     return {"seed": seed} if kind == "roberta" else {}
 
 
 def _settings(
     kind: ClassifierKind, model: str | None, given: list[str], seed: int
 ) -> dict[str, Any]:
-    """The settings of the kind by name; wrong ones are a wrong use."""
+    """Return the settings of the kind by name; wrong ones are reported as wrong use."""
     found = settings_of(kind, seed)
     if model is not None and kind == "lexical":
         raise typer.BadParameter("the lexical classifier has none", param_hint="'--model'")
@@ -232,7 +262,7 @@ def _by_class(measured: Quality) -> Table:
 
 
 def _confusions(measured: Quality) -> Table:
-    """The confusion matrix without its diagonal and its zeros, the most frequent first."""
+    """Return the confusion matrix without its diagonal and zeros, the most frequent first."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""``sra-fast evaluate``: adherence to strategies by template, and what SRA says of it."""
+"""The command ``sra-fast evaluate``, which relates SRA to the adherence to strategies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def evaluate(
         typer.Option(
             "--tuned",
             metavar="NAME_OR_DIR",
-            help="A fine-tuned model for one more row, under the standard template.",
+            help="A fine-tuned model to evaluate as well, under the standard template: a folder or "
+            "a name on the hub.",
             show_default=False,
         ),
     ] = None,
@@ -40,18 +41,19 @@ def evaluate(
         typer.Option(
             "--classifier",
             metavar="DIR",
-            help="What 'classify train' wrote; 'plain' comes with the library.",
+            help=options.CLASSIFIER,
         ),
     ] = "plain",
     strategies: options.StrategyFile = None,
-    items: Annotated[
-        int | None,
-        typer.Option("--items", min=1, help="Most conversations, drawn.", show_default="all"),
-    ] = None,
+    items: options.ItemCount = None,
     ablate: options.AblatedHeads = 0,
     perplexity: Annotated[
         bool,
-        typer.Option("--perplexity/--no-perplexity", help="Of replies under the base model."),
+        typer.Option(
+            "--perplexity/--no-perplexity",
+            help="Measure the perplexity of every reply under the base model, which shows broken "
+            "language.",
+        ),
     ] = True,
     temperature: replying.Temperature = 0.7,
     top_p: replying.TopP = 0.9,
@@ -63,10 +65,11 @@ def evaluate(
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Write the last reply of each conversation anew, under templates, and see what it follows.
+    """Have a model reply under several templates, and relate SRA to the strategies followed.
 
-    Every reply is scored under every definition of SRA and classified; report.md has the paper's
-    tables and figures, and what heads, strategies and turns say. Killed at any moment, the same
+    The last reply of each conversation is written anew, scored under every definition of SRA, and
+    classified by the strategy that it follows. The file report.md has the paper's tables and
+    figures, and the results by attention head, strategy and turn. If it is interrupted, the same
     command continues.
     """
     with session(as_json, debug) as current:

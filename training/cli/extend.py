@@ -1,4 +1,4 @@
-"""``sra-fast extend``: dialogues to replies under strategies they did not take."""
+"""The command ``sra-fast extend``, which writes replies under strategies drawn at random."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ def extend(
     dialogues: options.MostDialogues = None,
     cuts: options.MostCuts = None,
     probability: Annotated[
-        float, typer.Option("--probability", max=1.0, help="Of each strategy at each cut.")
+        float,
+        typer.Option(
+            "--probability",
+            metavar="SHARE",
+            max=1.0,
+            help="Draw each strategy at each cut with this probability, above 0; 1 takes them all.",
+        ),
     ] = 0.3,
     test: options.TestShare = TEST_SHARE,
     validation: options.ValidationShare = VALIDATION_SHARE,
@@ -44,10 +50,11 @@ def extend(
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Extend dialogues: cut them, draw strategies, and have a model write the next reply.
+    """Cut dialogues, draw strategies, and have a model write the next replies.
 
-    Writes train.jsonl, test.jsonl and validation.jsonl, split by dialogue, and statistics. The
-    defaults are the paper's. Killed at any moment, the same command continues.
+    It writes train.jsonl, test.jsonl and validation.jsonl, between which whole dialogues are
+    divided, and statistics about them. The defaults are the paper's. If it is interrupted, the same
+    command continues.
     """
     with session(as_json, debug) as current:
         chosen = choose_template(template, "--template")

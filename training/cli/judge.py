@@ -1,4 +1,4 @@
-"""``sra-fast judge``: two systems' replies head-to-head, by a language model as judge."""
+"""The command ``sra-fast judge``, which has a language model compare two systems' replies."""
 
 from __future__ import annotations
 
@@ -23,22 +23,16 @@ if TYPE_CHECKING:
 _NONE = "–"
 
 
-def _file(which: str) -> typer.models.ArgumentInfo:
-    return options.existing_file(
-        f"{which}.jsonl", f"Conversations whose last reply is system {which}'s."
-    )
-
-
 def judge(
-    file_a: Annotated[Path, _file("A")],
-    file_b: Annotated[Path, _file("B")],
+    file_a: options.FileA,
+    file_b: options.FileB,
     endpoint: Annotated[
         str,
         typer.Option(
             "--endpoint",
             metavar="URL",
-            help="OpenAI-compatible, e.g. http://localhost:8000/v1; the key, if it wants one, is "
-            "read from OPENAI_API_KEY.",
+            help="The URL of the OpenAI-compatible server that the judge runs on, such as "
+            "http://localhost:8000/v1; OPENAI_API_KEY holds the key if it wants one.",
             show_default=False,
         ),
     ],
@@ -47,7 +41,7 @@ def judge(
         typer.Option(
             "--judge",
             metavar="MODEL",
-            help="The judge, as the endpoint calls it.",
+            help="The language model that judges, by the name that the endpoint knows.",
             show_default=False,
         ),
     ],
@@ -56,9 +50,10 @@ def judge(
         Path | None,
         typer.Option(
             "--prompt",
-            metavar="FILE",
-            help="Your own prompt, with {strategy}, {description}, {conversation}, {first} and "
-            "{second}; its answer must end in a line FIRST, SECOND or TIE.",
+            metavar="FILE.txt",
+            help="A text file with a prompt of your own; it contains {strategy}, {description}, "
+            "{conversation}, {first} and {second}, and asks for an answer that ends in a line "
+            "FIRST, SECOND or TIE.",
             exists=True,
             dir_okay=False,
             readable=True,
@@ -66,21 +61,34 @@ def judge(
         ),
     ] = None,
     strategies: options.StrategyFile = None,
-    items: Annotated[
-        int | None,
-        typer.Option("--items", metavar="N", help="Judge so many, drawn at random.", min=1),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of what --items draws.")] = 0,
-    name_a: Annotated[
-        str | None, typer.Option("--name-a", help="Of A in the result; else the file's name.")
-    ] = None,
-    name_b: Annotated[str | None, typer.Option("--name-b", help="Of B, likewise.")] = None,
+    items: options.ItemCount = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            help="Seed of the random draw that --items asks for.",
+        ),
+    ] = 0,
+    name_a: options.NameA = None,
+    name_b: options.NameB = None,
     requests_per_minute: Annotated[
         float | None,
-        typer.Option("--requests-per-minute", metavar="N", help="At most, retries included."),
+        typer.Option(
+            "--requests-per-minute",
+            metavar="N",
+            help="Send at most this many requests per minute, retries included.",
+            show_default="no limit",
+        ),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", help="Requests at the same time.", min=1)
+        int,
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            min=1,
+            help="How many requests to send at the same time.",
+        ),
     ] = 8,
     retries: replying.Retries = 5,
     timeout: replying.Timeout = 120.0,
@@ -89,9 +97,10 @@ def judge(
 ) -> None:
     """Let a language model judge which of two systems' replies is better.
 
-    Both files hold the same conversations with different last replies. Each item is asked in both
-    orders; if they disagree it is a tie. Writes result.json and transcript.jsonl into DIR. Killed
-    at any moment, the same command goes on, and asks nothing twice that was answered.
+    Both files hold the same conversations with different last replies. The judge sees each pair of
+    replies in both orders, and answers that disagree count as a tie. The results are written to
+    result.json and transcript.jsonl in the folder of --out. If it is interrupted, the same command
+    continues, and asks nothing again that was answered.
     """
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies

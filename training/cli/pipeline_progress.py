@@ -1,4 +1,4 @@
-"""Progress bars of the pipeline's commands; each gives the function that its work reports to."""
+"""Progress bars of the pipeline's commands, each with the function that its work reports to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOGGED = {
 
 @contextmanager
 def reply_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
-    """Over replies; takes how many came, and how many there will be."""
+    """Show progress over replies; it takes how many came, and how many there will be."""
     bar = progress_bar(session)
     with bar:
         task = bar.add_task("replies", total=None)
@@ -32,7 +32,7 @@ def reply_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def request_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
-    """Over requests; takes how many are done, and how many there are."""
+    """Show progress over requests; it takes how many are done, and how many there are."""
     bar = progress_bar(session)
     with bar:
         task = bar.add_task("requests", total=None)
@@ -41,7 +41,7 @@ def request_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def row_progress(session: Session) -> Iterator[OnProgress]:
-    """Over the replies of each row of an evaluation."""
+    """Show progress over the replies of each condition of an evaluation."""
     bar = progress_bar(session)
     tasks: dict[str, Any] = {}
 
@@ -56,7 +56,7 @@ def row_progress(session: Session) -> Iterator[OnProgress]:
 
 @contextmanager
 def step_progress(session: Session) -> Iterator[OnLog]:
-    """Over the steps of a training run, and a line for each evaluation."""
+    """Show progress over the steps of a training run, and a line for each evaluation."""
     bar = progress_bar(session)
     with bar:
         task = bar.add_task("training", total=None, visible=False)

@@ -1,4 +1,4 @@
-"""Options of the commands that generate replies, and whoever they make reply."""
+"""Options of the commands that generate replies, and what they choose to write the replies."""
 
 from __future__ import annotations
 
@@ -7,49 +7,87 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sra_fast.cli import options
+
 if TYPE_CHECKING:
     from sra_fast.names import Device, DType
 
     from ..pipeline.generation.replies import Replier
     from ..pipeline.generation.sampling import Sampling
 
-_GENERATION = "Generation"
+_GENERATION = "Generating replies"
 
 EndpointURL = Annotated[
     str | None,
     typer.Option(
         "--endpoint",
         metavar="URL",
-        help="An OpenAI-compatible server, such as http://localhost:8000/v1; --model is then the "
-        "name it knows, and OPENAI_API_KEY the key if it wants one.",
+        help="The URL of an OpenAI-compatible server that replies instead of a model loaded here, "
+        "such as http://localhost:8000/v1; --model is then the name that the server knows, and "
+        "OPENAI_API_KEY holds the key if it wants one.",
         show_default=False,
         rich_help_panel=_GENERATION,
     ),
 ]
 Retries = Annotated[
-    int, typer.Option("--retries", help="Of a request that met 429, 5xx or nobody.", min=0)
+    int,
+    typer.Option(
+        "--retries",
+        metavar="N",
+        min=0,
+        help="How many times to repeat a request to an endpoint that timed out, found no server or "
+        "met status 408, 409, 429 or 5xx; 0 repeats none.",
+    ),
 ]
 Timeout = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", help="Until a request has failed.")
+    float,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        help="How many seconds without a sign of life from an endpoint make a request fail.",
+    ),
 ]
 Temperature = Annotated[
     float,
-    typer.Option("--temperature", min=0.0, help="0 is greedy.", rich_help_panel=_GENERATION),
+    typer.Option(
+        "--temperature",
+        metavar="NUMBER",
+        min=0.0,
+        help="Divide the logits by this number before a token is drawn; 0 is greedy decoding, "
+        "which always takes the likeliest token.",
+        rich_help_panel=_GENERATION,
+    ),
 ]
-TopP = Annotated[float, typer.Option("--top-p", max=1.0, rich_help_panel=_GENERATION)]
+TopP = Annotated[
+    float,
+    typer.Option(
+        "--top-p",
+        metavar="SHARE",
+        max=1.0,
+        help="Draw each token from the likeliest ones that together reach this probability, above "
+        "0; 1 draws from all tokens.",
+        rich_help_panel=_GENERATION,
+    ),
+]
 MaxNewTokens = Annotated[
     int,
     typer.Option(
-        "--max-new-tokens", min=1, help="Where a reply is cut.", rich_help_panel=_GENERATION
+        "--max-new-tokens",
+        metavar="N",
+        min=1,
+        help="Cut a reply after this many tokens.",
+        rich_help_panel=_GENERATION,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything that is drawn.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help=options.SEED)]
 BatchSize = Annotated[
     int,
     typer.Option(
         "--batch-size",
+        metavar="N",
         min=1,
-        help="Prompts of a forward pass, or requests at a time.",
+        help="How many replies to generate at a time: in one forward pass of the model, or as "
+        "requests to an endpoint.",
         rich_help_panel=_GENERATION,
     ),
 ]
@@ -66,7 +104,7 @@ def replier(
     retries: int,
     timeout: float,
 ) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
-    """What tells the model from others, and how to make it reply; nothing is loaded yet.
+    """Return what tells the model from others, and how to make it reply; nothing is loaded yet.
 
     Args:
         model: of ``--model``.

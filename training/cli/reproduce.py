@@ -1,8 +1,7 @@
-"""``sra-fast reproduce``: every experiment of the paper on one model, by one command."""
+"""The command ``sra-fast reproduce``, which runs all the paper's experiments on one model."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,21 +18,14 @@ def reproduce(
     file: options.DialogueFile,
     model: options.ModelName,
     out: options.RunOut,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.yaml",
-            help="Settings of the fine-tuning by name (sra_fast.training.lora.settings has them).",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default="the paper's",
-        ),
-    ] = None,
+    config: options.TrainingSettings = None,
     classifier: Annotated[
         ClassifierKind,
-        typer.Option("--classifier", help="The kind that is trained and judges adherence."),
+        typer.Option(
+            "--classifier",
+            help="The kind of classifier to train on the extended dialogues; it tells which "
+            "strategy a reply follows.",
+        ),
     ] = "lexical",
     strategies: options.StrategyFile = None,
     dialogues: options.MostDialogues = None,
@@ -43,7 +35,11 @@ def reproduce(
     items: Annotated[
         int | None,
         typer.Option(
-            "--items", min=1, help="Most responses of a row of the evaluation.", show_default="all"
+            "--items",
+            metavar="N",
+            min=1,
+            help="Evaluate at most this many conversations of the test part, drawn at random.",
+            show_default="all",
         ),
     ] = None,
     ablate: options.AblatedHeads = 10,
@@ -55,8 +51,9 @@ def reproduce(
         int | None,
         typer.Option(
             "--seed",
+            metavar="N",
             min=0,
-            help="Of everything that is drawn.",
+            help=options.SEED,
             show_default="that of --config, or 42",
         ),
     ] = None,
@@ -64,7 +61,7 @@ def reproduce(
         DType | None,
         typer.Option(
             "--dtype",
-            help="Of the weights; auto is what they are stored in.",
+            help=options.DTYPE,
             show_default="that of --config, or auto",
         ),
     ] = None,
@@ -74,9 +71,9 @@ def reproduce(
 ) -> None:
     """Extend the dialogues, train a classifier, fine-tune, evaluate, and write one report.
 
-    The stages are those of 'extend', 'classify train', 'train' and 'evaluate', in folders of their
-    own under DIR; report.md, results.json and the figures are for reading and hold no text of the
-    dialogues. Killed at any moment, the same command continues.
+    The stages are those of 'extend', 'classify train', 'train' and 'evaluate', each in a folder of
+    its own below that of --out. The files report.md and results.json and the figures hold what was
+    found, and no text of the dialogues. If it is interrupted, the same command continues.
     """
     with session(as_json, debug) as current:
         from sra_fast.chat.strategies import STRATEGIES, read_strategies

@@ -1,4 +1,4 @@
-"""``sra-fast train``: LoRA on conversations with strategies, SRA watched or trained towards."""
+"""The command ``sra-fast train``, which fine-tunes with LoRA and watches or raises SRA."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..lora import processes
 if TYPE_CHECKING:
     from rich.table import Table
 
-_RUN, _SRA, _MEMORY = "The run", "SRA", "Memory and speed"
+_RUN, _SRA, _MEMORY = "Training", "Training towards SRA", "Memory and speed"
 
 
 def _setting(
     name: str, text: str, default: str | bool, panel: str | None = None, **more: Any
 ) -> Any:
-    """An option for a setting that YAML may have set: None if it is not given."""
+    """Return an option for a setting that YAML may have set: None if it is not given."""
     return typer.Option(name, help=text, show_default=default, rich_help_panel=panel, **more)
 
 
@@ -31,47 +31,47 @@ def train(
     file: Annotated[
         Path,
         options.existing_file(
-            "DATA", "Conversations, one JSON object a line; the last reply of each is learned."
+            "DATA",
+            "The conversations to train on, one JSON object per line; the last reply of each is "
+            "learned.",
         ),
     ],
     model: options.ModelName,
     out: options.RunOut,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.yaml",
-            help="Settings by name (sra_fast.training.lora.settings); options override them.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            show_default=False,
-        ),
-    ] = None,
+    config: options.TrainingSettings = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier training run in DIR.")
+        bool,
+        typer.Option("--overwrite", help="Replace an earlier training run in the folder of --out."),
     ] = False,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Also write the model with the adapter in it.")
+        bool,
+        typer.Option("--merge", help="Also write the whole model with the adapter merged into it."),
     ] = False,
     template: Annotated[
         str | None,
-        _setting(
-            "--template", "One of the seven, or your own.", "standard", metavar="NAME_OR_FILE"
-        ),
+        _setting("--template", options.TEMPLATE, "standard", metavar="NAME_OR_FILE"),
     ] = None,
     strategies: options.StrategyFile = None,
     max_length: Annotated[
-        int | None, _setting("--max-length", "Most tokens of a conversation.", "4096", min=1)
+        int | None,
+        _setting(
+            "--max-length", "The most tokens a conversation may have.", "4096", metavar="N", min=1
+        ),
     ] = None,
     too_long: Annotated[
-        TooLong | None, _setting("--too-long", "What happens to a longer one.", "error")
+        TooLong | None,
+        _setting(
+            "--too-long",
+            "What to do with a conversation of more than --max-length tokens: error stops, drop "
+            "leaves it out, and cut_oldest_turns shortens it.",
+            "error",
+        ),
     ] = None,
     eval_data: Annotated[
         Path | None,
         _setting(
             "--eval-data",
-            "Held-out conversations.",
+            "A file of held-out conversations to evaluate on, one JSON object per line.",
             False,
             metavar="FILE",
             exists=True,
@@ -81,69 +81,177 @@ def train(
     ] = None,
     eval_fraction: Annotated[
         float | None,
-        _setting("--eval-fraction", "Share of the dialogues held out, or 0.", "0.1", min=0.0),
+        _setting(
+            "--eval-fraction",
+            "Hold out this share of the dialogues for evaluation, unless --eval-data is given; 0 "
+            "trains without evaluation and early stopping.",
+            "0.1",
+            metavar="SHARE",
+            min=0.0,
+        ),
     ] = None,
-    epochs: Annotated[float | None, _setting("--epochs", "Passes.", "5", _RUN)] = None,
+    epochs: Annotated[
+        float | None,
+        _setting(
+            "--epochs",
+            "How many times to go through the training conversations.",
+            "5",
+            _RUN,
+            metavar="NUMBER",
+        ),
+    ] = None,
     max_steps: Annotated[
-        int | None, _setting("--max-steps", "Optimizer steps, instead.", False, _RUN, min=1)
+        int | None,
+        _setting(
+            "--max-steps",
+            "Stop after this many optimizer steps, whatever --epochs says.",
+            False,
+            _RUN,
+            metavar="N",
+            min=1,
+        ),
     ] = None,
     learning_rate: Annotated[
-        float | None, _setting("--learning-rate", "At its highest.", "1e-4", _RUN)
+        float | None,
+        _setting(
+            "--learning-rate",
+            "The learning rate at the peak of its schedule.",
+            "1e-4",
+            _RUN,
+            metavar="NUMBER",
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, _setting("--batch-size", "Conversations of a pass.", "2", _RUN, min=1)
+        int | None,
+        _setting(
+            "--batch-size",
+            "How many conversations each process packs into one forward pass.",
+            "2",
+            _RUN,
+            metavar="N",
+            min=1,
+        ),
     ] = None,
     accumulation: Annotated[
-        int | None, _setting("--accumulation", "Passes of a step.", "32", _RUN, min=1)
+        int | None,
+        _setting(
+            "--accumulation",
+            "How many forward passes to accumulate for one optimizer step.",
+            "32",
+            _RUN,
+            metavar="N",
+            min=1,
+        ),
     ] = None,
     rank: Annotated[
-        int | None, _setting("--rank", "Of LoRA; alpha is twice that.", "128", _RUN, min=1)
+        int | None,
+        _setting(
+            "--rank",
+            "The rank of the LoRA adapters; alpha is twice the rank unless --config sets it.",
+            "128",
+            _RUN,
+            metavar="N",
+            min=1,
+        ),
     ] = None,
     eval_steps: Annotated[
         int | None,
-        _setting("--eval-steps", "Between evaluations and checkpoints.", "20", _RUN, min=1),
+        _setting(
+            "--eval-steps",
+            "How many optimizer steps lie between two evaluations, and two checkpoints.",
+            "20",
+            _RUN,
+            metavar="N",
+            min=1,
+        ),
     ] = None,
-    seed: Annotated[int | None, _setting("--seed", "Of everything.", "42", _RUN, min=0)] = None,
+    seed: Annotated[
+        int | None,
+        _setting(
+            "--seed",
+            "Seed of every random draw: adapters, order of the data, dropout and split.",
+            "42",
+            _RUN,
+            metavar="N",
+            min=0,
+        ),
+    ] = None,
     report_to: Annotated[
         list[str] | None,
-        _setting("--report-to", "tensorboard, wandb, …; may be repeated.", False, _RUN),
+        _setting(
+            "--report-to",
+            "A tracker to report to, such as tensorboard or wandb; the option may be repeated.",
+            False,
+            _RUN,
+            metavar="TRACKER",
+        ),
     ] = None,
     sra_weight: Annotated[
         float | None,
-        _setting("--sra-weight", "Train towards SRA with this weight.", "0", _SRA, min=0.0),
+        _setting(
+            "--sra-weight",
+            "The weight of SRA in the training loss; 0 trains on the language-model loss alone and "
+            "only watches SRA.",
+            "0",
+            _SRA,
+            metavar="NUMBER",
+            min=0.0,
+        ),
     ] = None,
     sra_target: Annotated[
-        float | None, _setting("--sra-target", "No further than this SRA.", False, _SRA)
+        float | None,
+        _setting(
+            "--sra-target",
+            "Raise SRA up to this value and no further, above 0.",
+            "no limit",
+            _SRA,
+            metavar="NUMBER",
+        ),
     ] = None,
     dtype: Annotated[
         DType | None,
-        _setting("--dtype", "Of the base model; auto is as stored.", "auto", _MEMORY),
+        _setting("--dtype", options.DTYPE, "auto", _MEMORY),
     ] = None,
     device: options.DeviceOption = "auto",
     load_4bit: Annotated[
         bool | None,
-        _setting("--load-4bit/--no-load-4bit", "Base model in 4 bits.", False, _MEMORY),
+        _setting(
+            "--load-4bit/--no-load-4bit",
+            "Load the base model with 4 bits per weight (bitsandbytes), which saves memory.",
+            False,
+            _MEMORY,
+        ),
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None,
         _setting(
             "--gradient-checkpointing/--no-gradient-checkpointing",
-            "Compute activations twice instead of keeping them.",
+            "Compute activations a second time instead of keeping them, which saves memory and "
+            "costs time.",
             False,
             _MEMORY,
         ),
     ] = None,
     mlp_slices: Annotated[
         int | None,
-        _setting("--mlp-slices", "MLPs over so many slices of the row.", "1", _MEMORY, min=1),
+        _setting(
+            "--mlp-slices",
+            "Run the MLPs over this many slices of the sequence in turn, which saves memory; 1 "
+            "runs them over all of it at once.",
+            "1",
+            _MEMORY,
+            metavar="N",
+            min=1,
+        ),
     ] = None,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
     """Fine-tune a model with LoRA on conversations, and watch SRA as it trains.
 
-    The defaults are the paper's. Writes adapter/, merged/ (--merge), curves.png, sra_history.jsonl
-    and result.json into DIR. Killed at any moment, the same command continues.
+    It writes adapter/, curves.png, sra_history.jsonl, result.json and, with --merge, merged/ into
+    the folder of --out. The defaults are the paper's. If it is interrupted, the same command
+    continues.
     """
     first = processes.is_first()
     with session(as_json and first, debug, quiet=not first) as current:
