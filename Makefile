@@ -29,7 +29,8 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	$(call PYTEST_COMMAND,$(BIN))
 
-lint: $(VENV)/.installed-lint
+# What the tests import must be there to be resolved.
+lint: $(VENV)/.installed-lint $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
