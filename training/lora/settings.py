@@ -268,7 +268,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise TrainingConfigError(f"{path.name}{place}: is not valid YAML ({problem})") from error
+        raise TrainingConfigError(f"{path.name}{place}: not valid YAML ({problem})") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

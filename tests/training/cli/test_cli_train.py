@@ -262,7 +262,7 @@ def test_four_bits_need_bitsandbytes(tmp_path: Path, model: Path, chats: Path) -
 
 def test_float16_on_a_cpu(tmp_path: Path, model: Path, chats: Path) -> None:
     given = [chats, "--model", model, "--out", tmp_path / "out", "--dtype", "float16"]
-    assert "take the dtype bfloat16 or float32 (--dtype)" in error_of(*given)
+    assert "choose the dtype bfloat16 or float32 (--dtype)" in error_of(*given)
 
 
 def test_missing_packages_are_named(
