@@ -12,11 +12,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sra_fast.tools.sra_warning import SRAWarning
+
+_logger = logging.getLogger(__name__)
 
 _READ_ON_IMPORT = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -26,7 +28,7 @@ _READ_ON_IMPORT = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-_LOGGERS = {  # and the variable by which a user chooses the level
+_LOGGERS = {  # each with the environment variable by which a user chooses its level
     "transformers": "TRANSFORMERS_VERBOSITY",
     "huggingface_hub": "HF_HUB_VERBOSITY",
     "datasets": "DATASETS_VERBOSITY",
@@ -36,7 +38,9 @@ _LOGGERS = {  # and the variable by which a user chooses the level
     "matplotlib": None,
     "openai": "OPENAI_LOG",
 }
-_BARS = {  # module: what turns its bars off, on, the answer of the third that means they are off
+# For each module: the names of the functions that turn its bars off, turn them on, and tell their
+# state, and the state that means that they are off.
+_BARS = {
     "transformers.utils.logging": (
         "disable_progress_bar",
         "enable_progress_bar",
@@ -59,11 +63,10 @@ _BARS = {  # module: what turns its bars off, on, the answer of the third that m
 
 
 @contextmanager
-def quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
-    """Keeps other libraries quiet inside, whether they are imported already or come later.
+def quiet_libraries() -> Iterator[None]:
+    """Keep other libraries quiet inside, whether they are imported already or come later.
 
-    Args:
-        say: is given the text of each warning of this library.
+    The warnings of this library are logged under ``sra_fast`` meanwhile.
     """
     with ExitStack() as kept:
         for name, variable in _LOGGERS.items():
@@ -74,7 +77,7 @@ def quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
                 kept.enter_context(_without_bars(importlib.import_module(module), *names))
         kept.enter_context(_environment())
         if not sys.warnoptions:
-            kept.enter_context(_own_warnings(say))
+            kept.enter_context(_own_warnings())
         yield
 
 
@@ -113,14 +116,14 @@ def _environment() -> Iterator[None]:
 
 
 @contextmanager
-def _own_warnings(say: Callable[[str], None]) -> Iterator[None]:
-    """Show the warnings of this library as sentences, and no others."""
+def _own_warnings() -> Iterator[None]:
+    """Log the warnings of this library, and drop all others."""
 
-    def show(message: Warning | str, *place: Any, **more: Any) -> None:
-        say(f"warning: {message}")
+    def log(message: Warning | str, *place: Any, **more: Any) -> None:
+        _logger.warning("%s", message)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", SRAWarning)
-        warnings.showwarning = show
+        warnings.showwarning = log
         yield

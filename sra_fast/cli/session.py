@@ -68,13 +68,14 @@ class _Sentences(logging.Handler):
         self._session = session
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._session.say(record.getMessage())
+        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        self._session.say(kind + record.getMessage())
 
 
 @contextmanager
-def _logging(session: Session) -> Iterator[None]:
-    """Show what ``sra_fast`` logs on standard error while a command works."""
-    logger, handler = logging.getLogger("sra_fast"), _Sentences(session)
+def _logging(handler: logging.Handler) -> Iterator[None]:
+    """Give what ``sra_fast`` logs to one handler alone while a command works."""
+    logger = logging.getLogger("sra_fast")
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -87,25 +88,27 @@ def _logging(session: Session) -> Iterator[None]:
 
 
 @contextmanager
-def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Session]:
+def session(as_json: bool, debug: bool, *, rank: int = 0) -> Iterator[Session]:
     """Run the work of a command; an error becomes one message and exit status 1.
 
     With ``as_json`` nothing but the result, or ``{"error": …}``, reaches standard output, whatever
     a library prints meanwhile. What this library logs and warns of is printed as sentences on
-    standard error, but not with ``quiet`` (of several processes one speaks). What other libraries
-    log, warn of and draw is shown with ``debug`` alone.
+    standard error. What other libraries log, warn of and draw is shown with ``debug`` alone.
+
+    Of several processes that run one command, only the first, whose ``rank`` is 0, prints what is
+    logged and that the command was interrupted; the others put their rank before an error.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     current = Session(as_json)
-    say = _silent if quiet else current.say
+    handler = logging.NullHandler() if rank else _Sentences(current)
     status = 0
     try:
         with (
             _stdout_to_stderr() if as_json else contextlib.nullcontext(),
-            contextlib.nullcontext() if quiet else _logging(current),
-            contextlib.nullcontext() if debug else quiet_libraries(say),
+            _logging(handler),
+            contextlib.nullcontext() if debug else quiet_libraries(),
         ):
             yield current
     except (typer.Exit, typer.BadParameter):
@@ -113,21 +116,19 @@ def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Sess
     except KeyboardInterrupt:
         status = _INTERRUPTED
         current.result = {"error": "interrupted"}
-        current.say("interrupted; the same command continues where it stopped")
+        if not rank:
+            current.say("interrupted; the same command continues where it stopped")
     except Exception as error:
         status = 1
         if debug:
             traceback.print_exc()
         current.result = {"error": _message(error)}
-        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+        where = f"process {rank}: " if rank else ""
+        print(f"{where}error: {_message(error)}", file=sys.stderr, flush=True)
     if as_json:
         print(json.dumps(current.result, allow_nan=False), flush=True)
     if status:
         raise typer.Exit(status)
-
-
-def _silent(text: str) -> None:
-    """Drop a sentence, in a process that does not speak."""
 
 
 def _message(error: Exception) -> str:
@@ -137,7 +138,7 @@ def _message(error: Exception) -> str:
         if not isinstance(error, MissingExtraError) and error.name:
             text = what_to_install(error.name)
     elif not isinstance(error, (ValueError, KeyError, OSError)):
-        # Nobody wrote this one for the user.
+        # A bug or another library's error: its text alone may not say what went wrong.
         hint = "; try a smaller --batch-tokens" if "OutOfMemory" in type(error).__name__ else ""
         text = f"{type(error).__name__}: {text}{hint} (--debug shows where)"
     elif not text:

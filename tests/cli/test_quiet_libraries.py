@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import typer
 
 from sra_fast.cli.session import session
 from sra_fast.tools.sra_warning import SRAWarning
@@ -89,9 +90,27 @@ def test_our_warnings_are_sentences_of_the_first_process(
     with session(False, False):
         warnings.warn("ours", SRAWarning, stacklevel=1)
     assert capsys.readouterr().err == "warning: ours\n"
-    with session(False, False, quiet=True):
+    with session(False, False, rank=1):
         warnings.warn("ours again", SRAWarning, stacklevel=1)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("rank", "printed"), [(0, "error: no\n"), (3, "process 3: error: no\n")])
+def test_the_error_of_a_further_process_says_whose_it_is(
+    rank: int, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), session(False, False, rank=rank):
+        raise ValueError("no")
+    assert capsys.readouterr().err == printed
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_says_that_it_was_interrupted(
+    rank: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), session(False, False, rank=rank):
+        raise KeyboardInterrupt
+    assert ("interrupted" in capsys.readouterr().err) is (rank == 0)
 
 
 def test_a_users_choice_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

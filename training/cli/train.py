@@ -253,8 +253,7 @@ def train(
     the folder of --out. The defaults are the paper's. If it is interrupted, the same command
     continues.
     """
-    first = processes.is_first()
-    with session(as_json and first, debug, quiet=not first) as current:
+    with session(as_json and processes.is_first(), debug, rank=processes.rank()) as current:
         from sra_fast.files.models import find_model
 
         from ..lora.settings import read_config
@@ -302,7 +301,7 @@ def train(
                     on_log=on_log,
                 )
             )
-        if not first:
+        if not processes.is_first():
             return
         if result["after"] is not None:
             current.show(_before_and_after(result))

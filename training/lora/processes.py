@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 
 
+def rank() -> int:
+    """Return the number of this process among those that train together, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_first() -> bool:
     """Tell whether this is the first process, which writes and prints, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 def count() -> int:
