@@ -158,7 +158,7 @@ def register_definition(name: str, function: Callable[[RowMasses], Tensor]) -> N
 
 
 def known_definitions() -> dict[str, Callable[[RowMasses], Tensor]]:
-    """Return the built-in definitions and those registered by now, these sorted by name."""
+    """Return all definitions: the built-in ones, then the registered ones sorted by name."""
     return {**DEFINITIONS, **_OWN.registered}
 
 

@@ -50,7 +50,7 @@ def monitor(
     gradient checkpointing runs the attention again there.
 
     Args:
-        model: as for :func:`sra_fast.score`.
+        model: a model that :func:`sra_fast.score` takes.
         definition: the definition that ``.sra`` of the results gives, built-in or registered.
         keep_rows: whether to keep the masses of every row.
         backend: backend of the op, built-in or registered.

@@ -112,9 +112,11 @@ class SRAResult:
             IndexError: no such response.
         """
         if self.row_masses is None or self.row_counts is None:
-            raise ValueError("the rows were not kept: score(..., keep_rows=True)")
+            raise ValueError("the rows were not kept; call score with keep_rows=True to keep them")
         if not -len(self) <= i < len(self):
-            raise IndexError(f"response {i} of {len(self)}")
+            raise IndexError(
+                f"there is no response {i}; the result has {len(self)}, which are numbered from 0"
+            )
         end = int(self.row_counts[: i % len(self) + 1].sum())
         return self.row_masses[end - int(self.row_counts[i]) : end].transpose(0, 1)
 

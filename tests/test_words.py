@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ TREES = ("sra_fast", "kernels", "training", "benchmarks")
 LINKS = ("sra_fast/kernels", "sra_fast/training")
 
 _FEWEST_WORDS = 4
+_DANGLING = re.compile(r"^ +\w+(?:, \w+)*: (?:of|from|as for) .*$", re.MULTILINE)
 
 
 def python_files() -> list[str]:
@@ -38,6 +40,24 @@ def telegrams(module: ast.Module) -> list[str]:
         if len(first.split()) < _FEWEST_WORDS or not first.endswith("."):
             found.append(f"line {getattr(node, 'lineno', 1)}: {first}")
     return found
+
+
+def dangling_arguments(module: ast.Module) -> list[str]:
+    """The entries of docstrings that say of what a thing is, but not what: "name: of a file."."""
+    nodes = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [ast.get_docstring(n) or "" for n in ast.walk(module) if isinstance(n, nodes)]
+    return [entry for text in texts for entry in _DANGLING.findall(text)]
+
+
+@pytest.mark.parametrize("file", python_files())
+def test_an_argument_is_described_by_a_whole_phrase(file: str) -> None:
+    assert dangling_arguments(parsed(file)) == []
+
+
+@pytest.mark.parametrize("entry", ["path: of the file", "retries, timeout: of a request"])
+def test_a_dangling_argument_is_found(entry: str) -> None:
+    text = f'def f():\n    """Do a thing with it.\n\n    Args:\n        {entry}.\n    """'
+    assert len(dangling_arguments(ast.parse(text))) == 1
 
 
 @pytest.mark.parametrize("file", python_files())

@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rounds",
         type=int,
         default=3,
-        help="How many rounds to time, in each of which every way takes a turn (default 3).",
+        help="Time training steps with and without SRA this many times in turn (default 3).",
     )
     parser.add_argument(
         "--lengths",

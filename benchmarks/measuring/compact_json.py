@@ -25,7 +25,7 @@ def compact_json(value: Any) -> str:
 
 
 def _lines(key: str, value: Any, indent: str, ending: str) -> list[str]:
-    """The lines of a value; the first begins with its key, the last closes with ``ending``."""
+    """Return the lines of a value; the first begins with its key, the last ends in ``ending``."""
     whole = f"{indent}{key}{_on_one_line(value)}{ending}"
     members = (
         [(f"{_on_one_line(name)}: ", one) for name, one in value.items()]

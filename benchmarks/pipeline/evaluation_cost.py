@@ -153,7 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--conversations", type=int, default=24, help="Score this many conversations (default 24)."
     )
     parser.add_argument(
-        "--rounds", type=int, default=4, help="Time this many rounds of both ways (default 4)."
+        "--rounds",
+        type=int,
+        default=4,
+        help="Time scoring by score and by evaluate this many times in turn (default 4).",
     )
     parser.add_argument(
         "--dtypes",

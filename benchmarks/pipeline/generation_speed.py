@@ -228,7 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="Reply to this many prompts one by one in each round (default 12).",
     )
     parser.add_argument(
-        "--rounds", type=int, default=2, help="Time this many rounds of all ways (default 2)."
+        "--rounds",
+        type=int,
+        default=2,
+        help="Time replies in batches and one by one this many times in turn (default 2).",
     )
     parser.add_argument(
         "--dtypes",

@@ -35,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "run", type=Path, metavar="RUN", help="The folder of a finished reproduction."
     )
     parser.add_argument(
-        "--out", type=Path, default=RESULTS, metavar="DIR", help="The folder to keep it in."
+        "--out",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="The folder to write the record, the report and its pictures into.",
     )
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +88,7 @@ def _classifier(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_one_definition(analysis: Mapping[str, Any], definition: str) -> dict[str, Any]:
-    """An analysis whose turns, strategies and languages keep one definition of SRA."""
+    """Return an analysis whose turns, strategies and languages keep one definition of SRA."""
     kept = dict(analysis)
     for name in ("turns", "strategies", "languages"):
         kept[name] = [

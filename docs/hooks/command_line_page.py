@@ -47,7 +47,7 @@ def command_line_page() -> str:
 
 
 def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The commands of a group and of the groups in it, with their full names."""
+    """Return the commands of a group and of the groups in it, with their full names."""
     for name in group.commands:
         command = group.commands[name]
         yield f"{path} {name}", command
@@ -93,7 +93,7 @@ def _names(command: Any, option: Any) -> str:
 
 
 def _metavar(command: Any, param: Any) -> str:
-    """What stands for the value: the command's own word, the choices, or the type."""
+    """Return what stands for the value: the command's own word, the choices, or the type."""
     if param.metavar:
         return str(param.metavar)
     if param.param_type_name == "argument":
@@ -105,7 +105,7 @@ def _metavar(command: Any, param: Any) -> str:
 
 
 def _type(command: Any, name: str) -> Any:
-    """The type of a parameter, without ``Annotated``, ``None`` and lists around it."""
+    """Return the type of a parameter, without ``Annotated``, ``None`` and lists around it."""
     wanted = typing.get_type_hints(command.callback).get(name)
     while typing.get_origin(wanted) in (typing.Union, types.UnionType, list):
         wanted = next(one for one in typing.get_args(wanted) if one is not type(None))

@@ -74,7 +74,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _shown() -> Iterator[tuple[str, str]]:
-    """Paths in the repository and on the site."""
+    """Return paths in the repository and on the site."""
     yield from PAGES.items()
     for file in sorted((ROOT / RECORDS).rglob("*")):
         if file.suffix in (".md", ".png"):

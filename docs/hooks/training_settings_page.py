@@ -79,7 +79,7 @@ def described_settings() -> dict[str, str]:
 
 
 def _options() -> dict[str, str]:
-    """The option of ``sra-fast train`` that sets a setting, by the setting's name."""
+    """Return the option of ``sra-fast train`` that sets a setting, by the setting's name."""
     program: Any = get_command(app)
     return {
         option.name: f"`{option.opts[0]}`"

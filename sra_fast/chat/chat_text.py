@@ -187,7 +187,7 @@ def _parts(messages: Sequence[PromptMessage], prompt: Prompt) -> Iterator[Part]:
             if start == end:
                 raise EncodingError(
                     f"{prompt.conversation.label}: the reply of turn {message.turn} is empty "
-                    f"behind {_END_OF_THOUGHT}; add the text that the person reads"
+                    f"after {_END_OF_THOUGHT}; add the text that the person reads"
                 )
             name = f"the reply of turn {message.turn}"
             yield Part(number, start, end, name, turn=message.turn)

@@ -34,7 +34,7 @@ class EncodedPrompt:
         strategy_mask: ``[T]`` bool, True at the tokens of the quoted strategy name.
         response_mask: ``[T]`` int32, k = 1, 2, ... at the tokens of the k-th scored reply, else 0.
         conversation: index of the conversation among those given.
-        turns: of each scored reply, its number among the conversation's assistant messages, from 1.
+        turns: the number of each scored reply among the assistant messages, from 1.
     """
 
     input_ids: torch.Tensor
@@ -318,7 +318,7 @@ def _explain_loss(tokenizer: Any, written: ChatText, lost: Sequence[int]) -> str
 
 
 def _first_hit(written: ChatText, positions: Sequence[int]) -> str:
-    """Return what errors call the most important part that has one of the positions in it."""
+    """Return the name of the first part of the text that holds one of the positions."""
     for part, start, end in written.spans:
         if any(start <= position < end for position in positions):
             return part.name

@@ -301,7 +301,7 @@ def _system_message(
             start += len(text) - len(instruction)
         else:
             text = f"{instruction}\n\n{history}"
-    # The span begins at the opening quote and ends behind the closing one.
+    # The span begins at the opening quote and ends after the closing one.
     span = (start - 1, start + len(conversation.strategy) + 1)
     return PromptMessage("system", text, strategy=span)
 

@@ -21,7 +21,7 @@ from typer.main import get_command, get_group
 from sra_fast.tools.printable import printable
 
 _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for all wrong use
-_AS_JSON = "sra_fast.as_json"  # where a context keeps it
+_AS_JSON = "sra_fast.as_json"  # the key of a context's "meta" that holds whether --json was given
 
 
 class LazyCommands(MutableMapping[str, Any]):

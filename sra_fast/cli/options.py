@@ -15,7 +15,7 @@ from sra_fast.tools.suggestions import did_you_mean
 
 
 def existing_file(metavar: str, text: str) -> typer.models.ArgumentInfo:
-    """Return an argument, with its help text, that must be a file that can be read."""
+    """Return an argument of a command that takes a readable file, with its help text."""
     info: typer.models.ArgumentInfo = typer.Argument(
         metavar=metavar, help=text, exists=True, dir_okay=False, readable=True, show_default=False
     )

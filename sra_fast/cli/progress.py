@@ -1,4 +1,4 @@
-"""Progress bars on standard error, each of which gives the function that work reports to."""
+"""Show progress bars on standard error, and move them as a command's work goes on."""
 
 from __future__ import annotations
 

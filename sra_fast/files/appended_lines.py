@@ -47,5 +47,5 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """Return a record as JSON with a line end behind it."""
+    """Return a record as one line of JSON, with its line end."""
     return json.dumps(record, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Whether the hub knows a model by a name, found out before anything is loaded or retried.
+"""Check whether the hub knows a model by a name, before anything is loaded or retried.
 
 transformers asks for one file after the other, and each request is tried six times with growing
 pauses. Here the local cache is looked into, and then the hub is asked once.
@@ -29,7 +29,7 @@ def check_hub_name(name: str) -> None:
     """Pass if a model is in the local cache or on the hub, which is asked at most once.
 
     Args:
-        name: of a model on the hub, such as ``"HuggingFaceTB/SmolLM2-135M-Instruct"``.
+        name: the name of a model on the hub, such as ``"HuggingFaceTB/SmolLM2-135M-Instruct"``.
 
     Raises:
         ModelNotFoundError: it is in neither, or the hub cannot be asked.
@@ -73,7 +73,7 @@ def _endpoint() -> str:
 
 
 def _hint(name: str) -> str:
-    """The nearest known model and the way out."""
+    """Return the nearest known model and the way out."""
     known = {**ALIASES, **{alias: alias for alias in ALIASES.values()}}
     known |= {cached: cached for cached in _cached()}
     near = nearest(name, known)
@@ -90,7 +90,7 @@ def _hint(name: str) -> str:
 
 
 def _cached() -> list[str]:
-    """The names of the models in the local cache."""
+    """Return the names of the models in the local cache."""
     from huggingface_hub import constants
 
     folders = sorted(Path(constants.HF_HUB_CACHE).glob("models--*/snapshots"))

@@ -34,18 +34,18 @@ class KeptParts(Generic[Part]):
         self._read, self._write = read, write
 
     def get(self, name: str) -> Part | None:
-        """Return the part of a name, or None if it is not there or cannot be read."""
+        """Return the part with this name, or None if it is not there or cannot be read."""
         return self._read_whole(self._path(name))
 
     def put(self, name: str, part: Part) -> None:
-        """Keep a part under a name, in the place of the one that had it before."""
+        """Store a part under a name, and replace a part that had this name before."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write(self._path(name), part)
 
     def get_or_compute(
         self, name: str, accepts: Callable[[Part], bool], compute: Callable[[], Part]
     ) -> Part:
-        """Return the part that is kept, if it is accepted, and else compute it and keep it."""
+        """Return the stored part if it is accepted; otherwise compute a part and store it."""
         part = self.get(name)
         if part is None or not accepts(part):
             part = compute()
@@ -53,7 +53,7 @@ class KeptParts(Generic[Part]):
         return part
 
     def append(self, part: Part) -> None:
-        """Keep a part under the number behind the last one."""
+        """Store a part under the next free number."""
         stems = [file.stem for file in self._folder.glob(f"*{self._suffix}")]
         numbers = [int(stem) for stem in stems if stem.isdigit()]
         self.put(numbered(max(numbers, default=-1) + 1), part)

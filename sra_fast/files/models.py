@@ -166,7 +166,7 @@ def choose_device(device: Device) -> str:
 
 
 def _hub_commit(name: str) -> str:
-    """The commit of a hub model, whose configuration has just come into the hub's cache."""
+    """Return the commit of a hub model, whose configuration has just come into the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
     file = try_to_load_from_cache(name, "config.json")

@@ -196,7 +196,7 @@ class FileScorer:
         """Do the jobs that are not done yet, and continue those that were begun.
 
         Args:
-            jobs: from :meth:`prepare`.
+            jobs: the jobs that :meth:`prepare` returned.
             on_progress: called with a job and the number of its tokens that are done now.
 
         Returns:

@@ -31,7 +31,7 @@ class ScoreFolder(RunFolder):
     """A run folder that holds the scores of prompts.
 
     Args:
-        path: of the folder; made when the run begins, its parents too.
+        path: the folder, which is made when the run begins, with its parents.
         settings: everything the scores depend on, as JSON can say it.
     """
 
@@ -108,6 +108,6 @@ def _results(folder: Path) -> KeptParts[SRAResult]:
 
 
 def _answers(batch: Sequence[EncodedPrompt], result: SRAResult) -> bool:
-    """Whether a result is that of the responses of a batch, in order."""
+    """Return whether a result is that of the responses of a batch, in order."""
     wanted = [(prompt.conversation, turn) for prompt in batch for turn in prompt.turns]
     return list(zip(result.conversation.tolist(), result.turn.tolist(), strict=True)) == wanted

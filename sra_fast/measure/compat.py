@@ -72,7 +72,7 @@ def is_stateful(model: PreTrainedModel) -> bool:
 
 
 def recorded_attentions(model: PreTrainedModel) -> list[Any]:
-    """Return what says which of a model's modules give attention maps: classes or specifications.
+    """Return the classes or specifications of a model's modules that give attention maps.
 
     Reads ``PreTrainedModel._can_record_outputs``, seen in transformers 5.17 to 5.23.
     """
@@ -195,7 +195,10 @@ def checks_gradient_norm(trainer_class: _TrainerClass) -> _TrainerClass:
 
 
 def _wrapped(model: nn.Module, class_name: str, name: str) -> nn.Module | None:
-    """What a wrapper of torch holds; importing its class takes seconds, so it is known by name."""
+    """Return the module inside a wrapper of torch, None if the model is no such wrapper.
+
+    Importing the wrapper's class takes seconds, so it is known by name.
+    """
     if all(base.__name__ != class_name for base in type(model).__mro__):
         return None
     inner: nn.Module = _private(model, name, "torch")

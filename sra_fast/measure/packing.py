@@ -127,4 +127,7 @@ def _original_length(served: ServedModel) -> int:
     for part in [parameters, *parameters.values(), vars(served.config)]:
         if isinstance(part, dict) and part.get("original_max_position_embeddings"):
             return int(part["original_max_position_embeddings"])
-    raise ValueError(f"{served.name}: longrope without original_max_position_embeddings")
+    raise ValueError(
+        f"{served.name} has longrope positions, but its configuration has no "
+        "original_max_position_embeddings; set it to the length that the model was first trained on"
+    )

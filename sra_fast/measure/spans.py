@@ -53,7 +53,7 @@ class MarkedSequence:
     """One sequence of a batch, with the tokens that belong to its spans and its responses.
 
     Attributes:
-        row, start, end: where it lies in the batch; ``end`` is the position behind its last.
+        row, start, end: where it lies in the batch; ``end`` is the position after its last.
         spans: ``[P, length]`` bool, True at the tokens of each span.
         responses: its responses, at least one.
     """
@@ -104,7 +104,7 @@ def read_batch(
     """Read and check the masks of a batch.
 
     Args:
-        batch: as :func:`sra_fast.score` takes it.
+        batch: a batch as :func:`sra_fast.score` takes it.
         segments: ``(row, start, end)`` of each sequence, for packed batches; if None,
             ``attention_mask`` tells the one sequence of each row.
 
@@ -270,7 +270,10 @@ def _segments(batch: Mapping[str, Any], shape: Sequence[int]) -> list[tuple[int,
         found = sum(b == row for b, _, _ in segments)
         if found != 1:
             what = "is empty" if not found else "has a hole"
-            raise ValueError(f"attention_mask: row {row} {what}; a row is one run of tokens")
+            raise ValueError(
+                f"attention_mask: row {row} {what}; give every row one run of tokens without "
+                "padding inside"
+            )
     return segments
 
 

@@ -137,7 +137,7 @@ def mean_sra(rows: Sequence[Row]) -> MeanSRA:
     Replies of one dialogue resemble each other, so whole dialogues are drawn.
 
     Args:
-        rows: of scored responses, one or more.
+        rows: one row for each scored response, one or more.
     """
     dialogues = [row["dialogue"] for row in rows]
     scores = [row["sra"] for row in rows]

@@ -36,8 +36,8 @@ def style_of(name: str, names: Sequence[str]) -> Style:
 
     Args:
         name: one of ``names``.
-        names: of all that the figure shows. Those without a style of their own take colours in
-            turn, then markers.
+        names: the names of everything that the figure shows. Those without a style of their own
+            take colours in turn, then markers.
     """
     if name in _STYLES:
         return _STYLES[name]

@@ -198,7 +198,7 @@ def _bars(estimates: Any) -> str:
 
 
 def _moving_average(values: Any) -> Any:
-    """Return the mean of the values around each, over as many on either side as there are."""
+    """Return the moving average of values; it takes fewer neighbours near both ends."""
     count = len(values)
     halves = [min(_WINDOW // 2, i, count - 1 - i) for i in range(count)]
     return numpy.array([values[i - h : i + h + 1].mean() for i, h in enumerate(halves)])

@@ -1,1 +1,1 @@
-"""Small tools that are about no subject of their own: strict JSON, atomic files, statistics."""
+"""Small tools that every part of the library may use: strict JSON, atomic files, statistics."""

@@ -38,7 +38,7 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     """Write a value as JSON in UTF-8, whole or not at all.
 
     Args:
-        path: of the file.
+        path: the file to write.
         value: what JSON can say.
         indent: spaces of a level; None for a single line, for long lists of numbers.
 

@@ -174,7 +174,7 @@ def rate_interval(
     Args:
         hits: ``[n]``, finite numbers.
         chances: ``[n]``, numbers from 0 on; ``n`` of the result is their sum.
-        groups, draws, seed: as for :func:`correlation`.
+        groups, draws, seed: the same as those of :func:`correlation`.
 
     Raises:
         StatisticsError: a number is NaN or infinite, a chance is negative, or the lengths differ.
@@ -206,7 +206,7 @@ def interval_of_sums(
     Args:
         columns: ``[n, C]``, finite numbers.
         statistic: turns sums ``[draws, C]`` into values ``[draws]``, NaN where it is undefined.
-        groups, draws, seed: as for :func:`correlation`.
+        groups, draws, seed: the same as those of :func:`correlation`.
 
     Returns:
         ``low, high, left_out, why`` as in :class:`Correlation`.
@@ -237,9 +237,9 @@ def draw_groups(number: int, draws: int, seed: int, *, width: int = 0) -> Iterat
     """Yield how often each group is drawn, ``[block, number]``, in blocks of resamples.
 
     Args:
-        number: of groups.
-        draws: resamples in all.
-        seed: of the draws, which depend on it alone, not on the blocks.
+        number: the number of groups.
+        draws: the number of resamples.
+        seed: the seed of the draws, which depend on it alone, not on the blocks.
         width: numbers that the caller holds for each resample; it bounds the memory of a block.
     """
     generator = numpy.random.default_rng(seed)

@@ -42,7 +42,7 @@ def test_a_damaged_part_is_none(tmp_path: Path, content: bytes) -> None:
     assert parts.all() == [["a"]]
 
 
-def test_appended_parts_come_in_their_order_behind_those_that_are_there(tmp_path: Path) -> None:
+def test_appended_parts_come_in_their_order_after_those_that_are_there(tmp_path: Path) -> None:
     parts = texts(tmp_path)
     (tmp_path / ".00004.json.77.tmp").write_text("{")  # of a run that was killed
     for text in "abc":

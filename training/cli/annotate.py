@@ -215,13 +215,13 @@ def _notes(agreement: Agreement) -> list[str]:
     notes = [f"{what}: {one.why}" for what, one in figures if one.why]
     gaps = [f"{item} by {annotator}" for item, annotator in agreement.judgements.gaps]
     for title, places in (
-        ("missing preferences", gaps),
-        ("items without SRA", agreement.without_sra),
+        ("preferences that are missing", gaps),
+        ("items whose SRA is unknown", agreement.without_sra),
     ):
         if places:
             more = "" if len(places) <= _SHOWN_GAPS else ", …; --json has all"
             notes.append(f"{title}: {len(places)} ({', '.join(places[:_SHOWN_GAPS])}{more})")
-    notes.append(f"intervals: bootstrap over whole {agreement.drawn}")
+    notes.append(f"the intervals come from a bootstrap that draws whole {agreement.drawn}")
     return notes
 
 

@@ -268,7 +268,7 @@ def _confusions(measured: Quality) -> Table:
 
     from sra_fast.tools.printable import printable
 
-    table = Table(title="taken for another strategy", title_justify="left")
+    table = Table(title="Responses taken for another strategy", title_justify="left")
     table.add_column("strategy")
     table.add_column("predicted")
     table.add_column("responses", justify="right")

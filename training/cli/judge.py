@@ -185,7 +185,7 @@ def _share(share: Share) -> str:
 def _gaps(overall: Tally) -> Iterator[str]:
     for ids, what in (
         (overall.undecided, "the judge named neither, so it counts for nobody"),
-        (overall.missing, "no answer yet"),
+        (overall.missing, "the judge has not answered about it yet"),
         (overall.identical, "both replies are the same, so a preference would be chance"),
     ):
         if ids:

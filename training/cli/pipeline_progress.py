@@ -1,4 +1,4 @@
-"""Progress bars of the pipeline's commands, each with the function that its work reports to."""
+"""Show progress bars for the pipeline: over replies, requests, conditions and training steps."""
 
 from __future__ import annotations
 

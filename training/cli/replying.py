@@ -104,15 +104,16 @@ def replier(
     retries: int,
     timeout: float,
 ) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
-    """Return what tells the model from others, and how to make it reply; nothing is loaded yet.
+    """Return the settings that identify a model, and a function that loads it to reply.
 
     Args:
-        model: of ``--model``.
-        endpoint: its URL, or None for a model that is loaded here.
+        model: the model that replies, as ``--model`` names it.
+        endpoint: the URL of the server that knows the model, or None to load the model here.
         sampling: how tokens are drawn.
-        batch: prompts of a forward pass, or requests at a time.
-        dtype, device: of a model that is loaded here.
-        retries, timeout: of a request to the endpoint; seconds.
+        batch: how many prompts a forward pass takes, or how many requests are sent at a time.
+        dtype, device: the number format and the device of a model that is loaded here.
+        retries: how many times a failed request to the endpoint is repeated.
+        timeout: the seconds without a sign of life after which a request fails.
 
     Raises:
         ValueError: there is no such model, or the endpoint's settings cannot be.

@@ -29,8 +29,9 @@ class PackingCollator:
         """Pack examples, as :func:`~sra_fast.training.training_examples` makes them, into one row.
 
         Args:
-            examples: with ``input_ids``, ``labels``, ``strategy_mask``, ``response_mask`` (lists,
-                arrays or tensors of one length) and ``strategy``; other columns are left out.
+            examples: mappings that have ``input_ids``, ``labels``, ``strategy_mask``,
+                ``response_mask`` (lists, arrays or tensors of one length) and ``strategy``; other
+                columns are left out.
 
         Returns:
             ``[1, T]`` each: ``input_ids``, ``position_ids`` (from 0 in every example) and

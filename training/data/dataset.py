@@ -67,7 +67,7 @@ def training_examples(
 
     Only the last reply of a conversation has a loss: its ``response``, or else its last assistant
     message; everything after it is left out. Labelled are the reply's own tokens and what the chat
-    template puts behind them, to the end of the first control tokens there (all of it if there is
+    template puts after them, to the end of the first control tokens there (all of it if there is
     none), so that the model learns to stop; ``response_mask`` marks the reply's own tokens alone.
     A reasoning model's thoughts (``<think> … </think>``) are no part of its reply and have no loss.
 
@@ -75,7 +75,7 @@ def training_examples(
         source: JSONL file or files of conversations, or conversations (see
             ``sra_fast.chat.conversations``).
         tokenizer: a fast tokenizer with a chat template.
-        template: as for ``sra_fast.encode``.
+        template: a prompt template that ``sra_fast.encode`` takes.
         max_length: the most tokens of an example.
         too_long: what happens to a longer one. "error" refuses it; "drop" leaves it out;
             "cut_oldest_turns" leaves out turns at the beginning of the conversation, as few as

@@ -94,7 +94,7 @@ class ExampleEncoder:
         Raises:
             ConversationError: a strategy is unknown.
             EncodingError: the chat template drops the strategy or alters a text.
-            TrainingDataError: the chat template puts nothing behind a reply.
+            TrainingDataError: the chat template puts nothing after a reply.
         """
         added = self.tokenizer.added_tokens_decoder.items()
         control = torch.tensor([i for i, token in added if token.special], dtype=torch.int64)
@@ -171,11 +171,11 @@ def _example(
     end = int(reply.nonzero()[-1]) + 1
     if end == len(ids):
         raise TrainingDataError(
-            f"{conversation.label}: the chat template puts nothing behind the last reply, so a "
+            f"{conversation.label}: the chat template puts nothing after the last reply, so a "
             "model would never learn to stop; set a tokenizer.chat_template that ends an "
             "assistant's message, with the end-of-turn token for example"
         )
-    # Generation stops at the end-of-turn token: what the template writes behind it, a line break
+    # Generation stops at the end-of-turn token: what the template writes after it, a line break
     # for example, is never the model's to say. Some models end a reply and a turn with two tokens.
     ends = torch.isin(ids[end:], control)
     stop = len(ids)

@@ -17,7 +17,7 @@ def why_not_packed(
     training callback). transformers' own masks keep packed sequences apart in most families only.
 
     Args:
-        model: as ``from_pretrained`` gives it, PEFT-wrapped or not.
+        model: a model that ``from_pretrained`` gave, PEFT-wrapped or not.
         max_length: the longest sequence, in tokens.
         row_tokens: the most tokens of a row; two of the longest sequences if None.
 

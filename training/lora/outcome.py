@@ -114,7 +114,7 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _less(one: float | None, other: float | None) -> bool:
-    """Tell whether both values are known, and the first is less."""
+    """Return whether both values are known and the first is smaller than the second."""
     return one is not None and other is not None and one < other
 
 

@@ -27,7 +27,7 @@ class ReplyTrainer(SRATrainer):
     each process has the same number, are left out. Batches come from this package's collators.
 
     Args:
-        args, kwargs: as for ``SRATrainer``.
+        args, kwargs: the arguments of ``SRATrainer``.
 
     Attributes:
         why_full_logits: why logits are computed at every position all the same; None if they are

@@ -35,7 +35,8 @@ def sliced_mlps(
     only random draws inside (dropout) differ. Afterwards the model is as it was.
 
     Args:
-        model: as for ``sra_fast.score``. Wrap it (PEFT) before, call ``backward()`` inside.
+        model: a model that ``sra_fast.score`` takes. Wrap it (PEFT) before, and call
+            ``backward()`` inside.
         slices: number of slices; shorter sequences take fewer.
         recompute: whether to keep only the input of a slice for the backward pass, and compute the
             rest again. Without, the backward pass finds all slices kept, and training saves less

@@ -45,7 +45,7 @@ def keep_reply_logits(batch: Mapping[str, Any]) -> dict[str, Any]:
     ``[B, K, V]``, not ``[B, T, V]``. Caps and scales on the logits are the model's own as ever.
 
     Args:
-        batch: with ``labels [B, T]``, -100 where there is no loss.
+        batch: the model's inputs and ``labels [B, T]``, which are -100 where there is no loss.
 
     Returns:
         The batch and ``logits_to_keep [K]`` int64, the positions that predict a labelled token in

@@ -219,7 +219,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
         self._listener.end()
         self._history = None
 
-    # --- what they do ---
+    # --- the steps that the events above call ---
 
     def _go_first(self, handler: CallbackHandler) -> None:
         """Move this callback before the reporters, without disturbing a loop over the callbacks."""

@@ -37,7 +37,10 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     for number, text in enumerate(whole_lines(file), start=1):
         line = _parsed(text)
         if line is None:
-            raise ValueError(f"{file}, line {number}: no line of an SRA history: {text[:60]!r}")
+            raise ValueError(
+                f"{file}, line {number}: no line of an SRA history: {text[:60]!r}; take the line "
+                "out of the file, or restore the file"
+            )
         lines.append(line)
     return lines
 

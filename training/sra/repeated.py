@@ -29,7 +29,7 @@ def last_batch() -> LastBatch | None:
     """Return the batch being evaluated if it is the last and may repeat items, else None.
 
     This follows ``Accelerator.gather_for_metrics``: if the batches of all processes are laid one
-    behind the other, the first ``remainder`` items are the data set's.
+    after the other, the first ``remainder`` items are the data set's.
     """
     state, processes = GradientState(), PartialState()
     if processes.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:

@@ -60,7 +60,7 @@ class SRATrainer(Trainer):  # type: ignore[misc]
         sra_layers: ``layer_idx`` of the layers whose SRA counts; all if None.
         sra_heads: numbers of the heads whose SRA counts, in each of these layers; all if None.
         sra_definition: the definition of SRA, "paper" or "mass".
-        args, kwargs: as for ``transformers.Trainer``.
+        args, kwargs: the arguments of ``transformers.Trainer``.
 
     Raises:
         ValueError: a weight, target, layer or head that cannot be; reentrant checkpointing or

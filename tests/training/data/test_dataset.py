@@ -72,7 +72,7 @@ def test_the_last_reply_and_its_end_marker_are_labelled_and_nothing_else() -> No
 
 
 @pytest.mark.parametrize("chat", SOUND_TEMPLATES)
-def test_labels_end_with_the_first_control_token_behind_the_reply(chat: str) -> None:
+def test_labels_end_with_the_first_control_token_after_the_reply(chat: str) -> None:
     tokenizer = byte_level_bpe(SOUND_TEMPLATES[chat])
     (example,) = examples_of([talk("a")], tokenizer=tokenizer)
     reply, _, marker = labelled(tokenizer, example).rpartition(".")
@@ -122,7 +122,7 @@ def test_thoughts_carry_no_loss() -> None:
 
 def test_a_template_without_an_end_marker_is_refused() -> None:
     unended = CHATML.replace("+ '<|im_end|>\n'", "+ ('' if loop.last else '<|im_end|>\n')")
-    with pytest.raises(TrainingDataError, match=r"'a'.*nothing behind the last reply.*end-of-turn"):
+    with pytest.raises(TrainingDataError, match=r"'a'.*nothing after the last reply.*end-of-turn"):
         examples_of([talk("a")], tokenizer=byte_level_bpe(unended))
 
 

@@ -675,12 +675,17 @@ def with_dialogues(path: Path, dialogues: Iterable[object]) -> Path:
 def test_intervals_draw_whole_dialogues_where_they_are_known(tmp_path: Path) -> None:
     by_item = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES))
     assert by_item["interval"]["method"] == "percentile bootstrap over items"
-    assert "intervals: bootstrap over whole items" in call("agree", tmp_path / "t.csv")[1]
+    assert (
+        "the intervals come from a bootstrap that draws whole items"
+        in call("agree", tmp_path / "t.csv")[1]
+    )
     groups = [f"d{item // 2}" for item in range(10)]
     path = with_dialogues(tmp_path / "t.csv", groups)
     found = call_json("agree", path)
     assert found["interval"]["method"] == "percentile bootstrap over dialogues"
-    assert "intervals: bootstrap over whole dialogues" in call("agree", path)[1]
+    assert (
+        "the intervals come from a bootstrap that draws whole dialogues" in call("agree", path)[1]
+    )
     for name in ("pearson", "alpha", "alpha_trimmed"):
         assert found[name] == by_item[name]
         assert found["intervals"][name] != by_item["intervals"][name]
@@ -777,7 +782,7 @@ def test_missing_preferences_are_gaps_and_no_zeros(tmp_path: Path) -> None:
     assert found["alpha"] == pytest.approx(krippendorff.alpha(ratings))
     assert found["intervals"]["alpha"]["n"] == 8
     _, said = call("agree", tmp_path / "t.csv")
-    assert "missing preferences: 2 (i0 by bob, i9 by ann)" in said
+    assert "preferences that are missing: 2 (i0 by bob, i9 by ann)" in said
 
 
 def test_a_single_annotator_has_no_alpha(tmp_path: Path) -> None:

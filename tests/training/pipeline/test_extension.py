@@ -67,7 +67,7 @@ def invoke(*words: object) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("opens", ["user", "assistant"])
-def test_cuts_lie_behind_5_to_23_turns_that_end_with_the_seeker(opens: str) -> None:
+def test_cuts_lie_after_5_to_23_turns_that_end_with_the_seeker(opens: str) -> None:
     every = Cutting(probability=1.0)
     found = cut([dialogue(1, opens=opens)], {"A": "a", "B": "b"}, every)
     lengths = {len(c.messages) for c in found}

@@ -112,7 +112,7 @@ def analyse(judgements: Judgements) -> Agreement:
 
 
 def to_json(agreement: Agreement) -> dict[str, Any]:
-    """Return the analysis as ``sra-fast annotate agree --json`` prints it.
+    """Return the analysis as an object of JSON: counts, correlations, alphas and win rates.
 
     A value that is undefined is None, and its reason stands under "notes".
 

@@ -68,7 +68,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 def _appended(held: Tensor, new: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``held`` followed by ``new`` along T, and the tensor whose front they are.
 
-    That tensor is ``place`` if ``held`` is its front and ``new`` fits behind it, else a larger one.
+    That tensor is ``place`` if ``held`` is its front and ``new`` fits after it, else a larger one.
     """
     begun = held.shape[-2] if held.numel() else 0
     end = begun + new.shape[-2]

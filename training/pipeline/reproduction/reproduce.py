@@ -71,11 +71,11 @@ class Progress:
     Each field makes a context that is open while its stage runs, and gives a function to call.
 
     Attributes:
-        replies: for the first stage; the function takes how many replies a batch brought, and how
+        replies: shows the first stage; the function takes how many replies a batch brought, and how
             many there are to be.
-        steps: for the fine-tuning; the function takes the step, the last step and what is logged.
-        conditions: for the evaluation; the function takes the name of a condition, how many replies
-            a batch brought, and how many the condition needs.
+        steps: shows the fine-tuning; the function takes the step, the last step and what is logged.
+        conditions: shows the evaluation; the function takes the name of a condition, how many
+            replies a batch brought, and how many the condition needs.
     """
 
     replies: Callable[[], AbstractContextManager[Callable[[int, int], None]]] = lambda: nullcontext(
