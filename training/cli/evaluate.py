@@ -82,7 +82,7 @@ def evaluate(
         from ..pipeline.evaluation.conclude import conclude
         from ..pipeline.evaluation.evaluate import Evaluation, collect, opened
         from ..pipeline.generation.sampling import Sampling
-        from .pipeline_progress import row_progress
+        from .pipeline_progress import condition_progress
 
         evaluation = Evaluation(
             file=file,
@@ -100,7 +100,7 @@ def evaluate(
             batch=batch_size,
             perplexity=perplexity,
         )
-        with opened(evaluation), row_progress(current) as on_progress:
+        with opened(evaluation), condition_progress(current) as on_progress:
             found = collect(evaluation, on_progress)
             results = conclude(evaluation, found, ablate=ablate, on_progress=on_progress)
         current.show(_table(results))
@@ -112,15 +112,15 @@ def _table(results: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table(title="adherence and SRA", title_justify="left")
-    for column in ("row", "replies", "accuracy", "SRA", "log SRA"):
-        table.add_column(column, justify="left" if column == "row" else "right")
+    for column in ("condition", "replies", "accuracy", "SRA", "log SRA"):
+        table.add_column(column, justify="left" if column == "condition" else "right")
     definition = results["definition"]
-    for row in results["analysis"]["rows"]:
-        sra, log = row["scores"][definition], row["log_scores"][definition]
+    for condition in results["analysis"]["rows"]:
+        sra, log = condition["scores"][definition], condition["log_scores"][definition]
         table.add_row(
-            row["row"],
-            str(row["n"]),
-            _number(row["accuracy"]["value"], ".3f"),
+            condition["row"],
+            str(condition["n"]),
+            _number(condition["accuracy"]["value"], ".3f"),
             _number(sra["value"], ".3e"),
             _number(log["value"], ".3f"),
         )

@@ -40,15 +40,15 @@ def request_progress(session: Session) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def row_progress(session: Session) -> Iterator[OnProgress]:
+def condition_progress(session: Session) -> Iterator[OnProgress]:
     """Show progress over the replies of each condition of an evaluation."""
     bar = progress_bar(session)
     tasks: dict[str, Any] = {}
 
-    def on_progress(row: str, done: int, total: int) -> None:
-        if row not in tasks:
-            tasks[row] = bar.add_task(row, total=total)
-        bar.update(tasks[row], advance=done)
+    def on_progress(condition: str, done: int, total: int) -> None:
+        if condition not in tasks:
+            tasks[condition] = bar.add_task(condition, total=total)
+        bar.update(tasks[condition], advance=done)
 
     with bar:
         yield on_progress

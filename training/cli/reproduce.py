@@ -85,8 +85,8 @@ def reproduce(
         from ..pipeline.reproduction.reproduce import reproduce as run
         from ..pipeline.reproduction.stages import Reproduction, read_training
         from .pipeline_progress import (
+            condition_progress,
             reply_progress,
-            row_progress,
             step_progress,
         )
 
@@ -115,7 +115,7 @@ def reproduce(
             Progress(
                 replies=lambda: reply_progress(current),
                 steps=lambda: step_progress(current),
-                conditions=lambda: row_progress(current),
+                conditions=lambda: condition_progress(current),
             ),
         )
         current.say(f"written to {out}; {out / 'report.md'} is for reading")

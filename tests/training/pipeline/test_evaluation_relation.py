@@ -1,4 +1,4 @@
-"""Test what is computed from records: Table 1, correlations over rows, AUC, language."""
+"""Test what is computed from records: Table 1, correlations over conditions, AUC, language."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_what_is_undefined_has_a_reason(records: list[Record]) -> None:
     row = found.rows[0]
     assert row.auc["paper"].value == 0.5  # all ties
     assert (row.scores["mass"].value, row.scores["mass"].why) == (None, "no response with a value")
-    assert "no row 'c5_hl'" in (row.accuracy_difference.why or "")
+    assert "no condition 'c5_hl'" in (row.accuracy_difference.why or "")
     two = analyse([one for one in records if one.row in ("standard", "c1_hf")], draws=50)
     assert "2 rows" in (two.over_rows["paper"].pearson.why or "")
     with pytest.raises(AnalysisError, match="no records"):
@@ -284,7 +284,7 @@ def test_auc_without_pairs_of_one_stratum_is_undefined() -> None:
     strata, positive = numpy.array([0, 1]), numpy.array([True, False])
     found = auc(numpy.array([1.0, 2.0]), positive, strata, draws, numpy.array([True, True]))
     assert found.value is None
-    assert "no row and strategy has both" in (found.why or "")
+    assert "no condition and strategy has both" in (found.why or "")
 
 
 def test_draws_depend_on_the_seed_alone(records: list[Record]) -> None:

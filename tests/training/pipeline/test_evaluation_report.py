@@ -146,7 +146,7 @@ def test_what_heads_cannot_say_is_named() -> None:
     found = analyse_heads(**alone, draws=20)
     assert (found.best, found.median, found.measured[0][0]) == ((), None, None)
     assert len(found.gaps) == 2
-    assert "no row and strategy with both" in found.gaps[0]
+    assert "no condition and strategy with both" in found.gaps[0]
     # Each dialogue's two items of the only strategy are answered under other conditions besides
     # "c1_hf".
     apart = {
@@ -211,7 +211,7 @@ def test_report_and_figures(tmp_path: Path) -> None:
     assert "- a smaller \\*model\\*" in page
     assert "- 3 replies are empty" in page
     assert "## Without the best heads" in page
-    assert "one of the same row and strategy that does not" in page
+    assert "one of the same condition and strategy that does not" in page
     assert "shuffles of adherence among the conversations of one strategy" in page
     assert '"d0"' not in json.dumps(results["heads"])  # thousands of dialogues would be clutter
     accuracy = results["analysis"]["rows"][0]["accuracy"]

@@ -320,7 +320,7 @@ def test_the_papers_own_settings_deviate_in_nothing_that_is_set(tmp_path: Path) 
         "cuts:",
         "temperature",
         "fine-tuning:",
-        "responses of a row",
+        "responses of a condition",
     ):
         assert word not in paper
     changed = told(

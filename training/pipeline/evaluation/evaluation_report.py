@@ -1,7 +1,7 @@
 """Write the report of an evaluation, ``report.md`` and ``results.json``: no texts and no paths.
 
-A figure that is undefined is a dash in its table; the reason stands under "Gaps". The report calls
-a condition a row.
+A figure that is undefined is a dash in its table; the reason stands under "Gaps". The text
+of the report says condition, and the keys of ``results.json`` say row.
 """
 
 from __future__ import annotations
@@ -88,15 +88,15 @@ def results(findings: Findings) -> dict[str, Any]:
         **found,
         "published": {
             model: {
-                "rows": plain(rows),
+                "rows": plain(conditions),
                 "relation": plain(published_relation(model)),
             }
-            for model, rows in PUBLISHED.items()
+            for model, conditions in PUBLISHED.items()
         },
         "gaps": _all_gaps(findings),
         "interval": {
             "level": LEVEL,
-            "method": "percentile bootstrap over dialogues, the same draws for all rows",
+            "method": "percentile bootstrap over dialogues, the same draws for all conditions",
             "resamples": analysis.draws,
             "seed": analysis.seed,
         },
@@ -124,8 +124,8 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         "",
         f"{analysis.responses:,} responses of {analysis.dialogues:,} dialogues. In brackets: "
         f"{LEVEL:.0%} percentile intervals, from drawing whole dialogues {analysis.draws:,} times "
-        "(the same draws for all rows, so differences are paired). A dash is an undefined figure; "
-        "the reasons stand under Gaps.",
+        "(the same draws for all conditions, so differences are paired). A dash is an undefined "
+        "figure; the reasons stand under Gaps.",
         "",
         "## Table 1",
         "",
@@ -133,31 +133,31 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         "strategy asked for. "
         f"SRA is the `{definition}` definition, log SRA the natural logarithm of its mean. "
         "Lookback is the mass on the strategy over that mass and the mass on the response so far. "
-        f"Differences are from the row {markdown_text(analysis.base)}.",
+        f"Differences are from the condition {markdown_text(analysis.base)}.",
         "",
         *condition_table(analysis, definition),
-        "Beside the published ones (1,000 responses a row, SRA by the definition `table1`; other "
-        "models, prompts and classifier):",
+        "Beside the published ones (1,000 responses per condition, SRA by the definition `table1`; "
+        "other models, prompts and classifier):",
         "",
         *published_table(analysis),
-        "## SRA against accuracy over rows",
+        "## SRA against accuracy over conditions",
         "",
-        f"Each of the {len(analysis.rows)} rows is a point. Pearson of the means (r), of the "
+        f"Each of the {len(analysis.rows)} conditions is a point. Pearson of the means (r), of the "
         "logarithm of mean SRA (log r), and Spearman (rho). Intervals draw dialogues and compute "
-        "all rows anew; they do not tell how other rows would lie. The last column leaves out one "
-        "row at a time, and says which.",
+        "all conditions anew; they do not tell how other conditions would lie. The last column "
+        "leaves out one condition at a time, and says which.",
         "",
         *relation_table(analysis),
-        "## SRA against adherence within rows",
+        "## SRA against adherence within conditions",
         "",
-        "AUC: how often a response that adheres has the higher score than one of the same row and "
-        "strategy that does not (ties count half); 0.5 is chance.",
+        "AUC: how often a response that adheres has the higher score than one of the same "
+        "condition and strategy that does not (ties count half); 0.5 is chance.",
         "",
         *condition_auc_table(analysis),
         "## By strategy",
         "",
-        "All rows together; AUC over pairs of the same row and strategy; r over the rows' means in "
-        "it.",
+        "All conditions together; AUC over pairs of the same condition and strategy; r over the "
+        "conditions' means in it.",
         "",
         *group_table("strategy", analysis.strategies, definition),
     ]
@@ -170,8 +170,8 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
             "## Language",
             "",
             "Perplexity is the geometric mean under the base model. distinct-n: distinct n-grams "
-            f"over n-grams, every row cut to {findings.quality.distinct_words:,} words (mean of "
-            f"{findings.quality.shuffles} shuffles). Repetition: mean share of a response's "
+            f"over n-grams, every condition cut to {findings.quality.distinct_words:,} words (mean "
+            f"of {findings.quality.shuffles} shuffles). Repetition: mean share of a response's "
             "4-grams that it had before. Differences and ratio: against "
             f"{markdown_text(findings.quality.base)}.",
             "",
@@ -184,7 +184,7 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
             "## Without the best heads",
             "",
             "The dialogues that the heads were not chosen by, answered again without the best "
-            "heads and without as many drawn by lot. Differences are from the last row.",
+            "heads and without as many drawn by lot. Differences are from the last condition.",
             "",
             *ablation_table(findings.ablation, definition),
         ]
@@ -211,12 +211,12 @@ def _heads(heads: HeadAnalysis) -> list[str]:
         else f"{heads.beyond} of {heads.layers * heads.heads} lie beyond 0.5 ± "
         f"{heads.threshold:.3f}, which the best of all heads exceeds in 5% of "
         f"{heads.permutations} shuffles of adherence among the conversations of one strategy, all "
-        f"rows of a conversation together ({heads.shuffled:,} responses can be shuffled)."
+        f"conditions of a conversation together ({heads.shuffled:,} responses can be shuffled)."
     )
     median = "undefined" if heads.median is None else f"{heads.median:.3f}"
     text = (
-        "AUC of a head's attention on the strategy for adherence, over pairs of the same row and "
-        "strategy. "
+        "AUC of a head's attention on the strategy for adherence, over pairs of the same "
+        "condition and strategy. "
         f"Heads are chosen on {heads.dialogues[0]:,} dialogues ({heads.responses[0]:,} responses) "
         f"and measured on the other {heads.dialogues[1]:,} ({heads.responses[1]:,}). "
         f"The median head has {median}. {chance}"

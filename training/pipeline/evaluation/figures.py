@@ -104,7 +104,7 @@ def _by_turn(analysis: Analysis, definition: str | None) -> Any:
     what = "Strategy following by turn" if definition is None else "SRA by turn"
     bars = "; bars: 95% interval over dialogues" if len(names) <= _FEW else ""
     of = f"{analysis.responses:,} responses of {analysis.dialogues:,} dialogues"
-    title(figure, what, f"{'one line per row' if len(names) > 1 else names[0]}; {of}{bars}")
+    title(figure, what, f"{'one line per condition' if len(names) > 1 else names[0]}; {of}{bars}")
     return figure
 
 
@@ -182,7 +182,7 @@ def _by_strategy(analysis: Analysis, definition: str) -> Any:
     panels: Sequence[tuple[str, str, list[Estimate]]] = (
         ("accuracy", BLUE, [one.accuracy for one in groups]),
         (f"SRA ({definition})", ORANGE, [one.scores[definition] for one in groups]),
-        ("AUC of SRA, same row", BLUE, [one.auc[definition] for one in groups]),
+        ("AUC of SRA, same condition", BLUE, [one.auc[definition] for one in groups]),
     )
     for axes, (label, colour, estimates) in zip(figure.axes, panels, strict=True):
         reach = 0.0
@@ -211,7 +211,7 @@ def _by_strategy(analysis: Analysis, definition: str) -> Any:
     first.set_yticks(range(len(groups)))
     first.set_yticklabels([shortened(one.name, 34) for one in groups], parse_math=False)
     first.set_ylim(len(groups) - 0.5, -0.5)
-    title(figure, "By strategy", "all rows together; bars: 95% interval over dialogues")
+    title(figure, "By strategy", "all conditions together; bars: 95% interval over dialogues")
     return figure
 
 

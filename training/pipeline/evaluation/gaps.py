@@ -10,7 +10,7 @@ from .analysis import Analysis, ConditionResult
 from .heads import HeadAnalysis
 from .language_quality import LanguageQuality
 
-_NO_GAP = "the row itself"
+_NO_GAP = "the condition itself"
 _SHOWN = 6  # most places that one sentence names; results.json has a reason beside every figure
 
 
@@ -48,11 +48,11 @@ def _undefined(
     ablation: Sequence[ConditionResult] | None,
 ) -> Iterator[tuple[str, str]]:
     for condition in analysis.rows:
-        yield from _of_condition(condition, f"row {condition.row}")
+        yield from _of_condition(condition, f"condition {condition.row}")
     for name, relation in analysis.over_rows.items():
-        yield from _why(f"{name}, r over rows", relation.pearson)
-        yield from _why(f"{name}, log r over rows", relation.pearson_log)
-        yield from _why(f"{name}, rho over rows", relation.spearman)
+        yield from _why(f"{name}, r over conditions", relation.pearson)
+        yield from _why(f"{name}, log r over conditions", relation.pearson_log)
+        yield from _why(f"{name}, rho over conditions", relation.spearman)
     for kind, groups in (("strategy", analysis.strategies), ("language", analysis.languages)):
         for group in groups:
             where = f"{kind} {group.name}"
@@ -60,17 +60,17 @@ def _undefined(
             for what, by_score in (
                 ("mean", group.scores),
                 ("AUC", group.auc),
-                ("r over rows", group.over_rows),
+                ("r over conditions", group.over_rows),
             ):
                 for name, one in by_score.items():
                     yield from _why(f"{where}, {name} {what}", one)
     for turn in analysis.turns:
-        where = f"row {turn.row}, turn {turn.turn}"
+        where = f"condition {turn.row}, turn {turn.turn}"
         yield from _why(f"{where}, accuracy", turn.accuracy)
         for name, score in turn.scores.items():
             yield from _why(f"{where}, {name}", score)
     for language in quality.rows if quality else ():
-        where = f"row {language.row}"
+        where = f"condition {language.row}"
         for name in ("words", "finished", "repetition", "perplexity"):
             yield from _why(f"{where}, {name}", getattr(language, name))
         for name in ("words_difference", "finished_difference", "repetition_difference"):
@@ -85,7 +85,7 @@ def _undefined(
         for head in heads.best:
             yield from _why(f"layer {head.layer}, head {head.head}, held-out AUC", head.measured)
     for condition in ablation or ():
-        yield from _of_condition(condition, f"ablation, row {condition.row}")
+        yield from _of_condition(condition, f"ablation, condition {condition.row}")
 
 
 def _of_condition(condition: ConditionResult, where: str) -> Iterator[tuple[str, str]]:

@@ -165,8 +165,8 @@ def analyse_heads(
     ranks = stratum_ranks(values[ours], strata[ours])
     measured = aucs_of_ranks(ranks, labels[ours][None], strata[ours])
     gaps = [
-        f"the {half} half of the dialogues has no row and strategy with both responses that adhere "
-        "and others, so its AUC is undefined"
+        f"the {half} half of the dialogues has no condition and strategy with both responses that "
+        "adhere and others, so its AUC is undefined"
         for half, found in (("choosing", chosen), ("measuring", measured))
         if found is None
     ]
@@ -189,8 +189,8 @@ def analyse_heads(
             beyond = int((numpy.abs(measured[0] - 0.5) > threshold).sum())
         else:
             gaps.append(
-                "no two items of one strategy, answered in the same rows, differ in adherence, so "
-                "labels cannot be shuffled and what chance gives is unknown"
+                "no two items of one strategy, answered in the same conditions, differ in adherence, "
+                "so labels cannot be shuffled and what chance gives is unknown"
             )
     grid = [None] * (layers * heads) if measured is None else measured[0].tolist()
     return HeadAnalysis(

@@ -201,9 +201,9 @@ def _condition_quality(
     def difference(column: int) -> Estimate:
         n = int(means.counts[at, column])
         if base not in names:
-            return Estimate(None, None, None, n, f"there is no row {base!r} to compare with")
+            return Estimate(None, None, None, n, f"there is no condition {base!r} to compare with")
         if names[at] == base:
-            return Estimate(None, None, None, n, "the row itself")
+            return Estimate(None, None, None, n, "the condition itself")
         return means.difference(at, names.index(base), column)
 
     length, ended, repeated, log_perplexity = (means.estimate(at, column) for column in range(4))

@@ -12,7 +12,9 @@ from sra_fast.tools.bootstrap import Correlation, correlation
 
 from .condition_correlation import leave_one_out
 
-NO_INTERVAL = "eight published rows; their dialogues are not published, so there is no interval"
+NO_INTERVAL = (
+    "eight published conditions; their dialogues are not published, so there is no interval"
+)
 
 
 @dataclass(frozen=True)

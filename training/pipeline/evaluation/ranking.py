@@ -56,7 +56,10 @@ def auc(
         return Estimate(None, None, None, len(at), f"{which} response adheres, so AUC is undefined")
     value = float(weighted_auc(scores[at], labels, strata[at], numpy.ones((1, len(at))))[0])
     if numpy.isnan(value):
-        why = "no row and strategy has both responses that adhere and others, so AUC is undefined"
+        why = (
+            "no condition and strategy has both responses that adhere and others, so AUC is "
+            "undefined"
+        )
         return Estimate(None, None, None, len(at), why)
     drawn = [weighted_auc(scores[at], labels, strata[at], weights) for weights in draws.weights(at)]
     dialogues = len(numpy.unique(draws.dialogue[at]))

@@ -170,9 +170,9 @@ def _conditions(columns: _Columns, means: Means, base: str) -> tuple[ConditionRe
     def difference(at: int, column: int) -> Estimate:
         n = int(means.counts[at, column])
         if at_base is None:
-            return Estimate(None, None, None, n, f"there is no row {base!r} to compare with")
+            return Estimate(None, None, None, n, f"there is no condition {base!r} to compare with")
         if at == at_base:
-            return Estimate(None, None, None, n, "the row itself")
+            return Estimate(None, None, None, n, "the condition itself")
         return means.difference(at, at_base, column)
 
     found = []

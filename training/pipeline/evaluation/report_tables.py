@@ -55,7 +55,7 @@ def _cell(value: float | None, low: float | None, high: float | None, shown: For
 def condition_table(analysis: Analysis, definition: str) -> list[str]:
     """Write the figures of each condition as in Table 1, then means by the other definitions."""
     lines = markdown_table(
-        ("row", "n", "accuracy", "SRA", "log SRA", "lookback", "Δ accuracy", "Δ SRA"),
+        ("condition", "n", "accuracy", "SRA", "log SRA", "lookback", "Δ accuracy", "Δ SRA"),
         (
             (
                 condition.row,
@@ -73,7 +73,7 @@ def condition_table(analysis: Analysis, definition: str) -> list[str]:
     others = [name for name in analysis.scores if name not in (definition, LOOKBACK)]
     if not others:
         return lines
-    head = ["row"]
+    head = ["condition"]
     for name in others:
         head += [f"SRA ({name})", f"log SRA ({name})"]
     cells = []
@@ -94,7 +94,7 @@ def published_table(analysis: Analysis) -> list[str]:
     """Write accuracy and mean SRA as measured here (by ``table1``) beside the published ones."""
     ours = {one.row: one for one in analysis.rows}
     theirs = {model: {one.row: one for one in table} for model, table in PUBLISHED.items()}
-    head = ["row", "accuracy", "SRA (table1)"]
+    head = ["condition", "accuracy", "SRA (table1)"]
     for model in PUBLISHED:
         head += [f"{model}: accuracy", "SRA", "log SRA"]
     rows = []
@@ -140,7 +140,9 @@ def relation_table(analysis: Analysis) -> list[str]:
                 _without(known.without),
             )
         )
-    return markdown_table(("score", "rows", "r", "log r", "rho", "r without one row"), rows)
+    return markdown_table(
+        ("score", "conditions", "r", "log r", "rho", "r without one condition"), rows
+    )
 
 
 def _without(found: Mapping[str, float | None]) -> str:
@@ -155,7 +157,7 @@ def _without(found: Mapping[str, float | None]) -> str:
 def condition_auc_table(analysis: Analysis) -> list[str]:
     """Write the AUC of every score within every condition."""
     return markdown_table(
-        ("row", *analysis.scores),
+        ("condition", *analysis.scores),
         (
             (condition.row, *(figure(condition.auc[name]) for name in analysis.scores))
             for condition in analysis.rows
@@ -166,7 +168,7 @@ def condition_auc_table(analysis: Analysis) -> list[str]:
 def group_table(kind: str, groups: Sequence[GroupResult], definition: str) -> list[str]:
     """Write the figures of each strategy, or of each language; ``kind`` is the first heading."""
     return markdown_table(
-        (kind, "n", "accuracy", "SRA", "AUC", "r over rows"),
+        (kind, "n", "accuracy", "SRA", "AUC", "r over conditions"),
         (
             (
                 one.name,
@@ -184,7 +186,7 @@ def group_table(kind: str, groups: Sequence[GroupResult], definition: str) -> li
 def turn_table(analysis: Analysis, definition: str) -> list[str]:
     """Write the figures of each condition at each turn."""
     return markdown_table(
-        ("row", "turn", "n", "accuracy", "SRA"),
+        ("condition", "turn", "n", "accuracy", "SRA"),
         (
             (
                 one.row,
@@ -203,7 +205,7 @@ def quality_table(quality: LanguageQuality) -> list[str]:
     orders = sorted({n for condition in quality.rows for n in condition.distinct})
     lines = markdown_table(
         (
-            "row",
+            "condition",
             "n",
             "words",
             "ended",
@@ -225,7 +227,7 @@ def quality_table(quality: LanguageQuality) -> list[str]:
         ),
     )
     against = markdown_table(
-        ("row", "Δ words", "Δ ended", "Δ repetition", "perplexity ratio"),
+        ("condition", "Δ words", "Δ ended", "Δ repetition", "perplexity ratio"),
         (
             (
                 condition.row,
@@ -256,7 +258,7 @@ def head_table(heads: HeadAnalysis) -> list[str]:
 def ablation_table(conditions: Sequence[ConditionResult], definition: str) -> list[str]:
     """Write the figures of the conditions with and without the best heads."""
     return markdown_table(
-        ("row", "n", "accuracy", "SRA", "Δ accuracy", "Δ SRA"),
+        ("condition", "n", "accuracy", "SRA", "Δ accuracy", "Δ SRA"),
         (
             (
                 condition.row,

@@ -78,7 +78,7 @@ def _deviations(reproduction: Reproduction, dialogues: int, responses: int) -> I
     )
     yield from _of_training(reproduction.training)
     if responses != PAPER_RESPONSES:
-        yield f"responses of a row: {responses:,}; the paper's {PAPER_RESPONSES:,}"
+        yield f"responses of a condition: {responses:,}; the paper's {PAPER_RESPONSES:,}"
     yield (
         "SRA: by the definition paper where nothing else is said; the published tables are by "
         "table1, which stands beside it"

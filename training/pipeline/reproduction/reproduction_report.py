@@ -224,14 +224,14 @@ def _brief(reproduced: Reproduced) -> list[str]:
         f"{_r(plain(published_relation(model).pearson))} ({model})" for model in PUBLISHED
     )
     lines.append(
-        f"SRA (`table1`) against accuracy over the {len(conditions)} rows: "
+        f"SRA (`table1`) against accuracy over the {len(conditions)} conditions: "
         f"r = {_r(relation['pearson'])}; from the published tables: {published}."
     )
     without = {name: r for name, r in relation["without"].items() if r is not None}
     if without and relation["pearson"]["r"] is not None:
         most = max(without, key=lambda name: abs(without[name] - relation["pearson"]["r"]))
         lines.append(
-            f"The row that this hangs on most is {markdown_text(most)}: without it r = "
+            f"The condition that this hangs on most is {markdown_text(most)}: without it r = "
             f"{'−' if without[most] < 0 else ''}{rate(abs(without[most]))}."
         )
     if by_plain is not None:
@@ -348,8 +348,8 @@ def _two(evaluation: Mapping[str, Any], by_plain: Analysis) -> list[str]:
         "The same replies, adherence named by the classifier that was trained on the model's own "
         "replies, and by `plain`, which has seen none of them.",
         "",
-        *markdown_table(("row", "n", "accuracy, trained", "accuracy, plain"), rows),
-        "Pearson's r of each score with accuracy over the rows, raw and of the logarithm:",
+        *markdown_table(("condition", "n", "accuracy, trained", "accuracy, plain"), rows),
+        "Pearson's r of each score with accuracy over the conditions, raw and of the logarithm:",
         "",
         *markdown_table(
             ("score", "r, trained", "r, plain", "log r, trained", "log r, plain"), over
