@@ -14,6 +14,10 @@ TREES = ("sra_fast", "kernels", "training", "benchmarks")
 LINKS = ("sra_fast/kernels", "sra_fast/training")
 
 _FEWEST_WORDS = 4
+_VERB = re.compile(
+    "(Add|Ask|Compute|Connect|Describe|Encode|Hold|Identify|Load|Log|Name|Note|Pack|Pad|Prepare|Read"
+    "|Refuse|Reply|Report|Represent|Return|Run|Say|Score|Show|Space|Stand|Tell|Train|Write)s? "
+)
 _DANGLING = re.compile(r"^ +\w+(?:, \w+)*: (?:of|from|as for) .*$", re.MULTILINE)
 
 
@@ -40,6 +44,22 @@ def telegrams(module: ast.Module) -> list[str]:
         if len(first.split()) < _FEWEST_WORDS or not first.endswith("."):
             found.append(f"line {getattr(node, 'lineno', 1)}: {first}")
     return found
+
+
+def bare_verbs(module: ast.Module) -> list[str]:
+    """The classes whose docstring says what they do ("Hold …", "Packs …"), not what they are."""
+    classes = [node for node in ast.walk(module) if isinstance(node, ast.ClassDef)]
+    return [node.name for node in classes if _VERB.match(ast.get_docstring(node) or "")]
+
+
+@pytest.mark.parametrize("file", python_files())
+def test_the_docstring_of_a_class_begins_with_a_noun(file: str) -> None:
+    assert bare_verbs(parsed(file)) == []
+
+
+@pytest.mark.parametrize("verb", ["Hold", "Packs", "Represent"])
+def test_a_class_that_begins_with_a_verb_is_found(verb: str) -> None:
+    assert bare_verbs(ast.parse(f'class C:\n    """{verb} all the keys of a call."""')) == ["C"]
 
 
 def dangling_arguments(module: ast.Module) -> list[str]:

@@ -24,7 +24,7 @@ LONG = 10.0  # seconds; a call that takes longer is not repeated for its memory
 
 @dataclass(frozen=True)
 class Meter:
-    """Hold the two functions that measure an alternative (:mod:`benchmarks.cpu.measure`)."""
+    """The two functions that measure an alternative (:mod:`benchmarks.cpu.measure`)."""
 
     memory: Callable[[ModelCase, str], Measured]
     pairs: Callable[[ModelCase, str, int], Measured]
@@ -35,7 +35,7 @@ FRESH = Meter(memory_fresh, pairs_fresh)
 
 @dataclass(frozen=True)
 class ComparedAlternative:
-    """Hold the figures of one alternative at one case.
+    """The figures of one alternative at one case.
 
     Attributes:
         status: how the check went. Unless it is "ok", only ``note`` is given, and ``peak_bytes``
@@ -59,7 +59,7 @@ class ComparedAlternative:
 
 @dataclass(frozen=True)
 class ComparedCase:
-    """Hold a case and the figures of each alternative that was measured at it."""
+    """A case and the figures of each alternative that was measured at it."""
 
     case: ModelCase
     cells: Mapping[str, ComparedAlternative]
@@ -67,7 +67,7 @@ class ComparedCase:
 
 @dataclass
 class Known:
-    """Hold what bfloat16 is checked by: float32's truth, and eager's own errors by length."""
+    """What bfloat16 is checked by: float32's truth, and eager's own errors by length."""
 
     truths: dict[tuple[str, int], Truth] = field(default_factory=dict)
     eager_errors: dict[str, dict[int, dict[Quantity, float]]] = field(default_factory=dict)

@@ -29,7 +29,7 @@ OURS = "d"
 
 @dataclass(frozen=True)
 class TimedCall:
-    """Hold one call of an alternative: its time in seconds and what it computed."""
+    """One call of an alternative: its time in seconds and what it computed."""
 
     key: str
     seconds: float
@@ -38,7 +38,7 @@ class TimedCall:
 
 @dataclass(frozen=True)
 class Measured:
-    """Hold what one process measured.
+    """What one process measured.
 
     Attributes:
         peak_bytes: the peak memory of a call above the loaded model; None if the process measured

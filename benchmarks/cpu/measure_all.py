@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 @dataclass(frozen=True)
 class Planned:
-    """Hold a case, its alternatives, and how often each is measured.
+    """A case, its alternatives, and how often each is measured.
 
     Attributes:
         case: the model and length to run.

@@ -23,7 +23,7 @@ FEWEST_REPLY_CHARACTERS = 20
 
 @dataclass(frozen=True)
 class Chosen:
-    """Hold two files of conversations that share no dialogue.
+    """Two files of conversations that share no dialogue.
 
     Attributes:
         training, held_out: the paths of the two files.

@@ -34,7 +34,7 @@ STEPS = 3  # steps that a way takes in each round; the first is not timed
 
 @dataclass(frozen=True)
 class StepCost:
-    """Hold a case and what each way of training took at it.
+    """A case and what each way of training took at it.
 
     Attributes:
         case: the model and length in words.

@@ -40,7 +40,7 @@ STRATEGY = "Question"
 
 @dataclass(frozen=True)
 class Stepped:
-    """Hold what some steps of one way took and computed.
+    """What some steps of one way took and computed.
 
     Attributes:
         seconds: the time of each step but the first, from the end of the one before, logs
@@ -55,7 +55,7 @@ class Stepped:
 
 
 class Training:
-    """Train a model with a new adapter on one conversation that fills a row.
+    """A training of a model with a new adapter on one conversation that fills a row.
 
     Args:
         model: the model on its device; it is wrapped in an adapter.
@@ -138,7 +138,7 @@ class Training:
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]
-    """Note the moment at which each step had ended and was logged."""
+    """A callback that notes the moment at which each step had ended and was logged."""
 
     def __init__(self) -> None:
         self.ended: list[float] = []
@@ -154,7 +154,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 class _WithMaps(ReplyTrainer):
-    """Compute SRA from the maps of the same batch, in a forward pass of its own."""
+    """A trainer that computes SRA from attention maps, in a forward pass of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -24,7 +24,7 @@ from sra_fast.scoring import score as sra_score  # so early that no call pays fo
 
 @dataclass(frozen=True)
 class AlternativeAnswer:
-    """Hold what an alternative computed, as far as it can be compared.
+    """What an alternative computed, as far as it can be compared.
 
     Attributes:
         scores: ``[4, L]`` float64, the definitions (in the library's order) per layer, or None.
@@ -37,7 +37,7 @@ class AlternativeAnswer:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Describe one of the :data:`ALTERNATIVES`.
+    """One of the ways to compute SRA in :data:`ALTERNATIVES`.
 
     Attributes:
         key: the letter that stands for it.

@@ -17,7 +17,7 @@ RESPONSE = 128  # tokens of the response, which ends the prompt
 
 @dataclass(frozen=True)
 class Shape:
-    """Hold the sizes of a Llama model; ``head_width`` is D, and the embeddings are tied."""
+    """The sizes of a Llama model; ``head_width`` is D, and the embeddings are tied."""
 
     name: str
     layers: int
@@ -37,7 +37,7 @@ WIDE = Shape("Llama-3.2-1B shape, 4 layers", 4, 2048, 8192, 32, 8, 64, 8192)
 
 @dataclass(frozen=True)
 class ModelCase:
-    """Say what is run: a model's shape, a dtype, and a batch of one prompt of ``tokens`` tokens.
+    """A case to run: a model's shape, a dtype, and a batch of one prompt of ``tokens`` tokens.
 
     The last ``response`` tokens are the response.
     """

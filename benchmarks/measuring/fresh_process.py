@@ -13,7 +13,7 @@ from typing import Any
 
 
 class ProcessFailedError(RuntimeError):
-    """Say that a fresh process ended without a result."""
+    """Raised when a fresh process ended without a result."""
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:

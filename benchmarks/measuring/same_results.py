@@ -32,7 +32,7 @@ FLOAT32_TOLERANCES: Mapping[Quantity, float] = {"scores": 1e-5, "hidden": 1e-4}
 
 @dataclass(frozen=True)
 class AnswerVerdict:
-    """Hold the relative errors of one alternative, and what they were allowed to be."""
+    """The relative errors of one alternative, and what they were allowed to be."""
 
     errors: Mapping[Quantity, float]
     tolerances: Mapping[Quantity, float]

@@ -46,7 +46,7 @@ NAME = "generation"
 
 @dataclass(frozen=True)
 class ReplySpeed:
-    """Hold how many replies one way gave, how long they were, and how long it took.
+    """How many replies one way gave, how long they were, and how long it took.
 
     Attributes:
         replies: the number of replies.
@@ -70,7 +70,7 @@ class ReplySpeed:
 
 
 class _Drawing(LogitsProcessor):  # type: ignore[misc]
-    """Leave ``generate`` no choice but the token that an item's own random number draws."""
+    """A processor that leaves ``generate`` only the token that an item's random number draws."""
 
     def __init__(self, item: str, begun: int, sampling: Sampling) -> None:
         self._numbers, self._begun, self._sampling = uniforms(sampling, item), begun, sampling

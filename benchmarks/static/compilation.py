@@ -42,7 +42,7 @@ ROWS = 257
 
 @dataclass(frozen=True)
 class KernelCase:
-    """Describe one call of a function that launches kernels.
+    """One call of a function that launches kernels.
 
     Attributes:
         function: the name of the function.
@@ -68,7 +68,7 @@ class KernelCase:
 
 @dataclass(frozen=True)
 class Binary:
-    """Hold what the compiler made of one kernel.
+    """What the compiler made of one kernel.
 
     Attributes:
         kernel: the kernel's name.
@@ -137,7 +137,7 @@ def decode_serves(case: KernelCase) -> bool:
 
 @dataclass(frozen=True)
 class _Driver:
-    """Stand in for Triton's driver when compiling; its device is the architecture's name."""
+    """A stand-in for Triton's driver when compiling; its device is the architecture's name."""
 
     architecture: str
 

@@ -56,7 +56,7 @@ WITHOUT_PRODUCTS = {"delta", "decode join"}
 
 @dataclass(frozen=True)
 class JudgedKernel:
-    """Hold one compiled kernel and what is to be said of it.
+    """One compiled kernel and what is to be said of it.
 
     Attributes:
         architecture, width, dtype: what it was compiled for.

@@ -13,7 +13,7 @@ _CODE_FOLLOWS = re.compile(r"^(?P<text>.*?):?:$", re.M)
 
 
 class DocstringMarkup(griffe.Extension):
-    """Writes ``:func:`~a.b``` as code, and ``::`` before an indented block as a colon."""
+    """The extension that shows ``:func:`~a.b``` as code, and ``::`` before a block as a colon."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
         """Rewrite the docstring of each object that is documented."""

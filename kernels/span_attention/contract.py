@@ -21,7 +21,7 @@ _Plan = TypeVar("_Plan")
 
 @dataclass(frozen=True, eq=False)
 class SpanQuery:
-    """Say which attention mass is wanted: of which query rows, and on which sets of keys.
+    """A query for attention mass: of which query rows, and on which sets of keys.
 
     Queries are the last ``M`` key positions: query ``i`` stands at key position ``i + N − M``, and
     attends to the keys of its own segment at or before itself.
@@ -126,7 +126,7 @@ class SpanQuery:
 
 @dataclass(frozen=True)
 class SpanAttention:
-    """Hold the result of :func:`sra_fast.span_attention`.
+    """The result of :func:`sra_fast.span_attention`.
 
     Attributes:
         out: ``[B, Hq, M, Dv]`` in v's dtype.
@@ -142,7 +142,7 @@ class SpanAttention:
 
 @dataclass(frozen=True)
 class SpanMass:
-    """Hold the result of :func:`sra_fast.span_mass`: masses and logsumexps without an output.
+    """The result of :func:`sra_fast.span_mass`: masses and logsumexps without an output.
 
     Attributes:
         mass: ``[R, Hq, G]`` float32 (float64 for float64 inputs), each in [0, 1].
@@ -155,7 +155,7 @@ class SpanMass:
 
 @dataclass(frozen=True)
 class LogitRule:
-    """Say how a product ``q·k`` becomes a logit, and which keys a query may see.
+    """The rule by which a product ``q·k`` becomes a logit, and which keys a query may see.
 
     Attributes:
         scale: the factor on ``q·k``.

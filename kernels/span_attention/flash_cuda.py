@@ -37,7 +37,7 @@ ALIGNED = 8  # numbers of two bytes in the 16 bytes read at a time
 
 @dataclass(frozen=True)
 class PackedAxis:
-    """Say which tokens of ``[B, L]`` are laid one after another, and where each sequence starts.
+    """The tokens of ``[B, L]`` that are laid one after another, and where each sequence starts.
 
     Attributes:
         positions: ``[T]`` int64, flat positions ``b·L + i``, ascending; None for all ``B·L``.

@@ -16,7 +16,7 @@ from .contract import SpanQuery
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """Describe one segment: its keys, its queries, and which masses are wanted of it.
+    """One segment: its keys, its queries, and which masses are wanted of it.
 
     Attributes:
         batch: the batch row that the segment lies in.
@@ -39,7 +39,7 @@ class SequencePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Hold all sequences of a query for a call with ``M`` queries and ``N`` keys.
+    """All sequences of a query for a call with ``M`` queries and ``N`` keys.
 
     Attributes:
         sequences: one plan per segment, in the order of the batch rows.

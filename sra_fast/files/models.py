@@ -24,7 +24,7 @@ _SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from, and what loads it.
+    """The place that a model comes from, and the functions that load it.
 
     Attributes:
         name: what results call the model: the hub name, or the folder's own.

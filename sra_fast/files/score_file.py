@@ -110,7 +110,7 @@ class ScoredJob:
 
 
 class FileScorer:
-    """Prepares scoring jobs for one model and does them, loading the model when there is work.
+    """A scorer that prepares jobs for one model and does them; it loads the model when it must.
 
     Args:
         source: the model.

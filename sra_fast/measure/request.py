@@ -20,7 +20,7 @@ class ForwardStopped(Exception):  # noqa: N818 - it is a signal that ends a forw
 
 
 class SpanRequest:
-    """Asks the attention layers of one forward call for masses, and holds their answers.
+    """A request for masses to the attention layers of one forward call, with their answers.
 
     Pass it to a model whose attention implementation is ``"sra_fast"``, as the keyword
     ``sra_request``. It is no tensor, mapping or tuple on purpose: hooks that rebuild those would

@@ -85,7 +85,7 @@ class MarkedBatch:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where the rows of one response are among the ``R`` rows of a query, as indices ``[r]`` int64.
+    """The places of one response's rows among the ``R`` rows of a query, as indices ``[r]`` int64.
 
     Attributes:
         tokens: rows of the response's own tokens.

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class SRAWarning(UserWarning):
-    """Warn with this of something that works, but perhaps not as the user meant it."""
+    """A warning of something that works, but perhaps not as the user meant it."""

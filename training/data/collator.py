@@ -20,7 +20,7 @@ _LISTS = ("input_ids", "labels", "strategy_mask", "response_mask")
 
 @dataclass(frozen=True)
 class PackingCollator:
-    """Packs training examples into a batch of one row, one after the other.
+    """A collator that packs training examples into a batch of one row, one after the other.
 
     Calls of the model with such a batch need ``use_cache=False`` (``Trainer`` sees to it).
     """
@@ -58,7 +58,7 @@ class PackingCollator:
 
 @dataclass(frozen=True)
 class PaddingCollator:
-    """Pads training examples on the right, one per row, for models that cannot pack exactly.
+    """A collator that pads examples on the right, one per row, for models that cannot pack exactly.
 
     Attributes:
         pad_token_id: the token id to pad with; it is masked.

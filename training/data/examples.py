@@ -76,7 +76,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ExampleEncoder:
-    """Encodes conversations as training examples.
+    """An encoder that turns conversations into training examples.
 
     The fields are the arguments of ``training_examples``. It travels to the workers of a data
     loader, so its parts must be picklable.

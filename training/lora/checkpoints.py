@@ -25,7 +25,7 @@ _ALONE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")  # files of a run in 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Represent the folder of one checkpoint.
+    """The folder of one checkpoint.
 
     Attributes:
         folder: the folder ``…/checkpoint-N``.

@@ -17,7 +17,7 @@ from ..sra.trainer import SRATrainer
 
 
 class ReplyTrainer(SRATrainer):
-    """Train as ``SRATrainer`` does, with less memory, and average evaluation losses over tokens.
+    """An ``SRATrainer`` that takes less memory, and averages evaluation losses over tokens.
 
     Logits are computed at labelled positions only, where the model allows it.
 

@@ -27,7 +27,7 @@ class TrainingConfigError(ArgumentError):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hold the settings of a training run; the defaults are the paper's where it gives them.
+    """The settings of a training run; the defaults are the paper's where it gives them.
 
     Attributes:
         template: the prompt template: the name of one of the seven, or a JSON file with one.
@@ -248,7 +248,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         import yaml
 
     class UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
-        """Refuse a key that is given twice, as YAML demands and PyYAML does not."""
+        """A YAML loader that refuses a key given twice, as YAML demands and PyYAML does not."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=deep) for key, _ in node.value]

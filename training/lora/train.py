@@ -74,7 +74,7 @@ class TrainingRunError(ArgumentError):
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Say which model to train, on which conversations, and where the results go.
+    """A training run: which model, on which conversations, and where the results go.
 
     Attributes:
         data: the JSONL file of training conversations.
@@ -360,7 +360,7 @@ def _check_saving(trainer: ReplyTrainer) -> None:
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Report every entry of the log, and evaluate at the last step."""
+    """A callback that reports every entry of the log, and evaluates at the last step."""
 
     def __init__(self, on_log: OnLog) -> None:
         self._on_log = on_log

@@ -24,7 +24,7 @@ from .settings import TrainingConfig, settings_of
 
 @dataclass(frozen=True)
 class RunData:
-    """Hold the examples of a run, as ``training_examples`` makes them.
+    """The examples of a run, as ``training_examples`` makes them.
 
     Attributes:
         training: the data set of examples to train on.

@@ -72,7 +72,7 @@ class EndpointError(ArgumentError):
 
 @dataclass(frozen=True)
 class Completion:
-    """Hold what an endpoint answered to one request.
+    """What an endpoint answered to one request.
 
     Attributes:
         text: the text of the answer as it came; it may be empty.
@@ -88,7 +88,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Connect to a chat model at a URL; several threads may share the connection.
+    """A connection to a chat model at a URL, which several threads may share.
 
     Attributes:
         base_url: the URL without the final ``/chat/completions``, such as

@@ -27,7 +27,7 @@ class PairingError(ArgumentError):
 
 @dataclass(frozen=True)
 class Item:
-    """Hold two replies to the same messages, which a judge or an annotator compares.
+    """Two replies to the same messages, which a judge or an annotator compares.
 
     Attributes:
         id: the id of the conversation, the same in both files.

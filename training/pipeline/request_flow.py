@@ -14,7 +14,7 @@ E = TypeVar("E", bound=Exception)
 
 
 class Pace:
-    """Space the requests of all threads evenly in time.
+    """A pace that spaces the requests of all threads evenly in time.
 
     Args:
         per_minute: the most requests in a minute; None for no limit.

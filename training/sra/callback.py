@@ -50,7 +50,7 @@ HOW_MASKS_ARRIVE = (
 
 
 class SRACallback(TrainerCallback):  # type: ignore[misc]
-    """Logs the Strategy Relevant Attention of training and evaluation batches as they pass.
+    """A callback that logs the Strategy Relevant Attention of training and evaluation batches.
 
     ::
 

@@ -46,7 +46,7 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
 
 
 class History:
-    """Writes the SRA history of one training run, line by line."""
+    """The SRA history of one training run, which is written line by line."""
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / NAME

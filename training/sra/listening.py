@@ -18,7 +18,7 @@ from .repeated import last_batch
 
 
 class TrainingListener:
-    """Scores the calls of a watched model, those of training apart from those of evaluation.
+    """A listener that scores calls of a watched model, those of training apart from evaluation's.
 
     Calls that make a graph for gradients are training, all others evaluation.
 

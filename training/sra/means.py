@@ -85,7 +85,7 @@ class Scored:
 
 
 class RunningMeans:
-    """Adds up scored calls until their means are asked for."""
+    """A sum over scored calls, until their means are asked for."""
 
     def __init__(self) -> None:
         self._sums = _Sums()

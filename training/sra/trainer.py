@@ -39,7 +39,7 @@ _WAYS_OUT = (
 
 @checks_gradient_norm
 class SRATrainer(Trainer):  # type: ignore[misc]
-    """Adds to the language-model loss a penalty on responses that attend little to their strategy.
+    """A trainer whose loss penalises responses that attend little to their strategy.
 
     The loss of an optimizer step is the model's own plus the mean over the step's N responses of
 

@@ -22,7 +22,7 @@ LEAST_SECONDS = 1.0  # a measurement is not begun with less
 
 @dataclass(frozen=True)
 class Sizes:
-    """Say how large everything is that the sections measure.
+    """The sizes of everything that the sections measure.
 
     Attributes:
         rounds: the most rounds of calls that take turns.
@@ -127,7 +127,7 @@ QUICK = Sizes(
 
 @dataclass
 class Bench:
-    """Hold what a section works with, and run its measurements.
+    """What a section works with, and the means to run its measurements.
 
     Attributes:
         device: the device that is measured.

@@ -28,7 +28,7 @@ BLOCK_NUMBERS = 1 << 26  # float64 logits alive at once: half a GB
 
 @dataclass(frozen=True)
 class ExactRows:
-    """Hold the rows asked for in float64.
+    """The rows asked for, in float64.
 
     Attributes:
         out: ``[R, Hq, D]``, their outputs.

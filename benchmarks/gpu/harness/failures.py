@@ -14,11 +14,11 @@ _FOLDERS = re.compile(r"(?<![\w.)/\\])(?:[A-Za-z]:)?[/\\](?:[\w.+@-]+[/\\])*(?=[
 
 
 class WrongResultError(RuntimeError):
-    """Say that a result is wrong, so that its time does not count."""
+    """Raised when a result is wrong, so that its time does not count."""
 
 
 class DeviceLostError(RuntimeError):
-    """Say that the device no longer answers in this process."""
+    """Raised when the device no longer answers in this process."""
 
 
 def describe(error: BaseException) -> str:

@@ -18,7 +18,7 @@ SectionStatus = Literal["running", "done", "failed", "stopped", "skipped"]
 
 @dataclass(frozen=True)
 class Section:
-    """Describe one part of the report.
+    """One part of the report.
 
     Attributes:
         name: its name on the command line and in the record.
@@ -99,7 +99,7 @@ SECTIONS = (
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """Hold the settings that all sections of a run share.
+    """The settings that all sections of a run share.
 
     Attributes:
         device: ``"cuda"``, or ``"cpu"`` to try the report itself.
@@ -112,7 +112,7 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class SectionOutcome:
-    """Hold what came of a section.
+    """What came of a section.
 
     Attributes:
         name: the section's name.

@@ -21,7 +21,7 @@ FLASH, CUDNN = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
 
 @dataclass(frozen=True)
 class Attention:
-    """Hold the inputs of one attention call.
+    """The inputs of one attention call.
 
     Attributes:
         q, k, v: ``[B, Hq, M, D]``, ``[B, Hkv, N, D]``, ``[B, Hkv, N, D]``.

@@ -28,7 +28,7 @@ LEAD_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Sample:
-    """Hold one call's time, and how long the host took to enqueue it, both in seconds."""
+    """One call's time, and how long the host took to enqueue it, both in seconds."""
 
     seconds: float
     host: float
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class TurnTimes:
-    """Hold the times of calls that took turns.
+    """The times of calls that took turns.
 
     Attributes:
         samples: the samples of each call that ran, round by round.

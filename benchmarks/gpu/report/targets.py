@@ -12,7 +12,7 @@ from benchmarks.gpu.harness.schedule import SectionOutcome
 
 @dataclass(frozen=True)
 class Target:
-    """Describe one figure of one section that is to be reached, at one or several places.
+    """One figure of one section that is to be reached, at one or several places.
 
     Attributes:
         what, against: what is measured and what it is compared with, for the reader.
@@ -41,7 +41,7 @@ class Target:
 
 @dataclass(frozen=True)
 class TargetVerdict:
-    """Hold a target and what came of it.
+    """A target and what came of it.
 
     Attributes:
         target: the target that is judged.

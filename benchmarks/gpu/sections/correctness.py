@@ -47,7 +47,7 @@ _REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (\S+?::.*?|\S+) - (.*)$")
 
 @dataclass(frozen=True)
 class Started:
-    """Hold a running process, and the file with what it prints."""
+    """A running process, and the file with what it prints."""
 
     process: subprocess.Popen[bytes]
     printed: IO[bytes]

@@ -43,7 +43,7 @@ def run(bench: Bench) -> None:
 
 @dataclass(frozen=True)
 class Leaves:
-    """Hold the tensors that gradients are taken by, and random cotangents.
+    """The tensors that gradients are taken by, and random cotangents.
 
     Attributes:
         q, k, v: the tensors that ask for gradients.

@@ -18,7 +18,7 @@ from .launch import block
 
 
 class Kernel(Enum):
-    """Name the kernels that have tiles to choose."""
+    """The kernels that have tiles to choose."""
 
     FORWARD = "forward"
     DECODE = "decode"
@@ -30,7 +30,7 @@ class Kernel(Enum):
 
 @dataclass(frozen=True)
 class Configuration:
-    """Hold the tile sizes and launch options of one kernel.
+    """The tile sizes and launch options of one kernel.
 
     Attributes:
         block_m: queries per tile.

@@ -15,7 +15,7 @@ SMALLEST_SCALE = 1e-30  # replaces a scale of 0: the kernels take a maximum befo
 
 @dataclass(frozen=True)
 class Logits:
-    """Say how a product ``q·k`` becomes a logit inside the kernels (tiles.py).
+    """The rule by which ``q·k`` becomes a logit inside the kernels (tiles.py).
 
     Attributes:
         scale: the factor on ``q·k``, above 0.

@@ -27,7 +27,7 @@ LOW, HIGH = 0.01, 0.99  # quantiles between which trimming keeps values
 
 @dataclass(frozen=True)
 class WinRate:
-    """Hold how often one system won, over all judgements.
+    """How often one system won, over all judgements.
 
     Attributes:
         wins: the number of judgements that prefer this system.
@@ -45,7 +45,7 @@ class WinRate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Hold the analysis of judgements.
+    """The analysis of judgements.
 
     Attributes:
         judgements: the judgements that were analysed.

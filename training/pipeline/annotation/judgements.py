@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AnnotatedItem:
-    """Hold what is known of two replies that annotators compared.
+    """What is known of two replies that annotators compared.
 
     Attributes:
         sra_a: the SRA of the reply of system a, or None if unknown.
@@ -30,7 +30,7 @@ class AnnotatedItem:
 
 @dataclass(frozen=True)
 class Judgements:
-    """Hold the judgements of all annotators about all items.
+    """The judgements of all annotators about all items.
 
     Attributes:
         system_a: the name of the system that is a in every item.

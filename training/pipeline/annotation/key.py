@@ -15,7 +15,7 @@ from .sheets import KEY_FORMAT
 
 @dataclass(frozen=True)
 class KeyItem:
-    """Hold what the blinded sheets do not tell of an item.
+    """What the blinded sheets do not tell of an item.
 
     Attributes:
         dialogue: the dialogue that the item was cut from; None in keys that do not name it.
@@ -32,7 +32,7 @@ class KeyItem:
 
 @dataclass(frozen=True)
 class Key:
-    """Hold a key that :func:`~sra_fast.training.pipeline.annotation.sheets.make_sheets` made.
+    """A key that :func:`~sra_fast.training.pipeline.annotation.sheets.make_sheets` made.
 
     Attributes:
         export: the name of the export, which every sheet repeats.

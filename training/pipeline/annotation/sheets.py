@@ -19,7 +19,7 @@ KEY_FORMAT = "sra_fast.annotation/1"
 
 @dataclass(frozen=True)
 class Systems:
-    """Name the two systems that are compared, with the SRA of their replies.
+    """The names of the two systems that are compared, with the SRA of their replies.
 
     Attributes:
         a: the name of the first system.
@@ -38,7 +38,7 @@ class Systems:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Hold the sheet that one annotator fills in.
+    """The sheet that one annotator fills in.
 
     Attributes:
         annotator: the name of the annotator, such as ``annotator-1``.

@@ -149,7 +149,7 @@ class EmbeddingClassifier:
 
 
 class SentenceEmbedder:
-    """Computes sentence embeddings of responses with one model.
+    """An embedder that computes sentence embeddings of responses with one model.
 
     Attributes:
         settings: the settings that it was made with.

@@ -290,7 +290,7 @@ def _check_unseen(evaluation: Evaluation, conversations: Sequence[Conversation])
 
 
 class LoadedModels:
-    """Loads a model when it is first needed, and holds one at a time."""
+    """A loader that loads a model when it is first needed, and holds one at a time."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation

@@ -189,8 +189,8 @@ def analyse_heads(
             beyond = int((numpy.abs(measured[0] - 0.5) > threshold).sum())
         else:
             gaps.append(
-                "no two items of one strategy, answered in the same conditions, differ in adherence, "
-                "so labels cannot be shuffled and what chance gives is unknown"
+                "no two items of one strategy, answered in the same conditions, differ in "
+                "adherence, so labels cannot be shuffled and what chance gives is unknown"
             )
     grid = [None] * (layers * heads) if measured is None else measured[0].tolist()
     return HeadAnalysis(

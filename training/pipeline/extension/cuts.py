@@ -21,7 +21,7 @@ class ExtensionError(ArgumentError):
 
 @dataclass(frozen=True)
 class Cutting:
-    """Say which replies of which dialogues are written anew; the defaults are the paper's.
+    """The choice of replies of dialogues to write anew; the defaults are the paper's.
 
     Attributes:
         first_turn: the first turn of the supporter that may be written anew, counted from 1. Turn n

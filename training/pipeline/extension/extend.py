@@ -42,7 +42,7 @@ STATISTICS = "statistics"
 
 @dataclass(frozen=True)
 class Extension:
-    """Say which dialogues to extend, how, and where the results go.
+    """The settings of an extension: which dialogues, how, and where the results go.
 
     Attributes:
         file: the file of dialogues, in one of ESConv's forms.
@@ -142,7 +142,7 @@ def fill_cuts(
 
 @dataclass(frozen=True)
 class Cuts:
-    """Hold conversations whose replies are still to be written.
+    """Conversations whose replies are still to be written.
 
     Attributes:
         opened: all conversations, in the order of the dialogues.

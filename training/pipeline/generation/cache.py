@@ -31,7 +31,7 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """Hold the keys and values of one layer in tensors with spare room at the end.
+    """The keys and values of one layer in tensors with spare room at the end.
 
     Attributes:
         keys: ``[B, H, T, D]``, a view of the front of a longer tensor.

@@ -12,7 +12,7 @@ from .sampling import Sampling, item_seed
 
 
 class EndpointReplier:
-    """Reply to prompts by a model behind an OpenAI-compatible endpoint.
+    """A replier that asks a model behind an OpenAI-compatible endpoint.
 
     Args:
         endpoint: the model behind its URL.

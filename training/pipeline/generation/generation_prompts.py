@@ -25,7 +25,7 @@ PLACEHOLDER = "\u2026"  # stands for the reply that is yet to come
 
 @dataclass(frozen=True)
 class GenerationPrompt:
-    """Hold one prompt to which a reply is generated.
+    """One prompt to which a reply is generated.
 
     Attributes:
         item: the name of the prompt, from which its random numbers come.

@@ -38,7 +38,7 @@ class GenerationError(ValueError):
 
 @dataclass(frozen=True)
 class Generated:
-    """Hold the tokens that a model generated for one prompt.
+    """The tokens that a model generated for one prompt.
 
     Attributes:
         tokens: ids of the new tokens, without the token that ends a reply.
@@ -50,7 +50,7 @@ class Generated:
 
 
 class LocalModel:
-    """Reply to batches of prompts by a chat model of transformers.
+    """A chat model of transformers that replies to batches of prompts.
 
     Args:
         model: the model, on the device where it runs.

@@ -81,7 +81,7 @@ class MissingRepliesError(ValueError):
 
 @dataclass(frozen=True)
 class Reply:
-    """Hold the reply to one prompt.
+    """The reply to one prompt.
 
     Attributes:
         item: the name of the prompt.
@@ -99,7 +99,7 @@ class Reply:
 
 
 class Replier(Protocol):
-    """Describe what generates replies: a local model or an endpoint."""
+    """A thing that generates replies: a local model or an endpoint."""
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
         """Return the batches, each as a list of indices into ``prompts``."""
@@ -113,7 +113,7 @@ class Replier(Protocol):
 
 
 class LocalReplier:
-    """Reply to prompts by a model of transformers on this machine.
+    """A replier that runs a model of transformers on this machine.
 
     Args:
         model: the model, on the device where it runs.

@@ -15,7 +15,7 @@ _TOP = 128  # the likeliest tokens, sorted first; nearly always they contain the
 
 @dataclass(frozen=True)
 class Sampling:
-    """Say how the tokens of replies are drawn; the defaults are the paper's.
+    """The way in which tokens of replies are drawn; the defaults are the paper's.
 
     Attributes:
         temperature: what the logits are divided by; 0 always takes the likeliest token.

@@ -60,7 +60,7 @@ class MissingAnswersError(ValueError):
 
 @dataclass(frozen=True)
 class JudgingRun:
-    """Say what to judge, by which judge, and where the results go.
+    """The settings of a judging run: which replies, which judge, and where the results go.
 
     Attributes:
         file_a: JSONL file of conversations with the replies of the first system, A.
@@ -92,7 +92,7 @@ class JudgingRun:
 
 @dataclass(frozen=True)
 class JudgingResult:
-    """Hold what a judging run found, whether it is complete or not.
+    """What a judging run found, whether it is complete or not.
 
     Attributes:
         overall: wins, ties and losses over all items.

@@ -17,7 +17,7 @@ Outcome = Literal["win", "tie", "loss"]
 
 @dataclass(frozen=True)
 class Judged:
-    """Hold the verdicts of the judge about one item.
+    """The verdicts of the judge about one item.
 
     Attributes:
         item: the two replies that were compared.
@@ -57,7 +57,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Share:
-    """Hold how many of the decided items had one outcome.
+    """How many of the decided items had one outcome.
 
     Attributes:
         count: the number of those items.
@@ -77,7 +77,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Tally:
-    """Hold the result over a group of items.
+    """The result over a group of items.
 
     Attributes:
         items: the number of items in the group.

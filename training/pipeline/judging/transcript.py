@@ -27,7 +27,7 @@ class TranscriptError(ArgumentError):
 
 @dataclass(frozen=True)
 class Question:
-    """Identify one question to the judge.
+    """The identity of one question to the judge.
 
     Attributes:
         item: the id of the item.
@@ -42,7 +42,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold what the judge answered to one question.
+    """What the judge answered to one question.
 
     Attributes:
         text: the text of the answer.
@@ -68,7 +68,7 @@ MessagesOf = Callable[[Question, Mapping[Question, Answer]], Sequence[ChatMessag
 
 
 class Transcript:
-    """Read the answers that a transcript holds, and append more of them.
+    """A transcript, whose answers can be read and to which more can be appended.
 
     Args:
         path: the file of the transcript; it is made if it does not exist.
