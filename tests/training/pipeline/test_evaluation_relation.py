@@ -268,13 +268,13 @@ def test_what_is_undefined_has_a_reason(records: list[Record]) -> None:
     found = analyse(constant, base="c5_hl", draws=50)
     assert found.over_rows["paper"].pearson.r is None
     assert "score constant" in (found.over_rows["paper"].pearson.why or "")
-    assert "4 of 4 rows without a value" in (found.over_rows["mass"].pearson.why or "")
+    assert "4 of 4 conditions without a value" in (found.over_rows["mass"].pearson.why or "")
     row = found.rows[0]
     assert row.auc["paper"].value == 0.5  # all ties
     assert (row.scores["mass"].value, row.scores["mass"].why) == (None, "no response with a value")
     assert "no condition 'c5_hl'" in (row.accuracy_difference.why or "")
     two = analyse([one for one in records if one.row in ("standard", "c1_hf")], draws=50)
-    assert "2 rows" in (two.over_rows["paper"].pearson.why or "")
+    assert "2 conditions" in (two.over_rows["paper"].pearson.why or "")
     with pytest.raises(AnalysisError, match="no records"):
         analyse([])
 

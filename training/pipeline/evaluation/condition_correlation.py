@@ -2,7 +2,7 @@
 
 Each point is a condition. There are few, and they were not drawn from a population. So the interval
 comes from drawing dialogues and computing the two means of every condition anew, not from drawing
-conditions. Reasons call a condition a "row", as the report's tables do.
+conditions.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def condition_correlation(
     x, y = score[there], means.values[there, 0]
     found = correlation(x, y, kind, draws=1)
     absent = int((~there).sum())
-    left = f"{absent} of {len(there)} rows without a value are left out" if absent else None
+    left = f"{absent} of {len(there)} conditions without a value are left out" if absent else None
     if found.r is None:
         why = (found.why or "undefined").replace("x and y", "score and accuracy")
         why = why.replace("x constant", "score constant").replace("y constant", "accuracy constant")
-        why = why.replace("points; a correlation takes", "rows; a correlation takes")
+        why = why.replace("points; a correlation takes", "conditions; a correlation takes")
         return replace(found, why=why if left is None else f"{why}; {left}", left_out=0)
     if means.dialogues[there][:, [0, column]].min() < 2:
-        why = "a row of a single dialogue, so there is no interval"
+        why = "a condition of a single dialogue, so there is no interval"
         return replace(found, low=None, high=None, why=why, left_out=0)
     xs, ys = means.drawn[:, there, column], means.drawn[:, there, 0]
     drawn = drawn_correlations(_log(xs) if log else xs, ys, kind)
