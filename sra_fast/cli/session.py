@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PLAIN_WIDTH = 120  # of tables that go to a file or a pipe
 _INTERRUPTED = 130
+_BOUNDS_OF_MEMORY = ("batch_tokens", "batch_size")  # arguments of commands
 
 
 class Session:
@@ -87,13 +88,16 @@ def _logging(session: Session) -> Iterator[None]:
 
 
 @contextmanager
-def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Session]:
+def session(
+    as_json: bool, debug: bool, *, continues: bool, quiet: bool = False
+) -> Iterator[Session]:
     """Run the work of a command; an error becomes one message and exit status 1.
 
     With ``as_json`` nothing but the result, or ``{"error": …}``, reaches standard output, whatever
     a library prints meanwhile. What this library logs and warns of is printed as sentences on
     standard error, but not with ``quiet`` (of several processes one speaks). What other libraries
-    log, warn of and draw is shown with ``debug`` alone.
+    log, warn of and draw is shown with ``debug`` alone. With ``continues`` an interrupted command
+    goes on where it stopped when it is called again; this is said when it is interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -113,7 +117,8 @@ def session(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[Sess
     except KeyboardInterrupt:
         status = _INTERRUPTED
         current.result = {"error": "interrupted"}
-        current.say("interrupted; the same command continues where it stopped")
+        again = "continues where it stopped" if continues else "begins anew"
+        current.say(f"interrupted; the same command {again}")
     except Exception as error:
         status = 1
         if debug:
@@ -138,7 +143,7 @@ def _message(error: Exception) -> str:
             text = what_to_install(error.name)
     elif not isinstance(error, (ValueError, KeyError, OSError)):
         # Nobody wrote this one for the user.
-        hint = "; try a smaller --batch-tokens" if "OutOfMemory" in type(error).__name__ else ""
+        hint = _memory_hint() if "OutOfMemory" in type(error).__name__ else ""
         text = f"{type(error).__name__}: {text}{hint} (--debug shows where)"
     elif not text:
         text = f"{type(error).__name__} (--debug shows where)"
@@ -149,9 +154,20 @@ def _message(error: Exception) -> str:
 
 def _hint(arguments: Sequence[str]) -> str:
     """Return the options of the running command that stand for these arguments, in brackets."""
-    options = {parameter.name: parameter for parameter in running_parameters()}
-    names = [max(options[name].opts, key=len) for name in arguments if name in options]
+    names = _options_of(arguments)
     return f" ({', '.join(names)})" if names else ""
+
+
+def _memory_hint() -> str:
+    """Return what makes the running command need less memory, or nothing if no option does."""
+    names = _options_of(_BOUNDS_OF_MEMORY)
+    return f"; try a smaller {names[0]}" if names else ""
+
+
+def _options_of(arguments: Sequence[str]) -> list[str]:
+    """Return the options of the running command for those of these arguments that it has."""
+    options = {parameter.name: parameter for parameter in running_parameters()}
+    return [max(options[name].opts, key=len) for name in arguments if name in options]
 
 
 @contextmanager

@@ -503,7 +503,38 @@ def test_an_interrupt_ends_with_130(
         "score", chats, "--model", model, "--out", tmp_path / "out", "--json", status=130
     )
     assert json.loads(stdout) == {"error": "interrupted"}
-    assert "continues" in stderr
+    assert "the same command continues where it stopped" in stderr
+
+
+def test_what_keeps_nothing_does_not_promise_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sra_fast.chat.esconv.convert", interrupted)
+    (tmp_path / "in.json").write_text(json.dumps(ESCONV))
+    stderr = call("convert", tmp_path / "in.json", "--out", tmp_path / "out", status=130)[1]
+    assert "interrupted; the same command begins anew" in stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("score", "--batch-tokens"), ("evaluate", "--batch-size"), ("convert", None)],
+)
+def test_a_lack_of_memory_names_an_option_that_the_command_has(
+    command: str, flag: str | None, model: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object, **__: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("sra_fast.chat.conversations.read_conversations", too_much)
+    monkeypatch.setattr("sra_fast.chat.esconv.convert", too_much)
+    monkeypatch.setattr("sra_fast.files.models.find_model", too_much)
+    of_model = ["--model", model] if command != "convert" else []
+    message = call(command, chats, *of_model, "--out", chats.with_name("out"), status=1)[1]
+    assert "CUDA out of memory" in message
+    assert re.findall(r"try a smaller (\S+)", message) == ([flag] if flag else [])
 
 
 # --- Folders of other runs ---

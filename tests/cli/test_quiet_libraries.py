@@ -71,7 +71,7 @@ def test_other_libraries_speak_under_debug_alone(debug: bool) -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         filters = list(warnings.filters)
-        with session(False, debug):
+        with session(False, debug, continues=True):
             assert transformers.utils.logging.is_progress_bar_enabled() is debug
             assert huggingface_hub.utils.are_progress_bars_disabled() is not debug
             assert logger.isEnabledFor(logging.WARNING) is debug
@@ -86,17 +86,17 @@ def test_other_libraries_speak_under_debug_alone(debug: bool) -> None:
 def test_our_warnings_are_sentences_of_the_first_process(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with session(False, False):
+    with session(False, False, continues=True):
         warnings.warn("ours", SRAWarning, stacklevel=1)
     assert capsys.readouterr().err == "warning: ours\n"
-    with session(False, False, quiet=True):
+    with session(False, False, continues=True, quiet=True):
         warnings.warn("ours again", SRAWarning, stacklevel=1)
     assert capsys.readouterr().err == ""
 
 
 def test_a_users_choice_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "warning")
-    with session(False, False):
+    with session(False, False, continues=True):
         assert os.environ["TRANSFORMERS_VERBOSITY"] == "warning"
         assert logging.getLogger("transformers").isEnabledFor(logging.WARNING)
         assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"

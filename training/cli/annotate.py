@@ -85,7 +85,7 @@ def export(
     the annotators. Each system stands first in half of the items, also within each strategy. A file
     that exists already is never replaced, since it may be filled in.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=False) as current:
         names = (name_a or file_a.stem, name_b or file_b.stem)
         if names[0] == names[1]:
             raise typer.BadParameter(
@@ -165,7 +165,7 @@ def agree(
     or above the 99th percentile. Missing preferences are counted and named, and never taken for 0.
     The intervals draw whole dialogues if the key or a column 'dialogue' names them, and else items.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=False) as current:
         from ..pipeline.annotation.agreement import analyse, to_json
         from ..pipeline.annotation.key import read_key
         from ..pipeline.annotation.ratings import read_judgements

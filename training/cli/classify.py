@@ -110,7 +110,7 @@ def train(
     last finished split.
     """
     given = _settings(kind, model, settings or [], seed)
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 
         from ..pipeline.classifiers.held_out import train_with_report
@@ -167,7 +167,7 @@ def predict(
     debug: options.DebugOption = False,
 ) -> None:
     """Predict which strategy each reply follows, and compare it with the one in the file."""
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=False) as current:
         from ..pipeline.classifiers import load_classifier
         from ..pipeline.classifiers.labelled import read_responses
         from ..pipeline.classifiers.prediction import (

@@ -72,7 +72,7 @@ def evaluate(
     figures, and the results by attention head, strategy and turn. If it is interrupted, the same
     command continues.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         chosen = choose_templates(templates, "--templates")
 
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies

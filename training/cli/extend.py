@@ -56,7 +56,7 @@ def extend(
     divided, and statistics about them. The defaults are the paper's. If it is interrupted, the same
     command continues.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies

@@ -102,7 +102,7 @@ def judge(
     result.json and transcript.jsonl in the folder of --out. If it is interrupted, the same command
     continues, and asks nothing again that was answered.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 
         from ..pipeline.endpoint import Endpoint

@@ -75,7 +75,7 @@ def reproduce(
     its own below that of --out. The files report.md and results.json and the figures hold what was
     found, and no text of the dialogues. If it is interrupted, the same command continues.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
         from sra_fast.files.models import find_model
 

@@ -254,7 +254,7 @@ def train(
     continues.
     """
     first = processes.is_first()
-    with session(as_json and first, debug, quiet=not first) as current:
+    with session(as_json and first, debug, continues=True, quiet=not first) as current:
         from sra_fast.files.models import find_model
 
         from ..lora.settings import read_config
