@@ -12,6 +12,8 @@ from sra_fast.cli import options
 from sra_fast.cli.session import session
 from sra_fast.names import ClassifierKind
 
+from . import pipeline_options
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -148,7 +150,7 @@ def predict(
         typer.Option(
             "--classifier",
             metavar="DIR",
-            help=options.CLASSIFIER,
+            help=pipeline_options.CLASSIFIER,
             show_default=False,
         ),
     ],

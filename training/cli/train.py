@@ -13,6 +13,7 @@ from sra_fast.cli.session import session
 from sra_fast.names import DType, TooLong
 
 from ..lora import processes
+from . import pipeline_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,8 +38,8 @@ def train(
         ),
     ],
     model: options.ModelName,
-    out: options.RunOut,
-    config: options.TrainingSettings = None,
+    out: pipeline_options.RunOut,
+    config: pipeline_options.TrainingSettings = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an earlier training run in the folder of --out."),
