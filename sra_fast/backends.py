@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, get_args
 
 import torch
@@ -95,6 +96,11 @@ def register_backend(name: str, module: BackendModule) -> None:
         TypeError: one of the two functions is missing.
     """
     _OWN.register(name, module)
+
+
+def registered_backends() -> Mapping[str, BackendModule]:
+    """Return the backends of users' own that are registered by now, sorted by name."""
+    return _OWN.registered
 
 
 def check_backend(name: str) -> str:

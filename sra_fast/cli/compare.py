@@ -37,7 +37,7 @@ def compare(
     each template below it. If it is interrupted, the same command continues, and does not score
     finished templates again.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         chosen = choose_templates(templates, "--templates")
 
         from sra_fast.chat.conversations import read_conversations

@@ -40,7 +40,7 @@ def convert(
     debug: options.DebugOption = False,
 ) -> None:
     """Convert dialogues in the formats of ESConv to conversations that can be scored."""
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=False) as current:
         from sra_fast.chat import esconv
         from sra_fast.chat.conversations import write_conversations
         from sra_fast.chat.strategies import (

@@ -49,7 +49,7 @@ def demo(
     drifts. Everything is computed anew, and the results of an earlier demo in the folder of --out
     are replaced.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=False) as current:
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.chat.templates import TEMPLATES
         from sra_fast.cli.progress import token_progress

@@ -29,7 +29,7 @@ def score(
     is sra-results/NAME for an input NAME.jsonl unless --out names another. If it is interrupted,
     the same command continues.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.conversations import read_conversations

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PLAIN_WIDTH = 120  # of tables that go to a file or a pipe
 _INTERRUPTED = 130
+_BOUNDS_OF_MEMORY = ("batch_tokens", "batch_size")  # arguments of commands
 
 
 class Session:
@@ -88,12 +89,14 @@ def _logging(handler: logging.Handler) -> Iterator[None]:
 
 
 @contextmanager
-def session(as_json: bool, debug: bool, *, rank: int = 0) -> Iterator[Session]:
+def session(as_json: bool, debug: bool, *, continues: bool, rank: int = 0) -> Iterator[Session]:
     """Run the work of a command; an error becomes one message and exit status 1.
 
     With ``as_json`` nothing but the result, or ``{"error": …}``, reaches standard output, whatever
     a library prints meanwhile. What this library logs and warns of is printed as sentences on
-    standard error. What other libraries log, warn of and draw is shown with ``debug`` alone.
+    standard error. What other libraries log, warn of and draw is shown with ``debug`` alone. With
+    ``continues`` an interrupted command goes on where it stopped when it is called again; this is
+    said when it is interrupted.
 
     Of several processes that run one command, only the first, whose ``rank`` is 0, prints what is
     logged and that the command was interrupted; the others put their rank before an error.
@@ -117,7 +120,8 @@ def session(as_json: bool, debug: bool, *, rank: int = 0) -> Iterator[Session]:
         status = _INTERRUPTED
         current.result = {"error": "interrupted"}
         if not rank:
-            current.say("interrupted; the same command continues where it stopped")
+            again = "continues where it stopped" if continues else "begins anew"
+            current.say(f"interrupted; the same command {again}")
     except Exception as error:
         status = 1
         if debug:
@@ -139,7 +143,7 @@ def _message(error: Exception) -> str:
             text = what_to_install(error.name)
     elif not isinstance(error, (ValueError, KeyError, OSError)):
         # A bug or another library's error: its text alone may not say what went wrong.
-        hint = "; try a smaller --batch-tokens" if "OutOfMemory" in type(error).__name__ else ""
+        hint = _memory_hint() if "OutOfMemory" in type(error).__name__ else ""
         text = f"{type(error).__name__}: {text}{hint} (--debug shows where)"
     elif not text:
         text = f"{type(error).__name__} (--debug shows where)"
@@ -150,9 +154,20 @@ def _message(error: Exception) -> str:
 
 def _hint(arguments: Sequence[str]) -> str:
     """Return the options of the running command that stand for these arguments, in brackets."""
-    options = {parameter.name: parameter for parameter in running_parameters()}
-    names = [max(options[name].opts, key=len) for name in arguments if name in options]
+    names = _options_of(arguments)
     return f" ({', '.join(names)})" if names else ""
+
+
+def _memory_hint() -> str:
+    """Return what makes the running command need less memory, or nothing if no option does."""
+    names = _options_of(_BOUNDS_OF_MEMORY)
+    return f"; try a smaller {names[0]}" if names else ""
+
+
+def _options_of(arguments: Sequence[str]) -> list[str]:
+    """Return the options of the running command for those of these arguments that it has."""
+    options = {parameter.name: parameter for parameter in running_parameters()}
+    return [max(options[name].opts, key=len) for name in arguments if name in options]
 
 
 @contextmanager

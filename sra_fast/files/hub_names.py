@@ -32,7 +32,18 @@ def check_hub_name(name: str) -> None:
         name: the name of a model on the hub, such as ``"HuggingFaceTB/SmolLM2-135M-Instruct"``.
 
     Raises:
-        ModelNotFoundError: it is in neither, or the hub cannot be asked.
+        ModelNotFoundError: it is in neither, or the hub cannot be asked; the message names the
+            nearest chat model that is known here.
+    """
+    problem = hub_problem(name)
+    if problem is not None:
+        raise ModelNotFoundError(f"model {name!r} is {problem}{_hint(name)}")
+
+
+def hub_problem(name: str) -> str | None:
+    """Return why a model cannot be had by its name on the hub, or None if it can.
+
+    The reason completes the sentence "the model is …".
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import (
@@ -44,26 +55,24 @@ def check_hub_name(name: str) -> None:
 
     try:
         if any(isinstance(try_to_load_from_cache(name, file), str) for file in _CONFIGURATIONS):
-            return
+            return None
         HfApi().model_info(name, timeout=TIME_OUT)
     except GatedRepoError:  # it is there, and whether this user may have it is for its files to say
-        return
+        return None
     except HFValidationError:
-        why = "no folder, and not of the form of a name on the hub"
+        return "no folder, and not of the form of a name on the hub"
     except RepositoryNotFoundError:
-        why = f"neither a folder nor a model on the hub that this user can see ({_endpoint()})"
+        return f"neither a folder nor a model on the hub that this user can see ({_endpoint()})"
     except OfflineModeIsEnabled:
         cache = constants.HF_HUB_CACHE
-        why = f"neither a folder nor in the cache ({cache}), and HF_HUB_OFFLINE forbids the hub"
+        return f"neither a folder nor in the cache ({cache}), and HF_HUB_OFFLINE forbids the hub"
     except Exception as error:  # of whatever HTTP client this version of huggingface_hub has
         reason = str(error).strip().splitlines()
-        why = (
+        return (
             f"neither a folder nor in the cache, and the hub ({_endpoint()}) cannot be asked "
             f"({reason[0] if reason else type(error).__name__})"
         )
-    else:
-        return
-    raise ModelNotFoundError(f"model {name!r} is {why}{_hint(name)}")
+    return None
 
 
 def _endpoint() -> str:

@@ -1,12 +1,16 @@
-"""Tell what a result depends on: files, versions of packages, and the commit of this project."""
+"""Tell what a result depends on: files, code, packages, and the commit of this project."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
+import inspect
 import os
 import subprocess
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "SRA_FAST_COMMIT"  # the environment variable that names the commit
@@ -28,6 +32,37 @@ def file_sha256(path: Path) -> str:
 def versions(*packages: str) -> dict[str, str]:
     """Return the version of each package by its name, as the package itself tells it."""
     return {name: str(importlib.import_module(name).__version__) for name in packages}
+
+
+def code_fingerprint(thing: object) -> dict[str, str]:
+    """Return what tells a function, class, module or object from another version of it.
+
+    ``place`` is the module and the name in it, ``source_sha256`` a SHA-256 of the source: of a
+    function or a module itself, of any other object's class. Code that it calls from elsewhere and
+    the state of an object are not part of it. Where there is no source, as for a compiled module,
+    ``package`` is the installed package that it comes from, with its version.
+
+    Raises:
+        ValueError: there is neither source nor an installed package.
+    """
+    while hasattr(thing, "__wrapped__"):
+        thing = thing.__wrapped__
+    named = isinstance(thing, (ModuleType, type)) or hasattr(thing, "__qualname__")
+    code: Any = thing if named else type(thing)
+    module = code.__name__ if isinstance(code, ModuleType) else (code.__module__ or "builtins")
+    place = module if isinstance(code, ModuleType) else f"{module}:{code.__qualname__}"
+    try:
+        source = inspect.getsource(code)
+    except (OSError, TypeError):  # not a single line of source, or nothing that can have some
+        packages = importlib.metadata.packages_distributions().get(module.partition(".")[0], [])
+        if not packages:
+            raise ValueError(
+                f"the source of {place} cannot be read, so a run folder could not tell when it "
+                "changes; write it into a file, or install the package that it comes from"
+            ) from None
+        found = [f"{name} {importlib.metadata.version(name)}" for name in sorted(set(packages))]
+        return {"place": place, "package": ", ".join(found)}
+    return {"place": place, "source_sha256": hashlib.sha256(source.encode("utf-8")).hexdigest()}
 
 
 def commit() -> str:

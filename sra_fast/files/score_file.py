@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sra_fast.backends import check_backend
+from sra_fast.backends import check_backend, registered_backends
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.definitions import DEFINITIONS, check_definition, known_definitions
 from sra_fast.files.models import ModelSource, choose_device
-from sra_fast.files.provenance import file_sha256, versions
+from sra_fast.files.provenance import code_fingerprint, file_sha256, versions
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
@@ -289,13 +289,19 @@ class FileScorer:
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
         options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
-        own = [name for name in known_definitions() if name not in DEFINITIONS]
+        own = {
+            name: code_fingerprint(function)
+            for name, function in known_definitions().items()
+            if name not in DEFINITIONS
+        }
+        backend = registered_backends().get(self.options.backend)
         return {
             "input_sha256": file_sha256(input_file),
             "model": self.source.fingerprint(),
             **options,
             "strategies": dict(self.options.strategies),
             **({"own_definitions": own} if own else {}),
+            **({"own_backend": code_fingerprint(backend)} if backend is not None else {}),
             "device": choose_device(self.options.device),
             "versions": versions("sra_fast", "torch", "transformers"),
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import linecache
 import os
 import re
 import shlex
@@ -19,7 +21,7 @@ import torch
 from typer.testing import CliRunner
 
 import sra_fast
-from sra_fast import SRAResult, definitions, names
+from sra_fast import SRAResult, backends, definitions, names
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.encoding import encode
 from sra_fast.chat.templates import TEMPLATES
@@ -36,6 +38,18 @@ GROUPS = (
     ("classify", "predict"),
 )
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+OWN_CODE = """
+from sra_fast.kernels import reference
+
+
+def part(rows):
+    return rows.tokens.mean(dim=1) / 2
+
+
+class Plain:
+    attention = staticmethod(reference.attention)
+    mass_only = staticmethod(reference.mass_only)
+"""
 ESCONV = [
     {
         "situation": "I lost my job.",
@@ -296,6 +310,30 @@ def test_a_run_is_one_of_the_same_own_definitions(
     assert "own_definitions" in call(*given, status=1)[1]
 
 
+def test_a_run_is_one_of_the_same_own_code(
+    own_names: None, model: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_code.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["score", chats, "--model", model, "--definition", "part", "--backend", "plain"]
+
+    def again(code: str, status: int) -> str:
+        (tmp_path / "own_code.py").write_text(code)
+        linecache.clearcache()
+        module = importlib.reload(importlib.import_module("own_code"))
+        for registry in (definitions._OWN, backends._OWN):
+            registry._things.clear()
+        definitions.register_definition("part", module.part)
+        backends.register_backend("plain", module.Plain())
+        return call(*given, "--out", tmp_path / "out", status=status)[1]
+
+    again(OWN_CODE, 0)
+    again(f"# Moved down.\n{OWN_CODE}", 0)
+    assert "own_definitions.part.source_sha256" in again(OWN_CODE.replace("/ 2", "/ 33"), 1)
+    changed = f"{OWN_CODE}    note = 'another'\n"
+    assert "own_backend.source_sha256" in again(changed, 1)
+
+
 def test_an_own_name_is_checked_without_torch() -> None:
     script = (
         "import sys; from sra_fast.cli.app import app\n"
@@ -465,7 +503,38 @@ def test_an_interrupt_ends_with_130(
         "score", chats, "--model", model, "--out", tmp_path / "out", "--json", status=130
     )
     assert json.loads(stdout) == {"error": "interrupted"}
-    assert "continues" in stderr
+    assert "the same command continues where it stopped" in stderr
+
+
+def test_what_keeps_nothing_does_not_promise_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sra_fast.chat.esconv.convert", interrupted)
+    (tmp_path / "in.json").write_text(json.dumps(ESCONV))
+    stderr = call("convert", tmp_path / "in.json", "--out", tmp_path / "out", status=130)[1]
+    assert "interrupted; the same command begins anew" in stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("score", "--batch-tokens"), ("evaluate", "--batch-size"), ("convert", None)],
+)
+def test_a_lack_of_memory_names_an_option_that_the_command_has(
+    command: str, flag: str | None, model: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object, **__: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("sra_fast.chat.conversations.read_conversations", too_much)
+    monkeypatch.setattr("sra_fast.chat.esconv.convert", too_much)
+    monkeypatch.setattr("sra_fast.files.models.find_model", too_much)
+    of_model = ["--model", model] if command != "convert" else []
+    message = call(command, chats, *of_model, "--out", chats.with_name("out"), status=1)[1]
+    assert "CUDA out of memory" in message
+    assert re.findall(r"try a smaller (\S+)", message) == ([flag] if flag else [])
 
 
 # --- Folders of other runs ---

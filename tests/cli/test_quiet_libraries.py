@@ -72,7 +72,7 @@ def test_other_libraries_speak_under_debug_alone(debug: bool) -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         filters = list(warnings.filters)
-        with session(False, debug):
+        with session(False, debug, continues=True):
             assert transformers.utils.logging.is_progress_bar_enabled() is debug
             assert huggingface_hub.utils.are_progress_bars_disabled() is not debug
             assert logger.isEnabledFor(logging.WARNING) is debug
@@ -87,10 +87,10 @@ def test_other_libraries_speak_under_debug_alone(debug: bool) -> None:
 def test_our_warnings_are_sentences_of_the_first_process(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with session(False, False):
+    with session(False, False, continues=True):
         warnings.warn("ours", SRAWarning, stacklevel=1)
     assert capsys.readouterr().err == "warning: ours\n"
-    with session(False, False, rank=1):
+    with session(False, False, continues=True, rank=1):
         warnings.warn("ours again", SRAWarning, stacklevel=1)
     assert capsys.readouterr().err == ""
 
@@ -99,7 +99,7 @@ def test_our_warnings_are_sentences_of_the_first_process(
 def test_the_error_of_a_further_process_says_whose_it_is(
     rank: int, printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(typer.Exit), session(False, False, rank=rank):
+    with pytest.raises(typer.Exit), session(False, False, continues=True, rank=rank):
         raise ValueError("no")
     assert capsys.readouterr().err == printed
 
@@ -108,14 +108,14 @@ def test_the_error_of_a_further_process_says_whose_it_is(
 def test_one_process_says_that_it_was_interrupted(
     rank: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(typer.Exit), session(False, False, rank=rank):
+    with pytest.raises(typer.Exit), session(False, False, continues=True, rank=rank):
         raise KeyboardInterrupt
     assert ("interrupted" in capsys.readouterr().err) is (rank == 0)
 
 
 def test_a_users_choice_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "warning")
-    with session(False, False):
+    with session(False, False, continues=True):
         assert os.environ["TRANSFORMERS_VERBOSITY"] == "warning"
         assert logging.getLogger("transformers").isEnabledFor(logging.WARNING)
         assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import numpy
 import pytest
 
 from sra_fast.files import provenance
-from sra_fast.files.provenance import COMMIT, commit
+from sra_fast.files.provenance import COMMIT, code_fingerprint, commit
 
 
 def git(root: Path, *words: str) -> str:
@@ -88,3 +89,24 @@ def test_without_git_or_a_checkout_of_its_own_it_is_unknown(
     monkeypatch.setattr(provenance, "ROOT", checkout)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit() == "unknown"
+
+
+# --- code ---
+
+
+def test_code_is_told_by_its_place_and_source() -> None:
+    one, other = code_fingerprint(write), code_fingerprint(git)
+    assert one["place"] == f"{__name__}:write"
+    assert one["source_sha256"] != other["source_sha256"]
+    assert code_fingerprint(provenance)["place"] == "sra_fast.files.provenance"
+    assert code_fingerprint(Path()) == code_fingerprint(type(Path()))
+
+
+def test_code_without_source_is_told_by_its_package() -> None:
+    found = code_fingerprint(numpy.array)
+    assert found == {"place": "numpy:array", "package": f"numpy {numpy.__version__}"}
+
+
+def test_code_that_nothing_tells_apart_is_refused() -> None:
+    with pytest.raises(ValueError, match="the source of builtins:len cannot be read"):
+        code_fingerprint(len)

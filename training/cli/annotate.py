@@ -10,6 +10,8 @@ import typer
 from sra_fast.cli import options
 from sra_fast.cli.session import session
 
+from . import pipeline_options
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -40,8 +42,8 @@ def _scores(name: str, system: str) -> typer.models.OptionInfo:
 
 @annotate.command()
 def export(
-    file_a: options.FileA,
-    file_b: options.FileB,
+    file_a: pipeline_options.FileA,
+    file_b: pipeline_options.FileB,
     out: Annotated[
         Path,
         typer.Option(
@@ -52,7 +54,7 @@ def export(
             show_default=False,
         ),
     ],
-    items: options.ItemCount = None,
+    items: pipeline_options.ItemCount = None,
     annotators: Annotated[
         int,
         typer.Option(
@@ -70,8 +72,8 @@ def export(
             help="Seed of every random draw: the items, their order, and which reply stands first.",
         ),
     ] = 0,
-    name_a: options.NameA = None,
-    name_b: options.NameB = None,
+    name_a: pipeline_options.NameA = None,
+    name_b: pipeline_options.NameB = None,
     sra_a: Annotated[Path | None, _scores("--sra-a", "A")] = None,
     sra_b: Annotated[Path | None, _scores("--sra-b", "B")] = None,
     strategies: options.StrategyFile = None,
@@ -85,7 +87,7 @@ def export(
     the annotators. Each system stands first in half of the items, also within each strategy. A file
     that exists already is never replaced, since it may be filled in.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=False) as current:
         names = (name_a or file_a.stem, name_b or file_b.stem)
         if names[0] == names[1]:
             raise typer.BadParameter(
@@ -165,7 +167,7 @@ def agree(
     or above the 99th percentile. Missing preferences are counted and named, and never taken for 0.
     The intervals draw whole dialogues if the key or a column 'dialogue' names them, and else items.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=False) as current:
         from ..pipeline.annotation.agreement import analyse, to_json
         from ..pipeline.annotation.key import read_key
         from ..pipeline.annotation.ratings import read_judgements

@@ -12,6 +12,8 @@ from sra_fast.cli import options
 from sra_fast.cli.session import session
 from sra_fast.names import ClassifierKind
 
+from . import pipeline_options
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -110,7 +112,7 @@ def train(
     last finished split.
     """
     given = _settings(kind, model, settings or [], seed)
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 
         from ..pipeline.classifiers.held_out import train_with_report
@@ -148,7 +150,7 @@ def predict(
         typer.Option(
             "--classifier",
             metavar="DIR",
-            help=options.CLASSIFIER,
+            help=pipeline_options.CLASSIFIER,
             show_default=False,
         ),
     ],
@@ -167,7 +169,7 @@ def predict(
     debug: options.DebugOption = False,
 ) -> None:
     """Predict which strategy each reply follows, and compare it with the one in the file."""
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=False) as current:
         from ..pipeline.classifiers import load_classifier
         from ..pipeline.classifiers.labelled import read_responses
         from ..pipeline.classifiers.prediction import (

@@ -12,7 +12,7 @@ from sra_fast.cli import options
 from sra_fast.cli.inputs import choose_templates
 from sra_fast.cli.session import session
 
-from . import replying
+from . import pipeline_options, replying
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +24,7 @@ _ALL = "standard,c1_hf,c3_hf,c5_hf,c1_hl,c3_hl,c5_hl"
 def evaluate(
     file: options.ConversationFile,
     model: options.ModelName,
-    out: options.RunOut,
+    out: pipeline_options.RunOut,
     tuned: Annotated[
         str | None,
         typer.Option(
@@ -41,12 +41,12 @@ def evaluate(
         typer.Option(
             "--classifier",
             metavar="DIR",
-            help=options.CLASSIFIER,
+            help=pipeline_options.CLASSIFIER,
         ),
     ] = "plain",
     strategies: options.StrategyFile = None,
-    items: options.ItemCount = None,
-    ablate: options.AblatedHeads = 0,
+    items: pipeline_options.ItemCount = None,
+    ablate: pipeline_options.AblatedHeads = 0,
     perplexity: Annotated[
         bool,
         typer.Option(
@@ -72,7 +72,7 @@ def evaluate(
     figures, and the results by attention head, strategy and turn. If it is interrupted, the same
     command continues.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         chosen = choose_templates(templates, "--templates")
 
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies

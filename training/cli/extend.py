@@ -12,20 +12,20 @@ from sra_fast.cli.inputs import choose_template
 from sra_fast.cli.session import session
 from sra_fast.names import TEST_SHARE, VALIDATION_SHARE
 
-from . import replying
+from . import pipeline_options, replying
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 def extend(
-    file: options.DialogueFile,
+    file: pipeline_options.DialogueFile,
     model: options.ModelName,
-    out: options.RunOut,
+    out: pipeline_options.RunOut,
     template: options.TemplateName = "c1_hf",
     strategies: options.StrategyFile = None,
-    dialogues: options.MostDialogues = None,
-    cuts: options.MostCuts = None,
+    dialogues: pipeline_options.MostDialogues = None,
+    cuts: pipeline_options.MostCuts = None,
     probability: Annotated[
         float,
         typer.Option(
@@ -35,8 +35,8 @@ def extend(
             help="Draw each strategy at each cut with this probability, above 0; 1 takes them all.",
         ),
     ] = 0.3,
-    test: options.TestShare = TEST_SHARE,
-    validation: options.ValidationShare = VALIDATION_SHARE,
+    test: pipeline_options.TestShare = TEST_SHARE,
+    validation: pipeline_options.ValidationShare = VALIDATION_SHARE,
     endpoint: replying.EndpointURL = None,
     retries: replying.Retries = 5,
     timeout: replying.Timeout = 120.0,
@@ -56,7 +56,7 @@ def extend(
     divided, and statistics about them. The defaults are the paper's. If it is interrupted, the same
     command continues.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies

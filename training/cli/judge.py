@@ -12,7 +12,7 @@ from sra_fast.cli import options
 from sra_fast.cli.session import session
 from sra_fast.tools.printable import printable
 
-from . import replying
+from . import pipeline_options, replying
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,8 +24,8 @@ _NONE = "–"
 
 
 def judge(
-    file_a: options.FileA,
-    file_b: options.FileB,
+    file_a: pipeline_options.FileA,
+    file_b: pipeline_options.FileB,
     endpoint: Annotated[
         str,
         typer.Option(
@@ -45,7 +45,7 @@ def judge(
             show_default=False,
         ),
     ],
-    out: options.RunOut,
+    out: pipeline_options.RunOut,
     prompt: Annotated[
         Path | None,
         typer.Option(
@@ -61,7 +61,7 @@ def judge(
         ),
     ] = None,
     strategies: options.StrategyFile = None,
-    items: options.ItemCount = None,
+    items: pipeline_options.ItemCount = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -70,8 +70,8 @@ def judge(
             help="Seed of the random draw that --items asks for.",
         ),
     ] = 0,
-    name_a: options.NameA = None,
-    name_b: options.NameB = None,
+    name_a: pipeline_options.NameA = None,
+    name_b: pipeline_options.NameB = None,
     requests_per_minute: Annotated[
         float | None,
         typer.Option(
@@ -102,7 +102,7 @@ def judge(
     result.json and transcript.jsonl in the folder of --out. If it is interrupted, the same command
     continues, and asks nothing again that was answered.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 
         from ..pipeline.endpoint import Endpoint

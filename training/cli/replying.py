@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sra_fast.cli import options
+from . import pipeline_options
 
 if TYPE_CHECKING:
     from sra_fast.names import Device, DType
@@ -79,7 +79,7 @@ MaxNewTokens = Annotated[
         rich_help_panel=_GENERATION,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help=options.SEED)]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help=pipeline_options.SEED)]
 BatchSize = Annotated[
     int,
     typer.Option(

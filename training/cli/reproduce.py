@@ -10,15 +10,15 @@ from sra_fast.cli import options
 from sra_fast.cli.session import session
 from sra_fast.names import TEST_SHARE, VALIDATION_SHARE, ClassifierKind, DType
 
-from . import replying
+from . import pipeline_options, replying
 from .classify import settings_of
 
 
 def reproduce(
-    file: options.DialogueFile,
+    file: pipeline_options.DialogueFile,
     model: options.ModelName,
-    out: options.RunOut,
-    config: options.TrainingSettings = None,
+    out: pipeline_options.RunOut,
+    config: pipeline_options.TrainingSettings = None,
     classifier: Annotated[
         ClassifierKind,
         typer.Option(
@@ -28,10 +28,10 @@ def reproduce(
         ),
     ] = "lexical",
     strategies: options.StrategyFile = None,
-    dialogues: options.MostDialogues = None,
-    cuts: options.MostCuts = None,
-    test: options.TestShare = TEST_SHARE,
-    validation: options.ValidationShare = VALIDATION_SHARE,
+    dialogues: pipeline_options.MostDialogues = None,
+    cuts: pipeline_options.MostCuts = None,
+    test: pipeline_options.TestShare = TEST_SHARE,
+    validation: pipeline_options.ValidationShare = VALIDATION_SHARE,
     items: Annotated[
         int | None,
         typer.Option(
@@ -42,7 +42,7 @@ def reproduce(
             show_default="all",
         ),
     ] = None,
-    ablate: options.AblatedHeads = 10,
+    ablate: pipeline_options.AblatedHeads = 10,
     temperature: replying.Temperature = 0.7,
     top_p: replying.TopP = 0.9,
     max_new_tokens: replying.MaxNewTokens = 512,
@@ -53,7 +53,7 @@ def reproduce(
             "--seed",
             metavar="N",
             min=0,
-            help=options.SEED,
+            help=pipeline_options.SEED,
             show_default="that of --config, or 42",
         ),
     ] = None,
@@ -75,7 +75,7 @@ def reproduce(
     its own below that of --out. The files report.md and results.json and the figures hold what was
     found, and no text of the dialogues. If it is interrupted, the same command continues.
     """
-    with session(as_json, debug) as current:
+    with session(as_json, debug, continues=True) as current:
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
         from sra_fast.files.models import find_model
 

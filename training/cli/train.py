@@ -13,6 +13,7 @@ from sra_fast.cli.session import session
 from sra_fast.names import DType, TooLong
 
 from ..lora import processes
+from . import pipeline_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,8 +38,8 @@ def train(
         ),
     ],
     model: options.ModelName,
-    out: options.RunOut,
-    config: options.TrainingSettings = None,
+    out: pipeline_options.RunOut,
+    config: pipeline_options.TrainingSettings = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an earlier training run in the folder of --out."),
@@ -253,7 +254,9 @@ def train(
     the folder of --out. The defaults are the paper's. If it is interrupted, the same command
     continues.
     """
-    with session(as_json and processes.is_first(), debug, rank=processes.rank()) as current:
+    first = processes.is_first()
+    own_rank = processes.rank()  # `rank` is that of the adapter
+    with session(as_json and first, debug, continues=True, rank=own_rank) as current:
         from sra_fast.files.models import find_model
 
         from ..lora.settings import read_config
@@ -301,7 +304,7 @@ def train(
                     on_log=on_log,
                 )
             )
-        if not processes.is_first():
+        if not first:
             return
         if result["after"] is not None:
             current.show(_before_and_after(result))

@@ -272,6 +272,27 @@ def test_wrong_settings_are_named(kind: Any, settings: dict[str, Any], message: 
         train_classifier(kind, *some_replies(4), **settings)
 
 
+@pytest.mark.parametrize("kind", ["embedding", "roberta"])
+def test_the_encoder_is_an_argument_of_training_alone(
+    kind: Any, tmp_path: Path, encoders: dict[str, Path]
+) -> None:
+    model = tmp_path / "model"
+    with pytest.raises(ClassifierError) as refused:
+        train_classifier(kind, *some_replies(4), model=str(model))
+    assert refused.value.arguments == ("model",)
+    message = str(refused.value)
+    assert message.count(str(model)) == 1
+    assert message.count("give a folder") == 1
+    assert "smollm2" not in message
+    shutil.copytree(encoders["bert"], model)
+    given: dict[str, Any] = {"epochs": 0.01} if kind == "roberta" else {}
+    train_classifier(kind, *some_replies(4), model=str(model), **given).save(tmp_path / "c")
+    shutil.rmtree(model if kind == "embedding" else tmp_path / "c" / "encoder")
+    with pytest.raises(ClassifierError, match="give a folder") as refused:
+        load_classifier(tmp_path / "c")
+    assert refused.value.arguments == ()
+
+
 def test_wrong_responses_are_named() -> None:
     for responses, strategies, message in (
         (["a"], ["A", "B"], "1 responses and 2 strategies"),

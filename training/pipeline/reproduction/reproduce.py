@@ -25,7 +25,7 @@ from sra_fast.tools.atomic import write_json
 
 from ...data.trained_on import digest, read_trained_on
 from ...lora.train import OnLog, train
-from ..classifiers import PLAIN, StrategyClassifier, load_classifier
+from ..classifiers import PLAIN, ClassifierError, StrategyClassifier, load_classifier
 from ..classifiers.held_out import REPORT, train_with_report
 from ..classifiers.labelled import (
     LabelledResponse,
@@ -172,15 +172,18 @@ def _classify(
     folder = reproduction.out / CLASSIFIER
     learnt = read_trained_on(folder)
     if not (folder / RECORD).exists() or learnt != {digest(one.response) for one in labelled}:
-        train_with_report(
-            reproduction.classifier,
-            labelled,
-            folder,
-            data="the training part",
-            seed=reproduction.sampling.seed,
-            settings=reproduction.classifier_settings,
-            replace=True,
-        )
+        try:
+            train_with_report(
+                reproduction.classifier,
+                labelled,
+                folder,
+                data="the training part",
+                seed=reproduction.sampling.seed,
+                settings=reproduction.classifier_settings,
+                replace=True,
+            )
+        except ClassifierError as error:  # its "model" is not the one that is reproduced on
+            raise ClassifierError(str(error), "classifier") from error
     report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     return load_classifier(folder), report
 
