@@ -209,12 +209,26 @@ def test_a_second_call_computes_nothing(
         raise AssertionError("computed again")
 
     monkeypatch.setattr("sra_fast.training.pipeline.evaluation.reply_scores.score", fail)
-    monkeypatch.setattr("sra_fast.training.pipeline.evaluation.conditions.perplexities", fail)
+    monkeypatch.setattr("sra_fast.training.pipeline.evaluation.perplexity.perplexities", fail)
     monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.LocalReplier.reply", fail)
     with opened(whole):
         second = collect(whole)
     assert second.records == first.records
     assert len({record.item for record in first.records}) == 3
+
+
+def test_a_perplexity_that_is_no_number_is_refused_and_not_kept(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: Any, tokenizer: Any, conversations: Any, *_: Any) -> list[float]:
+        return [math.nan] * len(conversations)
+
+    place = "sra_fast.training.pipeline.evaluation.perplexity.perplexities"
+    monkeypatch.setattr(place, broken)
+    whole = evaluation(tmp_path, folder, items=2)
+    with opened(whole), pytest.raises(ValueError, match="perplexity of the reply is nan; evaluate"):
+        collect(whole)
+    assert not list(whole.out.rglob("perplexities.json"))
 
 
 def test_scores_and_perplexities_are_of_these_replies(tmp_path: Path, folder: Path) -> None:

@@ -35,13 +35,13 @@ from ...data.trained_on import beginning, read_trained_on
 from ..classifiers import StrategyClassifier
 from ..generation.sampling import Sampling
 from ..items import draw
+from .condition_records import records
 from .conditions import (
     Condition,
     ConditionPlan,
-    condition_perplexities,
     fill_condition,
-    records,
 )
+from .perplexity import condition_perplexities
 from .records import Record, write_records
 
 CONDITIONS, ALL_REPLIES, CONVERSATIONS = "rows", "replies.jsonl", "conversations"

@@ -16,7 +16,8 @@ from sra_fast.chat.conversations import Conversation
 from ...data.trained_on import digest
 from .ablation import ablated
 from .analysis import ConditionResult
-from .conditions import Condition, ConditionPlan, records
+from .condition_records import records
+from .conditions import Condition, ConditionPlan
 from .evaluate import Evaluation, LoadedModels, OnProgress, answer
 from .heads import HeadAnalysis
 from .records import Record

@@ -35,7 +35,7 @@ from ..classifiers.labelled import (
 from ..classifiers.stored import RECORD
 from ..evaluation.analysis import Analysis
 from ..evaluation.conclude import conclude
-from ..evaluation.conditions import records
+from ..evaluation.condition_records import records
 from ..evaluation.evaluate import (
     Evaluated,
     Evaluation,
