@@ -47,5 +47,9 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """Return a record as one line of JSON, with its line end."""
+    """Return a record as one line of JSON, with its line end.
+
+    NaN and the infinities are written as Python writes them, ``NaN``, which strict JSON does not
+    know: the SRA of a definition that leaves nothing to average is logged as what it is.
+    """
     return json.dumps(record, ensure_ascii=False) + "\n"

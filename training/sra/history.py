@@ -26,7 +26,8 @@ _DIGITS = 7  # significant digits of a mass; float32 has no more
 def read_history(path: str | Path) -> list[dict[str, Any]]:
     """Read the lines of a history, given its file or the folder in which it lies.
 
-    A last line that was cut short when a run was killed is left out.
+    A last line that was cut short when a run was killed is left out. A mean SRA that is undefined
+    stands there as ``NaN``, unlike in the JSON of results.
 
     Raises:
         OSError: the file cannot be read.
@@ -63,6 +64,7 @@ class History:
         if step and self.path.exists():
             kept = [line for line in read_history(self.path) if line["step"] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Not write_json_lines, which refuses the NaN of an undefined mean.
         write_text(self.path, "".join(map(json_line, kept)))
 
     def append(
