@@ -52,6 +52,9 @@ class StatisticsError(ValueError):
 class Correlation:
     """A correlation coefficient of n points, with its 95% interval.
 
+    It is an :class:`Estimate` in all but the name of its figure: files of results are written from
+    these fields, and there a coefficient is ``r`` and any other figure ``value``.
+
     Attributes:
         r: the coefficient, in [-1, 1]; None where it is undefined.
         low, high: ends of its 95% interval, or None.
@@ -71,6 +74,8 @@ class Correlation:
 @dataclass(frozen=True)
 class Estimate:
     """A mean, a rate or another figure, with its 95% interval.
+
+    A correlation coefficient is a :class:`Correlation`, whose figure is called ``r`` in files.
 
     Attributes:
         value: the figure; None where it is undefined.
@@ -97,6 +102,8 @@ def correlation(
     groups: Sequence[object] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
+    names: tuple[str, str] = ("x", "y"),
+    points: str = "points",
 ) -> Correlation:
     """Compute Pearson's or Spearman's correlation of two columns, with its 95% interval.
 
@@ -108,6 +115,8 @@ def correlation(
         groups: ``[n]``, hashable; points of one group are drawn together.
         draws: number of resamples for the interval.
         seed: seed of the draws.
+        names: what the reason for an undefined coefficient calls the two columns.
+        points: what that reason calls the points, in the plural.
 
     Raises:
         StatisticsError: a number is NaN or infinite, or the lengths differ.
@@ -118,7 +127,7 @@ def correlation(
     index, number = _group_index(groups, len(xs))
     if kind == "spearman":
         xs, ys = ordinals(xs), ordinals(ys)
-    why = why_undefined(xs, ys)
+    why = why_undefined(xs, ys, names, points)
     if why:
         return Correlation(None, None, None, len(xs), why)
     xs, ys = scaled(xs), scaled(ys)

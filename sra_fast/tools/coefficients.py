@@ -16,13 +16,19 @@ _ROUNDING = 1e-13  # spread of a column, relative to its values, that is nothing
 _FEWEST = 3  # points of a correlation; two always lie on a line
 
 
-def why_undefined(xs: Floats, ys: Floats) -> str | None:
-    """Return why the points ``xs, ys [n]`` have no correlation, or None if they have one."""
+def why_undefined(xs: Floats, ys: Floats, names: tuple[str, str], points: str) -> str | None:
+    """Return why the points ``xs, ys [n]`` have no correlation, or None if they have one.
+
+    Args:
+        xs, ys: the two columns.
+        names: what the reason calls the two columns.
+        points: what the reason calls the points, in the plural.
+    """
     if len(xs) < _FEWEST:
-        return f"{len(xs)} points; a correlation takes {_FEWEST} or more"
+        return f"{len(xs)} {points}; a correlation takes {_FEWEST} or more"
     constant = [
         name
-        for name, column in (("x", xs), ("y", ys))
+        for name, column in zip(names, (xs, ys), strict=True)
         if numpy.ptp(column) <= _ROUNDING * numpy.abs(column).max()
     ]
     return f"{' and '.join(constant)} constant, so r is undefined" if constant else None

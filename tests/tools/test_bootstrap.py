@@ -159,6 +159,14 @@ def test_what_is_undefined_is_none_with_the_reason(x: Any, y: Any, why: str) -> 
     assert why in (found.why or "")
 
 
+def test_the_reason_calls_columns_and_points_as_the_caller_does() -> None:
+    names = ("score", "accuracy")
+    both = correlation([1, 1, 1], [2, 2, 2], names=names)
+    assert both.why == "score and accuracy constant, so r is undefined"
+    few = correlation([1], [2], names=names, points="rows")
+    assert few.why == "1 rows; a correlation takes 3 or more"
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nan_and_infinity_are_named(bad: float) -> None:
     with pytest.raises(StatisticsError, match=r"x\[1\] is"):

@@ -35,14 +35,12 @@ def condition_correlation(
     score = _log(means.values[:, column]) if log else means.values[:, column]
     there = ~numpy.isnan(score) & ~numpy.isnan(means.values[:, 0])
     x, y = score[there], means.values[there, 0]
-    found = correlation(x, y, kind, draws=1)
+    found = correlation(x, y, kind, draws=1, names=("score", "accuracy"), points="conditions")
     absent = int((~there).sum())
     left = f"{absent} of {len(there)} conditions without a value are left out" if absent else None
     if found.r is None:
-        why = (found.why or "undefined").replace("x and y", "score and accuracy")
-        why = why.replace("x constant", "score constant").replace("y constant", "accuracy constant")
-        why = why.replace("points; a correlation takes", "conditions; a correlation takes")
-        return replace(found, why=why if left is None else f"{why}; {left}", left_out=0)
+        reasons = "; ".join(filter(None, (found.why, left)))
+        return replace(found, why=reasons, left_out=0)
     if means.dialogues[there][:, [0, column]].min() < 2:
         why = "a condition of a single dialogue, so there is no interval"
         return replace(found, low=None, high=None, why=why, left_out=0)
