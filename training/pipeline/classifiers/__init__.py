@@ -7,118 +7,17 @@ regression on these features.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, get_args
-
 from sra_fast.names import ClassifierKind
-from sra_fast.tools.suggestions import did_you_mean
 
-from .classifier_settings import checked_settings
 from .interface import ClassifierError, StrategyClassifier
-from .stored import read_record
+from .kinds import PLAIN, PLAIN_REPLIES, load_classifier, train_classifier
 
 __all__ = [
+    "PLAIN",
+    "PLAIN_REPLIES",
     "ClassifierError",
     "ClassifierKind",
     "StrategyClassifier",
     "load_classifier",
     "train_classifier",
 ]
-
-PLAIN = "plain"
-"""The name of the library's own classifier: ``lexical``, trained on replies that come with it."""
-
-PLAIN_REPLIES = Path(__file__).parent / "data" / "plain.jsonl"
-"""The file of these 900 replies, 60 for each of the paper's 15 strategies."""
-
-
-def train_classifier(
-    kind: ClassifierKind, responses: Sequence[str], strategies: Sequence[str], **settings: Any
-) -> StrategyClassifier:
-    """Train a classifier on replies whose strategies are known.
-
-    Args:
-        kind: "lexical", "embedding" or "roberta".
-        responses: n replies as text, none of them empty.
-        strategies: the n strategies that they follow, at least two different ones.
-        settings: the settings of that kind, the fields of ``LexicalSettings``,
-            ``EmbeddingSettings`` or ``EncoderSettings``.
-
-    Raises:
-        ClassifierError: the kind or a setting is unknown, the lists differ in length, a reply is
-            empty, there are fewer than two strategies, or a model cannot be loaded.
-        ModuleNotFoundError: a package of the extra ``pipeline`` is missing.
-    """
-    if kind not in get_args(ClassifierKind):
-        raise ClassifierError(
-            f"kind must be one of {', '.join(get_args(ClassifierKind))}, found {kind!r}"
-            f"{did_you_mean(kind, get_args(ClassifierKind))}"
-        )
-    if len(responses) != len(strategies):
-        raise ClassifierError(
-            f"every response needs one strategy, found {len(responses)} responses and "
-            f"{len(strategies)} strategies"
-        )
-    for index, response in enumerate(responses):
-        if not response.strip():
-            raise ClassifierError(f"responses[{index}] is empty; leave it out")
-    if len(set(strategies)) < 2:
-        raise ClassifierError(
-            f"a classifier needs at least two strategies, and the {len(strategies)} responses have "
-            f"{len(set(strategies))}; add responses that follow another strategy"
-        )
-    if kind == "lexical":
-        from .lexical import (
-            LexicalClassifier,
-            LexicalSettings,
-        )
-
-        lexical = checked_settings(LexicalSettings, settings)
-        return LexicalClassifier.train(responses, strategies, lexical)
-    if kind == "embedding":
-        from .embedding import (
-            EmbeddingClassifier,
-            EmbeddingSettings,
-        )
-
-        embedding = checked_settings(EmbeddingSettings, settings)
-        return EmbeddingClassifier.train(responses, strategies, embedding)
-    from .encoder import EncoderClassifier, EncoderSettings
-
-    encoder = checked_settings(EncoderSettings, settings)
-    return EncoderClassifier.train(responses, strategies, encoder)
-
-
-def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
-    """Read a classifier from the folder that its ``save`` wrote.
-
-    Args:
-        folder: the folder; or "plain" for the library's own classifier, which is trained at once
-            (in about a second). A folder of that name is "./plain".
-
-    Raises:
-        ClassifierError: the folder holds no classifier, or a part of it is missing or damaged.
-        ModuleNotFoundError: a package of the extra ``pipeline`` is missing.
-    """
-    if folder == PLAIN:
-        from .labelled import read_labelled
-
-        replies = read_labelled(PLAIN_REPLIES)
-        return train_classifier(
-            "lexical", [one.response for one in replies], [one.label for one in replies]
-        )
-    path = Path(folder)
-    record = read_record(path)
-    if record["kind"] == "lexical":
-        from .lexical import LexicalClassifier
-
-        return LexicalClassifier.load(path, record)
-    if record["kind"] == "embedding":
-        from .embedding import EmbeddingClassifier
-
-        return EmbeddingClassifier.load(path, record)
-    from .encoder import EncoderClassifier
-
-    return EncoderClassifier.load(path, record)

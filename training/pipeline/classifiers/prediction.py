@@ -10,8 +10,8 @@ from typing import Any
 from sra_fast.tools.atomic import write_json_lines
 
 from ...data.trained_on import digest, read_trained_on
-from . import PLAIN, PLAIN_REPLIES
 from .interface import StrategyClassifier, most_probable
+from .kinds import PLAIN, PLAIN_REPLIES
 from .labelled import LabelledResponse, read_labelled
 from .quality import Quality, quality
 from .splits import dialogue_of
