@@ -22,7 +22,7 @@ _SHOWN = 5  # names of known models in an error
 
 
 class ModelNotFoundError(ArgumentError):
-    """There is no such model, or it cannot be put where it is wanted; with the way out."""
+    """Raised when there is no model of a name; the message says where it was looked for."""
 
 
 def check_hub_name(name: str) -> None:

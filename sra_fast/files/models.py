@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sra_fast.files.hub_names import ModelNotFoundError, check_hub_name
 from sra_fast.files.provenance import versions
 from sra_fast.names import Device, DType
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _SAMPLES = 64  # pieces of a weight file that its fingerprint is made of
 _SAMPLE_BYTES = 4096
+
+
+class DeviceError(ArgumentError):
+    """Raised when the device that is asked for is not there."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +160,13 @@ def choose_device(device: Device) -> str:
     """Return the device to use, ``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where there is one.
 
     Raises:
-        ModelNotFoundError: CUDA is asked for, but there is none.
+        DeviceError: CUDA is asked for, but there is none.
     """
     import torch
 
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ModelNotFoundError("there is no CUDA device here; take the device 'cpu'", "device")
+        raise DeviceError("there is no CUDA device here; take the device 'cpu'", "device")
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from transformers import LlamaConfig
 
-from sra_fast.files.models import ModelSource
+from sra_fast.files.models import DeviceError, ModelSource, choose_device
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,3 +27,13 @@ def test_a_model_of_the_hub_is_known_by_its_commit(
     found = ModelSource("someone/tiny", "someone/tiny").fingerprint()
     assert found["weights"] == COMMIT
     assert found["base"] is None
+
+
+def test_a_device_that_is_not_there_is_no_model_that_is_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no CUDA device") as refused:
+        choose_device("cuda")
+    assert refused.value.arguments == ("device",)
+    assert choose_device("auto") == "cpu"
