@@ -221,7 +221,7 @@ def test_seed_and_dtype_are_those_given_or_of_the_file_or_the_defaults(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--test", "0"], "test must be above 0, found 0.0"),
+        (["--test", "0"], "the test part is what is evaluated (--test)"),
         (["--dialogues", "9"], "give more dialogues, more cuts of each, or fewer strategies"),
     ],
 )

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from sra_fast.measure.served import serve
+from sra_fast.tools.argument_error import ArgumentError
 
 from .cache import GrowingLayer, growing_cache
 from .sampling import Sampling, draw, uniforms
@@ -32,7 +33,7 @@ LEAST_SHARED = 32  # tokens; a shorter beginning is not worth a forward pass of 
 _SHRINK = 0.75  # ended replies leave the batch once at most this share of it is unfinished
 
 
-class GenerationError(ValueError):
+class GenerationError(ArgumentError):
     """Raised when replies cannot be generated; the message says why and the way out."""
 
 
@@ -107,7 +108,8 @@ class LocalModel:
                 f"item {items[max(range(len(prompts)), key=lambda i: len(prompts[i]))]!r}: a prompt"
                 f" of {longest} tokens and {self._sampling.max_new_tokens} new ones are more than "
                 f"the model's context of {self._context} tokens; lower max_new_tokens, or cut the "
-                "history"
+                "history",
+                "max_new_tokens",
             )
         if not self.batches and len(prompts) > 1:
             return [

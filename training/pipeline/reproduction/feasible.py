@@ -26,7 +26,8 @@ def check_feasible(reproduction: Reproduction) -> Cuts:
     """
     if not reproduction.test > 0:
         raise ReproductionError(
-            f"test must be above 0, found {reproduction.test}: the test part is what is evaluated"
+            f"test must be above 0, found {reproduction.test}: the test part is what is evaluated",
+            "test",
         )
     check_base(reproduction.base)
     cuts = cut_and_split(reproduction.extension())
