@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
     from transformers.trainer_callback import CallbackHandler
 
-SEEN = {"torch": "2.11 to 2.13", "transformers": "5.17 to 5.23"}
+SEEN = {"torch": "2.11 to 2.13", "transformers": "5.17 to 5.23", "accelerate": "1.10 to 1.15"}
 """The versions in which the names were seen, by package."""
 
 _TrainerClass = TypeVar("_TrainerClass", bound="type[Trainer]")

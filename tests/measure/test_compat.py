@@ -347,6 +347,27 @@ def test_a_trainer_checks_the_gradient_before_each_step(tmp_path: Path) -> None:
     assert all(norm > 0 for _, norm in norms)
 
 
+def test_the_versions_in_which_names_were_seen_are_those_that_are_tested() -> None:
+    pins = [
+        dict(re.findall(r"^([\w-]+)==(\d+\.\d+)", (ROOT / file).read_text("utf-8"), re.MULTILINE))
+        for file in ("constraints-oldest.txt", "constraints.txt")
+    ]
+    for package, versions in compat.SEEN.items():
+        assert versions == " to ".join(pin[package] for pin in pins), package
+
+
+def test_every_function_says_in_which_versions_its_name_was_seen() -> None:
+    tree = scanned()["sra_fast/measure/compat.py"]
+    texts = {
+        node.name: " ".join((ast.get_docstring(node) or "").split())
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not is_private(node.name)
+    }
+    for name, text in texts.items():
+        package, versions = re.findall(r"seen in (\w+) ([\d.]+ to [\d.]+\d)", text)[0]
+        assert compat.SEEN[package] == versions, name
+
+
 def test_a_name_that_is_gone_is_said_with_the_versions() -> None:
     config: Any = SimpleNamespace()
     with pytest.raises(compat.ChangedLibraryError, match=r"_attn_implementation in transformers 5"):
