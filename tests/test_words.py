@@ -1,4 +1,4 @@
-"""Docstrings begin with a sentence that can stand alone, and a class name means one class."""
+"""Docstrings begin with a sentence that can stand alone, and the name of a type means one type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TREES = ("sra_fast", "kernels", "training", "benchmarks")
+TREES = ("sra_fast", "kernels", "training", "benchmarks", "examples", "docs/hooks")
 LINKS = ("sra_fast/kernels", "sra_fast/training")
 
 _FEWEST_WORDS = 4
@@ -22,9 +22,10 @@ _DANGLING = re.compile(r"^ +\w+(?:, \w+)*: (?:of|from|as for) .*$", re.MULTILINE
 
 
 def python_files() -> list[str]:
-    """All Python files of the four trees, as relative paths, each once."""
+    """Return setup.py and all Python files of the trees, as relative paths, each once."""
     files = [file.relative_to(ROOT) for tree in TREES for file in (ROOT / tree).rglob("*.py")]
-    return sorted(file.as_posix() for file in files if not any(map(file.is_relative_to, LINKS)))
+    own = [file.as_posix() for file in files if not any(map(file.is_relative_to, LINKS))]
+    return sorted(["setup.py", *own])
 
 
 def parsed(file: str) -> ast.Module:
@@ -92,10 +93,27 @@ def test_a_telegram_is_found(text: str) -> None:
     assert len(telegrams(ast.parse(f'def f():\n    """{text}"""'))) == 1
 
 
-def test_a_class_name_is_defined_once() -> None:
+def types(module: ast.Module) -> list[str]:
+    """Return the names of the classes of a file, and of its aliases of types."""
+    classes = [node.name for node in ast.walk(module) if isinstance(node, ast.ClassDef)]
+    aliases = [
+        target.id
+        for node in module.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Subscript, ast.BinOp))
+        for target in node.targets
+        if isinstance(target, ast.Name) and not target.id.isupper() and target.id[0].isupper()
+    ]
+    return classes + aliases
+
+
+def test_classes_and_aliases_of_types_are_found() -> None:
+    source = "Row = dict[str, int]\nNumber = int | float\nPLACE = A / 'b'\nclass C: ...\nx = a[0]"
+    assert set(types(ast.parse(source))) == {"C", "Row", "Number"}
+
+
+def test_the_name_of_a_type_is_defined_once() -> None:
     places = defaultdict(list)
     for file in python_files():
-        for node in ast.walk(parsed(file)):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].append(file)
+        for name in types(parsed(file)):
+            places[name].append(file)
     assert {name: files for name, files in places.items() if len(files) > 1} == {}

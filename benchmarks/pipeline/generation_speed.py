@@ -33,8 +33,8 @@ from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.training.pipeline.extension.cuts import Cutting, cut
 from sra_fast.training.pipeline.generation.generation_prompts import (
     GenerationPrompt,
-    encode_prompts,
     generation_prompts,
+    tokenized_prompts,
 )
 from sra_fast.training.pipeline.generation.local import end_tokens
 from sra_fast.training.pipeline.generation.replies import BATCH, LocalReplier
@@ -91,7 +91,7 @@ def one_by_one(
     """Reply to each prompt by ``generate``, and return the speed and the replies by item."""
     ends, texts = end_tokens(model, tokenizer), {}
     begun, tokens = time.perf_counter(), 0
-    for prompt, ids in zip(prompts, encode_prompts(tokenizer, prompts), strict=True):
+    for prompt, ids in zip(prompts, tokenized_prompts(tokenizer, prompts), strict=True):
         output = model.generate(
             ids[None],
             attention_mask=torch.ones_like(ids)[None],
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conversations = cut(long, STRATEGIES, Cutting(cuts=1, dialogues=given.cuts))
     prompts = generation_prompts(conversations, TEMPLATES["c1_hf"])
     tokenizer = find_model(given.model).tokenizer()
-    lengths = [len(ids) for ids in encode_prompts(tokenizer, prompts)]
+    lengths = [len(ids) for ids in tokenized_prompts(tokenizer, prompts)]
     record: dict[str, Any] = {
         "machine": machine.facts(),
         "model": find_model(given.model).name,

@@ -17,6 +17,7 @@ import torch
 from sra_fast.chat.chat_text import ChatText, EncodingError, takes_system_message, write_chat
 from sra_fast.chat.conversations import Conversation, as_conversations
 from sra_fast.chat.templates import Prompt, PromptTemplate, get_template, render_prompts
+from sra_fast.names import Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +51,7 @@ def encode(
     template: str | PromptTemplate = "standard",
     *,
     strategies: Mapping[str, str] | None = None,
-    turns: Literal["all", "last"] = "all",
+    turns: Turns = "all",
     padding_side: Literal["left", "right"] = "right",
 ) -> dict[str, torch.Tensor]:
     """Turn conversations into one padded batch of tensors for ``sra_fast.score``.
@@ -88,7 +89,7 @@ def encode_prompts(
     template: str | PromptTemplate = "standard",
     *,
     strategies: Mapping[str, str] | None = None,
-    turns: Literal["all", "last"] = "all",
+    turns: Turns = "all",
 ) -> list[EncodedPrompt]:
     """Turn conversations into prompts without padding, in the order of the conversations.
 

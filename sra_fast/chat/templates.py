@@ -17,6 +17,7 @@ from typing import Literal, NoReturn
 
 from sra_fast.chat.conversations import Conversation, ConversationError, Message
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
+from sra_fast.names import Turns
 from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -219,7 +220,7 @@ def render_prompts(
     template: PromptTemplate,
     strategies: Mapping[str, str] | None = None,
     *,
-    turns: Literal["all", "last"] = "all",
+    turns: Turns = "all",
 ) -> list[Prompt]:
     """Turn a conversation into the prompts under which its replies are scored.
 

@@ -56,7 +56,7 @@ class KeptParts(Generic[Part]):
         """Store a part under the next free number."""
         stems = [file.stem for file in self._folder.glob(f"*{self._suffix}")]
         numbers = [int(stem) for stem in stems if stem.isdigit()]
-        self.put(numbered(max(numbers, default=-1) + 1), part)
+        self.put(part_name(max(numbers, default=-1) + 1), part)
 
     def all(self) -> list[Part]:
         """Return every part that can be read, in the order of the names."""
@@ -73,6 +73,6 @@ class KeptParts(Generic[Part]):
             return None
 
 
-def numbered(number: int) -> str:
+def part_name(number: int) -> str:
     """Return the name of the part with a number, such that names sort as numbers do."""
     return f"{number:05d}"

@@ -30,7 +30,7 @@ from sra_fast.tools.missing_extra import needed
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Row = dict[str, Any]
+ScoreRow = dict[str, Any]
 """What the tables say of one response, by column."""
 
 SCORES_JSONL = "scores.jsonl"
@@ -106,7 +106,7 @@ class ScoredJob:
 
     job: Job
     result: SRAResult
-    rows: list[Row]
+    rows: list[ScoreRow]
 
 
 class FileScorer:
@@ -241,14 +241,14 @@ class FileScorer:
             label = job.conversations[batch[error.row].conversation].label
             raise ScoringError(f"{label}: {error.problem}") from error
 
-    def _rows(self, job: Job, result: SRAResult) -> list[Row]:
+    def _rows(self, job: Job, result: SRAResult) -> list[ScoreRow]:
         scores = {name: _shortest(result.score(name).tolist()) for name in result.by_layer}
         places = [(prompt, k) for prompt in job.prompts for k in range(1, len(prompt.turns) + 1)]
-        rows: list[Row] = []
+        rows: list[ScoreRow] = []
         for index, (prompt, k) in enumerate(places):
             conversation = job.conversations[prompt.conversation]
             chosen = scores[self.options.definition][index]
-            row: Row = {
+            row: ScoreRow = {
                 "conversation": conversation.id,
                 "dialogue": conversation.dialogue or conversation.id,
                 "turn": prompt.turns[k - 1],
@@ -323,11 +323,11 @@ def _shortest(values: Sequence[float]) -> list[float | None]:
     return [None if math.isnan(v) else float(str(numpy.float32(v))) for v in values]
 
 
-def _write_jsonl(path: Path, rows: Sequence[Row]) -> None:
+def _write_jsonl(path: Path, rows: Sequence[ScoreRow]) -> None:
     write_json_lines(path, rows)
 
 
-def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
+def _write_parquet(path: Path, rows: Sequence[ScoreRow]) -> None:
     with needed("cli", "pandas"):
         import pandas
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.chat.encoding import EncodedPrompt
-from sra_fast.files.kept_parts import KeptParts, numbered
+from sra_fast.files.kept_parts import KeptParts, part_name
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.result import SRAResult
 
@@ -78,7 +78,7 @@ class ScoreFolder(RunFolder):
             for number, batch in enumerate(batches(prompts, batch_tokens)):
                 results.append(
                     self._shards.get_or_compute(
-                        numbered(number), partial(_answers, batch), partial(score_batch, batch)
+                        part_name(number), partial(_answers, batch), partial(score_batch, batch)
                     )
                 )
                 on_progress(sum(len(prompt.input_ids) for prompt in batch))

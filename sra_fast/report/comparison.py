@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS, REPORT_SEED, Estimate, rate_interval
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from sra_fast.files.score_file import ScoreRow
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,10 @@ class Comparison:
 
 
 def compare(
-    definition: str, templates: Sequence[str], rows: Iterable[Row], turn_rows: Iterable[Row]
+    definition: str,
+    templates: Sequence[str],
+    rows: Iterable[ScoreRow],
+    turn_rows: Iterable[ScoreRow],
 ) -> Comparison:
     """Group scored responses by template, turn and strategy, and estimate each group's mean SRA.
 
@@ -109,7 +113,7 @@ def compare(
     kept, turned = list(rows), list(turn_rows)
     order = {name: index for index, name in enumerate(templates)}
 
-    def by(source: list[Row], *keys: str) -> dict[Any, MeanSRA]:
+    def by(source: list[ScoreRow], *keys: str) -> dict[Any, MeanSRA]:
         found = groups(source, lambda row: tuple(row[key] for key in keys))
         ordered = sorted(found.items(), key=lambda item: (order[item[0][0]], *item[0][1:]))
         return {key if len(key) > 1 else key[0]: mean_sra(group) for key, group in ordered}
@@ -123,15 +127,15 @@ def compare(
     )
 
 
-def groups(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
+def groups(rows: Iterable[ScoreRow], key: Callable[[ScoreRow], Any]) -> dict[Any, list[ScoreRow]]:
     """Group rows by a key, in the order in which the keys first appear."""
-    found: dict[Any, list[Row]] = {}
+    found: dict[Any, list[ScoreRow]] = {}
     for row in rows:
         found.setdefault(key(row), []).append(row)
     return found
 
 
-def mean_sra(rows: Sequence[Row]) -> MeanSRA:
+def mean_sra(rows: Sequence[ScoreRow]) -> MeanSRA:
     """Return the mean of the rows' ``sra`` with its interval over dialogues.
 
     Replies of one dialogue resemble each other, so whole dialogues are drawn.

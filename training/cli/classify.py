@@ -215,7 +215,7 @@ def predict(
         }
 
 
-def settings_of(kind: ClassifierKind, seed: int) -> dict[str, Any]:
+def seeded_settings(kind: ClassifierKind, seed: int) -> dict[str, Any]:
     """Return the settings that a seed gives: only the encoder's training draws at random."""
     return {"seed": seed} if kind == "roberta" else {}
 
@@ -224,7 +224,7 @@ def _settings(
     kind: ClassifierKind, model: str | None, given: list[str], seed: int
 ) -> dict[str, Any]:
     """Return the settings of the kind by name; wrong ones are reported as wrong use."""
-    found = settings_of(kind, seed)
+    found = seeded_settings(kind, seed)
     if model is not None and kind == "lexical":
         raise typer.BadParameter("the lexical classifier has none", param_hint="'--model'")
     if model is not None:

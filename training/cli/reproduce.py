@@ -11,7 +11,7 @@ from sra_fast.cli.session import session
 from sra_fast.names import TEST_SHARE, VALIDATION_SHARE, ClassifierKind, DType
 
 from . import pipeline_options, replying
-from .classify import settings_of
+from .classify import seeded_settings
 
 
 def reproduce(
@@ -90,9 +90,7 @@ def reproduce(
             step_progress,
         )
 
-        training = read_training(
-            config, strategies=strategies, seed=seed, dtype=None if dtype is None else dtype
-        )
+        training = read_training(config, strategies=strategies, seed=seed, dtype=dtype)
         results = run(
             Reproduction(
                 file=file,
@@ -105,7 +103,7 @@ def reproduce(
                 validation=validation,
                 training=training,
                 classifier=classifier,
-                classifier_settings=settings_of(classifier, training.seed),
+                classifier_settings=seeded_settings(classifier, training.seed),
                 items=items,
                 ablate=ablate,
                 dtype=training.dtype,

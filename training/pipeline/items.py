@@ -16,6 +16,9 @@ from sra_fast.chat.conversations import Conversation, Message, read_conversation
 from sra_fast.chat.strategies import StrategyError, lookup
 from sra_fast.tools.argument_error import ArgumentError
 
+SPEAKERS = {"user": "Seeker", "assistant": "Supporter"}
+"""What annotators and judges read as the author of a message, by its role."""
+
 T = TypeVar("T")
 
 _NAMED = 5  # the most items that an error names; it counts the others

@@ -31,8 +31,8 @@ from sra_fast.training.pipeline.generation.cache import GrowingLayer, growing_ca
 from sra_fast.training.pipeline.generation.cleaning import clean_reply
 from sra_fast.training.pipeline.generation.endpoint_replier import EndpointReplier
 from sra_fast.training.pipeline.generation.generation_prompts import (
-    encode_prompts,
     generation_prompts,
+    tokenized_prompts,
 )
 from sra_fast.training.pipeline.generation.local import Generated, GenerationError, LocalModel
 from sra_fast.training.pipeline.generation.replies import (
@@ -246,8 +246,11 @@ def test_a_prompt_beyond_the_context_is_named(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path, context=64)
     model = AutoModelForCausalLM.from_pretrained(folder)
     replier = LocalModel(model, byte_level_bpe(), GREEDY)
-    with pytest.raises(GenerationError, match=r"item 'long'.*60 tokens and 12 .* context of 64"):
+    with pytest.raises(
+        GenerationError, match=r"item 'long'.*60 tokens and 12 .* context of 64"
+    ) as refused:
         replier.reply(["short", "long"], [torch.ones(5).long(), torch.ones(60).long()], ["a", "b"])
+    assert refused.value.arguments == ("max_new_tokens",)
 
 
 def test_batches_keep_groups_together() -> None:
@@ -265,7 +268,7 @@ def test_a_prompt_is_what_scoring_reads_before_the_reply(template: str) -> None:
     conversations = as_conversations([talk("a", 3), talk("b", 2, situation="A hard week.")])
     prompts = generation_prompts(conversations, TEMPLATES[template])
     batch = sra_fast.encode(tokenizer, conversations, template, turns="last")
-    for row, ids in enumerate(encode_prompts(tokenizer, prompts)):
+    for row, ids in enumerate(tokenized_prompts(tokenizer, prompts)):
         reply = int(batch["response_mask"][row].nonzero()[0])
         assert ids.tolist() == batch["input_ids"][row, :reply].tolist()
     assert prompts[0].messages[-1] == {"role": "user", "content": "I feel low, day 3."}
@@ -279,7 +282,7 @@ def test_the_strategies_of_a_conversation_begin_alike_where_history_comes_first(
     ]
     prompts = generation_prompts(as_conversations(records), TEMPLATES["c1_hf"])
     assert prompts[0].group == prompts[1].group
-    one, other = encode_prompts(tokenizer, prompts)
+    one, other = tokenized_prompts(tokenizer, prompts)
     common = tokenizer.decode(one[: local._common([one, other])])
     assert "Hope grows slowly, a 3." in common
     assert 'with the "' in common

@@ -8,6 +8,7 @@ from typing import Any
 
 from sra_fast.tools.atomic import json_text, write_text
 
+from ..items import SPEAKERS
 from .errors import AnnotationError
 from .rating_tables import write_csv
 from .sheets import Sheet
@@ -25,7 +26,6 @@ SHEET_FIELDS = (
     "response_two",
     PREFERENCE,
 )
-_SPEAKERS = {"user": "Seeker", "assistant": "Supporter"}
 _SCALE = (
     "-4 the first is much better, -2 it is better, 0 no difference, +2 the second is better, "
     "+4 it is much better"
@@ -139,5 +139,5 @@ def _turns(sheet: Sheet, index: int) -> list[dict[str, str]]:
     item = sheet.items[index]
     situation = [{"author": "Situation", "text": item.situation}] if item.situation else []
     return situation + [
-        {"author": _SPEAKERS[message.role], "text": message.content} for message in item.messages
+        {"author": SPEAKERS[message.role], "text": message.content} for message in item.messages
     ]

@@ -70,7 +70,7 @@ def generation_prompts(
     return made
 
 
-def encode_prompts(
+def tokenized_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[GenerationPrompt]
 ) -> list[Tensor]:
     """Return the token ids of each prompt up to where the reply begins, ``[T]`` int64.

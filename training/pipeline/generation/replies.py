@@ -21,7 +21,7 @@ from sra_fast.tools.strict_json import read_json_lines
 from .cleaning import clean_reply
 from .generation_prompts import (
     GenerationPrompt,
-    encode_prompts,
+    tokenized_prompts,
 )
 from .sampling import Sampling
 
@@ -141,12 +141,12 @@ class LocalReplier:
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
         """Return batches of indices into ``prompts``: groups of similar length share a batch."""
-        encoded = encode_prompts(self._tokenizer, prompts)
+        encoded = tokenized_prompts(self._tokenizer, prompts)
         return batches([p.group for p in prompts], [len(ids) for ids in encoded], self._batch)
 
     def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
         """Return the replies to one batch of prompts, in their order."""
-        encoded = encode_prompts(self._tokenizer, prompts)
+        encoded = tokenized_prompts(self._tokenizer, prompts)
         items, groups = [p.item for p in prompts], [p.group for p in prompts]
         replies = []
         for item, new in zip(items, self._model.reply(items, encoded, groups), strict=True):

@@ -12,7 +12,7 @@ from sra_fast.tools.strict_json import decode_utf8
 from sra_fast.tools.suggestions import did_you_mean
 
 from ..endpoint import ChatMessage
-from ..items import Item
+from ..items import SPEAKERS, Item
 
 Verdict = Literal["first", "second", "tie"]
 """What one answer says: the first reply is better, the second is, or neither."""
@@ -57,7 +57,6 @@ REMINDER = (
 )
 """The second question, to a judge whose first answer had no verdict."""
 
-_SPEAKERS = {"user": "Seeker", "assistant": "Supporter"}
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 _DECORATION = re.compile(r"""[*_#`'"(){}\[\].:,!<>=\s]+""")
 _VERDICT = re.compile(
@@ -158,5 +157,5 @@ def _plain(line: str) -> str:
 
 
 def _conversation(situation: str | None, messages: Sequence[Message]) -> str:
-    lines = [f"{_SPEAKERS[message.role]}: {message.content}" for message in messages]
+    lines = [f"{SPEAKERS[message.role]}: {message.content}" for message in messages]
     return "\n".join(lines if situation is None else [f"Situation: {situation}", *lines])
