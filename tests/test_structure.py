@@ -95,7 +95,7 @@ def test_the_library_imports_neither_tests_nor_benchmarks(file: Path) -> None:
     assert not imported(file) & {"benchmarks", "tests", "conftest", *support}
 
 
-def test_tests_and_benchmarks_do_not_import_each_others_insides() -> None:
+def test_benchmarks_do_not_import_the_insides_of_tests() -> None:
     support = {path.stem for path in (ROOT / "tests" / "support").glob("*.py")}
     for file in python_files("benchmarks"):
         allowed = {"op_cases", "op_truth"}  # the GPU report runs the tests' grid
