@@ -365,7 +365,7 @@ def test_rows_of_an_evaluation(
     result.save(scores / "masses.safetensors")
     kept = {"replies": name, "perplexities": [2.5, 3.5, 4.5]}
     (row / "perplexities.json").write_text(json.dumps(kept))
-    for place in ("reply_scores.score", "conditions.perplexities"):
+    for place in ("reply_scores.score", "perplexity.perplexities"):
         monkeypatch.setattr(f"sra_fast.training.pipeline.evaluation.{place}", refuse)
     monkeypatch.setattr("sra_fast.training.pipeline.generation.replies.LocalReplier.reply", refuse)
     with opened(whole):
