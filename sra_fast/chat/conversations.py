@@ -215,7 +215,12 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
     """
     name = Path(path).name
     conversations: list[Conversation] = []
-    for where, record in read_json_lines(path, raises=ConversationError):
+    records = read_json_lines(
+        path,
+        raises=ConversationError,
+        instead_of_a_list="convert ESConv's files with sra_fast.chat.esconv.convert",
+    )
+    for where, record in records:
         if isinstance(record, list):
             raise ConversationError(
                 f"{where}: found a list; write one conversation a line, without brackets around "

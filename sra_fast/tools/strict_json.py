@@ -12,23 +12,27 @@ from pathlib import Path
 
 
 def read_json_lines(
-    path: str | os.PathLike[str], *, raises: type[ValueError]
+    path: str | os.PathLike[str],
+    *,
+    raises: type[ValueError],
+    instead_of_a_list: str = "write each entry on a line of its own",
 ) -> list[tuple[str, object]]:
     """Read a JSONL file as ``(where, value)`` pairs, and leave blank lines out.
 
     Args:
         path: the file.
         raises: class of the error to raise.
+        instead_of_a_list: what to do with a file that is one JSON list, for the error message.
 
     Raises:
-        raises: a line is not UTF-8 or not JSON; the message names file, line and column.
+        raises: the file is one JSON list, or a line is not UTF-8 or not JSON; the message names
+            file, line and column.
         OSError: the file cannot be read.
     """
     file = Path(path)
     if file.read_bytes()[:64].lstrip().startswith(b"["):
         raise raises(
-            f"{file.name}: this is one JSON list, not an object a line; convert ESConv's files "
-            "with sra_fast.chat.esconv.convert"
+            f"{file.name}: this is one JSON list, not an object a line; {instead_of_a_list}"
         )
     values: list[tuple[str, object]] = []
     # Only "\n" ends a line of JSONL: str.splitlines would also cut at U+2028, which may stand

@@ -67,7 +67,11 @@ def read_responses(path: str | os.PathLike[str]) -> list[LabelledResponse]:
         ConversationError: a conversation is not valid.
         OSError: the file cannot be read.
     """
-    lines = read_json_lines(path, raises=ClassifierError)
+    lines = read_json_lines(
+        path,
+        raises=ClassifierError,
+        instead_of_a_list="convert ESConv's files with sra_fast.chat.esconv.convert",
+    )
     if not lines:
         raise ClassifierError(
             f"{Path(path).name}: the file holds no response; write one JSON object on each line"
