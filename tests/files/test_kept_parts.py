@@ -1,4 +1,4 @@
-"""What a run keeps: parts that are whole or computed again, and lines without a cut one."""
+"""What a run keeps in parts: each is whole, or it is computed again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from sra_fast.files.appended_lines import append_line, drop_cut_line, whole_lines
 from sra_fast.files.kept_parts import KeptParts
 from sra_fast.tools.atomic import write_text
 
@@ -51,16 +50,3 @@ def test_appended_parts_come_in_their_order_after_those_that_are_there(tmp_path:
         *("00000.json", "00001.json", "00002.json")
     ]
     assert parts.all() == [["a"], ["b"], ["c"]]
-
-
-def test_a_cut_line_is_dropped_and_the_next_one_begins_anew(tmp_path: Path) -> None:
-    path = tmp_path / "lines.jsonl"
-    append_line(path, {"a": "ü"})
-    with path.open("ab") as file:
-        file.write(b'{"a": 1')
-    assert whole_lines(path) == ['{"a": "ü"}'.encode()]
-    drop_cut_line(path)
-    append_line(path, {"a": 2})
-    assert path.read_text(encoding="utf-8") == '{"a": "ü"}\n{"a": 2}\n'
-    drop_cut_line(path)
-    assert len(whole_lines(path)) == 2
