@@ -16,10 +16,10 @@ PLACES = {
 }
 """Where each tree of packages is kept."""
 
-CLI = ["typer>=0.19", "rich>=13", "pandas>=2", "pyarrow>=21", "matplotlib>=3.8"]
-PEFT = ["peft>=0.18", "accelerate>=1.10"]
+CLI = ["typer>=0.26", "rich>=13", "pandas>=2", "pyarrow>=21", "matplotlib>=3.8"]
+PEFT = ["peft>=0.19", "accelerate>=1.13"]
 TRAIN = [*CLI, *PEFT, "datasets>=4.7", "PyYAML>=6"]
-PIPELINE = [*TRAIN, "scikit-learn>=1.5", "scipy>=1.12", "krippendorff>=0.7", "openai>=1.60"]
+PIPELINE = [*TRAIN, "scikit-learn>=1.5", "scipy>=1.15", "krippendorff>=0.7", "openai>=1.60"]
 
 
 def packages() -> list[str]:
@@ -65,7 +65,7 @@ setup(
         "peft": PEFT,
         "train": TRAIN,
         "pipeline": PIPELINE,
-        "demo": [*CLI, "gguf>=0.17", "accelerate>=1.10"],
+        "demo": [*CLI, "gguf>=0.17", "accelerate>=1.13"],
         "test": [
             *PIPELINE,
             "gguf>=0.17",

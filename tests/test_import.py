@@ -211,6 +211,7 @@ def test_an_editable_install_works_without_symbolic_links(tmp_path: Path, instea
     done = subprocess.run(  # without other installations of this project
         [sys.executable, "-S", "-c", code],
         cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=False,

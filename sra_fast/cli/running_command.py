@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
-_PLACES = ("typer._click.globals", "click.globals")
-"""Where the context lives: newer versions of typer carry a click of their own."""
+from typer._click.globals import get_current_context  # typer's own; seen in 0.26 to 0.29
 
 
 def running_parameters() -> Sequence[Any]:
     """Return the parameters (with ``name`` and ``opts``) of the running command; () outside one."""
-    for place in _PLACES:
-        try:
-            context = importlib.import_module(place).get_current_context(silent=True)
-        except (ImportError, AttributeError):
-            continue
-        if context is not None:
-            parameters: Sequence[Any] = context.command.params
-            return parameters
-    return ()
+    context = get_current_context(silent=True)
+    return () if context is None else context.command.params

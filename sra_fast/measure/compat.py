@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
     from transformers.trainer_callback import CallbackHandler
 
-SEEN = {"torch": "2.11 to 2.13", "transformers": "5.17 to 5.23", "accelerate": "1.10 to 1.15"}
+SEEN = {"torch": "2.11 to 2.13", "transformers": "5.17 to 5.23", "accelerate": "1.13 to 1.15"}
 """The versions in which the names were seen, by package."""
 
 _TrainerClass = TypeVar("_TrainerClass", bound="type[Trainer]")
@@ -134,7 +134,7 @@ def batch_norm_class() -> type[nn.Module]:
 def accelerate_hooks(module: nn.Module) -> list[Any]:
     """Return the hooks of accelerate around a module's forward pass, a sequence's parts included.
 
-    Reads ``_hf_hook``, which modules have that accelerate hooked, seen in accelerate 1.10 to 1.15.
+    Reads ``_hf_hook``, which modules have that accelerate hooked, seen in accelerate 1.13 to 1.15.
     """
     hook = getattr(module, "_hf_hook", None)
     return [] if hook is None else [hook, *getattr(hook, "hooks", ())]

@@ -38,7 +38,9 @@ def facts(device: str) -> dict[str, Any]:
         "commit": commit(),
         "autotuned": os.environ.get("SRA_FAST_AUTOTUNE") == "1",
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        # torch says which build it is, which the version of its package may leave out.
+        "versions": {package: _version(package) for package in PACKAGES}
+        | {"torch": torch.__version__},
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
