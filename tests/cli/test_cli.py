@@ -301,6 +301,39 @@ def test_packages_add_definitions_and_backends(
     assert again["scores"] == found["scores"]
 
 
+SHORT_NAN = (
+    "def long_only(rows):\n"
+    "    share = rows.tokens.mean(dim=1)\n"
+    "    return share if rows.tokens.shape[1] > SHORTEST else share * float('nan')\n"
+)
+
+
+@pytest.mark.parametrize("command", ["score", "compare"])
+@pytest.mark.parametrize("shortest", [24, 10_000])
+def test_responses_that_a_definition_leaves_out_are_counted(
+    command: str,
+    shortest: int,
+    installed: Callable[..., None],
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    long = talk("long", 1)
+    long["messages"][1]["content"] *= 4
+    chats = write_jsonl(tmp_path / "chats.jsonl", [talk("c1"), long])
+    installed(f"SHORTEST = {shortest}\n{SHORT_NAN}", definitions="long_only = theirs:long_only")
+    given = [command, chats, "--model", model, "--definition", "long_only"]
+    given += ["--templates", "standard"] if command == "compare" else []
+    stdout, stderr = call(*given, "--json", "--out", tmp_path / "out")
+    found = json.loads(stdout)
+    estimate = found["by_template"][0] if command == "compare" else found
+    undefined = 2 if shortest == 24 else 3
+    assert (estimate["responses"], estimate["undefined"]) == (3 - undefined, undefined)
+    assert (estimate["sra"] is None) == (undefined == 3)
+    assert f"The means leave out {undefined} responses of 3, for which the definition" in stderr
+    again = json.loads(call(*given, "--json", "--out", tmp_path / "out")[0])
+    assert again == found
+
+
 def test_a_run_is_one_of_the_same_own_definitions(
     own_names: None, model: Path, chats: Path, tmp_path: Path
 ) -> None:
