@@ -15,7 +15,8 @@ import sra_fast
 from marked_batches import marked_batch
 from model_families import DENSE
 from sra_fast import SRAResult, definitions
-from sra_fast.definitions import DEFINITIONS, RowMasses, check_definition
+from sra_fast.definitions import DEFINITIONS, DefinitionError, RowMasses, check_definition
+from sra_fast.measure.spans import BatchRowError
 
 pytestmark = pytest.mark.usefixtures("own_names")
 
@@ -134,6 +135,47 @@ def test_what_a_function_returns_is_checked(wrong: Any, told: str) -> None:
     sra_fast.register_definition("wrong", wrong)
     with pytest.raises(ValueError, match=rf"definition 'wrong' .*{told}.*; expected .*\[3, 1\]"):
         scored()
+
+
+def test_an_error_inside_a_function_names_the_definition_and_the_response() -> None:
+    sra_fast.register_definition("divided", lambda rows: 1 / 0)  # type: ignore[arg-type, return-value]
+    told = "row 0: at turn 1, definition 'divided' failed: ZeroDivisionError: division by zero"
+    with pytest.raises(BatchRowError, match=told) as caught:
+        scored()
+    causes = caught.value.__cause__, getattr(caught.value.__cause__, "__cause__", None)
+    assert [type(cause) for cause in causes] == [DefinitionError, ZeroDivisionError]
+
+
+def test_an_infinite_score_is_refused_with_the_definition_and_the_response() -> None:
+    def divided(rows: RowMasses) -> Tensor:
+        return rows.tokens.mean(dim=1) / torch.tensor(5 - rows.tokens.shape[1])
+
+    assert scored().response_tokens.tolist() == [4, 5, 4, 5]
+    sra_fast.register_definition("divided", divided)
+    with pytest.raises(BatchRowError, match="row 0: at turn 2, definition 'divided' gives an inf"):
+        scored()
+
+
+def test_nan_says_that_a_response_has_no_score() -> None:
+    sra_fast.register_definition("nothing", lambda rows: rows.tokens.mean(dim=1) * torch.nan)
+    assert bool(scored("nothing").sra.isnan().all())
+
+
+def test_what_a_function_writes_reaches_nothing_else() -> None:
+    before = scored()
+
+    def overwriting(rows: RowMasses) -> Tensor:
+        for tensor in (rows.tokens, rows.head, rows.rest, rows.counts):
+            tensor.fill_(1)
+        return rows.tokens[:, 0]
+
+    sra_fast.register_definition("a_first", overwriting)
+    sra_fast.register_definition("peak", peak)
+    result = scored()
+    assert torch.equal(result.span_tokens, before.span_tokens)
+    for name in DEFINITIONS:
+        assert torch.equal(result.scores[name], before.scores[name])
+    assert not bool((result.scores["peak"] == 1).any())
 
 
 POINTS = {"definitions": "theirs = theirs:half\nbroken = theirs:nothing\nnumber = theirs:NUMBER"}

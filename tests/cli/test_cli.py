@@ -334,6 +334,24 @@ def test_responses_that_a_definition_leaves_out_are_counted(
     assert again == found
 
 
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("rows.tokens.mean(dim=1) / 0", "gives an infinite score"),
+        ("1 / 0", "failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_definition_does_wrong_is_told_with_the_conversation(
+    code: str, told: str, installed: Callable[..., None], model: Path, chats: Path, tmp_path: Path
+) -> None:
+    installed(f"def wrong(rows): return {code}\n", definitions="wrong = theirs:wrong")
+    given = ["score", chats, "--model", model, "--definition", "wrong", "--out", tmp_path / "out"]
+    error = call_json(*given, status=1)["error"]
+    assert error.startswith("conversation 'c1' (chats.jsonl line 1): at turn 1, definition 'wrong'")
+    assert told in error
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
 def test_a_run_is_one_of_the_same_own_definitions(
     own_names: None, model: Path, chats: Path, tmp_path: Path
 ) -> None:
