@@ -164,8 +164,13 @@ class _Checked:
         self._check("mass [R, Hq, G]", mass, shape, accumulation_dtype(q.dtype), q)
 
     def _check(
-        self, what: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, q: Tensor
+        self, what: str, tensor: object, shape: tuple[int, ...], dtype: torch.dtype, q: Tensor
     ) -> None:
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"backend {self._name!r} returned {what} as {type(tensor).__name__}; "
+                f"expected a tensor {list(shape)} {dtype} on {q.device}"
+            )
         if tensor.shape != shape or tensor.dtype != dtype or tensor.device != q.device:
             raise ValueError(
                 f"backend {self._name!r} returned {what} as {list(tensor.shape)} {tensor.dtype} on "

@@ -146,6 +146,9 @@ def test_an_unknown_backend_is_refused_at_every_door() -> None:
         ({"mass": lambda t: t.half()}, "torch.float16 on cpu; expected"),
         ({"mass": lambda t: t.to("meta")}, "on meta; expected"),
         ({"lse": lambda t: t.transpose(1, 2)}, "lse"),
+        ({"out": lambda t: t.tolist()}, r"out \[B, Hq, M, Dv\] as list; expected a tensor"),
+        ({"mass": lambda t: None}, r"mass \[R, Hq, G\] as NoneType; expected a tensor"),
+        ({"lse": lambda t: 0.5}, r"lse \[B, Hq, M\] as float; expected a tensor"),
         (None, "tuple; expected Span"),
     ],
 )
