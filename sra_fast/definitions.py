@@ -94,21 +94,6 @@ DEFINITIONS: dict[str, Callable[[RowMasses], Tensor]] = {
 }
 """The built-in definitions."""
 
-_COLUMNS = (
-    "conversation",
-    "dialogue",
-    "turn",
-    "strategy",
-    "template",
-    "prompt_tokens",
-    "response_tokens",
-    "strategy_tokens",
-    "span_tokens",
-    "definition",
-    "sra",
-    "log_sra",
-)  # of the tables in which each definition has a column of its own
-
 
 def _check_function(function: Callable[[RowMasses], Tensor]) -> None:
     if not callable(function):
@@ -116,11 +101,7 @@ def _check_function(function: Callable[[RowMasses], Tensor]) -> None:
 
 
 _OWN: Registry[Callable[[RowMasses], Tensor]] = Registry(
-    "definition",
-    DEFINITIONS_GROUP,
-    built_in=tuple(DEFINITIONS),
-    reserved=_COLUMNS,
-    check=_check_function,
+    DEFINITIONS_GROUP, built_in=tuple(DEFINITIONS), check=_check_function
 )
 
 
@@ -152,7 +133,8 @@ def register_definition(name: str, function: Callable[[RowMasses], Tensor]) -> N
     loaded when ``definition=`` asks for it; a name registered here comes first.
 
     Args:
-        name: a Python identifier that no other definition and no column of the results has.
+        name: a Python identifier, no keyword, that no other definition and no column of the results
+            has.
         function: takes a :class:`RowMasses` of P spans and returns ``[L, P]``, floating point, on
             the device of the masses. The masses are copies of its own. NaN means that nothing is
             left to average: the response has no score then. Training by ``SRACallback`` calls it
@@ -175,9 +157,12 @@ def check_definition(name: str) -> str:
 
     Raises:
         KeyError: there is no such definition.
-        ValueError: what a package offers under the name cannot be used.
+        ValueError: what a package offers under the name cannot be used, or the name is a built-in
+            one and a package offers another definition under it.
     """
     _function(name)
+    if name in DEFINITIONS:
+        _OWN.check_built_in(name)
     return name
 
 

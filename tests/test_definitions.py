@@ -93,7 +93,8 @@ def test_a_result_from_before_the_registration_has_no_score_under_it(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "name", ["paper", "auto", "two words", "", "1st", "sra", "turn", "my-own", 3, None]
+    "name",
+    ["paper", "auto", "two words", "", "1st", "sra", "turn", "my-own", "class", "None", 3, None],
 )
 def test_names_that_cannot_be_are_refused(name: Any) -> None:
     with pytest.raises(ValueError, match=r"is taken by|is reserved|must be a Python identifier"):
@@ -206,6 +207,26 @@ def test_what_a_package_offers_wrongly_is_named(
         check_definition(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("paper", "the name 'paper' is taken by the built-in definition"),
+        ("sra", "the name 'sra' is reserved"),
+        ("bad-name", "must be a Python identifier and no keyword, got 'bad-name'"),
+        ("class", "must be a Python identifier and no keyword, got 'class'"),
+    ],
+)
+def test_a_package_cannot_offer_a_name_that_cannot_be(
+    name: str, told: str, installed: Callable[..., None]
+) -> None:
+    installed(CODE, definitions=f"{name} = theirs:half\ntheirs = theirs:half")
+    with pytest.raises(ValueError, match=f"{told}.*package 'theirs' offers .*theirs:half"):
+        scored(name)
+    assert check_definition("mass") == "mass"
+    with pytest.raises(KeyError, match="there are paper, mass, reference, table1, theirs"):
+        check_definition("unknown")
+
+
 def test_one_name_of_two_packages_is_refused(
     installed: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,5 +236,7 @@ def test_one_name_of_two_packages_is_refused(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sra_fast.definitions]\ntheirs = others:half\n")
     monkeypatch.syspath_prepend(str(info.parent))
-    with pytest.raises(ValueError, match="offered more than once: others:half and theirs:half"):
+    with pytest.raises(
+        ValueError, match="offered more than once: others:half and theirs:half .*'theirs'"
+    ):
         check_definition("theirs")

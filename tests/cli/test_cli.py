@@ -28,6 +28,7 @@ from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.scoring import score
+from sra_fast.tools.registry import RESULT_COLUMNS
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 COMMANDS = ("score", "compare", "convert", "demo", "train", "extend", "evaluate", "judge")
@@ -267,7 +268,7 @@ def test_no_definition_may_be_called_like_a_column(
 ) -> None:
     row = call_json("score", chats, "--model", model, "--out", tmp_path / "out")["scores"][0]
     table = SRAResult.load(tmp_path / "out" / "masses.safetensors").to_pandas()
-    assert {*row, *table.columns} - {*DEFINITIONS} == {*definitions._COLUMNS}
+    assert {*row, *table.columns} - {*DEFINITIONS} == {*RESULT_COLUMNS}
 
 
 THEIRS = (
@@ -383,6 +384,21 @@ def test_a_run_is_one_of_the_same_own_code(
     assert "own_definitions.part.source_sha256" in again(OWN_CODE.replace("/ 2", "/ 33"), 1)
     changed = f"{OWN_CODE}    note = 'another'\n"
     assert "own_backend.source_sha256" in again(changed, 1)
+
+
+def test_a_name_of_a_package_that_cannot_be_is_refused_with_the_package(
+    installed: Callable[..., None], chats: Path
+) -> None:
+    installed(
+        THEIRS, definitions="sra = theirs:half\nhalf = theirs:half", backends="no-way = theirs"
+    )
+    given = ["score", chats, "--model", "x"]
+    for option, name in (("--definition", "sra"), ("--backend", "no-way")):
+        error = call_json(*given, option, name, status=2)["error"]
+        assert "package 'theirs' offers a" in error
+    offered = call_json(*given, "--definition", "best", status=2)["error"]
+    assert "table1, half" in offered
+    assert "sra" not in offered.split("not one of")[1]
 
 
 def test_an_own_name_is_checked_without_torch() -> None:
