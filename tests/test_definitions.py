@@ -237,6 +237,6 @@ def test_one_name_of_two_packages_is_refused(
     (info / "entry_points.txt").write_text("[sra_fast.definitions]\ntheirs = others:half\n")
     monkeypatch.syspath_prepend(str(info.parent))
     with pytest.raises(
-        ValueError, match="offered more than once: others:half and theirs:half .*'theirs'"
+        ValueError, match=r"offered more than once: others:half and theirs:half .*'theirs'"
     ):
         check_definition("theirs")

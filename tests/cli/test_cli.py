@@ -219,6 +219,34 @@ def test_wrong_use_as_json_says_what_is_wrong() -> None:
     assert call("convert", "--", "--json", status=2)[0] == ""
 
 
+@pytest.mark.parametrize("option", ["--json", "--debug"])
+@pytest.mark.parametrize("command", [("score", __file__), ("annotate", "agree")])
+def test_an_option_before_its_command_is_told_to_go_behind_it(
+    option: str, command: tuple[str, ...]
+) -> None:
+    for place in range(len(command) if command[0] == "annotate" else 1):
+        _, stderr = call(*command[:place], option, *command[place:], status=2)
+        assert f"{option} goes after the command" in stderr
+        assert "--version" not in stderr
+
+
+def test_a_value_that_is_not_one_of_the_choices_is_refused_in_plain_words() -> None:
+    error = call_json("score", __file__, "--model", ".", "--turns", "lst", status=2)["error"]
+    assert error.endswith("'lst' is not one of 'all', 'last'.")
+    assert "Value error" not in error
+
+
+def test_an_empty_model_name_is_refused(chats: Path, tmp_path: Path) -> None:
+    error = call_json("score", chats, "--model=", "--out", tmp_path / "out", status=1)["error"]
+    assert error == "the model's name is empty; give a folder or a name (--model)"
+
+
+def test_a_bad_strategies_file_is_told_with_its_option(model: Path, chats: Path) -> None:
+    error = call_json("score", chats, "--model", model, "--strategies", chats, status=1)["error"]
+    assert error.startswith("chats.jsonl line 2")
+    assert error.endswith("(--strategies)")
+
+
 def test_an_unknown_template_names_the_nearest() -> None:
     _, stderr = call("score", __file__, "--model", ".", "--template", "standart", status=2)
     assert "did you mean 'standard'" in re.sub(r"[│\s]+", " ", stderr)
