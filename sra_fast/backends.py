@@ -47,9 +47,7 @@ def _check_module(module: BackendModule) -> None:
             raise TypeError(f"a backend has attention and mass_only; here is no function {name!r}")
 
 
-_OWN: Registry[BackendModule] = Registry(
-    "backend", BACKENDS_GROUP, built_in=_BUILT_IN, check=_check_module
-)
+_OWN: Registry[BackendModule] = Registry(BACKENDS_GROUP, built_in=_BUILT_IN, check=_check_module)
 
 
 def register_backend(name: str, module: BackendModule) -> None:
@@ -88,7 +86,7 @@ def register_backend(name: str, module: BackendModule) -> None:
     comes first.
 
     Args:
-        name: a Python identifier that no other backend has.
+        name: a Python identifier, no keyword, that no other backend has.
         module: a module or an object as :class:`BackendModule` describes.
 
     Raises:
@@ -107,9 +105,12 @@ def check_backend(name: str) -> str:
     """Return ``name`` if it is a backend, and register it if an installed package offers it.
 
     Raises:
-        ValueError: there is no such backend, or what a package offers cannot be used.
+        ValueError: there is no such backend, what a package offers cannot be used, or the name is a
+            built-in one and a package offers another backend under it.
     """
-    if name not in _BUILT_IN:
+    if name in _BUILT_IN:
+        _OWN.check_built_in(name)
+    else:
         own_backend(name)
     return name
 
@@ -164,8 +165,13 @@ class _Checked:
         self._check("mass [R, Hq, G]", mass, shape, accumulation_dtype(q.dtype), q)
 
     def _check(
-        self, what: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, q: Tensor
+        self, what: str, tensor: object, shape: tuple[int, ...], dtype: torch.dtype, q: Tensor
     ) -> None:
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"backend {self._name!r} returned {what} as {type(tensor).__name__}; "
+                f"expected a tensor {list(shape)} {dtype} on {q.device}"
+            )
         if tensor.shape != shape or tensor.dtype != dtype or tensor.device != q.device:
             raise ValueError(
                 f"backend {self._name!r} returned {what} as {list(tensor.shape)} {tensor.dtype} on "

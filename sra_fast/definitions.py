@@ -30,6 +30,13 @@ from torch import Tensor
 from sra_fast.tools.registry import DEFINITIONS_GROUP, Registry
 
 
+class DefinitionError(ValueError):
+    """Raised when a registered definition fails, or returns what is not a score.
+
+    The message names the definition.
+    """
+
+
 @dataclass(frozen=True)
 class RowMasses:
     """The masses of one response's r rows on P spans, averaged over heads, in float64.
@@ -87,21 +94,6 @@ DEFINITIONS: dict[str, Callable[[RowMasses], Tensor]] = {
 }
 """The built-in definitions."""
 
-_COLUMNS = (
-    "conversation",
-    "dialogue",
-    "turn",
-    "strategy",
-    "template",
-    "prompt_tokens",
-    "response_tokens",
-    "strategy_tokens",
-    "span_tokens",
-    "definition",
-    "sra",
-    "log_sra",
-)  # of the tables in which each definition has a column of its own
-
 
 def _check_function(function: Callable[[RowMasses], Tensor]) -> None:
     if not callable(function):
@@ -109,11 +101,7 @@ def _check_function(function: Callable[[RowMasses], Tensor]) -> None:
 
 
 _OWN: Registry[Callable[[RowMasses], Tensor]] = Registry(
-    "definition",
-    DEFINITIONS_GROUP,
-    built_in=tuple(DEFINITIONS),
-    reserved=_COLUMNS,
-    check=_check_function,
+    DEFINITIONS_GROUP, built_in=tuple(DEFINITIONS), check=_check_function
 )
 
 
@@ -145,10 +133,12 @@ def register_definition(name: str, function: Callable[[RowMasses], Tensor]) -> N
     loaded when ``definition=`` asks for it; a name registered here comes first.
 
     Args:
-        name: a Python identifier that no other definition and no column of the results has.
+        name: a Python identifier, no keyword, that no other definition and no column of the results
+            has.
         function: takes a :class:`RowMasses` of P spans and returns ``[L, P]``, floating point, on
-            the device of the masses. It must not write into the masses; NaN means that nothing is
-            left to average. Training by ``SRACallback`` calls it without a gradient.
+            the device of the masses. The masses are copies of its own. NaN means that nothing is
+            left to average: the response has no score then. Training by ``SRACallback`` calls it
+            without a gradient.
 
     Raises:
         ValueError: the name is taken by another definition, or cannot be one.
@@ -167,9 +157,12 @@ def check_definition(name: str) -> str:
 
     Raises:
         KeyError: there is no such definition.
-        ValueError: what a package offers under the name cannot be used.
+        ValueError: what a package offers under the name cannot be used, or the name is a built-in
+            one and a package offers another definition under it.
     """
     _function(name)
+    if name in DEFINITIONS:
+        _OWN.check_built_in(name)
     return name
 
 
@@ -178,20 +171,36 @@ def layer_scores(name: str, rows: RowMasses) -> Tensor:
 
     Raises:
         KeyError: there is no such definition.
-        ValueError: a registered function returned something else than ``[L, P]``.
+        DefinitionError: a registered function failed, or returned something else than ``[L, P]``.
     """
-    scores = _function(name)(rows)
+    function = _function(name)
+    if name in DEFINITIONS:
+        return function(rows)
+    copies = RowMasses(
+        rows.tokens.clone(), rows.head.clone(), rows.rest.clone(), rows.counts.clone()
+    )
+    try:
+        scores = function(copies)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise DefinitionError(f"definition {name!r} failed: {problem}") from error
+    _check_scores(name, scores, rows)
+    return scores
+
+
+def _check_scores(name: str, scores: Tensor, rows: RowMasses) -> None:
     expected = [rows.tokens.shape[0], rows.tokens.shape[2]]
     wanted = f"a floating-point tensor [L, P] = {expected} on {rows.tokens.device}"
     if not isinstance(scores, Tensor):
-        raise ValueError(f"definition {name!r} returned {type(scores).__name__}; expected {wanted}")
+        raise DefinitionError(
+            f"definition {name!r} returned {type(scores).__name__}; expected {wanted}"
+        )
     fits = list(scores.shape) == expected and scores.is_floating_point()
     if not fits or scores.device != rows.tokens.device:
-        raise ValueError(
+        raise DefinitionError(
             f"definition {name!r} returned {list(scores.shape)} {scores.dtype} on "
             f"{scores.device}; expected {wanted}"
         )
-    return scores
 
 
 def _function(name: str) -> Callable[[RowMasses], Tensor]:

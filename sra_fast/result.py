@@ -157,9 +157,19 @@ class SRAResult:
         return table
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file, whole or not at all."""
+        """Write everything to one safetensors file, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written; the message has the path.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
+        file = Path(path)
+        if file.is_dir():
+            raise IsADirectoryError(f"{path}: this is a folder; give the path of a file in it")
+        if not file.parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no folder {file.parent}; make it first")
         tensors = {f"by_layer/{name}": value for name, value in self.by_layer.items()}
         for name in _TENSORS:
             value = getattr(self, name)
@@ -168,15 +178,15 @@ class SRAResult:
         names = {name: getattr(self, name) for name in ("definition", "spans", "names", "layers")}
         # One key: safetensors writes several in any order, and equal results are equal files.
         metadata = {"sra_fast": json.dumps({"format": _FORMAT, **names})}
-        with replaced_atomically(Path(path)) as temporary:
-            save_file(
-                {
-                    name: tensor.clone(memory_format=torch.contiguous_format)
-                    for name, tensor in tensors.items()
-                },
-                temporary,
-                metadata,
-            )
+        copies = {
+            name: tensor.clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        with replaced_atomically(file) as temporary:
+            try:
+                save_file(copies, temporary, metadata)
+            except SafetensorError as error:  # it names a temporary file, or none
+                raise OSError(f"{path}: cannot be written ({error})") from error
 
     @classmethod
     def load(cls, path: str | Path) -> SRAResult:
@@ -186,9 +196,12 @@ class SRAResult:
 
         Raises:
             ValueError: the file is not a saved result.
+            OSError: the file cannot be read; the message has the path.
         """
         from safetensors import SafetensorError, safe_open
 
+        with Path(path).open("rb"):
+            pass  # its errors name the path, those of safetensors do not always
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}

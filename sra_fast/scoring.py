@@ -61,11 +61,14 @@ def score(
 
     Raises:
         ValueError: a batch that cannot be scored (the row is named), NaN in the hidden states,
-            prompts beyond the model's context, a model that is not served, or no such backend.
+            prompts beyond the model's context, a model that is not served, no such backend, or
+            ``forward_tokens`` below 1.
         KeyError: a mask is missing, or there is no such definition.
     """
     check_definition(definition)
     check_backend(backend)
+    if forward_tokens < 1:
+        raise ValueError(f"forward_tokens must be at least 1, got {forward_tokens}")
     served = serve(model)
     if "input_ids" not in batch:
         raise KeyError("the batch needs `input_ids`")

@@ -98,7 +98,7 @@ def test_it_stays_one_compiled_graph() -> None:
     assert torch.equal(compiled(q, k, v), masses(q, k, v))
 
 
-@pytest.mark.parametrize("name", ["lse", "triton", "auto", "my-own", ""])
+@pytest.mark.parametrize("name", ["lse", "triton", "auto", "my-own", "", "class"])
 def test_names_that_cannot_be_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"is taken by|is reserved|must be a Python identifier"):
         sra_fast.register_backend(name, reference)
@@ -146,6 +146,9 @@ def test_an_unknown_backend_is_refused_at_every_door() -> None:
         ({"mass": lambda t: t.half()}, "torch.float16 on cpu; expected"),
         ({"mass": lambda t: t.to("meta")}, "on meta; expected"),
         ({"lse": lambda t: t.transpose(1, 2)}, "lse"),
+        ({"out": lambda t: t.tolist()}, r"out \[B, Hq, M, Dv\] as list; expected a tensor"),
+        ({"mass": lambda t: None}, r"mass \[R, Hq, G\] as NoneType; expected a tensor"),
+        ({"lse": lambda t: 0.5}, r"lse \[B, Hq, M\] as float; expected a tensor"),
         (None, "tuple; expected Span"),
     ],
 )
@@ -165,6 +168,15 @@ def test_what_a_backend_returns_is_checked(change: Any, told: str) -> None:
     if change is None or "mass" in change:
         with pytest.raises(ValueError, match=f"backend 'wrong' returned .*{told}"):
             span_mass(q, k, query, backend="wrong")
+
+
+def test_a_package_cannot_offer_a_built_in_name(installed: Callable[..., None]) -> None:
+    installed(
+        "from sra_fast.kernels.reference import attention, mass_only", backends="lse = theirs"
+    )
+    with pytest.raises(ValueError, match=r"'lse' is taken .*package 'theirs' offers a backend"):
+        backends.check_backend("lse")
+    assert backends.check_backend("reference") == "reference"
 
 
 def test_an_installed_package_adds_one_when_it_is_asked_for(

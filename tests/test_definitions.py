@@ -15,7 +15,8 @@ import sra_fast
 from marked_batches import marked_batch
 from model_families import DENSE
 from sra_fast import SRAResult, definitions
-from sra_fast.definitions import DEFINITIONS, RowMasses, check_definition
+from sra_fast.definitions import DEFINITIONS, DefinitionError, RowMasses, check_definition
+from sra_fast.measure.spans import BatchRowError
 
 pytestmark = pytest.mark.usefixtures("own_names")
 
@@ -92,7 +93,8 @@ def test_a_result_from_before_the_registration_has_no_score_under_it(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "name", ["paper", "auto", "two words", "", "1st", "sra", "turn", "my-own", 3, None]
+    "name",
+    ["paper", "auto", "two words", "", "1st", "sra", "turn", "my-own", "class", "None", 3, None],
 )
 def test_names_that_cannot_be_are_refused(name: Any) -> None:
     with pytest.raises(ValueError, match=r"is taken by|is reserved|must be a Python identifier"):
@@ -136,6 +138,47 @@ def test_what_a_function_returns_is_checked(wrong: Any, told: str) -> None:
         scored()
 
 
+def test_an_error_inside_a_function_names_the_definition_and_the_response() -> None:
+    sra_fast.register_definition("divided", lambda rows: 1 / 0)  # type: ignore[arg-type, return-value]
+    told = "row 0: at turn 1, definition 'divided' failed: ZeroDivisionError: division by zero"
+    with pytest.raises(BatchRowError, match=told) as caught:
+        scored()
+    causes = caught.value.__cause__, getattr(caught.value.__cause__, "__cause__", None)
+    assert [type(cause) for cause in causes] == [DefinitionError, ZeroDivisionError]
+
+
+def test_an_infinite_score_is_refused_with_the_definition_and_the_response() -> None:
+    def divided(rows: RowMasses) -> Tensor:
+        return rows.tokens.mean(dim=1) / torch.tensor(5 - rows.tokens.shape[1])
+
+    assert scored().response_tokens.tolist() == [4, 5, 4, 5]
+    sra_fast.register_definition("divided", divided)
+    with pytest.raises(BatchRowError, match="row 0: at turn 2, definition 'divided' gives an inf"):
+        scored()
+
+
+def test_nan_says_that_a_response_has_no_score() -> None:
+    sra_fast.register_definition("nothing", lambda rows: rows.tokens.mean(dim=1) * torch.nan)
+    assert bool(scored("nothing").sra.isnan().all())
+
+
+def test_what_a_function_writes_reaches_nothing_else() -> None:
+    before = scored()
+
+    def overwriting(rows: RowMasses) -> Tensor:
+        for tensor in (rows.tokens, rows.head, rows.rest, rows.counts):
+            tensor.fill_(1)
+        return rows.tokens[:, 0]
+
+    sra_fast.register_definition("a_first", overwriting)
+    sra_fast.register_definition("peak", peak)
+    result = scored()
+    assert torch.equal(result.span_tokens, before.span_tokens)
+    for name in DEFINITIONS:
+        assert torch.equal(result.scores[name], before.scores[name])
+    assert not bool((result.scores["peak"] == 1).any())
+
+
 POINTS = {"definitions": "theirs = theirs:half\nbroken = theirs:nothing\nnumber = theirs:NUMBER"}
 CODE = "NUMBER = 3\n\ndef half(rows):\n    return rows.tokens.mean(dim=1) / 2\n"
 
@@ -164,6 +207,26 @@ def test_what_a_package_offers_wrongly_is_named(
         check_definition(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("paper", "the name 'paper' is taken by the built-in definition"),
+        ("sra", "the name 'sra' is reserved"),
+        ("bad-name", "must be a Python identifier and no keyword, got 'bad-name'"),
+        ("class", "must be a Python identifier and no keyword, got 'class'"),
+    ],
+)
+def test_a_package_cannot_offer_a_name_that_cannot_be(
+    name: str, told: str, installed: Callable[..., None]
+) -> None:
+    installed(CODE, definitions=f"{name} = theirs:half\ntheirs = theirs:half")
+    with pytest.raises(ValueError, match=f"{told}.*package 'theirs' offers .*theirs:half"):
+        scored(name)
+    assert check_definition("mass") == "mass"
+    with pytest.raises(KeyError, match="there are paper, mass, reference, table1, theirs"):
+        check_definition("unknown")
+
+
 def test_one_name_of_two_packages_is_refused(
     installed: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,5 +236,7 @@ def test_one_name_of_two_packages_is_refused(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sra_fast.definitions]\ntheirs = others:half\n")
     monkeypatch.syspath_prepend(str(info.parent))
-    with pytest.raises(ValueError, match="offered more than once: others:half and theirs:half"):
+    with pytest.raises(
+        ValueError, match=r"offered more than once: others:half and theirs:half .*'theirs'"
+    ):
         check_definition("theirs")

@@ -50,6 +50,31 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_path_that_cannot_be_written_or_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    one, nowhere = result((29,)), tmp_path / "nowhere" / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match=f"^{nowhere}: there is no folder {nowhere.parent}"):
+        one.save(nowhere)
+    with pytest.raises(IsADirectoryError, match=f"^{tmp_path}: this is a folder"):
+        one.save(tmp_path)
+    with pytest.raises(FileNotFoundError, match=str(nowhere)):
+        SRAResult.load(nowhere)
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        SRAResult.load(tmp_path)
+
+    def full(*given: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(OSError, match=rf"^{path}: cannot be written \(No space left"):
+        one.save(path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_files_are_not_results(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -410,3 +410,9 @@ def test_a_span_of_one_token_has_no_head(definition: Any) -> None:
 def test_an_unknown_definition_is_refused() -> None:
     with pytest.raises(KeyError, match="no definition 'sra'; there are paper, mass"):
         sra_fast.score(LLAMA.build(), marked_batch((40,)), definition="sra")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tokens", [0, -5])
+def test_a_forward_pass_of_no_tokens_is_refused(tokens: int) -> None:
+    with pytest.raises(ValueError, match=f"forward_tokens must be at least 1, got {tokens}"):
+        sra_fast.score(DENSE[0].build(), marked_batch((30,)), forward_tokens=tokens)

@@ -72,6 +72,7 @@ def encode(
         the batch is a conversation; with the other templates it is one reply and its prompt.
 
     Raises:
+        TypeError: ``strategies`` is not a mapping.
         ConversationError: a conversation is malformed or its strategy unknown.
         PromptTemplateError: the template is unknown.
         EncodingError: the tokenizer cannot be used, or it or its chat template drops, doubles or

@@ -132,9 +132,15 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
     """Return the description of the strategy with exactly this name.
 
     Raises:
+        TypeError: ``strategies`` is not a mapping.
         StrategyError: there is no such strategy (the nearest is suggested), or its name cannot
             stand in quotes in a prompt.
     """
+    if not isinstance(strategies, Mapping):
+        raise TypeError(
+            "strategies must be a mapping of names to descriptions, such as {'Offer Hope': 'Give "
+            f"the person …'}}, found {type(strategies).__name__}"
+        )
     if name in strategies:
         _check_name(name, f"strategy {name!r}")
         return strategies[name]
@@ -159,8 +165,11 @@ def read_strategies(path: str | os.PathLike[str]) -> dict[str, str]:
         OSError: the file cannot be read.
     """
     file = Path(path)
-    text = decode_utf8(file.read_bytes(), file.name, raises=StrategyError)
-    return _named_descriptions(parse_json(text, file.name, raises=StrategyError), file.name)
+    try:
+        text = decode_utf8(file.read_bytes(), file.name, raises=StrategyError)
+        return _named_descriptions(parse_json(text, file.name, raises=StrategyError), file.name)
+    except StrategyError as error:
+        raise StrategyError(str(error), "strategies") from error
 
 
 def _named_descriptions(value: object, where: str) -> dict[str, str]:
@@ -190,7 +199,10 @@ def _named_descriptions(value: object, where: str) -> dict[str, str]:
 def _pair(entry: object, where: str) -> tuple[object, object, str]:
     if not isinstance(entry, dict) or set(entry) != {"name", "description"}:
         found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-        raise StrategyError(f"{where}: expected {{'name', 'description'}}, found {found}")
+        unknown = set(entry) - {"name", "description"} if isinstance(entry, dict) else set()
+        hints = [did_you_mean(key, ("name", "description")) for key in sorted(unknown)]
+        hint = next(filter(None, hints), "")
+        raise StrategyError(f"{where}: expected {{'name', 'description'}}, found {found}{hint}")
     return entry["name"], entry["description"], where
 
 

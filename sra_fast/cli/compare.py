@@ -45,6 +45,7 @@ def compare(
         from sra_fast.cli.tables import comparison_tables
         from sra_fast.files.run_folder import RunFolder
         from sra_fast.report.comparison import compare as compared
+        from sra_fast.report.comparison import undefined_note
         from sra_fast.report.write import REPORT_FILES, write_report
 
         conversations = read_conversations(file)
@@ -76,6 +77,8 @@ def compare(
             whole.finish()
         for table in comparison_tables(comparison):
             current.show(table)
+        if undefined := undefined_note(definition, comparison.by_template.values()):
+            current.say(undefined)
         current.say(f"written to {folder}: {', '.join(REPORT_FILES)}")
         current.result = {
             "command": "compare",

@@ -21,6 +21,7 @@ from typer.main import get_command, get_group
 from sra_fast.tools.printable import printable
 
 _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for all wrong use
+_OF_COMMANDS = ("--json", "--debug")  # options that every command has, and no group
 _AS_JSON = "sra_fast.as_json"  # the key of a context's "meta" that holds whether --json was given
 
 
@@ -92,10 +93,20 @@ def _usage_errors(as_json: bool) -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
+        _say_plainly(error)
         if as_json and os.environ.get("RANK", "0") == "0":
             text = "\n".join(printable(line) for line in error.format_message().splitlines())
             print(json.dumps({"error": text}), flush=True)
         raise
+
+
+def _say_plainly(error: Any) -> None:
+    """Say where an option of the commands goes, and leave out the validator's own words."""
+    error.message = error.message.removeprefix("Value error, ")
+    option = getattr(error, "option_name", None)
+    if option in _OF_COMMANDS and hasattr(error, "possibilities"):
+        error.message = f"{option} goes after the command, as in 'sra-fast score … {option}'"
+        error.possibilities = None
 
 
 def _load(name: str, place: str) -> Any:

@@ -10,7 +10,7 @@ import typer
 from typer.models import OptionInfo
 
 from sra_fast.names import Backend, Definition, Device, DType, Turns
-from sra_fast.tools.registry import BACKENDS_GROUP, DEFINITIONS_GROUP, known_names
+from sra_fast.tools.registry import BACKENDS_GROUP, DEFINITIONS_GROUP, known_names, why_refused
 from sra_fast.tools.suggestions import did_you_mean
 
 
@@ -35,6 +35,8 @@ def named_option(flag: str, built_in: Sequence[str], group: str, text: str) -> O
     def check(value: str) -> str:
         if value not in built_in:
             known = known_names(built_in, group)
+            if problem := why_refused(value, built_in, group):
+                raise typer.BadParameter(problem)
             if value not in known:
                 raise typer.BadParameter(
                     f"{value!r} is not one of {', '.join(known)}{did_you_mean(value, known)}"

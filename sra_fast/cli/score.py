@@ -38,7 +38,7 @@ def score(
         from sra_fast.files.run_folder import RUN
         from sra_fast.files.score_file import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.files.score_folder import MASSES
-        from sra_fast.report.comparison import groups, mean_sra
+        from sra_fast.report.comparison import groups, mean_sra, undefined_note
 
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
@@ -59,6 +59,8 @@ def score(
                 [*(((name,), e) for name, e in estimates.items()), (("all",), whole)],
             )
         )
+        if undefined := undefined_note(definition, [whole]):
+            current.say(undefined)
         current.say(f"written to {folder}")
         current.result = {
             "command": "score",

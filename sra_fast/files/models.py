@@ -128,12 +128,14 @@ def find_model(name: str) -> ModelSource:
     is asked once.
 
     Raises:
-        ModelNotFoundError: a path to nothing, a folder without a model, or a name that the hub does
-            not know or cannot be asked for.
+        ModelNotFoundError: an empty name, a path to nothing, a folder without a model, or a name
+            that the hub does not know or cannot be asked for.
         MissingExtraError: the package that ``smollm2`` comes in is not installed.
     """
     from sra_fast.files import smollm2
 
+    if not name.strip():
+        raise ModelNotFoundError("the model's name is empty; give a folder or a name", "model")
     folder = Path(name).expanduser()
     if not folder.is_dir() and name == smollm2.NAME:
         return ModelSource("SmolLM2-135M-Instruct", str(smollm2.smollm2_folder()))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sra_fast.definitions import RowMasses, known_definitions, layer_scores
+from sra_fast.definitions import DefinitionError, RowMasses, known_definitions, layer_scores
 from sra_fast.measure.request import SpanRequest
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, Placed
 from sra_fast.result import SRAResult
@@ -39,7 +39,8 @@ def reduce(
 
     Raises:
         UnansweredRequestError: a layer did not answer.
-        BatchRowError: a mass is not finite.
+        BatchRowError: a mass is not finite, or a definition of the user's own fails on a response
+            or gives an infinite score.
     """
     answered = answered_layers(request, layers)
     # Layer by layer, because those of a model spread over devices lie on several.
@@ -51,9 +52,16 @@ def reduce(
 
     counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])  # [n, P]
     by_layer: dict[str, list[Tensor]] = {name: [] for name in known_definitions()}
-    for rows in _row_masses(masses, _sinks(request, answered), placed, counts):
+    each = _row_masses(masses, _sinks(request, answered), placed, counts)
+    for rows, owner, response in zip(each, owners, responses, strict=True):
         for name, values in by_layer.items():
-            values.append(layer_scores(name, rows).transpose(0, 1).float())
+            scores = _layer_scores(name, rows, owner.row, response.turn).float()
+            if bool(scores.isinf().any()):
+                problem = (
+                    f"definition {name!r} gives an infinite score; NaN says that there is none"
+                )
+                raise BatchRowError(owner.row, f"at turn {response.turn}, {problem}")
+            values.append(scores.transpose(0, 1))
     return SRAResult(
         definition=definition,
         spans=batch.names,
@@ -109,6 +117,9 @@ def response_scores(
 
     Returns:
         ``[n]`` float64, the score of each response on the first span.
+
+    Raises:
+        BatchRowError: a definition of the user's own fails on a response.
     """
     device = request.masses[layers[0]].device
     masses = torch.stack([request.masses[layer].to(device) for layer in layers])
@@ -116,8 +127,14 @@ def response_scores(
         masses = masses[:, :, list(heads)]
     owners = [sequence for sequence in batch.sequences for _ in sequence.responses]
     counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])
-    rows = _row_masses(masses, _sinks(request, layers, heads), placed, counts)
-    return torch.stack([layer_scores(definition, response)[:, 0].mean() for response in rows])
+    each = _row_masses(masses, _sinks(request, layers, heads), placed, counts)
+    turns = [response.turn for sequence in batch.sequences for response in sequence.responses]
+    return torch.stack(
+        [
+            _layer_scores(definition, rows, owner.row, turn)[:, 0].mean()
+            for rows, owner, turn in zip(each, owners, turns, strict=True)
+        ]
+    )
 
 
 def response_masses(
@@ -130,6 +147,14 @@ def response_masses(
     device = request.masses[layers[0]].device
     masses = torch.stack([request.masses[layer].detach()[..., 0].to(device) for layer in layers])
     return torch.stack([masses[:, _on(place.tokens, device)].mean(dim=1) for place in placed])
+
+
+def _layer_scores(name: str, rows: RowMasses, row: int, turn: int) -> Tensor:
+    """Return the scores of one response, ``[L, P]``, and name its row and turn in an error."""
+    try:
+        return layer_scores(name, rows)
+    except DefinitionError as error:
+        raise BatchRowError(row, f"at turn {turn}, {error}") from error
 
 
 def _row_masses(

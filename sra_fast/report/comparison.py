@@ -20,10 +20,13 @@ class MeanSRA:
     Attributes:
         mean: over the responses, ``n`` of them, with its 95% interval over dialogues.
         dialogues: how many the responses come from.
+        undefined: how many further responses the group has, whose SRA is undefined: the mean leaves
+            them out.
     """
 
     mean: Estimate
     dialogues: int
+    undefined: int = 0
 
     @property
     def responses(self) -> int:
@@ -31,18 +34,17 @@ class MeanSRA:
         return self.mean.n
 
     @property
-    def sra(self) -> float:
-        """The mean SRA of the responses."""
-        assert self.mean.value is not None  # a group has one response or more
+    def sra(self) -> float | None:
+        """The mean SRA of the responses; None if it is undefined for every response."""
         return self.mean.value
 
     @property
     def log_sra(self) -> float | None:
         """The natural logarithm of the mean; None if the mean is not positive."""
-        return math.log(self.sra) if self.sra > 0 else None
+        return math.log(self.sra) if self.sra is not None and self.sra > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON can say them."""
+        """Return the numbers as JSON can say them, ``undefined`` only if it is not 0."""
         return {
             "responses": self.responses,
             "dialogues": self.dialogues,
@@ -50,6 +52,7 @@ class MeanSRA:
             "low": self.mean.low,
             "high": self.mean.high,
             "log_sra": self.log_sra,
+            **({"undefined": self.undefined} if self.undefined else {}),
         }
 
 
@@ -141,9 +144,30 @@ def mean_sra(rows: Sequence[ScoreRow]) -> MeanSRA:
     Replies of one dialogue resemble each other, so whole dialogues are drawn.
 
     Args:
-        rows: one row for each scored response, one or more.
+        rows: one row for each scored response; rows whose ``sra`` is None are counted and left out.
     """
-    dialogues = [row["dialogue"] for row in rows]
-    scores = [row["sra"] for row in rows]
-    mean = rate_interval(scores, [1.0] * len(rows), dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
-    return MeanSRA(mean, len(set(dialogues)))
+    known = [row for row in rows if row["sra"] is not None]
+    dialogues = [row["dialogue"] for row in known]
+    scores = [row["sra"] for row in known]
+    ones = [1.0] * len(known)
+    mean = rate_interval(scores, ones, dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
+    return MeanSRA(mean, len(set(dialogues)), len(rows) - len(known))
+
+
+def undefined_note(definition: str, estimates: Iterable[MeanSRA]) -> str | None:
+    """Return the sentence that says how many responses the means leave out, or None for none.
+
+    Args:
+        definition: the definition that the means are of.
+        estimates: the means of groups that share no response and together have all.
+    """
+    groups = list(estimates)
+    undefined = sum(one.undefined for one in groups)
+    if not undefined:
+        return None
+    total = undefined + sum(one.responses for one in groups)
+    which = "1 response" if undefined == 1 else f"{undefined:,} responses"
+    return (
+        f"The means leave out {which} of {total:,}, for which the definition {definition!r} leaves "
+        "nothing to average."
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sra_fast.report.comparison import Comparison, MeanSRA
+from sra_fast.report.comparison import Comparison, MeanSRA, undefined_note
 from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS
 from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
@@ -36,9 +36,9 @@ def columns(estimate: MeanSRA) -> tuple[str, ...]:
     )
 
 
-def number(value: float) -> str:
-    """Write a number with three significant digits, such as 0.00117."""
-    return f"{value:#.3g}"
+def number(value: float | None) -> str:
+    """Write a number with three significant digits, such as 0.00117, and None as a dash."""
+    return "–" if value is None else f"{value:#.3g}"
 
 
 def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequence[str]) -> str:
@@ -59,6 +59,10 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
         f"logarithm of the mean; intervals are {LEVEL:.0%} percentile bootstrap intervals over "
         f"dialogues ({REPORT_DRAWS} resamples).",
         "",
+    ]
+    if undefined := undefined_note(name, comparison.by_template.values()):
+        lines += [markdown_text(undefined), ""]
+    lines += [
         "## By template",
         "",
         *_table(("template",), (((name,), one) for name, one in comparison.by_template.items())),

@@ -64,14 +64,19 @@ def _by_template(comparison: Comparison) -> Any:
     axes.xaxis.get_major_locator().set_params(nbins=7)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_xlabel(_quantity(comparison) + _bars(estimate for _, estimate in entries))
-    title(figure, "SRA by prompt template", f"mean of {_of(entries[0][1])} each")
+    most = max((one for _, one in entries), key=lambda one: one.responses)
+    same = all(one.responses == most.responses for _, one in entries)
+    of = f"{_of(most)} each" if same else f"up to {_of(most)}"
+    title(figure, "SRA by prompt template", f"mean of {of}")
     return figure
 
 
 def _by_turn(comparison: Comparison) -> Any:
     curves: dict[str, list[tuple[int, MeanSRA]]] = {}
     for (template, turn), estimate in comparison.by_turn.items():
-        curves.setdefault(template, []).append((turn, estimate))
+        curves.setdefault(template, [])
+        if estimate.sra is not None:
+            curves[template].append((turn, estimate))
     figure = new_figure(8.6, 4.8)
     axes = figure.axes[0]
     longest = max(len(curve) for curve in curves.values())
@@ -90,8 +95,8 @@ def _by_turn(comparison: Comparison) -> Any:
             axes.plot(at, _moving_average(values), line, color=colour, linewidth=2, label=label)
         else:
             axes.plot(at, values, line, marker=marker, color=colour, markersize=5, label=label)
-    means = [estimate.sra for estimate in comparison.by_turn.values()]
-    logarithmic = 0 < _DECADE * min(means) < max(means)
+    means = [one.sra for one in comparison.by_turn.values() if one.sra is not None]
+    logarithmic = bool(means) and 0 < _DECADE * min(means) < max(means)
     if logarithmic:
         axes.set_yscale("log")
     else:
@@ -128,14 +133,18 @@ def _by_strategy(comparison: Comparison) -> Any:
     templates = [name for name in comparison.templates if name in comparison.by_template]
     totals: dict[str, list[float]] = {}
     for (_, strategy), estimate in comparison.by_strategy.items():
-        totals.setdefault(strategy, []).append(estimate.sra)
-    strategies = sorted(totals, key=lambda name: (-float(numpy.mean(totals[name])), name))
+        totals.setdefault(strategy, [])
+        if estimate.sra is not None:
+            totals[strategy].append(estimate.sra)
+    order = {name: -float(numpy.mean(found)) for name, found in totals.items() if found}
+    strategies = sorted(totals, key=lambda name: (order.get(name, numpy.inf), name))
     values = numpy.full((len(strategies), len(templates)), numpy.nan)
     for (template, strategy), estimate in comparison.by_strategy.items():
-        values[strategies.index(strategy), templates.index(template)] = estimate.sra
+        if estimate.sra is not None:
+            values[strategies.index(strategy), templates.index(template)] = estimate.sra
     figure = new_figure(3.9 + 0.95 * len(templates), max(3.4, 2.0 + 0.45 * len(strategies)))
     axes = figure.axes[0]
-    scale = colors.Normalize(0.0, float(numpy.nanmax(values)))
+    scale = colors.Normalize(0.0, float(numpy.nanmax(values)) if order else 1.0)
     image = axes.imshow(values, aspect="auto", cmap="cividis", norm=scale)
     for row, column in numpy.ndindex(*values.shape):
         value = values[row, column]
@@ -171,7 +180,8 @@ def _point(axes: Any, estimate: MeanSRA, row: int, colour: str, marker: str) -> 
             linewidth=2,
             alpha=0.6,
         )
-    axes.plot([estimate.sra], [row], marker, color=colour, markersize=8)
+    if estimate.sra is not None:
+        axes.plot([estimate.sra], [row], marker, color=colour, markersize=8)
 
 
 def _template_label(template: str) -> str:

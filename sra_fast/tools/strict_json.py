@@ -93,7 +93,8 @@ def parse_json(text: str, where: str, *, raises: type[ValueError], first_line: i
     except json.JSONDecodeError as error:
         raise raises(
             f"{where} line {first_line + error.lineno - 1}, column {error.colno}: "
-            f"not valid JSON ({error.msg}); write texts through a JSON library"
+            f"not valid JSON ({error.msg}); check the commas, quotes and line breaks there, or "
+            "write the file with a JSON library"
         ) from error
     except raises:
         raise

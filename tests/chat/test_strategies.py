@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,11 @@ def test_own_strategies_are_read_from_both_forms(tmp_path: Path, content: object
         ('{"A\\u2028B": "x"}', "line break"),
         ('{"A": "x", " A": "y"}', "'A' is described twice"),
         ('[{"name": "A"}]', "entry 1: expected {'name', 'description'}, found ['name']"),
+        (
+            '[{"name": "A", "desc": "x"}]',
+            "found ['desc', 'name']; did you mean 'description'?",
+        ),
+        ('{"A": "x",}', "check the commas"),
         ("[5]", "entry 1: expected {'name', 'description'}, found int"),
     ],
 )
@@ -111,9 +117,17 @@ def test_a_bad_file_is_refused_with_its_name(tmp_path: Path, text: str, says: st
         read_strategies(path)
     assert str(caught.value).startswith("mine.json")
     assert says in str(caught.value)
+    assert caught.value.arguments == ("strategies",)
 
 
 @pytest.mark.parametrize("name", ['Say "yes"', "A\nB"])
 def test_a_name_that_cannot_stand_in_quotes_is_refused_where_it_is_used(name: str) -> None:
     with pytest.raises(StrategyError):
         lookup(name, {name: "Something."})
+
+
+@pytest.mark.parametrize("wrong", [["Be Blunt"], ("Be Blunt",), "Be Blunt"])
+def test_strategies_without_descriptions_are_refused(wrong: Any) -> None:
+    told = f"a mapping of names to descriptions.* found {type(wrong).__name__}"
+    with pytest.raises(TypeError, match=told):
+        lookup("Be Blunt", wrong)

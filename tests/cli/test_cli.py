@@ -28,6 +28,7 @@ from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.scoring import score
+from sra_fast.tools.registry import RESULT_COLUMNS
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 COMMANDS = ("score", "compare", "convert", "demo", "train", "extend", "evaluate", "judge")
@@ -218,6 +219,34 @@ def test_wrong_use_as_json_says_what_is_wrong() -> None:
     assert call("convert", "--", "--json", status=2)[0] == ""
 
 
+@pytest.mark.parametrize("option", ["--json", "--debug"])
+@pytest.mark.parametrize("command", [("score", __file__), ("annotate", "agree")])
+def test_an_option_before_its_command_is_told_to_go_behind_it(
+    option: str, command: tuple[str, ...]
+) -> None:
+    for place in range(len(command) if command[0] == "annotate" else 1):
+        _, stderr = call(*command[:place], option, *command[place:], status=2)
+        assert f"{option} goes after the command" in stderr
+        assert "--version" not in stderr
+
+
+def test_a_value_that_is_not_one_of_the_choices_is_refused_in_plain_words() -> None:
+    error = call_json("score", __file__, "--model", ".", "--turns", "lst", status=2)["error"]
+    assert error.endswith("'lst' is not one of 'all', 'last'.")
+    assert "Value error" not in error
+
+
+def test_an_empty_model_name_is_refused(chats: Path, tmp_path: Path) -> None:
+    error = call_json("score", chats, "--model=", "--out", tmp_path / "out", status=1)["error"]
+    assert error == "the model's name is empty; give a folder or a name (--model)"
+
+
+def test_a_bad_strategies_file_is_told_with_its_option(model: Path, chats: Path) -> None:
+    error = call_json("score", chats, "--model", model, "--strategies", chats, status=1)["error"]
+    assert error.startswith("chats.jsonl line 2")
+    assert error.endswith("(--strategies)")
+
+
 def test_an_unknown_template_names_the_nearest() -> None:
     _, stderr = call("score", __file__, "--model", ".", "--template", "standart", status=2)
     assert "did you mean 'standard'" in re.sub(r"[│\s]+", " ", stderr)
@@ -267,7 +296,7 @@ def test_no_definition_may_be_called_like_a_column(
 ) -> None:
     row = call_json("score", chats, "--model", model, "--out", tmp_path / "out")["scores"][0]
     table = SRAResult.load(tmp_path / "out" / "masses.safetensors").to_pandas()
-    assert {*row, *table.columns} - {*DEFINITIONS} == {*definitions._COLUMNS}
+    assert {*row, *table.columns} - {*DEFINITIONS} == {*RESULT_COLUMNS}
 
 
 THEIRS = (
@@ -301,6 +330,57 @@ def test_packages_add_definitions_and_backends(
     assert again["scores"] == found["scores"]
 
 
+SHORT_NAN = (
+    "def long_only(rows):\n"
+    "    share = rows.tokens.mean(dim=1)\n"
+    "    return share if rows.tokens.shape[1] > SHORTEST else share * float('nan')\n"
+)
+
+
+@pytest.mark.parametrize("command", ["score", "compare"])
+@pytest.mark.parametrize("shortest", [24, 10_000])
+def test_responses_that_a_definition_leaves_out_are_counted(
+    command: str,
+    shortest: int,
+    installed: Callable[..., None],
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    long = talk("long", 1)
+    long["messages"][1]["content"] *= 4
+    chats = write_jsonl(tmp_path / "chats.jsonl", [talk("c1"), long])
+    installed(f"SHORTEST = {shortest}\n{SHORT_NAN}", definitions="long_only = theirs:long_only")
+    given = [command, chats, "--model", model, "--definition", "long_only"]
+    given += ["--templates", "standard"] if command == "compare" else []
+    stdout, stderr = call(*given, "--json", "--out", tmp_path / "out")
+    found = json.loads(stdout)
+    estimate = found["by_template"][0] if command == "compare" else found
+    undefined = 2 if shortest == 24 else 3
+    assert (estimate["responses"], estimate["undefined"]) == (3 - undefined, undefined)
+    assert (estimate["sra"] is None) == (undefined == 3)
+    assert f"The means leave out {undefined} responses of 3, for which the definition" in stderr
+    again = json.loads(call(*given, "--json", "--out", tmp_path / "out")[0])
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("rows.tokens.mean(dim=1) / 0", "gives an infinite score"),
+        ("1 / 0", "failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_definition_does_wrong_is_told_with_the_conversation(
+    code: str, told: str, installed: Callable[..., None], model: Path, chats: Path, tmp_path: Path
+) -> None:
+    installed(f"def wrong(rows): return {code}\n", definitions="wrong = theirs:wrong")
+    given = ["score", chats, "--model", model, "--definition", "wrong", "--out", tmp_path / "out"]
+    error = call_json(*given, status=1)["error"]
+    assert error.startswith("conversation 'c1' (chats.jsonl line 1): at turn 1, definition 'wrong'")
+    assert told in error
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
 def test_a_run_is_one_of_the_same_own_definitions(
     own_names: None, model: Path, chats: Path, tmp_path: Path
 ) -> None:
@@ -332,6 +412,21 @@ def test_a_run_is_one_of_the_same_own_code(
     assert "own_definitions.part.source_sha256" in again(OWN_CODE.replace("/ 2", "/ 33"), 1)
     changed = f"{OWN_CODE}    note = 'another'\n"
     assert "own_backend.source_sha256" in again(changed, 1)
+
+
+def test_a_name_of_a_package_that_cannot_be_is_refused_with_the_package(
+    installed: Callable[..., None], chats: Path
+) -> None:
+    installed(
+        THEIRS, definitions="sra = theirs:half\nhalf = theirs:half", backends="no-way = theirs"
+    )
+    given = ["score", chats, "--model", "x"]
+    for option, name in (("--definition", "sra"), ("--backend", "no-way")):
+        error = call_json(*given, option, name, status=2)["error"]
+        assert "package 'theirs' offers a" in error
+    offered = call_json(*given, "--definition", "best", status=2)["error"]
+    assert "table1, half" in offered
+    assert "sra" not in offered.split("not one of")[1]
 
 
 def test_an_own_name_is_checked_without_torch() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 
-from sra_fast.report.comparison import compare, mean_sra
+from sra_fast.report.comparison import compare, mean_sra, undefined_note
+from sra_fast.report.write import REPORT_FILES, write_report
 from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, rate_interval
 
 
@@ -73,3 +76,35 @@ def test_a_single_dialogue_and_equal_dialogues_have_no_interval() -> None:
 
 def test_a_mean_of_zero_has_no_logarithm() -> None:
     assert mean_sra([{"dialogue": "d", "sra": 0.0}]).log_sra is None
+
+
+def test_responses_without_a_score_are_counted_and_left_out_of_the_mean() -> None:
+    rows = [row for row in scored() if row["template"] == "standard"]
+    nothing = [{**row, "sra": None, "dialogue": "other"} for row in rows[:3]]
+    known, found = mean_sra(rows), mean_sra([*nothing, *rows])
+    assert found.mean == known.mean
+    assert (found.responses, found.dialogues, found.undefined) == (len(rows), 12, 3)
+    assert found.to_json() == {**known.to_json(), "undefined": 3}
+    alone = mean_sra(nothing)
+    assert (alone.responses, alone.sra, alone.log_sra, alone.undefined) == (0, None, None, 3)
+    assert undefined_note("own", [known]) is None
+    assert undefined_note("own", [known, alone]) == (
+        f"The means leave out 3 responses of {len(rows) + 3}, for which the definition 'own' "
+        "leaves nothing to average."
+    )
+
+
+@pytest.mark.parametrize("scoreless", ["one turn", "one template", "everything"])
+def test_a_report_shows_a_dash_where_no_score_is_defined(tmp_path: Path, scoreless: str) -> None:
+    left_out = {
+        "one turn": lambda row: row["turn"] == 2,
+        "one template": lambda row: row["template"] == "c1_hf",
+        "everything": lambda row: True,
+    }[scoreless]
+    rows = [{**row, "sra": None} if left_out(row) else row for row in scored()]
+    write_report(compare("own", ["standard", "c1_hf"], rows, rows), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(REPORT_FILES)
+    page = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    count = sum(row["sra"] is None for row in rows)
+    assert f"The means leave out {count} responses of {len(rows)}, for which" in page
+    assert re.search(r"\| 0 \| +0 \| +– \| +– \| +– \|", re.sub(" +", " ", page))

@@ -30,7 +30,7 @@ with needed("train", "accelerate"):
     from transformers.trainer_callback import CallbackHandler
 
 from sra_fast.backends import check_backend
-from sra_fast.definitions import check_definition
+from sra_fast.definitions import DEFINITIONS, check_definition
 from sra_fast.measure.compat import calling_handler
 from sra_fast.measure.served import serve
 from sra_fast.measure.watching import Watch, unwrapped, watching
@@ -180,7 +180,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
                 text = f"no masks arrived in the evaluation {split!r}"
                 warnings.warn(text, SRAWarning, stacklevel=2)
             return
-        _check(means, state.global_step, split)
+        _check(means, state.global_step, split, self.definition)
         values = means.logs(prefix)
         logs.update(values)
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
@@ -211,7 +211,7 @@ class SRACallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         means, prefix = self._listener.evaluation.collect(), _evaluation_prefix(metrics)
         if means is not None and prefix is not None:
-            _check(means, state.global_step, prefix)
+            _check(means, state.global_step, prefix, self.definition)
             metrics.update(means.logs(f"{prefix}_"))
 
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
@@ -256,11 +256,18 @@ def _evaluation_prefix(metrics: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def _check(means: ResponseMeans, step: int, split: str) -> None:
-    if not math.isfinite(means.sra):
+def _check(means: ResponseMeans, step: int, split: str, definition: str) -> None:
+    if math.isfinite(means.sra):
+        return
+    if definition not in DEFINITIONS and bool(means.mass.isfinite().all()):
         raise FloatingPointError(
-            f"SRA ({split}) is {means.sra} at step {step}: the hidden states hold NaN or infinity "
-            "(lower the learning rate; prefer bfloat16 to float16), or the definition leaves out "
-            "the span's last token and a span has only one (take definition='paper'); what was "
-            "saved before stays valid"
+            f"SRA ({split}) is {means.sra} at step {step}, though the attention masses are finite: "
+            f"the definition {definition!r} gives NaN or infinity for a response (log a definition "
+            "that gives every response a score); what was saved before stays valid"
         )
+    raise FloatingPointError(
+        f"SRA ({split}) is {means.sra} at step {step}: the hidden states hold NaN or infinity "
+        "(lower the learning rate; prefer bfloat16 to float16), or the definition leaves out "
+        "the span's last token and a span has only one (take definition='paper'); what was "
+        "saved before stays valid"
+    )

@@ -25,6 +25,7 @@ import sra_fast
 from chat_tokenizers import byte_level_bpe
 from marked_examples import COLLATORS, STRATEGIES, arguments, marked_examples, scores
 from model_families import FAMILIES, NOT_SERVED
+from sra_fast.definitions import register_definition
 from sra_fast.measure.served import UnservedModelError
 from sra_fast.training.sra.callback import SRACallback
 from sra_fast.training.sra.history import NAME, read_history
@@ -487,6 +488,17 @@ def test_strategies_that_do_not_match_the_responses_are_refused(tmp_path: Path) 
 
     with pytest.raises(ValueError, match=r"one per response \(2 in this batch\), got 1"):
         trainer_of(tmp_path, collator=miscounted).train()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("work", ["train", "evaluate"])
+def test_an_own_definition_without_a_score_is_named(
+    value: float, work: str, own_names: None, tmp_path: Path
+) -> None:
+    register_definition("own", lambda rows: rows.tokens.mean(dim=1) + value)
+    trainer = trainer_of(tmp_path, callbacks=[SRACallback("own")])
+    with pytest.raises(FloatingPointError, match=f"is {value} at step .*the definition 'own'"):
+        getattr(trainer, work)()
 
 
 def test_hidden_states_that_are_nan_stop_the_run(tmp_path: Path) -> None:
