@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,10 +135,17 @@ class SRAResult:
         changed["by_layer"] = {name: value[at] for name, value in self.by_layer.items()}
         return replace(self, **changed)
 
-    def to_pandas(self) -> pandas.DataFrame:
+    def to_pandas(self, meta: Sequence[Mapping[str, Any]] = ()) -> pandas.DataFrame:
         """Return a table with one line per response: where it is, its sizes, and all its scores.
 
         Scores on further spans stand in columns ``span/definition``.
+
+        Args:
+            meta: what else is known of each conversation, by its index, such as
+                ``[one.meta for one in conversations]``; it stands in columns ``meta/name``.
+
+        Raises:
+            ValueError: a response is of a conversation that ``meta`` does not reach.
         """
         with needed("cli", "pandas"):
             import pandas
@@ -153,6 +160,14 @@ class SRAResult:
             columns[f"{prefix}span_tokens"] = self.span_tokens[:, index].numpy()
             for name in self.by_layer:
                 columns[f"{prefix}{name}"] = self.score(name, span).numpy()
+        places = self.conversation.tolist()
+        if meta and max(places, default=0) >= len(meta):
+            raise ValueError(
+                f"meta is of {len(meta)} conversations, and the result has number {max(places)}, "
+                "counted from 0; give that of all conversations, in the order they were encoded in"
+            )
+        for name in dict.fromkeys(name for one in meta for name in one):
+            columns[f"meta/{name}"] = [meta[place].get(name) for place in places]
         table: pandas.DataFrame = pandas.DataFrame(columns)
         return table
 

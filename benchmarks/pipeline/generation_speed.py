@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from benchmarks.measuring import machine
-from sra_fast.chat.esconv import read_dialogues
+from sra_fast.chat.conversion import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import find_model

@@ -7,6 +7,7 @@ exactly once, and the range of those characters is kept, so that nobody has to s
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -132,7 +133,8 @@ class Prompt:
     Attributes:
         messages: the system message, then user and assistant messages.
         turns: numbers of the scored replies among the conversation's assistant messages, from 1.
-        conversation: the conversation that the prompt was made from.
+        conversation: the conversation that the prompt was made from, held against the one strategy
+            that the prompt names.
     """
 
     messages: tuple[PromptMessage, ...]
@@ -225,7 +227,9 @@ def render_prompts(
     """Turn a conversation into the prompts under which its replies are scored.
 
     With a template that keeps all turns there is one prompt with all scored replies in it;
-    otherwise the prompt changes at every turn, and each scored reply has a prompt of its own. A
+    otherwise the prompt changes at every turn, and each scored reply has a prompt of its own. Where
+    replies carry strategies of their own, those that follow each other under one strategy share a
+    prompt, whose instruction names that strategy; the replies before them are context. A
     reply is scored if it follows a user message; if the conversation has a ``response``, that is
     the only one. User messages after the last scored reply are left out: nothing before them can
     see them.
@@ -237,35 +241,28 @@ def render_prompts(
         turns: "all" to score every reply, "last" to score the last one only.
 
     Raises:
-        ConversationError: the conversation's strategy is not among ``strategies``.
+        ConversationError: the strategy of a scored reply is not among ``strategies``.
         ValueError: ``turns`` is neither "all" nor "last".
     """
     if turns not in ("all", "last"):
         raise ValueError(f"turns must be 'all' or 'last', found {turns!r}")
     known = DEFAULT_STRATEGIES if strategies is None else strategies
-    try:
-        description = lookup(conversation.strategy, known)
-    except StrategyError as error:
-        raise ConversationError(f"{conversation.label}: {error}", *error.arguments) from error
-
-    messages, scored = _scored_replies(conversation)
-    if turns == "last":
-        scored = scored[-1:]
-    groups = [scored] if template.keep_turns is None else [[one] for one in scored]
-    return [_render(conversation, template, description, messages, dict(group)) for group in groups]
-
-
-def _scored_replies(conversation: Conversation) -> tuple[list[Message], list[tuple[int, int]]]:
-    """Return all messages, ``response`` last, and the (position, turn) of each reply to score."""
     messages = list(conversation.messages)
     if conversation.response is not None:
         messages.append(Message("assistant", conversation.response))
-    replies = [position for position, m in enumerate(messages) if m.role == "assistant"]
-    numbered = [(position, turn) for turn, position in enumerate(replies, start=1)]
-    if conversation.response is not None:
-        return messages, numbered[-1:]
-    # An assistant's greeting that opens the conversation answers nothing, so it is not scored.
-    return messages, [(position, turn) for position, turn in numbered if position > 0]
+    scored = conversation.scored if turns == "all" else conversation.scored[-1:]
+    prompts: list[Prompt] = []
+    # The instruction names one strategy, so replies that follow another need a prompt of their own.
+    for strategy, replies in itertools.groupby(scored, key=lambda reply: reply[2]):
+        try:
+            description = lookup(strategy, known)
+        except StrategyError as error:
+            raise ConversationError(f"{conversation.label}: {error}", *error.arguments) from error
+        held = conversation.under(strategy)
+        places = [(position, turn) for position, turn, _ in replies]
+        groups = [places] if template.keep_turns is None else [[place] for place in places]
+        prompts += [_render(held, template, description, messages, dict(g)) for g in groups]
+    return prompts
 
 
 def _render(

@@ -56,12 +56,21 @@ def named_option(flag: str, built_in: Sequence[str], group: str, text: str) -> O
     return option
 
 
+def existing_path(metavar: str, text: str) -> typer.models.ArgumentInfo:
+    """Return an argument of a command that takes a readable file or folder, with its help text."""
+    info: typer.models.ArgumentInfo = typer.Argument(
+        metavar=metavar, help=text, exists=True, readable=True, show_default=False
+    )
+    return info
+
+
 ConversationFile = Annotated[
-    Path, existing_file("FILE", "The conversations to read, one JSON object per line.")
+    Path, existing_path("FILE", "The conversations to read, one JSON object per line.")
 ]
 DIALOGUES = (
-    "The dialogues to read: ESConv.json, FailedESConv.json, or a file of one JSON object per line "
-    "whose speakers are usr and sys."
+    "The dialogues to read: ESConv's and files made from it, AnnoMI's table, chats as OpenAI's "
+    "interface or ShareGPT has them, or any other table; in JSON, JSON by lines, CSV, Parquet or a "
+    "folder of the datasets library, also packed by gzip."
 )
 MODEL = (
     "The model to run: a folder of a model, a folder with a single .gguf file, a name on the hub, "

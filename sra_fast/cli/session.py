@@ -7,17 +7,19 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from sra_fast.cli.quiet_libraries import quiet_libraries
 from sra_fast.cli.running_command import running_parameters
-from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.argument_error import ArgumentError, UnconvertedError
 from sra_fast.tools.missing_extra import MissingExtraError, what_to_install
 from sra_fast.tools.printable import printable
 
@@ -147,9 +149,20 @@ def _message(error: Exception) -> str:
         text = f"{type(error).__name__}: {text}{hint} (--debug shows where)"
     elif not text:
         text = f"{type(error).__name__} (--debug shows where)"
+    elif isinstance(error, UnconvertedError):
+        text += f" ({_conversion_of(error.path)})"
     elif isinstance(error, ArgumentError):
         text += _hint(error.arguments)
     return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _conversion_of(path: Path) -> str:
+    """Return the command that converts a file to conversations."""
+    name = path.name.partition(".")[0]
+    out = path.with_name(f"{name}.jsonl")
+    if out.exists():
+        out = path.with_name(f"{name}-converted.jsonl")
+    return f"sra-fast convert {shlex.quote(str(path))} --out {shlex.quote(str(out))}"
 
 
 def _hint(arguments: Sequence[str]) -> str:

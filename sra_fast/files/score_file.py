@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -35,6 +36,8 @@ ScoreRow = dict[str, Any]
 
 SCORES_JSONL = "scores.jsonl"
 SCORES_PARQUET = "scores.parquet"
+META = "meta/"
+"""What the columns of a conversation's metadata begin with, in the tables."""
 
 
 class ScoringError(ArgumentError):
@@ -244,6 +247,7 @@ class FileScorer:
     def _rows(self, job: Job, result: SRAResult) -> list[ScoreRow]:
         scores = {name: _shortest(result.score(name).tolist()) for name in result.by_layer}
         places = [(prompt, k) for prompt in job.prompts for k in range(1, len(prompt.turns) + 1)]
+        names = list(dict.fromkeys(name for one in job.conversations for name in one.meta))
         rows: list[ScoreRow] = []
         for index, (prompt, k) in enumerate(places):
             conversation = job.conversations[prompt.conversation]
@@ -252,7 +256,7 @@ class FileScorer:
                 "conversation": conversation.id,
                 "dialogue": conversation.dialogue or conversation.id,
                 "turn": prompt.turns[k - 1],
-                "strategy": conversation.strategy,
+                "strategy": conversation.strategy_of(prompt.turns[k - 1]),
                 "template": job.template.name,
                 "prompt_tokens": int((prompt.response_mask == k).nonzero()[0]),
                 "response_tokens": int(result.response_tokens[index]),
@@ -261,6 +265,7 @@ class FileScorer:
                 "definition": self.options.definition,
                 "sra": chosen,
                 "log_sra": math.log(chosen) if chosen is not None and chosen > 0 else None,
+                **{f"{META}{name}": conversation.meta.get(name) for name in names},
             }
             rows.append(row)
         return rows
@@ -270,9 +275,10 @@ class FileScorer:
     ) -> None:
         if self.options.definition in ("reference", "table1") and prompt.strategy_mask.sum() < 2:
             conversation = conversations[prompt.conversation]
+            strategy = conversation.strategy_of(prompt.turns[0])
             raise ScoringError(
                 f"{conversation.label}: definition {self.options.definition!r} leaves out the last "
-                f"token of the strategy, and {conversation.strategy!r} is a single one here; take "
+                f"token of the strategy, and {strategy!r} is a single one here; take "
                 "the definition 'paper'",
                 "definition",
             )
@@ -331,5 +337,23 @@ def _write_parquet(path: Path, rows: Sequence[ScoreRow]) -> None:
     with needed("cli", "pandas"):
         import pandas
 
+    table = pandas.DataFrame(rows)
+    for name in table.columns:
+        if str(name).startswith(META):
+            values = _of_one_type([row[name] for row in rows])
+            table[name] = pandas.Series(values, dtype=object)
     with replaced_atomically(path) as temporary:
-        pandas.DataFrame(rows).to_parquet(temporary, index=False, engine="pyarrow")
+        table.to_parquet(temporary, index=False, engine="pyarrow")
+
+
+def _of_one_type(values: Sequence[object]) -> list[object]:
+    """Return values that a column of a table can hold: of one type, or else written as JSON."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {str} or kinds <= {bool} or kinds <= {int}:
+        return list(values)
+    if kinds <= {int, float}:
+        return [None if value is None else float(value) for value in values]  # type: ignore[arg-type]
+    return [
+        None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        for value in values
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -44,6 +45,56 @@ def read_json_lines(
             value = parse_json(text, file.name, first_line=number, raises=raises)
             values.append((where, value))
     return values
+
+
+def json_values(
+    path: str | os.PathLike[str], *, raises: type[ValueError]
+) -> Iterator[tuple[str, object]]:
+    """Yield the values of a JSON file as ``(where, value)`` pairs.
+
+    The file may hold one value a line (JSONL), one list, whose entries are the values, or one
+    object over several lines.
+
+    Args:
+        path: the file.
+        raises: class of the error to raise.
+
+    Raises:
+        raises: a line or the whole is not UTF-8 or not JSON; the message names file, line and
+            column.
+        OSError: the file cannot be read.
+    """
+    file = Path(path)
+    with file.open("rb") as stream:
+        head = b""
+        while not head.strip() and (line := stream.readline()):
+            head = line.removeprefix(b"\xef\xbb\xbf")
+    if not is_json_whole(head):
+        yield from read_json_lines(path, raises=raises)
+        return
+    text = decode_utf8(file.read_bytes(), file.name, raises=raises)
+    value = parse_json(text, file.name, raises=raises)
+    if isinstance(value, list):
+        yield from ((f"{file.name} entry {number}", one) for number, one in enumerate(value, 1))
+    else:
+        yield file.name, value
+
+
+def is_json_whole(line: bytes) -> bool:
+    """Tell by its first line whether a file is one JSON list or object, and not JSON by lines."""
+    start = line.strip()[:1]
+    if start == b"[":
+        return True
+    if start != b"{":
+        return False
+    try:
+        json.loads(line)
+    except ValueError as error:
+        # A line that breaks off before its object ends is the first of several.
+        return isinstance(error, json.JSONDecodeError) and error.pos >= len(line.rstrip())
+    except RecursionError:
+        return False
+    return False
 
 
 def decode_utf8(data: bytes, where: str, *, raises: type[ValueError]) -> str:

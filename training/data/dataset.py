@@ -19,6 +19,7 @@ from sra_fast.chat.conversations import (
     Conversation,
     ConversationError,
     as_conversations,
+    foreign_formats_named,
     parse_conversation,
     read_conversations,
 )
@@ -253,6 +254,11 @@ def _conversations(source: Any) -> list[Conversation]:
 
 def _lines(file: str) -> Iterator[Conversation]:
     """Yield the conversations of a file, read line by line."""
+    with foreign_formats_named(file):
+        yield from _read_lines(file)
+
+
+def _read_lines(file: str) -> Iterator[Conversation]:
     name, index = Path(file).name, 0
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, start=1):

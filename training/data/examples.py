@@ -200,9 +200,7 @@ def _up_to_the_last_reply(conversation: Conversation) -> Conversation:
     """Return a conversation that ends with its last reply, given as ``response``."""
     if conversation.response is not None:
         return conversation
-    messages = conversation.messages
-    last = max(i for i, message in enumerate(messages) if i and message.role == "assistant")
-    return replace(conversation, messages=messages[:last], response=messages[last].content)
+    return conversation.with_last_reply(conversation.last_reply[1])
 
 
 def _listed(names: Sequence[str]) -> str:

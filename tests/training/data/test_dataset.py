@@ -17,8 +17,8 @@ from chat_tokenizers import CHATML, DROPS_SYSTEM, LLAMA_2, QWEN_3, SOUND_TEMPLAT
 from esconv_data import ESCONV, WHY_ABSENT
 from sra_fast.chat.chat_text import EncodingError
 from sra_fast.chat.conversations import ConversationError, read_conversations
+from sra_fast.chat.conversion import convert
 from sra_fast.chat.encoding import encode
-from sra_fast.chat.esconv import convert
 from sra_fast.training import split_by_conversation, training_examples
 from sra_fast.training.data.examples import TrainingDataError
 from tiny_chat_model import talk, write_jsonl

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
 from sra_fast.chat.conversations import read_conversations
-from sra_fast.chat.esconv import Dialogue, Turn, read_dialogues
+from sra_fast.chat.conversion import read_dialogues
+from sra_fast.chat.dialogues import Dialogue, Turn
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app

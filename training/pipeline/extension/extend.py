@@ -19,7 +19,8 @@ from typing import Any
 
 from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation, write_conversations
-from sra_fast.chat.esconv import Dialogue, read_dialogues
+from sra_fast.chat.conversion import read_dialogues
+from sra_fast.chat.dialogues import Dialogue
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_folder import RunFolder
