@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sra_fast.chat.change_tally import ChangeTally
 from sra_fast.chat.conversations import Role, parse_conversation
-from sra_fast.chat.dialogues import Converted, Dialogue, Tally, records_of
+from sra_fast.chat.dialogue_records import records_of
+from sra_fast.chat.dialogues import Dialogue
 from sra_fast.chat.formats.annomi import ANNOMI
 from sra_fast.chat.formats.chat_messages import ChatReader
 from sra_fast.chat.formats.dialogue_tables import Columns, table_dialogues
@@ -26,6 +28,20 @@ from sra_fast.chat.record_fields import ConversationError
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, lookup
 from sra_fast.tools.atomic import json_text, replaced_atomically
 from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The conversation records that a file gave, and notes on what was changed or left out.
+
+    Attributes:
+        records: conversation records, as :func:`~sra_fast.chat.conversations.write_conversations`
+            takes them.
+        notes: one sentence for each thing that was changed or left out, with how often.
+    """
+
+    records: tuple[dict[str, object], ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -149,7 +165,7 @@ class _Conversion:
         self.made = 0
         self.format = ""
         self.dialogues_read = 0
-        self.tally = Tally(how.renamed, names_count=how.strategy is None)
+        self.tally = ChangeTally(how.renamed, names_count=how.strategy is None)
 
     def records(self) -> Iterator[dict[str, object]]:
         """Yield the records, each checked, and refuse a file that gives none."""

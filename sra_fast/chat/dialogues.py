@@ -1,22 +1,21 @@
-"""Turn dialogues, whatever file they are from, into conversation records, and count what changes.
+"""Hold the dialogues of somebody's file: who says what in turn, and what they are annotated with.
 
-A reader of a format yields :class:`Dialogue` objects; what becomes of them is decided here, alike
-for all formats. Whatever does not become part of a record is counted, and a note says so.
+A reader of a format yields :class:`Dialogue` objects. Messages of one speaker in a row are one
+turn, empty ones are dropped, and dialogues that begin alike are told; all this is counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from sra_fast.chat.change_tally import ChangeTally
 from sra_fast.chat.conversations import Role
 from sra_fast.chat.record_fields import ConversationError
 from sra_fast.tools.strict_json import clean_text
-from sra_fast.tools.suggestions import did_you_mean
 
 _TOLD_BY = 4  # turns that tell dialogues apart; many share a greeting and its answer
-_NAMED = 8  # the most names that a note lists
 
 
 @dataclass(frozen=True)
@@ -66,130 +65,6 @@ class Dialogue:
 
 
 @dataclass(frozen=True)
-class Converted:
-    """The conversation records that a file gave, and notes on what was changed or left out.
-
-    Attributes:
-        records: conversation records, as :func:`~sra_fast.chat.conversations.write_conversations`
-            takes them.
-        notes: one sentence for each thing that was changed or left out, with how often.
-    """
-
-    records: tuple[dict[str, object], ...]
-    notes: tuple[str, ...]
-
-
-@dataclass
-class Tally:
-    """A count of what is changed or left out while a file is converted.
-
-    Attributes:
-        renamed: the names that strategies are given, by the names in the file; None for a strategy
-            that does not count as one.
-        usual_names: names that a format is known to use for others; ``renamed`` comes first.
-        names_count: whether the strategies in the file are read at all.
-        counts: how often each thing happened, by the names of :data:`_SENTENCES`.
-        strategies: how often each strategy was named, after renaming.
-        left_out: how often each field was left out.
-        places: the first place of each thing in ``counts``, if it is known.
-        used_names: the names of ``renamed`` that occurred.
-        kept: how often each field was kept as metadata.
-    """
-
-    renamed: Mapping[str, str | None] = field(default_factory=dict)
-    usual_names: Mapping[str, str] = field(default_factory=dict)
-    names_count: bool = True
-    counts: Counter[str] = field(default_factory=Counter)
-    strategies: Counter[str] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
-    places: dict[str, str] = field(default_factory=dict)
-    used_names: set[str] = field(default_factory=set)
-    kept: Counter[str] = field(default_factory=Counter)
-
-    def count(self, what: str, place: str = "") -> None:
-        """Count one more of something, and keep the place of the first."""
-        self.counts[what] += 1
-        if place:
-            self.places.setdefault(what, place)
-
-    def strategy(self, name: object, place: str) -> str | None:
-        """Return the name that a strategy of a file goes by, or None if there is none.
-
-        Raises:
-            ConversationError: it is something else than a text.
-        """
-        if name is None or name == "" or not self.names_count:
-            return None
-        if not isinstance(name, str):
-            raise ConversationError(f"{place}: 'strategy' must be a string, found {name!r}")
-        name = name.strip()
-        if name in self.renamed:
-            self.used_names.add(name)
-            renamed = self.renamed[name]
-            self.count("renamed" if renamed is not None else "unnamed")
-            if renamed is None:
-                return None
-            name = renamed
-        elif name in self.usual_names:
-            self.count("renamed")
-            name = self.usual_names[name]
-        if not name:
-            return None
-        self.strategies[name] += 1
-        return name
-
-    def notes(self, known: Iterable[str]) -> tuple[str, ...]:
-        """Return a sentence for each thing that was counted.
-
-        Args:
-            known: names of the strategies that are described already.
-        """
-        found = []
-        for what, text in _SENTENCES.items():
-            if self.counts[what]:
-                first = f" The first is at {self.places[what]}." if what in self.places else ""
-                found.append(f"{self.counts[what]} {text}{first}")
-        names = list(known)
-        if other := {name: n for name, n in self.strategies.items() if name not in names}:
-            listed = _listed(
-                f"{name!r} ({n}){did_you_mean(name, names)}"
-                for name, n in sorted(other.items(), key=lambda item: -item[1])
-            )
-            found.append(
-                f"{sum(other.values())} strategies are none of the {len(names)} known ones and "
-                f"keep their own names: {listed}. To score them, describe them as strategies of "
-                "your own."
-            )
-        if unused := [name for name in self.renamed if name not in self.used_names]:
-            found.append(f"These names to replace do not occur: {_listed(map(repr, unused))}.")
-        if self.kept:
-            found.append(f"These fields are kept in 'meta': {_listed(map(repr, self.kept))}.")
-        if self.left_out:
-            listed = _listed(f"{name!r} ({n})" for name, n in self.left_out.most_common())
-            found.append(f"These fields have no place in a conversation: {listed}.")
-        return tuple(found)
-
-
-_SENTENCES = {
-    "joined": "messages were joined to the one before, of the same speaker.",
-    "empty": "empty messages were dropped.",
-    "repeated": "dialogues begin like an earlier one and count as that one in splits.",
-    "same_id": "dialogues have the id of an earlier one; they were given a number and count as "
-    "that one in splits.",
-    "renamed": "strategies were given other names.",
-    "unnamed": "strategies were taken off, as the names to replace say.",
-    "raters": "utterances have several annotations: the most frequent strategy counts.",
-    "system": "system messages were kept as 'system' in 'meta'; prompt templates write their own.",
-    "tools": "conversations with calls of tools were left out; a conversation has none.",
-    "pictures": "conversations with parts that are no text were left out.",
-    "opening": "supporter turns open their dialogue: context, not replies to score.",
-    "unannotated": "supporter turns have no strategy: context, not replies to score.",
-    "several": "supporter turns carry several strategies: the first one counts.",
-    "unanswered": "dialogues hold no supporter turn after a seeker's and were left out.",
-}
-
-
-@dataclass(frozen=True)
 class Utterance:
     """One message of a dialogue as it stands in a file.
 
@@ -207,7 +82,7 @@ class Utterance:
 
 
 def joined_turns(
-    utterances: Iterable[Utterance], tally: Tally, *, by: str = " "
+    utterances: Iterable[Utterance], tally: ChangeTally, *, by: str = " "
 ) -> tuple[Turn, ...]:
     """Join consecutive messages of one speaker, and drop empty ones.
 
@@ -225,7 +100,7 @@ def joined_turns(
             tally.count("empty")
             continue
         text = clean_text(one.text, one.place, raises=ConversationError)
-        strategies = _texts(one.strategy)
+        strategies = tuple(filter(None, [one.strategy]))
         if turns and turns[-1].role == one.role:
             tally.count("joined")
             before = turns.pop()
@@ -238,7 +113,7 @@ def joined_turns(
 class Repeats:
     """A memory of how the dialogues of a file begin and what they are called."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: ChangeTally) -> None:
         self._tally = tally
         self._beginnings: dict[int, str] = {}
         self._ids: Counter[str] = Counter()
@@ -263,101 +138,3 @@ class Repeats:
             number += 1
         self._ids[f"{identity}#{number}"] += 1
         return f"{identity}#{number}", identity
-
-
-def records_of(
-    dialogue: Dialogue, tally: Tally, *, strategy: str | None = None, whole: bool = False
-) -> Iterator[dict[str, object]]:
-    """Yield the conversation records that a dialogue becomes.
-
-    Without ``strategy`` every annotated supporter turn that follows a seeker turn becomes a record:
-    the turns before it as ``messages``, the turn as ``response``, its annotation as ``strategy``.
-
-    Args:
-        dialogue: the dialogue.
-        tally: where what is left out is counted.
-        strategy: name of a strategy to hold all replies of the dialogue against, in one record.
-        whole: whether the dialogue becomes one record, whose messages carry their strategies.
-    """
-    one_for_all = strategy or dialogue.strategy
-    annotated = any(turn.strategies for turn in dialogue.turns)
-    if strategy is not None or (dialogue.strategy is not None and not annotated):
-        yield from _whole_record(dialogue, one_for_all, tally)
-    elif whole:
-        yield from _whole_record(dialogue, None, tally)
-    else:
-        yield from _turn_records(dialogue, tally)
-
-
-def _turn_records(dialogue: Dialogue, tally: Tally) -> Iterator[dict[str, object]]:
-    """Yield one record for each annotated supporter turn that answers the seeker."""
-    supporter_turns = 0
-    for position, turn in enumerate(dialogue.turns):
-        if turn.role == "user":
-            continue
-        supporter_turns += 1
-        strategies = turn.strategies or _texts(dialogue.strategy)
-        if position == 0:
-            tally.count("opening")
-        elif not strategies:
-            tally.count("unannotated")
-        else:
-            tally.counts["several"] += len(set(strategies)) > 1
-            yield {
-                "id": f"{dialogue.id}-t{supporter_turns}",
-                "dialogue": dialogue.same_as or dialogue.id,
-                **_about(dialogue),
-                **dialogue.context(position),
-                "strategy": strategies[0],
-                "response": turn.content,
-                **({"meta": dict(dialogue.meta)} if dialogue.meta else {}),
-            }
-
-
-def _whole_record(
-    dialogue: Dialogue, strategy: str | None, tally: Tally
-) -> Iterator[dict[str, object]]:
-    """Yield the dialogue as one record, if the supporter answers the seeker in it at all."""
-    tally.counts["opening"] += dialogue.turns[:1] != () and dialogue.turns[0].role == "assistant"
-    replies = [turn for turn in dialogue.turns[1:] if turn.role == "assistant"]
-    if not replies:
-        tally.count("unanswered")
-        return
-    record = dialogue.context(len(dialogue.turns))
-    if strategy is None:
-        record["messages"] = [_annotated(t, dialogue.strategy) for t in dialogue.turns]
-        named = [turn.strategies or _texts(dialogue.strategy) for turn in replies]
-        tally.counts["unannotated"] += sum(not strategies for strategies in named)
-        tally.counts["several"] += sum(len(set(strategies)) > 1 for strategies in named)
-        if not any(named):
-            return
-    yield {
-        "id": dialogue.id,
-        **({} if dialogue.same_as is None else {"dialogue": dialogue.same_as}),
-        **_about(dialogue),
-        **record,
-        **({} if strategy is None else {"strategy": strategy}),
-        **({"meta": dict(dialogue.meta)} if dialogue.meta else {}),
-    }
-
-
-def _about(dialogue: Dialogue) -> dict[str, object]:
-    return {} if dialogue.language is None else {"language": dialogue.language}
-
-
-def _annotated(turn: Turn, default: str | None) -> dict[str, object]:
-    message: dict[str, object] = {"role": turn.role, "content": turn.content}
-    strategies = turn.strategies or _texts(default)
-    if turn.role == "assistant" and strategies:
-        message["strategy"] = strategies[0]
-    return message
-
-
-def _texts(text: str | None) -> tuple[str, ...]:
-    return () if text is None else (text,)
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
-    return ", ".join(shown[:_NAMED]) + more

@@ -75,7 +75,7 @@ def json_values(
     text = decode_utf8(file.read_bytes(), file.name, raises=raises)
     value = parse_json(text, file.name, raises=raises)
     if isinstance(value, list):
-        yield from ((f"{file.name} entry {number}", one) for number, one in enumerate(value, 1))
+        yield from ((f"{file.name}[{index}]", one) for index, one in enumerate(value))
     else:
         yield file.name, value
 

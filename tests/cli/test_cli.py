@@ -607,7 +607,7 @@ def test_what_keeps_nothing_does_not_promise_to_continue(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sra_fast.chat.esconv.convert", interrupted)
+    monkeypatch.setattr("sra_fast.chat.conversion.convert_file", interrupted)
     (tmp_path / "in.json").write_text(json.dumps(ESCONV))
     stderr = call("convert", tmp_path / "in.json", "--out", tmp_path / "out", status=130)[1]
     assert "interrupted; the same command begins anew" in stderr
@@ -624,7 +624,7 @@ def test_a_lack_of_memory_names_an_option_that_the_command_has(
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("sra_fast.chat.conversations.read_conversations", too_much)
-    monkeypatch.setattr("sra_fast.chat.esconv.convert", too_much)
+    monkeypatch.setattr("sra_fast.chat.conversion.convert_file", too_much)
     monkeypatch.setattr("sra_fast.files.models.find_model", too_much)
     of_model = ["--model", model] if command != "convert" else []
     message = call(command, chats, *of_model, "--out", chats.with_name("out"), status=1)[1]

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from sra_fast.chat.change_tally import ChangeTally
 from sra_fast.chat.conversations import Role
-from sra_fast.chat.dialogues import Dialogue, Repeats, Tally, Utterance, joined_turns
+from sra_fast.chat.dialogues import Dialogue, Repeats, Utterance, joined_turns
 from sra_fast.chat.formats.roles import role_of
 from sra_fast.chat.formats.scalars import identity_of, metadata
 from sra_fast.chat.record_fields import ConversationError, meta_field
@@ -41,7 +42,7 @@ class ChatReader:
         form: Literal["openai", "sharegpt"],
         roles: Mapping[str, Role],
         stem: str,
-        tally: Tally,
+        tally: ChangeTally,
     ) -> None:
         self._form: Literal["openai", "sharegpt"] = form
         self._roles, self._stem, self._tally = roles, stem, tally
@@ -99,7 +100,7 @@ def _utterances(
     form: Literal["openai", "sharegpt"],
     roles: Mapping[str, Role],
     meta: dict[str, object],
-    tally: Tally,
+    tally: ChangeTally,
 ) -> list[Utterance] | None:
     """Return what user and assistant say, or None if the chat cannot be said as a conversation."""
     speaker, text_field = ("role", "content") if form == "openai" else ("from", "value")

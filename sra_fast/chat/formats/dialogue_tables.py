@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from sra_fast.chat.change_tally import ChangeTally
 from sra_fast.chat.conversations import Role
-from sra_fast.chat.dialogues import Dialogue, Repeats, Tally, Utterance, joined_turns
+from sra_fast.chat.dialogues import Dialogue, Repeats, Utterance, joined_turns
 from sra_fast.chat.formats.entries import missing_column
 from sra_fast.chat.formats.roles import role_of
 from sra_fast.chat.formats.scalars import identity_of, scalar
@@ -77,7 +78,7 @@ def table_dialogues(
     columns: Columns,
     roles: Mapping[str, Role],
     stem: str,
-    tally: Tally,
+    tally: ChangeTally,
 ) -> Iterator[Dialogue]:
     """Yield the dialogues of a table.
 
@@ -132,7 +133,7 @@ def _dialogue(
     group: list[tuple[str, Mapping[str, object]]],
     columns: Columns,
     roles: Mapping[str, Role],
-    tally: Tally,
+    tally: ChangeTally,
     repeats: Repeats,
 ) -> Dialogue:
     said = []
@@ -215,7 +216,9 @@ def _raw_strategy(row: Mapping[str, object], columns: Columns) -> str | None:
     return str(name).strip()
 
 
-def _strategy(row: Mapping[str, object], columns: Columns, where: str, tally: Tally) -> str | None:
+def _strategy(
+    row: Mapping[str, object], columns: Columns, where: str, tally: ChangeTally
+) -> str | None:
     return tally.strategy(_raw_strategy(row, columns), where)
 
 
@@ -224,7 +227,9 @@ def _text(row: Mapping[str, object], columns: Columns, name: str) -> str | None:
     return str(value).strip() or None if value is not None else None
 
 
-def _meta(rows: list[Mapping[str, object]], columns: Columns, tally: Tally) -> dict[str, object]:
+def _meta(
+    rows: list[Mapping[str, object]], columns: Columns, tally: ChangeTally
+) -> dict[str, object]:
     """Return the other columns whose value is one throughout a dialogue; the rest is counted."""
     used = set(columns.names.values())
     meta: dict[str, object] = {}

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from sra_fast.chat.change_tally import ChangeTally
 from sra_fast.chat.conversations import Role
-from sra_fast.chat.dialogues import Dialogue, Repeats, Tally, Utterance, joined_turns
+from sra_fast.chat.dialogues import Dialogue, Repeats, Utterance, joined_turns
 from sra_fast.chat.formats.scalars import metadata
 from sra_fast.chat.record_fields import ConversationError
 from sra_fast.tools.strict_json import clean_text
@@ -46,7 +47,7 @@ _DIALECTS = (
 
 
 def esconv_dialogues(
-    entries: Iterable[tuple[str, object]], name: str, tally: Tally
+    entries: Iterable[tuple[str, object]], name: str, tally: ChangeTally
 ) -> Iterator[Dialogue]:
     """Yield the dialogues of a file in one of the three dialects.
 
@@ -89,7 +90,7 @@ def esconv_dialogues(
 
 
 def _utterance(
-    message: Mapping[str, object], dialect: _Dialect, place: str, tally: Tally
+    message: Mapping[str, object], dialect: _Dialect, place: str, tally: ChangeTally
 ) -> Utterance:
     role: Role = "user" if message["speaker"] == dialect.seeker else "assistant"
     named = tally.strategy(_strategy(message), place) if role == "assistant" else None

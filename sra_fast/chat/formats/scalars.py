@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from sra_fast.chat.dialogues import Tally
+from sra_fast.chat.change_tally import ChangeTally
 from sra_fast.chat.record_fields import ConversationError
 from sra_fast.tools.strict_json import clean_text
 
@@ -41,7 +41,9 @@ def scalar(value: object) -> object:
     return None
 
 
-def metadata(entry: Mapping[str, object], used: Iterable[str], tally: Tally) -> dict[str, object]:
+def metadata(
+    entry: Mapping[str, object], used: Iterable[str], tally: ChangeTally
+) -> dict[str, object]:
     """Return the fields of an entry that are not used otherwise and are single values.
 
     Args:
