@@ -120,6 +120,17 @@ def test_the_table_has_a_row_per_response_and_a_column_per_definition() -> None:
         assert table[f"start/{definition}"].tolist() == found.score(definition, "start").tolist()
 
 
+def test_metadata_of_the_conversations_can_stand_in_the_table() -> None:
+    pytest.importorskip("pandas")
+    found = sra_fast.score(DENSE[0].build(), marked_batch((40, 29)))
+    table = found.to_pandas([{"site": "north"}, {"age": 30}])
+    assert table["meta/site"].tolist()[:2] == ["north", "north"]
+    assert table["meta/site"].isna().tolist() == [False, False, True, True]
+    assert table["meta/age"].tolist()[2:] == [30, 30]
+    with pytest.raises(ValueError, match="meta is of 1 conversations, and the result has number 1"):
+        found.to_pandas([{}])
+
+
 def test_rows_are_there_only_if_kept() -> None:
     with pytest.raises(ValueError, match="keep_rows=True"):
         result().rows(0)

@@ -329,7 +329,8 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
         ]
         if not conversations:
             raise ConversationError(
-                f"{Path(path).name}: holds no conversation; write one JSON object a line"
+                f"{Path(path).name}: holds no conversation; write one JSON object a line, or a "
+                "list of them"
             )
         _refuse_same_ids(conversations)
     return conversations

@@ -18,11 +18,11 @@ from sra_fast.chat.change_tally import ChangeTally
 from sra_fast.chat.conversations import Role, parse_conversation
 from sra_fast.chat.dialogue_records import records_of
 from sra_fast.chat.dialogues import Dialogue
+from sra_fast.chat.esconv import OTHER_NAMES, esconv_dialogues
 from sra_fast.chat.formats.annomi import ANNOMI
 from sra_fast.chat.formats.chat_messages import ChatReader
 from sra_fast.chat.formats.dialogue_tables import Columns, table_dialogues
 from sra_fast.chat.formats.entries import entries
-from sra_fast.chat.formats.esconv import OTHER_NAMES, esconv_dialogues
 from sra_fast.chat.formats.recognition import FORMS, Form, form_of
 from sra_fast.chat.record_fields import ConversationError
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, lookup
@@ -240,7 +240,10 @@ class _Conversion:
 
     @property
     def _stem(self) -> str:
-        return self.path.name.partition(".")[0]
+        """How the ids of dialogues without one begin."""
+        if self.path.is_dir():
+            return self.path.name
+        return Path(self.path.name.removesuffix(".gz")).stem
 
     def _dialogues(self, form: Form, found: Iterator[tuple[str, object]]) -> Iterator[Dialogue]:
         for dialogue in self._read(form, found):
@@ -254,7 +257,7 @@ class _Conversion:
             return table_dialogues(rows, how.columns, how.roles, stem, tally)
         if form == "esconv":
             tally.usual_names = OTHER_NAMES
-            return esconv_dialogues(found, self.path.name, tally)
+            return esconv_dialogues(found, stem, tally)
         if form == "annomi":
             return table_dialogues(rows, ANNOMI, how.roles, stem, tally)
         if form == "openai" or form == "sharegpt":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -498,3 +499,29 @@ def test_dialogues_of_every_format_can_be_extended(tmp_path: Path, kind: str) ->
     ((dialogue,), notes) = read_dialogues(FILES[kind][0](tmp_path))
     assert [(turn.role, turn.content) for turn in dialogue.turns] == TEXTS
     assert "1 dialogues." in notes[0]
+
+
+# --- The page about these files ---
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "files-you-can-bring.md"
+EXAMPLES = re.findall(
+    r"^```(?:json|text)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S
+)
+SHOWN = [text for text in EXAMPLES if re.search(r'"dialog"|"messages"|"conversations"|,.*,', text)]
+NEEDED = {"talk,": "id=talk,role=who,content=said,strategy=label", "prompt,": made.PAIRS}
+
+
+@pytest.mark.parametrize("text", SHOWN, ids=lambda text: text[:24])
+def test_the_examples_of_the_page_convert_as_they_stand(tmp_path: Path, text: str) -> None:
+    if text.startswith('{"Greeting"'):
+        assert len(read_renamed(write(tmp_path / "names.json", text))) == 3
+        return
+    is_json = text[0] in "[{"
+    path = write(tmp_path / ("a.json" if is_json else "a.csv"), text)
+    needs = next((value for key, value in NEEDED.items() if text.startswith(key)), None)
+    strategy = None if '"strategy"' in text or not is_json else "Offer Hope"
+    assert convert(path, Conversion(strategy, columns=columns(needs))).records
+
+
+def test_the_page_has_an_example_of_each_format() -> None:
+    assert len(SHOWN) == 9

@@ -1,1 +1,1 @@
-"""The forms in which others keep conversations, one module each, and how a form is recognised."""
+"""Read the forms in which others keep conversations, one module each, and tell them apart."""

@@ -47,21 +47,22 @@ _DIALECTS = (
 
 
 def esconv_dialogues(
-    entries: Iterable[tuple[str, object]], name: str, tally: ChangeTally
+    entries: Iterable[tuple[str, object]], stem: str, tally: ChangeTally
 ) -> Iterator[Dialogue]:
     """Yield the dialogues of a file in one of the three dialects.
 
     Args:
         entries: the dialogues as they stand in the file, with their places.
-        name: the name of the file; ids are its beginning and the number of the dialogue.
+        stem: how the ids begin; the number of the dialogue follows.
         tally: where changes are counted.
 
     Raises:
         ConversationError: the file is in no known dialect or mixes them, or something in it is not
             as the dialect has it.
     """
-    repeats, stem = Repeats(tally), name.partition(".")[0]
+    repeats = Repeats(tally)
     first: tuple[_Dialect, str] | None = None
+    where = stem
     for number, (where, entry) in enumerate(entries):
         said: list[Utterance] = []
         messages = _raw_messages(entry, where)
@@ -86,7 +87,7 @@ def esconv_dialogues(
             meta=metadata(entry, ("dialog", "situation"), tally),
         )
     if first is None:
-        raise ConversationError(f"{name}: holds no message")
+        raise ConversationError(f"{where}: the file holds no message")
 
 
 def _utterance(
