@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json_lines(
@@ -174,10 +177,9 @@ def clean_text(value: object, what: str, *, raises: type[ValueError]) -> str:
     text = value.strip()
     if not text:
         raise raises(f"{what} is empty; give it text or leave it out")
-    for position, character in enumerate(text):
-        if "\ud800" <= character <= "\udfff":
-            raise raises(
-                f"{what} holds half of a surrogate pair (U+{ord(character):04X}) at character "
-                f"{position + 1}; write the whole character, or leave it out"
-            )
+    if half := _SURROGATE.search(text):
+        raise raises(
+            f"{what} holds half of a surrogate pair (U+{ord(half[0]):04X}) at character "
+            f"{half.start() + 1}; write the whole character, or leave it out"
+        )
     return text

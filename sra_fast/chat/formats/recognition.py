@@ -127,13 +127,19 @@ def foreign_format(path: Path) -> str | None:
 
 def header_of(line: str) -> list[str]:
     """Return the names of the columns in the first line of a table."""
-    delimiter = delimiter_of(line)
-    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+    return [name.strip() for name in _cells(line, delimiter_of(line))]
 
 
 def delimiter_of(line: str) -> str:
     """Return the character that separates the columns: the one that makes most of them."""
-    return max(_DELIMITERS, key=lambda one: len(next(csv.reader([line], delimiter=one), [])))
+    return max(_DELIMITERS, key=lambda one: len(_cells(line, one)))
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # too long for a cell, or no text at all
+        return [line]
 
 
 def _is_own(entry: Mapping[str, object]) -> bool:

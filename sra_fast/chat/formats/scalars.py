@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 from sra_fast.chat.change_tally import ChangeTally
@@ -10,6 +11,7 @@ from sra_fast.chat.record_fields import ConversationError
 from sra_fast.tools.strict_json import clean_text
 
 _LARGEST = 2**63
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def identity_of(value: object, what: str) -> str:
@@ -30,8 +32,7 @@ def identity_of(value: object, what: str) -> str:
 def scalar(value: object) -> object:
     """Return a value that can be kept as metadata, or None if there is nothing or it cannot."""
     if isinstance(value, str):
-        lone = any("\ud800" <= character <= "\udfff" for character in value)
-        return None if lone else value.strip() or None
+        return None if _SURROGATE.search(value) else value.strip() or None
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
