@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from sra_fast.chat.formats.recognition import foreign_format
+from sra_fast.chat.foreign_files import foreign_formats_named
 from sra_fast.chat.record_fields import ConversationError as ConversationError
 from sra_fast.chat.record_fields import (
     fail,
@@ -27,7 +26,6 @@ from sra_fast.chat.record_fields import (
     refuse_unknown,
     text_field,
 )
-from sra_fast.tools.argument_error import UnconvertedError
 from sra_fast.tools.atomic import write_json_lines
 from sra_fast.tools.strict_json import json_values
 from sra_fast.tools.suggestions import did_you_mean
@@ -48,13 +46,6 @@ RECORD_FIELDS = (
 
 MESSAGE_FIELDS = ("role", "content", "strategy")
 """The fields that a message of a conversation has in a file."""
-
-
-class ForeignFormatError(ConversationError, UnconvertedError):
-    """Raised when a file holds conversations in another form, which can be converted.
-
-    The message names the format that was found.
-    """
 
 
 @dataclass(frozen=True)
@@ -334,29 +325,6 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
             )
         _refuse_same_ids(conversations)
     return conversations
-
-
-@contextmanager
-def foreign_formats_named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Name the format of a file, if it is another, in the error of whoever reads conversations.
-
-    Raises:
-        ForeignFormatError: the block raises a ``ValueError``, and the file is of a format that can
-            be converted.
-    """
-    try:
-        yield
-    except ForeignFormatError:
-        raise
-    except ValueError as error:
-        found = foreign_format(Path(path))
-        if found is None:
-            raise
-        raise ForeignFormatError(
-            f"{Path(path).name}: this is {found}, not a file of conversations in this library's "
-            f"own form; convert it with sra_fast.chat.conversion.convert_file ({error})",
-            path=Path(path),
-        ) from error
 
 
 def write_conversations(

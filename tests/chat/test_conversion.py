@@ -15,7 +15,6 @@ from conversation_files import FILES, OWN, SAID
 from sra_fast.chat.conversations import (
     Conversation,
     ConversationError,
-    ForeignFormatError,
     as_conversations,
     read_conversations,
 )
@@ -26,6 +25,7 @@ from sra_fast.chat.conversion import (
     read_dialogues,
     read_renamed,
 )
+from sra_fast.chat.foreign_files import ForeignFormatError
 from sra_fast.chat.formats.dialogue_tables import Columns
 
 TEXTS = [(role, text) for role, text, _ in SAID]

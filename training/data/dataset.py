@@ -19,10 +19,10 @@ from sra_fast.chat.conversations import (
     Conversation,
     ConversationError,
     as_conversations,
-    foreign_formats_named,
     parse_conversation,
     read_conversations,
 )
+from sra_fast.chat.foreign_files import foreign_formats_named
 from sra_fast.chat.templates import PromptTemplate, get_template
 from sra_fast.names import TooLong
 from sra_fast.tools.missing_extra import needed

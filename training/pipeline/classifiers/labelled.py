@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sra_fast.chat.conversations import foreign_formats_named, read_conversations
+from sra_fast.chat.conversations import read_conversations
+from sra_fast.chat.foreign_files import foreign_formats_named
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
 from sra_fast.tools.strict_json import clean_text, json_values
 from sra_fast.tools.suggestions import did_you_mean
