@@ -235,7 +235,6 @@ def parse_conversation(record: object, *, index: int, where: str) -> Conversatio
         raise ConversationError(
             f"{label_of(str(index), where)}: expected an object with 'messages' and 'strategy', "
             f"found {type(record).__name__}"
-            + ("; write one conversation a line" if isinstance(record, list) else "")
         )
     identity = identity_field(record, "id", label_of(str(index), where)) or str(index)
     label = label_of(identity, where)
@@ -314,10 +313,13 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
     with foreign_formats_named(path):
         if Path(path).is_dir():
             raise ConversationError(f"{path}: this is a folder; give a file of conversations")
-        conversations = [
-            parse_conversation(record, index=index, where=where)
-            for index, (where, record) in enumerate(json_values(path, raises=ConversationError))
-        ]
+        conversations: list[Conversation] = []
+        for where, record in json_values(path, raises=ConversationError):
+            if isinstance(record, list):
+                raise ConversationError(
+                    f"{where}: found a list; write one conversation a line, or one list of them all"
+                )
+            conversations.append(parse_conversation(record, index=len(conversations), where=where))
         if not conversations:
             raise ConversationError(
                 f"{Path(path).name}: holds no conversation; write one JSON object a line, or a "

@@ -161,7 +161,7 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
         ('{"id": "a", "strategy" "x"}', ["chats.jsonl line 2, column 24", "not valid JSON"]),
         ('{"id": "a", "id": "b"}', ["chats.jsonl line 2", "'id' stands twice"]),
         ('{"messages": [{"role": "user", "role": "user"}]}', ["line 2", "'role' stands twice"]),
-        ('[{"id": "a"}]', ["chats.jsonl line 2", "found list", "one conversation a line"]),
+        ('[{"id": "a"}]', ["chats.jsonl line 2", "found a list", "one conversation a line"]),
         ("[" * 100_000, ["chats.jsonl line 2", "not usable JSON"]),
         (json.dumps(record(situation="a\ud83d")), ["line 2", "'c7'", "U+D83D", "character 2"]),
     ],
