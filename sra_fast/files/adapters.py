@@ -130,9 +130,10 @@ def with_adapter_of(base: Any, folder: Path, *, allow_missing: bool) -> PeftMode
         for name, shape in expected.items()
         if shapes is not None and name in shapes and tuple(shapes[name]) != shape
     }
-    missing = {_in_file(name, expected) for name in report.missing_keys}
+    known = {*expected, *(shapes or ())}
+    missing = {_in_file(name, known) for name in report.missing_keys}
     missing -= {one.name for one in mismatched}
-    unexpected = {_in_file(name, expected) for name in report.unexpected_keys} - set(expected)
+    unexpected = {_in_file(name, known) for name in report.unexpected_keys} - set(expected)
     if missing or mismatched or unexpected:
         found = f"{what}: {_found(folder, missing, mismatched, unexpected)}"
         if not allow_missing:
@@ -164,7 +165,7 @@ def _in_file(name: str, known: Collection[str]) -> str:
 
     Args:
         name: the weight's name in the model.
-        known: the names that the adapter's file should hold.
+        known: the names that the adapter's file holds, and those that it should hold.
     """
     short = name.replace(f".{_NAME}", "", 1)
     bare = short.removesuffix(".weight")  # the magnitudes of DoRA are stored without it

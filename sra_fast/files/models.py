@@ -130,7 +130,7 @@ class ModelSource:
         """Load the model, and its adapter if it is one, by further arguments of transformers.
 
         Args:
-            logits: as for :meth:`load`.
+            logits: whether what is to be done depends on logits.
             arguments: further arguments of ``from_pretrained``.
 
         Raises:
@@ -154,6 +154,7 @@ class ModelSource:
             f"model {self.name!r}" if base == self.place else f"model {base!r}",
             allow_missing=self.allow_missing,
             unneeded=(lambda model: ()) if logits else output_head,
+            why_unneeded="that no mass depends on",
             **arguments,
         )
         if adapted:

@@ -82,6 +82,7 @@ def load_weights(
     *,
     allow_missing: bool,
     unneeded: Callable[[Any], Collection[str]] = lambda model: (),
+    why_unneeded: str | None = None,
     reseeded: bool = True,
     **arguments: Any,
 ) -> Any:
@@ -92,8 +93,8 @@ def load_weights(
         place: the folder or the name on the hub.
         what: what to call it in messages, such as ``"model 'tiny'"``.
         allow_missing: whether weights that are missing or of another shape are only told.
-        unneeded: returns the names of the weights that what is to be done does not depend on; these
-            are only told.
+        unneeded: returns the names of the weights that may be missing.
+        why_unneeded: what is told of these, such as ``"that no mass depends on"``; None if nothing.
         reseeded: whether the random numbers that stand in for weights are the same at every load;
             else they come from torch's generator as it is.
         arguments: further arguments of ``from_pretrained``.
@@ -134,11 +135,8 @@ def load_weights(
             )
         tell(f"{found}; random numbers stand in for them")
     told = sorted(spared & {*report["missing_keys"], *(one.name for one in mismatched)})
-    if told:
-        tell(
-            f"{what}: {_count(told, 'weight')} that nothing here depends on "
-            f"{_are(told)} not in its files: {listed(told)}"
-        )
+    if told and why_unneeded is not None:
+        tell(f"{what}: its files lack {_count(told, 'weight')} {why_unneeded}: {listed(told)}")
     if report["unexpected_keys"]:
         extra = sorted(report["unexpected_keys"])
         tell(

@@ -116,10 +116,12 @@ def train(
     with session(as_json, debug, continues=True) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 
+        from ..pipeline.classifiers import check_model
         from ..pipeline.classifiers.held_out import train_with_report
         from ..pipeline.classifiers.labelled import read_labelled
 
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
+        check_model(kind, given)
         evaluation, report = train_with_report(
             kind,
             read_labelled(file, known),

@@ -175,37 +175,10 @@ class SentenceEmbedder:
     """
 
     def __init__(self, settings: EmbeddingSettings) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        from sra_fast.files.hub_names import hub_problem
-        from sra_fast.files.model_files import DamagedModelError, check_model_files, loading
         from sra_fast.files.models import choose_device
-        from sra_fast.files.weights import load_weights
 
         self.settings = settings
-        source = packaged_model() if settings.model == PACKAGED else settings.model
-        way_out = (
-            "give a folder or a hub name with safetensors, or use the packaged one: " + _INSTALL
-        )
-        problem = None if Path(source).is_dir() else hub_problem(str(source))
-        if problem is not None:
-            raise ClassifierError(f"embedding model {settings.model!r} is {problem}; {way_out}")
-        what = f"embedding model {settings.model!r}"
-        try:
-            if Path(source).is_dir():
-                check_model_files(Path(source))
-            with loading(f"the tokenizer of {what}", str(source)):
-                self._tokenizer = AutoTokenizer.from_pretrained(source)
-            model = load_weights(
-                AutoModel,
-                str(source),
-                what,
-                allow_missing=settings.allow_missing,
-                unneeded=_pooler,
-                use_safetensors=True,
-            )
-        except DamagedModelError as error:
-            raise ClassifierError(f"{error}; {way_out}") from error
+        self._tokenizer, model = embedding_model(settings)
         self.fingerprint = weights_fingerprint(model)
         self._model = model.float().eval().to(choose_device("auto"))
         limits = [self._tokenizer.model_max_length, model.config.max_position_embeddings]
@@ -231,6 +204,49 @@ class SentenceEmbedder:
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
             embeddings.append(torch.nn.functional.normalize(mean, dim=1).double().cpu().numpy())
         return numpy.concatenate(embeddings)
+
+
+def embedding_model(settings: EmbeddingSettings, **arguments: Any) -> tuple[Any, Any]:
+    """Load the tokenizer and the model that the settings name.
+
+    Args:
+        settings: the settings, of which ``model`` and ``allow_missing`` count here.
+        arguments: further arguments of ``from_pretrained``.
+
+    Raises:
+        ClassifierError: the model cannot be loaded.
+        MissingWeightsError: its files do not hold all the weights that an embedding depends on.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    from sra_fast.files.hub_names import hub_problem
+    from sra_fast.files.model_files import DamagedModelError, check_model_files, loading
+    from sra_fast.files.weights import load_weights
+
+    source = str(packaged_model() if settings.model == PACKAGED else settings.model)
+    what = f"embedding model {settings.model!r}"
+    way_out = "give a folder or a hub name with safetensors, or use the packaged one: " + _INSTALL
+    problem = None if Path(source).is_dir() else hub_problem(source)
+    if problem is not None:
+        raise ClassifierError(f"{what} is {problem}; {way_out}")
+    try:
+        if Path(source).is_dir():
+            check_model_files(Path(source))
+        with loading(f"the tokenizer of {what}", source):
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        model = load_weights(
+            AutoModel,
+            source,
+            what,
+            allow_missing=settings.allow_missing,
+            unneeded=_pooler,
+            why_unneeded="that no embedding depends on",
+            use_safetensors=True,
+            **arguments,
+        )
+    except DamagedModelError as error:
+        raise ClassifierError(f"{error}; {way_out}") from error
+    return tokenizer, model
 
 
 def _pooler(model: Any) -> set[str]:

@@ -106,7 +106,7 @@ class EncoderClassifier:
         set_seed(settings.seed)
         classes = tuple(sorted(set(strategies)))
         try:
-            model, tokenizer = _loaded(settings.model, classes, settings, new_head=True)
+            model, tokenizer = encoder_model(settings.model, classes, settings, new_head=True)
         except ClassifierError as error:
             raise ClassifierError(str(error), "model") from error
         classifier = cls(model, tokenizer, classes, settings)
@@ -188,7 +188,7 @@ class EncoderClassifier:
         settings = checked_settings(EncoderSettings, record["settings"])
         classes = tuple(record["classes"])
         try:
-            model, tokenizer = _loaded(str(folder / MODEL), classes, settings, new_head=False)
+            model, tokenizer = encoder_model(str(folder / MODEL), classes, settings, new_head=False)
         except MissingWeightsError as error:
             raise ClassifierError(f"{error.problem}; train the classifier anew") from error
         return cls(model.to(choose_device("auto")), tokenizer, classes, settings)
@@ -204,9 +204,27 @@ class EncoderClassifier:
         ]
 
 
-def _loaded(
-    name: str, classes: tuple[str, ...], settings: EncoderSettings, *, new_head: bool
+def encoder_model(
+    name: str,
+    classes: tuple[str, ...],
+    settings: EncoderSettings,
+    *,
+    new_head: bool,
+    **arguments: Any,
 ) -> tuple[Any, Any]:
+    """Load an encoder with a classification head, and its tokenizer.
+
+    Args:
+        name: the folder or the name on the hub.
+        classes: the strategies that the head tells apart.
+        settings: the settings, of which ``allow_missing`` counts here.
+        new_head: whether the head is still to be trained, and may be missing.
+        arguments: further arguments of ``from_pretrained``.
+
+    Raises:
+        ClassifierError: it cannot be loaded.
+        MissingWeightsError: the files do not hold all of its weights.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -236,6 +254,7 @@ def _loaded(
             label2id={strategy: index for index, strategy in enumerate(classes)},
             dtype=torch.float32,
             use_safetensors=True,
+            **arguments,
         )
     except DamagedModelError as error:
         raise ClassifierError(f"{error}; {way_out}") from error

@@ -109,7 +109,6 @@ def reproduce(
     folder = RunFolder(reproduction.out, reproduction.settings())
     folder.check()
     cuts = check_feasible(reproduction)
-    reproduction.base.check()
     with folder.opened():
         commits = _commits(reproduction.out / COMMITS)
         _logger.info("1 of 4: extending the dialogues")
