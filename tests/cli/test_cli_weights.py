@@ -121,6 +121,19 @@ def test_an_output_head_counts_where_logits_do(
         call(ALL[command], given, status=0)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("command", ["score", "train", "extend", "tuned"])
+def test_a_damaged_file_is_named_before_anything_is_written(
+    tmp_path: Path, places: dict[str, Path], command: str, name: str
+) -> None:
+    model = copied(places["WHOLE"], tmp_path / "model")
+    content = (model / name).read_bytes()
+    (model / name).write_bytes(content[: len(content) // 2])
+    given = {**places, "MODEL": model, "OUT": tmp_path / "out"}
+    assert f"{model / name} is damaged" in call(ALL[command], given, status=1)["error"]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", ["score", "train"])
 def test_whoever_means_it_may(tmp_path: Path, places: dict[str, Path], command: str) -> None:
     model = without(copied(places["WHOLE"], tmp_path / "model"), QUERY)

@@ -37,6 +37,11 @@ KINDS: dict[str, Callable[[], Any]] = {
     ),
     "norms": lambda: peft.LNTuningConfig(),
 }
+MORE = {
+    "loha": lambda: peft.LoHaConfig(r=2, target_modules=TARGETS),
+    "oft": lambda: peft.OFTConfig(r=0, oft_block_size=4, target_modules=TARGETS),
+    "vera": lambda: peft.VeraConfig(r=2, target_modules=["q_proj"]),
+}
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
@@ -80,11 +85,11 @@ def changed(folder: Path, **values: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *MORE])
 def test_an_adapter_does_what_it_did_when_it_was_saved(
     tmp_path: Path, base: Path, kind: str
 ) -> None:
-    adapted = save_adapter(tmp_path / "adapter", base, KINDS[kind]())
+    adapted = save_adapter(tmp_path / "adapter", base, (KINDS | MORE)[kind]())
     source = find_model(str(tmp_path / "adapter"))
     source.check()
     loaded = source.load("auto", "cpu")
