@@ -29,7 +29,6 @@ from sra_fast.files.weights import (
     seeded,
     tell,
 )
-from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
@@ -101,9 +100,12 @@ def with_adapter_of(base: Any, folder: Path, *, allow_missing: bool) -> PeftMode
     with warnings.catch_warnings(), seeded():
         warnings.simplefilter("ignore")  # everything that is warned of here is judged below
         try:
-            model = get_peft_model(base, config, adapter_name=_NAME)
-        except ValueError as error:
-            raise _unfit(what, folder, base, config, shapes, error) from error
+            with loading(what, str(folder)):
+                model = get_peft_model(base, config, adapter_name=_NAME)
+        except DamagedModelError as error:
+            if shapes is None or any(_in_model(name, base) for name in shapes):
+                raise
+            raise _unfit(what, folder, base, shapes) from error
         expected = {
             name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()
         }
@@ -184,26 +186,15 @@ def _found(folder: Path, missing: set[str], mismatched: set[Mismatch], unexpecte
     return "; ".join(clauses)
 
 
-def _unfit(
-    what: str,
-    folder: Path,
-    base: Any,
-    config: Any,
-    shapes: dict[str, list[int]] | None,
-    error: ValueError,
-) -> ArgumentError:
-    """Return the error for an adapter that PEFT cannot put on a model at all."""
-    reason = str(error).splitlines()[0]
-    if shapes is None or any(_in_model(name, base) for name in shapes):
-        return DamagedModelError(f"{what} cannot be put on {type(base).__name__}: {reason}")
+def _unfit(what: str, folder: Path, base: Any, shapes: Collection[str]) -> MissingWeightsError:
+    """Return the error for an adapter that is for none of a model's modules."""
     return MissingWeightsError(
         f"{what}: {folder / ADAPTER_WEIGHTS} is for the modules of another model, of which "
         f"{type(base).__name__} has none: {listed(shapes)}",
         f"give the base model that it was trained on ({folder / ADAPTER_CONFIG}: "
         "base_model_name_or_path)",
-        (),
-        (),
-        sorted(shapes),
+        missing=(),
+        unexpected=sorted(shapes),
         allowable=False,
     )
 

@@ -15,7 +15,8 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 
-_EAGER = (CONFIG, ADAPTER_CONFIG, "generation_config.json", INDEX)
+_OLD_INDEX = "pytorch_model.bin.index.json"
+_EAGER = (CONFIG, ADAPTER_CONFIG, "generation_config.json")
 _OF_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
 _NUMBERED_PART = re.compile(r"(.*\.\d+\..*)\.(\d+)\.(.*)")  # an expert of a numbered layer
 _LONGEST = 300  # characters of another library's error
@@ -40,10 +41,12 @@ def check_model_files(folder: Path) -> None:
     for name in _EAGER:
         if (folder / name).is_file():
             read_json(folder / name)
-    if (folder / INDEX).is_file():
-        _check_shards(folder, read_json(folder / INDEX))
-    for file in sorted(folder.glob("*.safetensors")):
-        tensor_shapes(file)
+    for index in (INDEX, _OLD_INDEX):
+        if (folder / index).is_file():
+            _check_shards(folder / index)
+    for file in (*_weight_files(folder), folder / ADAPTER_WEIGHTS):
+        if file.is_file():
+            tensor_shapes(file)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
 
 
 def file_of(folder: Path, tensor: str) -> Path | None:
-    """Return the safetensors file that holds a tensor, or should by the index or alone could.
+    """Return the safetensors file of a model that holds a tensor, or that should hold it.
 
     Args:
         folder: the folder of a model.
@@ -90,11 +93,10 @@ def file_of(folder: Path, tensor: str) -> Path | None:
     Returns:
         The file, or None if the folder does not tell.
     """
-    if (folder / INDEX).is_file():
-        placed: Mapping[str, str] = read_json(folder / INDEX).get("weight_map", {})
-        name = placed.get(tensor)
-        return None if name is None else folder / name
-    return folder / WEIGHTS if (folder / WEIGHTS).is_file() else None
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
+    name = _placed(folder / INDEX).get(tensor) if (folder / INDEX).is_file() else None
+    return None if name is None else folder / name
 
 
 def uneven_parts(folder: Path) -> set[str]:
@@ -107,7 +109,7 @@ def uneven_parts(folder: Path) -> set[str]:
         folder: the folder of a model.
     """
     parts: dict[str, dict[str, set[str]]] = {}
-    for file in folder.glob("*.safetensors"):
+    for file in filter(Path.is_file, _weight_files(folder)):
         for name in tensor_shapes(file):
             if numbered := _NUMBERED_PART.fullmatch(name):
                 before, number, after = numbered.groups()
@@ -155,15 +157,28 @@ def _blame_tokenizer_file(folder: Path) -> None:
             read_json(folder / name)
 
 
-def _check_shards(folder: Path, index: Mapping[str, Any]) -> None:
-    placed = index.get("weight_map")
-    if not isinstance(placed, dict) or not all(isinstance(one, str) for one in placed.values()):
-        raise DamagedModelError(
-            f"{folder / INDEX} is damaged: it has no weight_map of names; {_GET_IT_AGAIN}"
-        )
-    absent = sorted({name for name in placed.values() if not (folder / name).is_file()})
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold a model's weights, and none that merely lies there."""
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return [folder / WEIGHTS]
+    return sorted({folder / name for name in _placed(folder / INDEX).values()})
+
+
+def _check_shards(index: Path) -> None:
+    names = set(_placed(index).values())
+    absent = sorted(name for name in names if not (index.parent / name).is_file())
     if absent:
         raise DamagedModelError(
-            f"{folder / INDEX} names {len(set(placed.values()))} files of weights, and "
-            f"{len(absent)} of them are not there: {', '.join(absent)}; {_GET_IT_AGAIN}"
+            f"{index} names {len(names)} files of weights, and {len(absent)} of them are not "
+            f"there: {', '.join(absent)}; {_GET_IT_AGAIN}"
         )
+
+
+def _placed(index: Path) -> Mapping[str, str]:
+    """Return the name of the file that holds each tensor, by the tensor's name."""
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(one, str) for one in placed.values()):
+        raise DamagedModelError(
+            f"{index} is damaged: it has no weight_map of names; {_GET_IT_AGAIN}"
+        )
+    return placed

@@ -18,7 +18,7 @@ from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -63,14 +63,10 @@ class ModelSource:
         ``config`` is a SHA-256 of the configuration, ``weights`` the hub's commit, or for a folder
         a SHA-256 of the sizes of the weight files and of samples spread over each.
         """
-        from transformers import AutoConfig
-
         base = self._adapter_base()
-        with loading(f"the configuration of model {self.name!r}", base or self.place):
-            config = AutoConfig.from_pretrained(base or self.place, **self._gguf_file())
         fields = {
             key: value
-            for key, value in config.to_dict().items()
+            for key, value in self._config().to_dict().items()
             if key not in ("_name_or_path", "transformers_version")
         }
         text = json.dumps(fields, sort_keys=True, default=str)
@@ -117,12 +113,12 @@ class ModelSource:
     def check(self) -> None:
         """Check that :meth:`load` will find all weights, and read none of them.
 
-        A GGUF file is not checked: to do so is to read it.
+        GGUF files and quantised models are left to :meth:`load`: to check one is to read it.
 
         Raises:
             MissingWeightsError, DamagedModelError: as :meth:`load`.
         """
-        if self.gguf is None:
+        if self.gguf is None and getattr(self._config(), "quantization_config", None) is None:
             needed("train", "accelerate")
             self.with_weights(device_map="meta")
 
@@ -161,6 +157,15 @@ class ModelSource:
             adapter = with_adapter_of(model, folder, allow_missing=self.allow_missing)
             model = adapter.get_base_model()
         return model
+
+    def _config(self) -> PreTrainedConfig:
+        """Return the configuration of the model, or of the one under the adapter."""
+        from transformers import AutoConfig
+
+        place = self._adapter_base() or self.place
+        with loading(f"the configuration of model {self.name!r}", place):
+            config: PreTrainedConfig = AutoConfig.from_pretrained(place, **self._gguf_file())
+        return config
 
     def _gguf_file(self) -> dict[str, Any]:
         if self.gguf is None:
