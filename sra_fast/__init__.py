@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sra_fast.tools.lazy_names import lazy_names
+from sra_fast.tools.moved_modules import keep_old_paths
+
+keep_old_paths()
 
 __version__ = "0.1.0"
 

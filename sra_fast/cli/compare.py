@@ -27,6 +27,7 @@ def compare(
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -51,7 +52,15 @@ def compare(
         conversations = read_conversations(file)
         folder = out or RESULTS / f"{file.stem}-compare"
         scorer = make_scorer(
-            file, model, strategies, definition, batch_tokens, dtype, device, backend
+            file,
+            model,
+            strategies,
+            definition,
+            batch_tokens,
+            dtype,
+            device,
+            backend,
+            allow_missing=allow_missing,
         )
         whole = RunFolder(folder, scorer.settings("compare", turns=turns))
         whole.check()

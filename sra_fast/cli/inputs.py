@@ -55,6 +55,8 @@ def make_scorer(
     dtype: DType,
     device: Device,
     backend: str,
+    *,
+    allow_missing: bool,
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
@@ -70,4 +72,4 @@ def make_scorer(
         device=device,
         backend=backend,
     )
-    return FileScorer(find_model(model), file, options)
+    return FileScorer(find_model(model, allow_missing=allow_missing), file, options)

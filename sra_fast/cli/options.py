@@ -159,6 +159,14 @@ BatchTokens = Annotated[
         "pass of its own.",
     ),
 ]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing",
+        help="Load a model whose files lack weights, or an adapter that does not fit its base "
+        "model, with random numbers in their place; without this option it is an error.",
+    ),
+]
 DTYPE = "The number format to load the weights in; auto is the format they are stored in."
 DTypeOption = Annotated[DType, typer.Option("--dtype", help=DTYPE)]
 DeviceOption = Annotated[

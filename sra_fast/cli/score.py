@@ -20,6 +20,7 @@ def score(
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -43,7 +44,15 @@ def score(
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
         scorer = make_scorer(
-            file, model, strategies, definition, batch_tokens, dtype, device, backend
+            file,
+            model,
+            strategies,
+            definition,
+            batch_tokens,
+            dtype,
+            device,
+            backend,
+            allow_missing=allow_missing,
         )
         job = scorer.prepare("score", folder, conversations, chosen, turns)
         with token_progress(current, [job]) as on_progress:

@@ -54,7 +54,7 @@ def code_fingerprint(thing: object) -> dict[str, str]:
     try:
         source = inspect.getsource(code)
     except (OSError, TypeError):  # not a single line of source, or nothing that can have some
-        packages = importlib.metadata.packages_distributions().get(module.partition(".")[0], [])
+        packages = _packages_with(module.partition(".")[0])
         if not packages:
             raise ValueError(
                 f"the source of {place} cannot be read, so a run folder could not tell when it "
@@ -85,3 +85,14 @@ def commit() -> str:
         return git("rev-parse", "--short", "HEAD") + (" with local changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _packages_with(module: str) -> list[str]:
+    """Return the names of the installed packages that a module at top level comes from."""
+    packages = importlib.metadata.packages_distributions().get(module)
+    if packages is None:  # Python 3.10 does not look into wheels without a list of their modules
+        try:
+            packages = [importlib.metadata.distribution(module).name]
+        except importlib.metadata.PackageNotFoundError:
+            packages = []
+    return list(packages)

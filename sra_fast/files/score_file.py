@@ -175,7 +175,9 @@ class FileScorer:
             ValueError: there is no such model, or it cannot be scored.
         """
         if self._model is None:
-            model = self.source.load(self.options.dtype, choose_device(self.options.device))
+            model = self.source.load(
+                self.options.dtype, choose_device(self.options.device), logits=False
+            )
             serve(model)
             self._model = model
         return self._model

@@ -47,6 +47,7 @@ def extend(
     seed: replying.Seed = 42,
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -77,6 +78,7 @@ def extend(
             device,
             retries=retries,
             timeout=timeout,
+            allow_missing=allow_missing,
         )
         extension = Extension(
             file=file,

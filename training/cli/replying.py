@@ -103,6 +103,7 @@ def replier(
     *,
     retries: int,
     timeout: float,
+    allow_missing: bool,
 ) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
     """Return the settings that identify a model, and a function that loads it to reply.
 
@@ -114,9 +115,11 @@ def replier(
         dtype, device: the number format and the device of a model that is loaded here.
         retries: how many times a failed request to the endpoint is repeated.
         timeout: the seconds without a sign of life after which a request fails.
+        allow_missing: whether weights that the model's files lack are only told.
 
     Raises:
-        ValueError: there is no such model, or the endpoint's settings cannot be.
+        ValueError: there is no such model, its files do not hold all of its weights, or the
+            endpoint's settings cannot be.
     """
     if endpoint is not None:
         from ..pipeline.endpoint import Endpoint
@@ -132,7 +135,8 @@ def replier(
 
     from sra_fast.files.models import choose_device, find_model
 
-    source, where = find_model(model), choose_device(device)
+    source, where = find_model(model, allow_missing=allow_missing), choose_device(device)
+    source.check()
 
     def load() -> Replier:
         from ..pipeline.generation.replies import LocalReplier

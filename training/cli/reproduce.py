@@ -66,6 +66,7 @@ def reproduce(
         ),
     ] = None,
     device: options.DeviceOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -95,7 +96,7 @@ def reproduce(
             Reproduction(
                 file=file,
                 out=out,
-                base=find_model(model),
+                base=find_model(model, allow_missing=allow_missing),
                 strategies=STRATEGIES if strategies is None else read_strategies(strategies),
                 cutting=Cutting(cuts=cuts, dialogues=dialogues, seed=training.seed),
                 sampling=Sampling(temperature, top_p, max_new_tokens, training.seed),

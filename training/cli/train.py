@@ -214,6 +214,7 @@ def train(
         _setting("--dtype", options.DTYPE, "auto", _MEMORY),
     ] = None,
     device: options.DeviceOption = "auto",
+    allow_missing: options.AllowMissing = False,
     load_4bit: Annotated[
         bool | None,
         _setting(
@@ -290,7 +291,7 @@ def train(
                 "mlp_slices": mlp_slices,
             },
         )
-        source = find_model(model)
+        source = find_model(model, allow_missing=allow_missing)
         with step_progress(current) as on_log:
             result = run(
                 TrainingRun(

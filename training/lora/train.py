@@ -54,7 +54,7 @@ from ..memory.mlp_slices import sliced_mlps
 from ..sra.callback import SRACallback
 from ..sra.history import NAME as HISTORY
 from . import processes
-from .adapter import check_base, load_base, with_adapter
+from .adapter import check_base, check_resumable, load_base, with_adapter
 from .checkpoints import checkpoints, newest_checkpoint, remove_incomplete
 from .outcome import RESULT, RESULT_FILES, write_outcome
 from .processes import is_first
@@ -187,6 +187,8 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
         arguments.eval_on_start = False
     stops = data.evaluation is not None and config.patience is not None
     model = with_adapter(base, config)
+    if last is not None:
+        check_resumable(model, last)
     trainer = ReplyTrainer(
         model,
         arguments,

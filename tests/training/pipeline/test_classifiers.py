@@ -24,6 +24,7 @@ from transformers import (
     RobertaModel,
 )
 
+from broken_checkpoints import without
 from chat_tokenizers import byte_level_bpe, word_piece
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.training.pipeline.classifiers import (
@@ -237,6 +238,10 @@ def test_encoder_learns_and_is_the_same_after_saving(
     assert own.config.id2label == {0: "A", 1: "Z"}
     with pytest.warns(UserWarning, match="1 of 2 responses are longer than"):
         assert loaded.probabilities(["a" * 400, "z"]).shape == (2, 2)
+    lost = "classifier.out_proj.weight"
+    without(tmp_path / "c" / "encoder", lost)
+    with pytest.raises(ClassifierError, match=f"lacks 1 weight: {lost}.*train the classifier anew"):
+        load_classifier(tmp_path / "c")
 
 
 def test_several_gpus_do_not_multiply_the_encoders_batch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -76,6 +76,28 @@ def train_classifier(
 
     encoder = checked_settings(EncoderSettings, settings)
     return EncoderClassifier.train(responses, strategies, encoder)
+
+
+def check_model(kind: ClassifierKind, settings: Mapping[str, Any]) -> None:
+    """Check that the model of a kind of classifier is there with all of its weights, unread.
+
+    Args:
+        kind: "lexical", which has no model, "embedding" or "roberta".
+        settings: the settings of that kind.
+
+    Raises:
+        ClassifierError: a setting is unknown, or the model cannot be loaded.
+        MissingWeightsError: the model's files do not hold all of its weights.
+    """
+    if kind == "embedding":
+        from .embedding import EmbeddingSettings, embedding_model
+
+        embedding_model(checked_settings(EmbeddingSettings, settings), device_map="meta")
+    elif kind == "roberta":
+        from .encoder import EncoderSettings, encoder_model
+
+        encoder = checked_settings(EncoderSettings, settings)
+        encoder_model(encoder.model, ("one", "other"), encoder, new_head=True, device_map="meta")
 
 
 def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:

@@ -238,11 +238,16 @@ def opened(evaluation: Evaluation) -> Iterator[None]:
     """Open the folder of a run inside ``with``: no other process may work in it meanwhile.
 
     Raises:
-        ValueError: the conversations cannot be evaluated, or the folder holds something else.
+        ValueError: the conversations cannot be evaluated, the folder holds something else, or the
+            files of a model do not hold all of its weights.
     """
     evaluation.plans()
     _check_unseen(evaluation, chosen(evaluation))  # before the folder takes the file as its own
     folder = RunFolder(evaluation.out, evaluation.settings())
+    folder.check()
+    for source in (evaluation.base, evaluation.tuned):
+        if source is not None:
+            source.check()  # the base model is loaded last, after all replies of the tuned one
     with folder.opened():
         yield
         folder.finish()

@@ -173,7 +173,9 @@ class Reproduction:
             file=self.out / EXTENDED / TEST,
             out=self.out / EVALUATION,
             base=self.base,
-            tuned=find_model(str(self.out / TUNED / ADAPTER)),
+            tuned=find_model(
+                str(self.out / TUNED / ADAPTER), allow_missing=self.base.allow_missing
+            ),
             templates=list(TEMPLATES.values()),
             strategies=self.strategies,
             classifier=classifier,
