@@ -21,6 +21,8 @@ def compare(
     templates: options.TemplateNames = _ALL_SEVEN,
     strategies: options.StrategyFile = None,
     turns: options.TurnsOption = "all",
+    layout: options.LayoutOption = "as_generated",
+    thoughts: options.ThoughtsOption = None,
     definition: options.DefinitionOption = "paper",
     out: options.OutFolder = None,
     batch_tokens: options.BatchTokens = FORWARD_TOKENS,
@@ -43,6 +45,7 @@ def compare(
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
+        from sra_fast.files.run_date import DATE, first_day
         from sra_fast.files.run_folder import RunFolder
         from sra_fast.report.comparison import compare as compared
         from sra_fast.report.comparison import undefined_note
@@ -51,9 +54,19 @@ def compare(
         conversations = read_conversations(file)
         folder = out or RESULTS / f"{file.stem}-compare"
         scorer = make_scorer(
-            file, model, strategies, definition, batch_tokens, dtype, device, backend
+            file,
+            model,
+            strategies,
+            definition,
+            batch_tokens,
+            dtype,
+            device,
+            backend,
+            layout,
+            thoughts,
         )
-        whole = RunFolder(folder, scorer.settings("compare", turns=turns))
+        day = first_day(folder)
+        whole = RunFolder(folder, scorer.settings("compare", turns=turns, **{DATE: day}))
         whole.check()
         jobs = [
             scorer.prepare(
@@ -62,6 +75,7 @@ def compare(
                 conversations,
                 one,
                 turns,
+                part_of=folder,
             )
             for one in chosen
         ]

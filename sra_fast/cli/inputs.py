@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sra_fast.names import Device, DType
+from sra_fast.names import Device, DType, Layout
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
+    from sra_fast.chat.thoughts import Thoughts
     from sra_fast.files.score_file import FileScorer
 
 RESULTS = Path("sra-results")
@@ -55,6 +56,8 @@ def make_scorer(
     dtype: DType,
     device: Device,
     backend: str,
+    layout: Layout = "as_generated",
+    thoughts: Thoughts | None = None,
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
@@ -69,5 +72,7 @@ def make_scorer(
         dtype=dtype,
         device=device,
         backend=backend,
+        layout=layout,
+        thoughts=thoughts,
     )
     return FileScorer(find_model(model), file, options)

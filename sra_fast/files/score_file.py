@@ -14,13 +14,15 @@ from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.definitions import DEFINITIONS, check_definition, known_definitions
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import code_fingerprint, file_sha256, versions
+from sra_fast.files.run_date import DATE, first_day, start_of
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.names import FORWARD_TOKENS, Device, DType, Turns
+from sra_fast.names import FORWARD_TOKENS, Device, DType, Layout, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
@@ -54,6 +56,7 @@ class ScoringOptions:
         batch_tokens: the most tokens of one forward pass, unless one prompt is longer.
         dtype, device: number format and place of the model's weights.
         backend: backend of the op.
+        layout, thoughts: the arguments of those names of :func:`sra_fast.encode`.
 
     Raises:
         KeyError: there is no such definition.
@@ -66,6 +69,8 @@ class ScoringOptions:
     dtype: DType = "auto"
     device: Device = "auto"
     backend: str = "auto"
+    layout: Layout = "as_generated"
+    thoughts: Thoughts | None = None
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -137,6 +142,7 @@ class FileScorer:
         conversations: Sequence[Conversation],
         template: PromptTemplate,
         turns: Turns,
+        part_of: Path | None = None,
     ) -> Job:
         """Encode conversations for scoring, and check that the folder can take them.
 
@@ -146,20 +152,26 @@ class FileScorer:
             conversations: the conversations.
             template: the prompt template.
             turns: "all" to score every reply, "last" to score the last one of each conversation.
+            part_of: the folder of the run that this one is a part of, whose date counts; None for
+                one that stands alone.
 
         Raises:
             ValueError: a conversation cannot be encoded, or the folder holds something else.
         """
+        day = first_day(part_of or folder)
         prompts = encode_prompts(
             self.tokenizer,
             conversations,
             template,
             strategies=self.options.strategies,
             turns=turns,
+            layout=self.options.layout,
+            thoughts=self.options.thoughts,
+            now=start_of(day),
         )
         for prompt in prompts:
             self._check_definable(prompt, conversations)
-        settings = self.settings(kind, template=asdict(template), turns=turns)
+        settings = self.settings(kind, template=asdict(template), turns=turns, **{DATE: day})
         settings["prompts_sha256"] = _digest(prompts)  # last: the other settings say more
         run = ScoreFolder(folder, settings)
         run.check()
@@ -252,6 +264,7 @@ class FileScorer:
                 "conversation": conversation.id,
                 "dialogue": conversation.dialogue or conversation.id,
                 "turn": prompt.turns[k - 1],
+                "layout": prompt.layouts[k - 1],
                 "strategy": conversation.strategy,
                 "template": job.template.name,
                 "prompt_tokens": int((prompt.response_mask == k).nonzero()[0]),
@@ -299,6 +312,8 @@ class FileScorer:
             "input_sha256": file_sha256(input_file),
             "model": self.source.fingerprint(),
             **options,
+            # None is what runs of earlier versions say of what they did not know.
+            "layout": None if self.options.layout == "as_generated" else self.options.layout,
             "strategies": dict(self.options.strategies),
             **({"own_definitions": own} if own else {}),
             **({"own_backend": code_fingerprint(backend)} if backend is not None else {}),

@@ -24,7 +24,7 @@ from chat_tokenizers import (
     byte_level_bpe,
     word_piece,
 )
-from sra_fast.chat.chat_text import EncodingError
+from sra_fast.chat.chat_template import EncodingError
 from sra_fast.chat.conversations import ConversationError
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode, encode_prompts, padding_token
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate

@@ -24,6 +24,7 @@ def extend(
     out: pipeline_options.RunOut,
     template: options.TemplateName = "c1_hf",
     strategies: options.StrategyFile = None,
+    thoughts: options.ThoughtsOption = None,
     dialogues: pipeline_options.MostDialogues = None,
     cuts: pipeline_options.MostCuts = None,
     probability: Annotated[
@@ -77,6 +78,8 @@ def extend(
             device,
             retries=retries,
             timeout=timeout,
+            thoughts=thoughts,
+            out=out,
         )
         extension = Extension(
             file=file,
@@ -88,6 +91,7 @@ def extend(
             replier=named,
             test=test,
             validation=validation,
+            thoughts=thoughts,
         )
         with reply_progress(current) as on_progress:
             described = run(extension, make, on_progress)

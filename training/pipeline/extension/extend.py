@@ -21,7 +21,9 @@ from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation, write_conversations
 from sra_fast.chat.esconv import Dialogue, read_dialogues
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.files.provenance import file_sha256
+from sra_fast.files.run_date import DATE, first_day
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.names import TEST_SHARE, VALIDATION_SHARE
 from sra_fast.tools.atomic import write_json, write_text
@@ -54,6 +56,10 @@ class Extension:
         replier: what identifies the model, as values of JSON, for ``run.json``.
         test: the share of dialogues in the test part; the default is the paper's.
         validation: the share of dialogues in the validation part; the default is the paper's.
+        thoughts: the tags around a thought before a reply, which is taken off, as
+            :func:`sra_fast.encode` takes them.
+        part_of: the folder of the run that this extension is a stage of, whose date counts; None
+            for one that stands alone.
     """
 
     file: Path
@@ -65,6 +71,8 @@ class Extension:
     replier: Mapping[str, Any]
     test: float = TEST_SHARE
     validation: float = VALIDATION_SHARE
+    thoughts: Thoughts | None = None
+    part_of: Path | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the replies depend on, as values of JSON."""
@@ -77,7 +85,9 @@ class Extension:
             "sampling": asdict(self.sampling),
             "test": self.test,
             "validation": self.validation,
+            "thoughts": self.thoughts,
             "version": __version__,
+            DATE: first_day(self.part_of or self.out),
             "file": self.file.stem,  # ids begin with it, and random numbers come from ids
             "file_sha256": file_sha256(self.file),
         }

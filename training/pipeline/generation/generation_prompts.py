@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sra_fast.chat.chat_text import takes_system_message, write_chat
+from sra_fast.chat.chat_template import ChatTemplate
+from sra_fast.chat.chat_text import write_chat
 from sra_fast.chat.conversations import Conversation
-from sra_fast.chat.encoding import check_tokenizer, control_tokens
 from sra_fast.chat.templates import Prompt, PromptTemplate, render_prompts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PLACEHOLDER = "\u2026"  # stands for the reply that is yet to come
 
@@ -70,28 +66,23 @@ def generation_prompts(
     return made
 
 
-def tokenized_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[GenerationPrompt]
-) -> list[Tensor]:
+def tokenized_prompts(template: ChatTemplate, prompts: Sequence[GenerationPrompt]) -> list[Tensor]:
     """Return the token ids of each prompt up to where the reply begins, ``[T]`` int64.
 
     Args:
-        tokenizer: the tokenizer of the model, with its chat template.
+        template: the chat template of the model's tokenizer.
         prompts: the prompts to encode.
 
     Raises:
-        EncodingError: the tokenizer or a prompt cannot be used, for the same reasons as in
+        EncodingError: a prompt cannot be used, for the same reasons as in
             :func:`sra_fast.encode`.
     """
-    check_tokenizer(tokenizer)
-    takes_system = takes_system_message(tokenizer)
-    control = control_tokens(tokenizer)
     texts = []
     for prompt in prompts:
-        written = write_chat(tokenizer, prompt.prompt, takes_system, control)
+        written = write_chat(template, prompt.prompt)
         begin = next(start for part, start, _ in written.spans if part.turn is not None)
         texts.append(written.text[:begin])
-    encoded = tokenizer(
+    encoded = template.tokenizer(
         texts, add_special_tokens=False, return_attention_mask=False, padding=False, verbose=False
     )
     return [torch.tensor(ids, dtype=torch.int64) for ids in encoded["input_ids"]]
