@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from sra_fast.chat.chat_template import PRIVATE_USE, ChatTemplate, EncodingError
 from sra_fast.chat.templates import Prompt, PromptMessage
-from sra_fast.chat.thoughts import reply_start
+from sra_fast.chat.thoughts import reply_start, without_tags
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,11 @@ def write_chat(template: ChatTemplate, prompt: Prompt) -> ChatText:
     label = prompt.conversation.label
     messages = _messages(template, prompt)
     parts = list(_parts(template, messages, prompt))
-    words = "\n".join(message.content for message in messages)
+    texts = [(m.role, _text_of(template, m)) for m in messages]
+    words = "\n".join(text for _, text in texts)
     for token in template.control_tokens:
         if token in words:
-            where = next((m.role for m in messages if token in m.content), "chat")
+            where = next((role for role, text in texts if token in text), "chat")
             raise EncodingError(
                 f"{label}: {token!r} stands in the text of a message ({where}), and this tokenizer "
                 "reads it as a control token, not as text; take it out"
@@ -101,6 +102,13 @@ def write_chat(template: ChatTemplate, prompt: Prompt) -> ChatText:
     ranges = [(p, found[2 * i][0], found[2 * i + 1][0]) for i, p in enumerate(parts)]
     _check_order(ranges, label)
     return ChatText(text, tuple(ranges))
+
+
+def _text_of(template: ChatTemplate, message: PromptMessage) -> str:
+    """Return what must be text in a message: all but the tags around an assistant's thought."""
+    if message.role != "assistant":
+        return message.content
+    return without_tags(message.content, template.thoughts)
 
 
 def plain_chat(template: ChatTemplate, prompt: Prompt) -> str:

@@ -135,7 +135,9 @@ def encode_prompts(
     labelled = (
         (index, conversation.label, written)
         for index, conversation in enumerate(as_conversations(conversations))
-        for prompt in render_prompts(conversation, chosen, strategies, turns=turns)
+        for prompt in render_prompts(
+            conversation, chosen, strategies, turns=turns, thoughts=chat.thoughts
+        )
         for written in write_turns(chat, prompt, layout)
     )
     encoded: list[EncodedPrompt] = []

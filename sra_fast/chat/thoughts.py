@@ -62,15 +62,32 @@ def reply_start(content: str, thoughts: Sequence[Thoughts]) -> int:
         content: the message.
         thoughts: pairs of tags; the first one that the message begins with counts.
     """
+    thought = _thought(content, thoughts)
+    return 0 if thought is None else len(content) - len(content[thought[2] :].lstrip())
+
+
+def without_tags(content: str, thoughts: Sequence[Thoughts]) -> str:
+    """Return an assistant message without the tags around the thought that it begins with.
+
+    Args:
+        content: the message.
+        thoughts: pairs of tags; the first one that the message begins with counts.
+    """
+    thought = _thought(content, thoughts)
+    if thought is None:
+        return content
+    begin, end, reply = thought
+    return f"{content[begin:end]}\n{content[reply:]}"
+
+
+def _thought(content: str, thoughts: Sequence[Thoughts]) -> tuple[int, int, int] | None:
+    """Return where the thought of a message begins and ends, and where its closing tag ends."""
     first = len(content) - len(content.lstrip())
     for opening, closing in thoughts:
-        if not content.startswith(opening, first):
-            continue
-        at = content.find(closing, first + len(opening))
-        if at >= 0:
-            rest = content[at + len(closing) :]
-            return len(content) - len(rest.lstrip())
-    return 0
+        begin = first + len(opening)
+        if content.startswith(opening, first) and (end := content.find(closing, begin)) >= 0:
+            return begin, end, end + len(closing)
+    return None
 
 
 def thoughts_of_template(

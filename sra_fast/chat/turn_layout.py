@@ -85,11 +85,7 @@ def _layout(template: ChatTemplate, prompt: Prompt, text: ChatText, turn: int) -
 
 
 def _is_alike(template: ChatTemplate, prompt: Prompt, text: ChatText, turn: int) -> bool:
-    """Return whether a text reads as the one that ends with a turn, up to the end of its reply.
-
-    What follows the reply is compared too, up to the next control token: a token may reach from one
-    into the other.
-    """
+    """Return whether a text reads as the one that ends with a turn, up to the end of its reply."""
     end = next(end for part, _, end in text.spans if part.turn == turn)
     if turn == prompt.turns[-1] and prompt.messages[-1].turn == turn:
         return True
@@ -99,13 +95,27 @@ def _is_alike(template: ChatTemplate, prompt: Prompt, text: ChatText, turn: int)
         return False
     if own[:end] != text.text[:end]:
         return False
-    after, own_after = (_before_control(template, one[end:]) for one in (text.text, own))
-    return after == own_after or (end + len(own_after) == len(own) and after.startswith(own_after))
+    # A token may reach from the reply into what follows it, unless a control token ends both.
+    ends = tuple(_before_control(template, one[end:]) for one in (text.text, own))
+    return ends[0] == ends[1] or _tokens(template, text.text, end) == _tokens(template, own, end)
 
 
 def _before_control(template: ChatTemplate, text: str) -> str:
+    """Return what stands before the first control token, with that token's place if there is one.
+
+    Two texts of which one goes on with a control token and the other simply ends are not alike.
+    """
     found = [at for token in template.control_tokens if (at := text.find(token)) >= 0]
-    return text[: min(found, default=len(text))]
+    return text[: min(found)] if found else text + "\0"
+
+
+def _tokens(template: ChatTemplate, text: str, end: int) -> list[int]:
+    """Return the tokens of a text that begin before a character."""
+    made = template.tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    columns = zip(made["input_ids"], made["offset_mapping"], strict=True)
+    return [token for token, (start, _) in columns if start < end]
 
 
 def _up_to(prompt: Prompt, turn: int) -> Prompt:

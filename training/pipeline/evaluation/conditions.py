@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sra_fast.chat.chat_template import read_chat_template
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
@@ -100,7 +101,8 @@ def fill_condition(
     Raises:
         ValueError: all replies are empty, or a conversation cannot be used.
     """
-    prompts = generation_prompts(conversations, plan.template, strategies)
+    pairs = read_chat_template(tokenizer, thoughts=thoughts, now=now).thoughts
+    prompts = generation_prompts(conversations, plan.template, strategies, pairs)
     replier = LocalReplier(model, tokenizer, sampling, batch=batch, thoughts=thoughts, now=now)
     replies = complete(replier, prompts, folder / REPLIES, on_progress)
     whole = [

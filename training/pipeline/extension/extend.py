@@ -131,7 +131,8 @@ def fill_cuts(
 
     The other arguments, the result and the errors are those of :func:`extend`.
     """
-    prompts = generation_prompts(cuts.opened, extension.template, extension.strategies)
+    given = () if extension.thoughts is None else (extension.thoughts,)
+    prompts = generation_prompts(cuts.opened, extension.template, extension.strategies, given)
     folder = RunFolder(extension.out, extension.settings())
     with folder.opened():
         try:

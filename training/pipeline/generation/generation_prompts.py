@@ -15,6 +15,7 @@ from sra_fast.chat.chat_template import ChatTemplate
 from sra_fast.chat.chat_text import write_chat
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.templates import Prompt, PromptTemplate, render_prompts
+from sra_fast.chat.thoughts import Thoughts
 
 PLACEHOLDER = "\u2026"  # stands for the reply that is yet to come
 
@@ -46,6 +47,7 @@ def generation_prompts(
     conversations: Iterable[Conversation],
     template: PromptTemplate,
     strategies: Mapping[str, str] | None = None,
+    thoughts: Sequence[Thoughts] = (),
 ) -> list[GenerationPrompt]:
     """Make a prompt for the last reply of each conversation; the reply itself is not read.
 
@@ -53,6 +55,8 @@ def generation_prompts(
         conversations: the conversations, one prompt each.
         template: the prompt template that turns a conversation into messages.
         strategies: names and descriptions of the strategies; None for those of the library.
+        thoughts: pairs of tags around a thought before a reply; older replies that become history
+            stand there without it.
 
     Raises:
         ConversationError: the strategy of a conversation is not among ``strategies``.
@@ -60,7 +64,7 @@ def generation_prompts(
     made = []
     for conversation in conversations:
         opened = conversation.with_last_reply(PLACEHOLDER)
-        (prompt,) = render_prompts(opened, template, strategies, turns="last")
+        (prompt,) = render_prompts(opened, template, strategies, turns="last", thoughts=thoughts)
         group = f"{opened.dialogue or opened.id}/{len(opened.messages)}"
         made.append(GenerationPrompt(conversation.id, group, prompt))
     return made
