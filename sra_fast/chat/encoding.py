@@ -86,9 +86,10 @@ def encode(
     Returns:
         ``input_ids`` and ``attention_mask`` ``[B, T]`` int64, ``strategy_mask`` ``[B, T]`` bool,
         ``response_mask`` ``[B, T]`` int32 (k at the tokens of the batch row's k-th reply, else 0),
-        ``conversation`` ``[B]`` int64 (index into ``conversations``), and ``turns`` ``[B, K]``
-        int64 (turn of the k-th reply, -1 where there are fewer than K). With ``standard`` a row of
-        the batch is a conversation, or a part of it that ``layout`` asks for; with the other
+        ``conversation`` ``[B]`` int64 (index into ``conversations``), ``turns`` ``[B, K]`` int64
+        (turn of the k-th reply, -1 where there are fewer than K), and ``as_written`` ``[B, K]``
+        bool (whether the k-th reply is laid out unlike when it was the last). With ``standard`` a
+        row of the batch is a conversation, or a part of it that ``layout`` asks for; with the other
         templates it is one reply and its prompt.
 
     Raises:
@@ -195,6 +196,7 @@ def collate(
         "response_mask": torch.zeros((rows, width), dtype=torch.int32),
         "conversation": torch.tensor([p.conversation for p in prompts], dtype=torch.int64),
         "turns": torch.full((rows, replies), -1, dtype=torch.int64),
+        "as_written": torch.zeros((rows, replies), dtype=torch.bool),
     }
     for row, prompt in enumerate(prompts):
         length = len(prompt.input_ids)
@@ -204,6 +206,8 @@ def collate(
         batch["strategy_mask"][row, here] = prompt.strategy_mask
         batch["response_mask"][row, here] = prompt.response_mask
         batch["turns"][row, : len(prompt.turns)] = torch.tensor(prompt.turns, dtype=torch.int64)
+        for k, layout in enumerate(prompt.layouts):
+            batch["as_written"][row, k] = layout == "as_written"
     return batch
 
 

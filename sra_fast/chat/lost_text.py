@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+_AROUND = 8  # characters on either side that a character is tokenised with
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -52,22 +54,32 @@ def find_loss(
         if _has_no_token(tokenizer, character):
             places = tuple(i for i, other in enumerate(text) if other == character)
             return Loss(places, character)
-    kept: dict[str, bool] = {}  # the same characters come again and again, such as accents
-    for start, end in _stretches(text, covered, bare):
+    kept: dict[tuple[str, int], bool] = {}  # the same come again and again, such as accents
+    for start, end in _stretches(covered, bare):
+        before, after = text[:start], text[end:]
+        at_edge = not before.strip() or not after.strip()
+        if (
+            at_edge
+            and _is_known(tokenizer, text[start:end])
+            and _tokens(tokenizer, before + after) == ids
+        ):
+            return Loss(tuple(range(start, end)), None)
         for at in range(start, end):
-            left, right = max(0, start - 1), end + 1
-            around = f"{text[left:at]}\0{text[at:right]}"
+            left, right = max(start - 1, at - _AROUND, 0), min(end, at + _AROUND) + 1
+            around = text[left:right], at - left
             if around not in kept:
-                kept[around] = _counts(tokenizer, text[left:right], at - left)
+                kept[around] = _counts(tokenizer, *around)
             if not kept[around]:
                 return Loss((at,), text[at])
-        at_edge = not text[end:].strip() or not text[:start].strip()
-        if at_edge and _tokens(tokenizer, text[:start] + text[end:]) == ids:
-            return Loss(tuple(range(start, end)), None)
     return None
 
 
-def _stretches(text: str, covered: list[bool], bare: list[int]) -> list[tuple[int, int]]:
+def _is_known(tokenizer: Any, text: str) -> bool:
+    """Return whether some of a text's tokens are no blanks."""
+    return bool(tokenizer.decode(_tokens(tokenizer, text)).strip())
+
+
+def _stretches(covered: list[bool], bare: list[int]) -> list[tuple[int, int]]:
     """Return the ranges of characters without a token that begin and end with no blank."""
     found: list[tuple[int, int]] = []
     for at in bare:
@@ -87,7 +99,7 @@ def _has_no_token(tokenizer: Any, character: str) -> bool:
     if character.isspace():
         return False
     ids = _tokens(tokenizer, character)
-    if tokenizer.decode(ids).strip() or _tokens(tokenizer, character * 2) != ids:
+    if _is_known(tokenizer, character) or _tokens(tokenizer, character * 2) != ids:
         return False
     normalizer = tokenizer.backend_tokenizer.normalizer
     return normalizer is None or bool(normalizer.normalize_str(character).strip())
