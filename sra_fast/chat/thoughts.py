@@ -171,7 +171,8 @@ def _treats(writer: Writer, opening: str, end: str) -> bool:
         if not written.count(_OLD_REPLY) == written.count(_REPLY) == 1:
             continue
         before, kept, after = written.partition(_THOUGHT)
-        wrapped = opening and before.rstrip().endswith(opening) and end in after
+        between = after.partition(reply)[0]
+        wrapped = opening and before.rstrip().endswith(opening) and end in between
         moved = written != plain.replace(reply, thought + reply)
         if not kept or (wrapped and moved):
             without = _written(writer, *_with(endless, reply))

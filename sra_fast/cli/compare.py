@@ -65,8 +65,9 @@ def compare(
             layout,
             thoughts,
         )
-        day = first_day(folder)
-        whole = RunFolder(folder, scorer.settings("compare", turns=turns, **{DATE: day}))
+        day = first_day(folder, scorer.source)
+        dated = {} if day is None else {DATE: day}
+        whole = RunFolder(folder, scorer.settings("compare", turns=turns, **dated))
         whole.check()
         jobs = [
             scorer.prepare(

@@ -158,7 +158,7 @@ class FileScorer:
         Raises:
             ValueError: a conversation cannot be encoded, or the folder holds something else.
         """
-        day = first_day(part_of or folder)
+        day = first_day(part_of or folder, self.source)
         prompts = encode_prompts(
             self.tokenizer,
             conversations,
@@ -171,7 +171,8 @@ class FileScorer:
         )
         for prompt in prompts:
             self._check_definable(prompt, conversations)
-        settings = self.settings(kind, template=asdict(template), turns=turns, **{DATE: day})
+        dated = {} if day is None else {DATE: day}
+        settings = self.settings(kind, template=asdict(template), turns=turns, **dated)
         settings["prompts_sha256"] = _digest(prompts)  # last: the other settings say more
         run = ScoreFolder(folder, settings)
         run.check()
@@ -302,6 +303,8 @@ class FileScorer:
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
         options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
+        usual = {"layout": "as_generated", "thoughts": None}
         own = {
             name: code_fingerprint(function)
             for name, function in known_definitions().items()
@@ -311,9 +314,7 @@ class FileScorer:
         return {
             "input_sha256": file_sha256(input_file),
             "model": self.source.fingerprint(),
-            **options,
-            # None is what runs of earlier versions say of what they did not know.
-            "layout": None if self.options.layout == "as_generated" else self.options.layout,
+            **{n: value for n, value in options.items() if n not in usual or value != usual[n]},
             "strategies": dict(self.options.strategies),
             **({"own_definitions": own} if own else {}),
             **({"own_backend": code_fingerprint(backend)} if backend is not None else {}),

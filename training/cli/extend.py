@@ -61,6 +61,7 @@ def extend(
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
+        from sra_fast.files.models import find_model
 
         from ..pipeline.extension.cuts import Cutting
         from ..pipeline.extension.extend import PARTS, STATISTICS, Extension
@@ -92,6 +93,7 @@ def extend(
             test=test,
             validation=validation,
             thoughts=thoughts,
+            source=find_model(model) if endpoint is None else None,
         )
         with reply_progress(current) as on_progress:
             described = run(extension, make, on_progress)

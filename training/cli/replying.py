@@ -151,7 +151,7 @@ def replier(
             sampling,
             batch=batch,
             thoughts=thoughts,
-            now=start_of(first_day(out)),
+            now=start_of(first_day(out, source)),
         )
 
     return source.as_run(dtype, where), load

@@ -22,7 +22,6 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
         absolute = replace(run.source, place=str(Path(run.source.place).resolve()))
         run = replace(run, source=absolute)
     tokenizer = run.source.tokenizer()
-    day = date.today().isoformat() if run.overwrite else first_day(run.part_of or run.out)
+    day = first_day(None if run.overwrite else run.part_of or run.out, run.source)
     data = read_data(run.data, tokenizer, run.config, start_of(day))
     for note in (_size(run.config, data), *data.notes):
         _logger.info("%s", note)

@@ -129,7 +129,11 @@ def read_data(
 
 
 def settings_of_run(
-    source: ModelSource, data: RunData, config: TrainingConfig, device: str, day: str | None
+    source: ModelSource,
+    data: RunData,
+    config: TrainingConfig,
+    device: str,
+    day: str | None = None,
 ) -> dict[str, Any]:
     """Return everything that the adapter depends on, as values of JSON for ``run.json``.
 
@@ -138,7 +142,7 @@ def settings_of_run(
         data: the examples of the run.
         config: the settings of the run.
         device: the device to train on, "cpu" or "cuda".
-        day: the day of the run's first start.
+        day: the day of the run's first start, if a chat template writes it.
     """
     needed("train", "peft")
     settings = settings_of(config)

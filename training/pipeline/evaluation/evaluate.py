@@ -106,7 +106,7 @@ class Evaluation:
 
     @property
     def _first_day(self) -> str | None:
-        return first_day(self.part_of or self.out)
+        return first_day(self.part_of or self.out, self.base, self.tuned)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the replies and their scores depend on, as ``run.json`` holds it.

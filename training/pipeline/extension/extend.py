@@ -22,6 +22,7 @@ from sra_fast.chat.conversations import Conversation, write_conversations
 from sra_fast.chat.esconv import Dialogue, read_dialogues
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
+from sra_fast.files.models import ModelSource
 from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_date import DATE, first_day
 from sra_fast.files.run_folder import RunFolder
@@ -58,6 +59,7 @@ class Extension:
         validation: the share of dialogues in the validation part; the default is the paper's.
         thoughts: the tags around a thought before a reply, which is taken off, as
             :func:`sra_fast.encode` takes them.
+        source: the model that replies, if it is loaded here: its chat template may write the date.
         part_of: the folder of the run that this extension is a stage of, whose date counts; None
             for one that stands alone.
     """
@@ -72,6 +74,7 @@ class Extension:
     test: float = TEST_SHARE
     validation: float = VALIDATION_SHARE
     thoughts: Thoughts | None = None
+    source: ModelSource | None = None
     part_of: Path | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -87,7 +90,7 @@ class Extension:
             "validation": self.validation,
             "thoughts": self.thoughts,
             "version": __version__,
-            DATE: first_day(self.part_of or self.out),
+            DATE: first_day(self.part_of or self.out, self.source),
             "file": self.file.stem,  # ids begin with it, and random numbers come from ids
             "file_sha256": file_sha256(self.file),
         }

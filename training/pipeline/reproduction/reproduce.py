@@ -165,7 +165,7 @@ def _replier(reproduction: Reproduction) -> Callable[[], Replier]:
             reproduction.sampling,
             batch=reproduction.batch,
             thoughts=reproduction.training.tags_of_thoughts,
-            now=start_of(first_day(reproduction.out)),
+            now=start_of(first_day(reproduction.out, reproduction.base)),
         )
 
     return load

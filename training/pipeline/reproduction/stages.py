@@ -132,7 +132,7 @@ class Reproduction:
             "items": self.items,
             "ablate": self.ablate,
             "version": __version__,
-            DATE: first_day(self.out),
+            DATE: first_day(self.out, self.base),
         }
 
     def extension(self) -> Extension:
@@ -148,6 +148,7 @@ class Reproduction:
             test=self.test,
             validation=self.validation,
             thoughts=self.training.tags_of_thoughts,
+            source=self.base,
             part_of=self.out,
         )
 
