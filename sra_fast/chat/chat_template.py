@@ -187,10 +187,12 @@ def _roles_in_parts(template: ChatTemplate) -> frozenset[str]:
 
     A template that takes texts gets texts, whatever else it takes.
     """
-    for count in range(len(_ROLES) + 1):
-        for chosen in itertools.combinations(_ROLES, count):
-            tried = replace(template, in_parts=frozenset(chosen))
-            if _writes(tried, _ROLES) or _writes(tried, _ROLES[1:]):
+    counts = range(len(_ROLES) + 1)
+    choices = [set(roles) for n in counts for roles in itertools.combinations(_ROLES, n)]
+    for written in (_ROLES, _ROLES[1:]):  # some templates take no system message
+        for roles in choices:
+            tried = replace(template, in_parts=frozenset(roles))
+            if _writes(tried, written):
                 return tried.in_parts
     return frozenset()  # it spoils texts and parts alike; what it does is said of the conversation
 

@@ -75,8 +75,9 @@ def find_loss(
 
 
 def _is_known(tokenizer: Any, text: str) -> bool:
-    """Return whether some of a text's tokens are no blanks."""
-    return bool(tokenizer.decode(_tokens(tokenizer, text)).strip())
+    """Return whether some of a text's tokens are no blanks; some tokenizers put one in front."""
+    blanks = set(_tokens(tokenizer, " "))
+    return bool(tokenizer.decode([t for t in _tokens(tokenizer, text) if t not in blanks]).strip())
 
 
 def _stretches(covered: list[bool], bare: list[int]) -> list[tuple[int, int]]:
