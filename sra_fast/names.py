@@ -25,7 +25,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Turns = Literal["all", "last"]
 """Which replies of a conversation are scored: all of them, or the last one only."""
 
-Layout = Literal["as_generated", "as_written"]
+TurnLayout = Literal["as_generated", "as_written"]
 """How the turns of a conversation are laid out: each as when its reply was generated and nothing
 followed, or all as the chat template writes the whole conversation."""
 

@@ -153,7 +153,8 @@ class SRAResult:
             "response_tokens": self.response_tokens.numpy(),
         }
         if self.as_written is not None:
-            columns["as_written"] = self.as_written.numpy()
+            names = ("as_generated", "as_written")
+            columns["layout"] = [names[int(one)] for one in self.as_written]
         for index, span in enumerate(self.spans):
             prefix = "" if index == 0 else f"{span}/"
             columns[f"{prefix}span_tokens"] = self.span_tokens[:, index].numpy()

@@ -21,7 +21,7 @@ from sra_fast.chat.templates import PromptTemplate, get_template, render_prompts
 from sra_fast.chat.thoughts import Thoughts
 from sra_fast.chat.token_marks import mark_tokens
 from sra_fast.chat.turn_layout import check_layout, write_turns
-from sra_fast.names import Layout, Turns
+from sra_fast.names import TurnLayout, Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ class EncodedPrompt:
     response_mask: torch.Tensor
     conversation: int
     turns: tuple[int, ...]
-    layouts: tuple[Layout, ...]
+    layouts: tuple[TurnLayout, ...]
 
 
 def encode(
@@ -60,7 +60,7 @@ def encode(
     *,
     strategies: Mapping[str, str] | None = None,
     turns: Turns = "all",
-    layout: Layout = "as_generated",
+    layout: TurnLayout = "as_generated",
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
     padding_side: Literal["left", "right"] = "right",
@@ -122,7 +122,7 @@ def encode_prompts(
     *,
     strategies: Mapping[str, str] | None = None,
     turns: Turns = "all",
-    layout: Layout = "as_generated",
+    layout: TurnLayout = "as_generated",
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
 ) -> list[EncodedPrompt]:

@@ -15,7 +15,7 @@ from typing import get_args
 from sra_fast.chat.chat_template import ChatTemplate
 from sra_fast.chat.chat_text import ChatText, plain_chat, write_chat
 from sra_fast.chat.templates import Prompt
-from sra_fast.names import Layout
+from sra_fast.names import TurnLayout
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class WrittenTurns:
 
     text: ChatText
     turns: tuple[int, ...]
-    layouts: tuple[Layout, ...]
+    layouts: tuple[TurnLayout, ...]
 
 
 def check_layout(layout: str) -> None:
@@ -40,12 +40,12 @@ def check_layout(layout: str) -> None:
     Raises:
         ValueError: there is none.
     """
-    if layout not in get_args(Layout):
-        names = " or ".join(map(repr, get_args(Layout)))
+    if layout not in get_args(TurnLayout):
+        names = " or ".join(map(repr, get_args(TurnLayout)))
         raise ValueError(f"layout must be {names}, found {layout!r}")
 
 
-def write_turns(template: ChatTemplate, prompt: Prompt, layout: Layout) -> list[WrittenTurns]:
+def write_turns(template: ChatTemplate, prompt: Prompt, layout: TurnLayout) -> list[WrittenTurns]:
     """Write a prompt so that each of its scored turns is laid out as asked for.
 
     Args:
@@ -75,12 +75,12 @@ def _last_first(template: ChatTemplate, prompt: Prompt) -> Iterator[WrittenTurns
         while first > 0 and _is_alike(template, prompt, text, left[first - 1]):
             first -= 1
         here = left[first:]
-        layouts: list[Layout] = ["as_generated" for _ in here]
+        layouts: list[TurnLayout] = ["as_generated" for _ in here]
         yield WrittenTurns(_scoring(text, here), here, tuple(layouts))
         left = left[:first]
 
 
-def _layout(template: ChatTemplate, prompt: Prompt, text: ChatText, turn: int) -> Layout:
+def _layout(template: ChatTemplate, prompt: Prompt, text: ChatText, turn: int) -> TurnLayout:
     return "as_generated" if _is_alike(template, prompt, text, turn) else "as_written"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sra_fast.names import Device, DType, Layout
+from sra_fast.names import Device, DType, TurnLayout
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
@@ -56,7 +56,7 @@ def make_scorer(
     dtype: DType,
     device: Device,
     backend: str,
-    layout: Layout = "as_generated",
+    layout: TurnLayout = "as_generated",
     thoughts: Thoughts | None = None,
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""

@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 import typer
 from typer.models import OptionInfo
 
-from sra_fast.names import Backend, Definition, Device, DType, Layout, Turns
+from sra_fast.names import Backend, Definition, Device, DType, TurnLayout, Turns
 from sra_fast.tools.registry import BACKENDS_GROUP, DEFINITIONS_GROUP, known_names, why_refused
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -127,7 +127,7 @@ TurnsOption = Annotated[
     typer.Option("--turns", help="Score all replies of each conversation, or its last one only."),
 ]
 LayoutOption = Annotated[
-    Layout,
+    TurnLayout,
     typer.Option(
         "--layout",
         help="Lay out earlier turns as when each reply was generated, with a prompt of its own "

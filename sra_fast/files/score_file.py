@@ -22,7 +22,7 @@ from sra_fast.files.run_date import DATE, first_day, start_of
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.names import FORWARD_TOKENS, Device, DType, Layout, Turns
+from sra_fast.names import FORWARD_TOKENS, Device, DType, TurnLayout, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
@@ -69,7 +69,7 @@ class ScoringOptions:
     dtype: DType = "auto"
     device: Device = "auto"
     backend: str = "auto"
-    layout: Layout = "as_generated"
+    layout: TurnLayout = "as_generated"
     thoughts: Thoughts | None = None
 
     def __post_init__(self) -> None:
