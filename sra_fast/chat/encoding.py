@@ -8,6 +8,7 @@ range (:mod:`~sra_fast.chat.token_marks`). Token ids are never searched.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,8 @@ from sra_fast.names import TurnLayout, Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_logger = logging.getLogger(__name__)
 
 # Offsets are Python tuples, which take much memory; tokenising in blocks bounds their number.
 _PROMPTS_PER_CALL = 128
@@ -133,12 +136,16 @@ def encode_prompts(
     check_layout(layout)
     chosen = get_template(template)
     chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
-    labelled = (
-        (index, conversation.label, written)
+    prompts = [
+        (index, prompt)
         for index, conversation in enumerate(as_conversations(conversations))
         for prompt in render_prompts(
             conversation, chosen, strategies, turns=turns, thoughts=chat.thoughts
         )
+    ]
+    labelled = (
+        (index, prompt.conversation.label, written)
+        for index, prompt in prompts
         for written in write_turns(chat, prompt, layout)
     )
     encoded: list[EncodedPrompt] = []
@@ -166,6 +173,13 @@ def encode_prompts(
                     layouts=written.layouts,
                 )
             )
+    if len(encoded) > len(prompts):
+        _logger.info(
+            "the chat template writes earlier turns differently once others follow, so %d "
+            "conversations have %d prompts",
+            len(prompts),
+            len(encoded),
+        )
     return encoded
 
 

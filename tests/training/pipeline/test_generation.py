@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import sra_fast
-from chat_tokenizers import byte_level_bpe
+from chat_tokenizers import CHATML, QWEN_3, byte_level_bpe
 from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
 from model_families import FAMILIES, random_tokens
 from sra_fast.chat.chat_template import control_tokens, read_chat_template
@@ -372,6 +372,42 @@ def test_a_model_replies_to_conversations(tiny: Any, tmp_path: Path) -> None:
     few = LocalReplier(tiny, byte_level_bpe(), DRAWN, batch=2)
     many = LocalReplier(tiny, byte_level_bpe(), DRAWN, batch=32)
     assert complete(few, prompts, tmp_path / "2") == complete(many, prompts, tmp_path / "32")
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "text"),
+    [(("<think>", "</think>"), "I hear you."), (None, "<think>Hm.</think> I hear you.")],
+)
+def test_the_thought_of_an_answer_is_taken_off_if_its_tags_are_given(
+    thoughts: Any, text: str, tmp_path: Path
+) -> None:
+    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
+    with always(completion("<think>Hm.</think> I hear you.")) as server:
+        endpoint = Endpoint(server.url, "big", retries=0)
+        replier = EndpointReplier(endpoint, DRAWN, thoughts=thoughts)
+        replies = complete(replier, prompts, tmp_path)
+    assert [(r.text, r.raw) for r in replies.values()] == [(text, "<think>Hm.</think> I hear you.")]
+
+
+@pytest.mark.parametrize(
+    ("chat", "thoughts", "says", "text"),
+    [
+        (QWEN_3, None, "<think>Hm.</think> I hear you.", "I hear you."),
+        (CHATML, None, "<think>Hm.</think> I hear you.", "<think>Hm.</think> I hear you."),
+        (CHATML, ("<think>", "</think>"), "<think>Hm.</think> I hear you.", "I hear you."),
+        # Tags that are control tokens are no text, and are read all the same.
+        (CHATML, ("<turn>", "<end_turn>"), "<turn>Hm.<end_turn> I hear you.</s>", "I hear you."),
+    ],
+)
+def test_the_thought_of_a_model_is_taken_off_by_template_or_argument(
+    tiny: Any, chat: str, thoughts: Any, says: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = byte_level_bpe(chat)
+    new = Generated(tokenizer(says, add_special_tokens=False)["input_ids"], True)
+    monkeypatch.setattr(LocalModel, "reply", lambda self, items, encoded, groups: [new])
+    replier = LocalReplier(tiny, tokenizer, DRAWN, thoughts=thoughts)
+    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
+    assert [reply.text for reply in replier.reply(prompts)] == [text]
 
 
 def test_an_endpoint_replies(tmp_path: Path) -> None:
