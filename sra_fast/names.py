@@ -25,6 +25,10 @@ Device = Literal["auto", "cpu", "cuda"]
 Turns = Literal["all", "last"]
 """Which replies of a conversation are scored: all of them, or the last one only."""
 
+TurnLayout = Literal["as_generated", "as_written"]
+"""How the turns of a conversation are laid out: each as when its reply was generated and nothing
+followed, or all as the chat template writes the whole conversation."""
+
 TooLong = Literal["error", "drop", "cut_oldest_turns"]
 """What happens to a conversation that is longer than the limit of training."""
 

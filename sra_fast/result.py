@@ -40,6 +40,9 @@ class SRAResult:
         conversation: int64 ``[n]``, index of the conversation (of the batch row, if none is given).
         turn: int64 ``[n]``, number of the reply among its conversation's assistant messages.
         response_tokens: int64 ``[n]``, number of tokens of each response.
+        as_written: bool ``[n]``, whether the chat template writes the prompt of a response unlike
+            when it was the last reply, because later turns stand in it (layout "as_written" of
+            :func:`sra_fast.encode`); None if the batch does not say.
         span_tokens: int64 ``[n, P]``, number of tokens of each span.
         row_masses: float32 ``[ΣR_i, L, H, G]`` if the rows were kept, else None; see :meth:`rows`.
         row_counts: int64 ``[n]``, the ``R_i``, if the rows were kept, else None.
@@ -55,6 +58,7 @@ class SRAResult:
     turn: Tensor
     response_tokens: Tensor
     span_tokens: Tensor
+    as_written: Tensor | None = None
     row_masses: Tensor | None = None
     row_counts: Tensor | None = None
 
@@ -155,6 +159,9 @@ class SRAResult:
             "turn": self.turn.numpy(),
             "response_tokens": self.response_tokens.numpy(),
         }
+        if self.as_written is not None:
+            names = ("as_generated", "as_written")
+            columns["layout"] = [names[int(one)] for one in self.as_written]
         for index, span in enumerate(self.spans):
             prefix = "" if index == 0 else f"{span}/"
             columns[f"{prefix}span_tokens"] = self.span_tokens[:, index].numpy()
@@ -262,6 +269,8 @@ class SRAResult:
                 )
             if (other.row_masses is None) != (first.row_masses is None):
                 raise ValueError("results with and without their rows cannot be joined")
+            if (other.as_written is None) != (first.as_written is None):
+                raise ValueError("results with and without a known layout cannot be joined")
 
         def joined(name: str) -> Tensor | None:
             if getattr(first, name) is None:
@@ -277,4 +286,4 @@ class SRAResult:
 
 
 _ALWAYS = ("mass", "conversation", "turn", "response_tokens", "span_tokens")
-_TENSORS = (*_ALWAYS, "row_masses", "row_counts")
+_TENSORS = (*_ALWAYS, "as_written", "row_masses", "row_counts")

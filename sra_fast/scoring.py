@@ -46,8 +46,8 @@ def score(
             - ``strategy_mask [B, T]`` bool, or ``span_masks {name: [B, T] bool}`` for 1 to 15
               spans, the first of which is the one that ``.sra`` is of,
             - ``response_mask [B, T]``, bool, or int with k at the tokens of the k-th response,
-            - ``conversation [B]`` and ``turns [B, K]`` int64 (optional) as
-              :func:`sra_fast.encode` gives them.
+            - ``conversation [B]`` and ``turns [B, K]`` int64 and ``as_written [B, K]`` bool
+              (optional) as :func:`sra_fast.encode` gives them.
 
         definition: the definition that ``result.sra`` gives, built-in or one of your own
             (:func:`sra_fast.register_definition`); all are in ``result.scores``.

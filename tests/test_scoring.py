@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +178,22 @@ def test_conversation_and_turn_columns_come_from_the_batch_or_its_order() -> Non
     named = sra_fast.score(LLAMA.build(), batch)
     assert named.conversation.tolist() == [7, 7, 5, 5]
     assert named.turn.tolist() == [3, 4, 9, 11]
+
+
+def test_the_result_says_how_each_turn_is_laid_out_if_the_batch_does(tmp_path: Path) -> None:
+    batch = marked_batch((40, 29))
+    assert sra_fast.score(LLAMA.build(), batch).as_written is None
+    batch["as_written"] = torch.tensor([[True, False], [False, True]])
+    told = sra_fast.score(LLAMA.build(), batch)
+    assert told.as_written is not None
+    assert told.as_written.tolist() == [True, False, False, True]
+    assert told.take([3, 1]).to_pandas()["layout"].tolist() == ["as_written", "as_generated"]
+    told.save(tmp_path / "told.safetensors")
+    assert torch.equal(
+        told.as_written, sra_fast.SRAResult.load(tmp_path / "told.safetensors").as_written
+    )
+    with pytest.raises(ValueError, match="a known layout"):
+        sra_fast.SRAResult.concatenate([told, sra_fast.score(LLAMA.build(), marked_batch((40,)))])
 
 
 # --- what it costs and what it leaves behind ---

@@ -18,6 +18,7 @@ from typing import Literal, NoReturn
 
 from sra_fast.chat.conversations import Conversation, ConversationError, Message
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
+from sra_fast.chat.thoughts import Thoughts, reply_start
 from sra_fast.names import Turns
 from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
 from sra_fast.tools.suggestions import did_you_mean
@@ -223,6 +224,7 @@ def render_prompts(
     strategies: Mapping[str, str] | None = None,
     *,
     turns: Turns = "all",
+    thoughts: Sequence[Thoughts] = (),
 ) -> list[Prompt]:
     """Turn a conversation into the prompts under which its replies are scored.
 
@@ -239,6 +241,8 @@ def render_prompts(
         template: how to write it down.
         strategies: mapping of strategy names to descriptions; the 23 of the library if None.
         turns: "all" to score every reply, "last" to score the last one only.
+        thoughts: pairs of tags around a thought before a reply. Older replies that become history
+            stand there without it, as the person read them.
 
     Raises:
         ConversationError: the strategy of a scored reply is not among ``strategies``.
@@ -261,7 +265,10 @@ def render_prompts(
         held = conversation.under(strategy)
         places = [(position, turn) for position, turn, _ in replies]
         groups = [places] if template.keep_turns is None else [[place] for place in places]
-        prompts += [_render(held, template, description, messages, dict(g)) for g in groups]
+        prompts += [
+            _render(held, template, description, messages, dict(group), thoughts)
+            for group in groups
+        ]
     return prompts
 
 
@@ -271,10 +278,11 @@ def _render(
     description: str,
     messages: Sequence[Message],
     turn_at: Mapping[int, int],
+    thoughts: Sequence[Thoughts],
 ) -> Prompt:
     last = max(turn_at)
     first = 0 if template.keep_turns is None else max(0, last - template.keep_turns)
-    system = _system_message(conversation, template, description, messages[:first])
+    system = _system_message(conversation, template, description, messages[:first], thoughts)
     chat = [
         PromptMessage(message.role, message.content, turn=turn_at.get(position))
         for position, message in enumerate(messages[: last + 1])
@@ -288,11 +296,12 @@ def _system_message(
     template: PromptTemplate,
     description: str,
     older: Sequence[Message],
+    thoughts: Sequence[Thoughts],
 ) -> PromptMessage:
     instruction, start = _fill(template.instruction, conversation, description)
     text = instruction
     if older:
-        lines = [f"{_SPEAKERS[message.role]}: {message.content}" for message in older]
+        lines = [f"{_SPEAKERS[message.role]}: {_said(message, thoughts)}" for message in older]
         history = "\n".join([template.history_heading, *lines])
         if template.history == "first":
             text = f"{history}\n\n{instruction}"
@@ -302,6 +311,12 @@ def _system_message(
     # The span begins at the opening quote and ends after the closing one.
     span = (start - 1, start + len(conversation.strategy) + 1)
     return PromptMessage("system", text, strategy=span)
+
+
+def _said(message: Message, thoughts: Sequence[Thoughts]) -> str:
+    """Return the text of a message that the other person reads."""
+    start = reply_start(message.content, thoughts) if message.role == "assistant" else 0
+    return message.content[start:]
 
 
 def _fill(instruction: str, conversation: Conversation, description: str) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 import typer
 from typer.models import OptionInfo
 
-from sra_fast.names import Backend, Definition, Device, DType, Turns
+from sra_fast.names import Backend, Definition, Device, DType, TurnLayout, Turns
 from sra_fast.tools.registry import BACKENDS_GROUP, DEFINITIONS_GROUP, known_names, why_refused
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -134,6 +134,28 @@ DefinitionOption = Annotated[
 TurnsOption = Annotated[
     Turns,
     typer.Option("--turns", help="Score all replies of each conversation, or its last one only."),
+]
+LayoutOption = Annotated[
+    TurnLayout,
+    typer.Option(
+        "--layout",
+        help="Lay out earlier turns as when each reply was generated, with a prompt of its own "
+        "where the chat template writes it differently later, or as they are written in the whole "
+        "conversation.",
+    ),
+]
+THOUGHTS = (
+    "The opening and the closing tag of a thought, such as '<think>' '</think>': what follows it "
+    "is the reply."
+)
+ThoughtsOption = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--thoughts",
+        metavar="OPEN CLOSE",
+        help=THOUGHTS,
+        show_default="those of the chat template",
+    ),
 ]
 OUT = (
     "The folder to write into: a new one, or that of an earlier run with the same settings, which "

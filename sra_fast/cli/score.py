@@ -14,6 +14,8 @@ def score(
     template: options.TemplateName = "standard",
     strategies: options.StrategyFile = None,
     turns: options.TurnsOption = "all",
+    layout: options.LayoutOption = "as_generated",
+    thoughts: options.ThoughtsOption = None,
     definition: options.DefinitionOption = "paper",
     out: options.OutFolder = None,
     batch_tokens: options.BatchTokens = FORWARD_TOKENS,
@@ -52,6 +54,8 @@ def score(
             dtype,
             device,
             backend,
+            layout,
+            thoughts,
             allow_missing=allow_missing,
         )
         job = scorer.prepare("score", folder, conversations, chosen, turns)

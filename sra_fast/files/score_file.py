@@ -15,13 +15,15 @@ from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.definitions import DEFINITIONS, check_definition, known_definitions
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import code_fingerprint, file_sha256, versions
+from sra_fast.files.run_date import DATE, first_day, start_of
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.names import FORWARD_TOKENS, Device, DType, Turns
+from sra_fast.names import FORWARD_TOKENS, Device, DType, TurnLayout, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
@@ -57,6 +59,7 @@ class ScoringOptions:
         batch_tokens: the most tokens of one forward pass, unless one prompt is longer.
         dtype, device: number format and place of the model's weights.
         backend: backend of the op.
+        layout, thoughts: the arguments of those names of :func:`sra_fast.encode`.
 
     Raises:
         KeyError: there is no such definition.
@@ -69,6 +72,8 @@ class ScoringOptions:
     dtype: DType = "auto"
     device: Device = "auto"
     backend: str = "auto"
+    layout: TurnLayout = "as_generated"
+    thoughts: Thoughts | None = None
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -140,6 +145,7 @@ class FileScorer:
         conversations: Sequence[Conversation],
         template: PromptTemplate,
         turns: Turns,
+        part_of: Path | None = None,
     ) -> Job:
         """Encode conversations for scoring, and check that the folder can take them.
 
@@ -149,20 +155,27 @@ class FileScorer:
             conversations: the conversations.
             template: the prompt template.
             turns: "all" to score every reply, "last" to score the last one of each conversation.
+            part_of: the folder of the run that this one is a part of, whose date counts; None for
+                one that stands alone.
 
         Raises:
             ValueError: a conversation cannot be encoded, or the folder holds something else.
         """
+        day = first_day(part_of or folder, self.source)
         prompts = encode_prompts(
             self.tokenizer,
             conversations,
             template,
             strategies=self.options.strategies,
             turns=turns,
+            layout=self.options.layout,
+            thoughts=self.options.thoughts,
+            now=start_of(day),
         )
         for prompt in prompts:
             self._check_definable(prompt, conversations)
-        settings = self.settings(kind, template=asdict(template), turns=turns)
+        dated = {} if day is None else {DATE: day}
+        settings = self.settings(kind, template=asdict(template), turns=turns, **dated)
         settings["prompts_sha256"] = _digest(prompts)  # last: the other settings say more
         run = ScoreFolder(folder, settings)
         run.check()
@@ -258,6 +271,7 @@ class FileScorer:
                 "conversation": conversation.id,
                 "dialogue": conversation.dialogue or conversation.id,
                 "turn": prompt.turns[k - 1],
+                "layout": prompt.layouts[k - 1],
                 "strategy": conversation.strategy_of(prompt.turns[k - 1]),
                 "template": job.template.name,
                 "prompt_tokens": int((prompt.response_mask == k).nonzero()[0]),
@@ -297,6 +311,8 @@ class FileScorer:
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
         options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
+        usual = {"layout": "as_generated", "thoughts": None}
         own = {
             name: code_fingerprint(function)
             for name, function in known_definitions().items()
@@ -306,7 +322,7 @@ class FileScorer:
         return {
             "input_sha256": file_sha256(input_file),
             "model": self.source.fingerprint(),
-            **options,
+            **{n: value for n, value in options.items() if n not in usual or value != usual[n]},
             "strategies": dict(self.options.strategies),
             **({"own_definitions": own} if own else {}),
             **({"own_backend": code_fingerprint(backend)} if backend is not None else {}),

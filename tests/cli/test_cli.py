@@ -299,6 +299,24 @@ def test_no_definition_may_be_called_like_a_column(
     assert {*row, *table.columns} - {*DEFINITIONS} == {*RESULT_COLUMNS}
 
 
+def test_layout_and_thoughts_are_settings_of_a_run(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    command = ["score", chats, "--model", model, "--out"]
+    layout, thoughts = ["--layout", "as_written"], ["--thoughts", "Hope", "slowly,"]
+    plain = call_json(*command, tmp_path / "plain")
+    found = call_json(*command, tmp_path / "own", *layout, *thoughts)
+    for row, other in zip(found["scores"], plain["scores"], strict=True):
+        assert row["layout"] == "as_generated"  # the template writes all turns alike
+        assert row["response_tokens"] < other["response_tokens"]
+    for name, option in (("layout", layout), ("thoughts", thoughts)):
+        told = call(*command, tmp_path / "plain", *option, status=1)[1]
+        assert f"its setting {name!r}" in told
+    told = call(*command, tmp_path / "new", "--thoughts", "<think>", "", status=1)[1]
+    assert "the closing tag of a thought is empty" in told
+    assert "--thoughts" in told
+
+
 THEIRS = (
     "from sra_fast.kernels.reference import attention, mass_only\n"
     "def half(rows): return rows.tokens.mean(dim=1) / 2\n"

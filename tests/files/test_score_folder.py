@@ -25,6 +25,7 @@ def prompt(conversation: int, tokens: int, turns: tuple[int, ...] = (1,)) -> Enc
         response_mask=torch.zeros(tokens, dtype=torch.int32),
         conversation=conversation,
         turns=turns,
+        layouts=("as_generated",) * len(turns),
     )
 
 

@@ -45,6 +45,7 @@ def evaluate(
         ),
     ] = "plain",
     strategies: options.StrategyFile = None,
+    thoughts: options.ThoughtsOption = None,
     items: pipeline_options.ItemCount = None,
     ablate: pipeline_options.AblatedHeads = 0,
     perplexity: Annotated[
@@ -100,6 +101,7 @@ def evaluate(
             device=device,
             batch=batch_size,
             perplexity=perplexity,
+            thoughts=thoughts,
         )
         with opened(evaluation), condition_progress(current) as on_progress:
             found = collect(evaluation, on_progress)

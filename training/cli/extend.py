@@ -24,6 +24,7 @@ def extend(
     out: pipeline_options.RunOut,
     template: options.TemplateName = "c1_hf",
     strategies: options.StrategyFile = None,
+    thoughts: options.ThoughtsOption = None,
     dialogues: pipeline_options.MostDialogues = None,
     cuts: pipeline_options.MostCuts = None,
     probability: Annotated[
@@ -61,6 +62,7 @@ def extend(
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
+        from sra_fast.files.models import find_model
 
         from ..pipeline.extension.cuts import Cutting
         from ..pipeline.extension.extend import PARTS, STATISTICS, Extension
@@ -79,6 +81,8 @@ def extend(
             retries=retries,
             timeout=timeout,
             allow_missing=allow_missing,
+            thoughts=thoughts,
+            out=out,
         )
         extension = Extension(
             file=file,
@@ -90,6 +94,8 @@ def extend(
             replier=named,
             test=test,
             validation=validation,
+            thoughts=thoughts,
+            source=find_model(model) if endpoint is None else None,
         )
         with reply_progress(current) as on_progress:
             described = run(extension, make, on_progress)

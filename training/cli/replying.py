@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from . import pipeline_options
 
 if TYPE_CHECKING:
+    from sra_fast.chat.thoughts import Thoughts
     from sra_fast.names import Device, DType
 
     from ..pipeline.generation.replies import Replier
@@ -104,6 +106,8 @@ def replier(
     retries: int,
     timeout: float,
     allow_missing: bool,
+    thoughts: Thoughts | None,
+    out: Path,
 ) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
     """Return the settings that identify a model, and a function that loads it to reply.
 
@@ -116,6 +120,8 @@ def replier(
         retries: how many times a failed request to the endpoint is repeated.
         timeout: the seconds without a sign of life after which a request fails.
         allow_missing: whether weights that the model's files lack are only told.
+        thoughts: the tags around a thought before a reply, which is taken off.
+        out: the folder of the run, whose date a chat template with a date writes.
 
     Raises:
         ValueError: there is no such model, its files do not hold all of its weights, or the
@@ -129,7 +135,7 @@ def replier(
         def ask() -> Replier:
             from ..pipeline.generation.endpoint_replier import EndpointReplier
 
-            return EndpointReplier(place, sampling, batch=batch)
+            return EndpointReplier(place, sampling, batch=batch, thoughts=thoughts)
 
         return {"name": model, "endpoint": endpoint}, ask
 
@@ -139,8 +145,17 @@ def replier(
     source.check()
 
     def load() -> Replier:
+        from sra_fast.files.run_date import first_day, start_of
+
         from ..pipeline.generation.replies import LocalReplier
 
-        return LocalReplier(source.load(dtype, where), source.tokenizer(), sampling, batch=batch)
+        return LocalReplier(
+            source.load(dtype, where),
+            source.tokenizer(),
+            sampling,
+            batch=batch,
+            thoughts=thoughts,
+            now=start_of(first_day(out, source)),
+        )
 
     return source.as_run(dtype, where), load

@@ -28,6 +28,15 @@ def reproduce(
         ),
     ] = "lexical",
     strategies: options.StrategyFile = None,
+    thoughts: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--thoughts",
+            metavar="OPEN CLOSE",
+            help=options.THOUGHTS,
+            show_default="those of --config, or of the chat template",
+        ),
+    ] = None,
     dialogues: pipeline_options.MostDialogues = None,
     cuts: pipeline_options.MostCuts = None,
     test: pipeline_options.TestShare = TEST_SHARE,
@@ -91,7 +100,9 @@ def reproduce(
             step_progress,
         )
 
-        training = read_training(config, strategies=strategies, seed=seed, dtype=dtype)
+        training = read_training(
+            config, strategies=strategies, seed=seed, dtype=dtype, thoughts=thoughts
+        )
         results = run(
             Reproduction(
                 file=file,

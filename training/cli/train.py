@@ -53,6 +53,12 @@ def train(
         _setting("--template", options.TEMPLATE, "standard", metavar="NAME_OR_FILE"),
     ] = None,
     strategies: options.StrategyFile = None,
+    thoughts: Annotated[
+        tuple[str, str] | None,
+        _setting(
+            "--thoughts", options.THOUGHTS, "those of the chat template", metavar="OPEN CLOSE"
+        ),
+    ] = None,
     max_length: Annotated[
         int | None,
         _setting(
@@ -270,6 +276,7 @@ def train(
             {
                 "template": template,
                 "strategies": None if strategies is None else str(strategies),
+                "thoughts": thoughts,
                 "max_length": max_length,
                 "too_long": too_long,
                 "eval_data": None if eval_data is None else str(eval_data),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.names import Differentiable, DType, TooLong
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
@@ -33,6 +34,9 @@ class TrainingConfig:
         template: the prompt template: the name of one of the seven, or a JSON file with one.
         strategies: a JSON file with names and descriptions of the strategies; null for those of the
             library.
+        thoughts: the opening and the closing tag of a thought before a reply, as a list of two
+            texts, such as ["<think>", "</think>"]; null for those that the chat template takes
+            thoughts away by, if it does. Thoughts have no loss.
         max_length: the most tokens of a conversation.
         too_long: what happens to a longer conversation: "error" refuses it, "drop" leaves it out,
             "cut_oldest_turns" leaves out as few messages at its beginning as possible.
@@ -94,6 +98,7 @@ class TrainingConfig:
 
     template: str = "standard"
     strategies: str | None = None
+    thoughts: tuple[str, ...] | None = None
     max_length: int = 4096
     too_long: TooLong = "error"
     eval_data: str | None = None
@@ -170,6 +175,11 @@ class TrainingConfig:
         """Return ``alpha``, or twice the rank if it is None."""
         return 2 * self.rank if self.alpha is None else self.alpha
 
+    @property
+    def tags_of_thoughts(self) -> Thoughts | None:
+        """Return ``thoughts`` as a pair."""
+        return None if self.thoughts is None else (self.thoughts[0], self.thoughts[1])
+
 
 SCHEDULERS = ("cosine_with_restarts", "cosine", "linear", "constant", "constant_with_warmup")
 """The schedules of the learning rate, by the names that transformers gives them."""
@@ -192,6 +202,11 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         ("sra_weight", "weight_decay", "max_grad_norm", "seed"),
         "a finite number from 0 on",
         lambda value: 0 <= value < math.inf,
+    ),
+    (
+        ("thoughts",),
+        "the opening and the closing tag of a thought, two texts",
+        lambda value: len(value) == 2 and bool(value[1].strip()),
     ),
     (
         ("dropout", "warmup_ratio", "eval_fraction"),

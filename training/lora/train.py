@@ -42,6 +42,7 @@ with needed("train", "accelerate"):
     )
 
 from sra_fast.files.models import ModelSource, choose_device
+from sra_fast.files.run_date import first_day, start_of
 from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.measure.compat import use_one_gpu
 from sra_fast.measure.served import rope_types, serve
@@ -84,6 +85,8 @@ class TrainingRun:
         device: the device to train on; "auto" takes CUDA if there is a GPU, else the CPU.
         overwrite: whether an earlier training run in ``out`` is replaced.
         merge: whether the base model is saved with the adapter in it, too.
+        part_of: the folder of the run that this training is a stage of, whose date counts; None for
+            one that stands alone.
         on_log: called with the step, the last step and what is logged at the step.
     """
 
@@ -94,6 +97,7 @@ class TrainingRun:
     device: Device = "auto"
     overwrite: bool = False
     merge: bool = False
+    part_of: Path | None = None
     on_log: OnLog = lambda step, last, logs: None
 
 
@@ -119,10 +123,12 @@ def train(run: TrainingRun) -> dict[str, Any]:
         absolute = replace(run.source, place=str(Path(run.source.place).resolve()))
         run = replace(run, source=absolute)
     tokenizer = run.source.tokenizer()
-    data = read_data(run.data, tokenizer, run.config)
+    day = first_day(None if run.overwrite else run.part_of or run.out, run.source)
+    data = read_data(run.data, tokenizer, run.config, start_of(day))
     for note in (_size(run.config, data), *data.notes):
         _logger.info("%s", note)
-    folder = RunFolder(run.out.resolve(), settings_of_run(run.source, data, run.config, device))
+    settings = settings_of_run(run.source, data, run.config, device, day)
+    folder = RunFolder(run.out.resolve(), settings)
     with ExitStack() as stack:
         if is_first():
             stack.enter_context(_opened(folder, run.overwrite))

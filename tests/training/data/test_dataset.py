@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from chat_tokenizers import CHATML, DROPS_SYSTEM, LLAMA_2, QWEN_3, SOUND_TEMPLATES, byte_level_bpe
 from conversation_files import FILES
 from esconv_data import ESCONV, WHY_ABSENT
-from sra_fast.chat.chat_text import EncodingError
+from sra_fast.chat.chat_template import EncodingError
 from sra_fast.chat.conversations import ConversationError, read_conversations
 from sra_fast.chat.conversion import convert
 from sra_fast.chat.encoding import encode

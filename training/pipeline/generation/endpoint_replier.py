@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sra_fast.chat.thoughts import Thoughts, reply_start
+
 from ..endpoint import FAILURES_IN_A_ROW, Endpoint
 from .cleaning import clean_reply
 from .generation_prompts import GenerationPrompt
@@ -18,10 +20,20 @@ class EndpointReplier:
         endpoint: the model behind its URL.
         sampling: how tokens are drawn; each request carries a seed of its own.
         batch: the most prompts of a batch, whose replies are saved together.
+        thoughts: the opening and the closing tag of a thought, which is taken off the beginning of
+            an answer; None to take nothing off.
     """
 
-    def __init__(self, endpoint: Endpoint, sampling: Sampling, *, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        sampling: Sampling,
+        *,
+        batch: int = BATCH,
+        thoughts: Thoughts | None = None,
+    ) -> None:
         self._endpoint, self._sampling, self._batch = endpoint, sampling, batch
+        self._thoughts = () if thoughts is None else (thoughts,)
         self._failed_in_a_row = 0
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
@@ -61,5 +73,5 @@ class EndpointReplier:
             seed=item_seed(sampling.seed, prompt.item) % 2**31,
         )
         used = int(answer.usage.get("completion_tokens", 0))
-        text = clean_reply(answer.text)
+        text = clean_reply(answer.text[reply_start(answer.text, self._thoughts) :])
         return Reply(prompt.item, text, answer.text, used, answer.finish_reason != "length")

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sra_fast.chat.encoding import control_tokens
+from sra_fast.chat.chat_template import read_chat_template
+from sra_fast.chat.thoughts import Thoughts, reply_start
 from sra_fast.files.kept_parts import KeptParts
 from sra_fast.tools.atomic import write_json_lines
 from sra_fast.tools.strict_json import read_json_lines
@@ -121,6 +123,8 @@ class LocalReplier:
         sampling: how tokens are drawn.
         batch: the most prompts of a forward pass.
         share: whether the common beginning of a group's prompts is computed once.
+        thoughts, now: the arguments of those names of :func:`sra_fast.encode`. A thought before a
+            reply is taken off.
     """
 
     def __init__(
@@ -131,29 +135,39 @@ class LocalReplier:
         *,
         batch: int = BATCH,
         share: bool = True,
+        thoughts: Thoughts | None = None,
+        now: datetime | None = None,
     ) -> None:
         from .local import LocalModel
 
         self._tokenizer: Any = tokenizer
-        self._controls = control_tokens(tokenizer)
+        self._template = read_chat_template(tokenizer, thoughts=thoughts, now=now)
         self._batch = batch
         self._model = LocalModel(model, tokenizer, sampling, share=share)
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
         """Return batches of indices into ``prompts``: groups of similar length share a batch."""
-        encoded = tokenized_prompts(self._tokenizer, prompts)
+        encoded = tokenized_prompts(self._template, prompts)
         return batches([p.group for p in prompts], [len(ids) for ids in encoded], self._batch)
 
     def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
         """Return the replies to one batch of prompts, in their order."""
-        encoded = tokenized_prompts(self._tokenizer, prompts)
+        encoded = tokenized_prompts(self._template, prompts)
         items, groups = [p.item for p in prompts], [p.group for p in prompts]
         replies = []
         for item, new in zip(items, self._model.reply(items, encoded, groups), strict=True):
             raw = self._tokenizer.decode(new.tokens, skip_special_tokens=True)
-            text = clean_reply(_without(self._controls, raw))
+            text = clean_reply(_without(self._template.control_tokens, self._reply(new.tokens)))
             replies.append(Reply(item, text, raw, len(new.tokens), new.finished))
         return replies
+
+    def _reply(self, tokens: Sequence[int]) -> str:
+        """Return the text of new tokens without the thoughts at its beginning."""
+        pairs = self._template.thoughts
+        # The tags of a thought may be control tokens.
+        controls = any(tag in self._template.control_tokens for pair in pairs for tag in pair)
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=not controls)
+        return text[reply_start(text, pairs) :]
 
 
 def _without(tokens: Sequence[str], text: str) -> str:

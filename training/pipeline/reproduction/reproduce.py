@@ -20,6 +20,7 @@ from typing import Any
 
 from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import commit
+from sra_fast.files.run_date import first_day, start_of
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.tools.atomic import write_json
 
@@ -159,7 +160,12 @@ def _replier(reproduction: Reproduction) -> Callable[[], Replier]:
         source = reproduction.base
         model = source.load(reproduction.dtype, choose_device(reproduction.device))
         return LocalReplier(
-            model, source.tokenizer(), reproduction.sampling, batch=reproduction.batch
+            model,
+            source.tokenizer(),
+            reproduction.sampling,
+            batch=reproduction.batch,
+            thoughts=reproduction.training.tags_of_thoughts,
+            now=start_of(first_day(reproduction.out, reproduction.base)),
         )
 
     return load
