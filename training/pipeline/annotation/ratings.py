@@ -18,7 +18,7 @@ STRONGEST = 4  # preferences run from -4 to +4
 FLAT_FIELDS = ("item", "annotator", PREFERENCE, "sra_a", "sra_b", "system_a", "system_b")
 FILLED_FIELDS = ("export", "annotator", "item", PREFERENCE)
 
-_WHOLE = re.compile(r"[+-]?\d{1,9}(\.0*)?")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
 
 
 @dataclass(frozen=True)
