@@ -26,7 +26,7 @@ pytest.importorskip("scipy", reason="needs the package scipy (extra 'pipeline')"
 
 import scipy.stats
 
-from sra_fast.training.pipeline.endpoint import FAILURES_IN_A_ROW
+from sra_fast.training.pipeline.endpoint_patience import FAILURES_IN_A_ROW
 from sra_fast.training.pipeline.items import Item
 from sra_fast.training.pipeline.judging.judge_prompt import (
     DEFAULT_PROMPT,

@@ -48,11 +48,13 @@ class Answer:
         text: the text of the answer.
         finish_reason: why the answer ended, in the endpoint's words; "length" if it was cut.
         usage: the numbers of tokens, as far as the endpoint counts them.
+        left_out: parameters of the request that the endpoint refused.
     """
 
     text: str
     finish_reason: str | None
     usage: Mapping[str, int]
+    left_out: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -108,6 +110,7 @@ class Transcript:
             "finish_reason": answer.finish_reason,
             "verdict": answer.verdict,
             "usage": dict(answer.usage),
+            "left_out": list(answer.left_out),
         }
         append_line(self._path, record)
         self.answers[question] = answer
@@ -139,6 +142,7 @@ def _read(record: object) -> tuple[Question, Answer, object] | None:
     names = ("item", "order", "attempt", "answer", "finish_reason", "usage", "messages")
     found: list[Any] = [record.get(name) for name in names]
     item, order, attempt, text, reason, usage, messages = found
+    left_out = record.get("left_out", [])  # earlier versions sent every parameter
     fits = (
         isinstance(item, str)
         and order in get_args(Order)
@@ -147,7 +151,9 @@ def _read(record: object) -> tuple[Question, Answer, object] | None:
         and (reason is None or isinstance(reason, str))
         and isinstance(usage, dict)
         and all(type(count) is int for count in usage.values())
+        and isinstance(left_out, list)
+        and all(isinstance(name, str) for name in left_out)
     )
     if not fits:
         return None
-    return Question(item, order, attempt), Answer(text, reason, usage), messages
+    return Question(item, order, attempt), Answer(text, reason, usage, tuple(left_out)), messages
