@@ -31,9 +31,9 @@ from sra_fast.training.pipeline.items import Item
 from sra_fast.training.pipeline.judging.judge_prompt import (
     DEFAULT_PROMPT,
     PLACEHOLDERS,
-    read_verdict,
 )
 from sra_fast.training.pipeline.judging.tally import Judged, tally
+from sra_fast.training.pipeline.judging.verdicts import read_verdict
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 KEY = "sk-not-to-be-seen-0123456789"
@@ -147,6 +147,34 @@ def lines(out: Path) -> list[dict[str, Any]]:
         ("At first I thought so", None),
         ("VERDICT: FIRST\nI hope this helps!", None),
         ("FIRSTLY", None),
+        ("FIRST?", None),
+        ("not FIRST", None),
+        ("**VERDICT: FIRST**", "first"),
+        ("**VERDICT:** *SECOND*.", "second"),
+        ("verdict: first.", "first"),
+        ("“VERDICT: TIE”", "tie"),
+        ("'second'", "second"),
+        ("Because.\n```\nVERDICT: TIE\n```", "tie"),
+        ("> VERDICT – FIRST", "first"),
+        ("## Verdict\n\n✅ **First**", "first"),
+        ("VERDICT：FIRST。", "first"),
+        ("[[FIRST]]", "first"),
+        ("<verdict>SECOND</verdict>", "second"),
+        ("<first>", "first"),
+        ("VERDICT: FIRST<|im_end|>", "first"),
+        ("VERDICT: SECOND</s>", "second"),
+        (r"$\boxed{\text{FIRST}}$", "first"),
+        ("__Final Answer:__ the second candidate", "second"),
+        ("Decision: tie", "tie"),
+        ('{"verdict": "first", "reason": "It is warmer than the second."}', "first"),
+        ('```json\n{\n  "reason": "…",\n  "final_verdict": "SECOND."\n}\n```', "second"),
+        ('Here it is: {"winner": "TIE", "why": {"first": 1}}', "tie"),
+        ("{'verdict': 'FIRST'}", "first"),
+        ('{"verdict": "FIRST", "winner": "SECOND"}', None),
+        ('{"reason": "FIRST"}', None),
+        ('{"verdict": null}', None),
+        ('{"verdict": "FIRST or SECOND"}', None),
+        ("{" * 50_000 + "}", None),
         ("1", None),
     ],
 )

@@ -16,7 +16,8 @@ from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
 from ..endpoint import ChatMessage
-from .judge_prompt import Order, Verdict, read_verdict
+from .judge_prompt import Order
+from .verdicts import Verdict, read_verdict
 
 TRANSCRIPT = "transcript.jsonl"
 
