@@ -197,6 +197,21 @@ class RunFolder:
         write_json(self.path / RUN, record)
 
 
+def damaged_files(folder: Path) -> list[str]:
+    """Return which files of a finished run, whatever its settings, are missing or changed.
+
+    It is for whoever reads the results of a run: an empty list for a folder without a run, too.
+
+    Args:
+        folder: the folder.
+    """
+    try:
+        recorded = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        return changed_files(folder, recorded.get(DIGESTS, {}))
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
 def changed_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
     """Return which files of a folder are missing, or do not have the digest that was recorded.
 

@@ -1,11 +1,14 @@
 """Keep every answer of the judge in a transcript, one a line, written when it comes.
 
 A run that was killed leaves whole lines and at most one cut line, which is dropped. A question that
-a whole line answers is never asked again.
+a whole line answers is never asked again. Each line carries a digest of what it says, so that no
+result is made from a line that was changed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +23,8 @@ from .judge_prompt import Order
 from .verdicts import Verdict, read_verdict
 
 TRANSCRIPT = "transcript.jsonl"
+
+_DIGEST = "sha256"
 
 
 class TranscriptError(ArgumentError):
@@ -113,13 +118,21 @@ class Transcript:
             "usage": dict(answer.usage),
             "left_out": list(answer.left_out),
         }
-        append_line(self._path, record)
+        append_line(self._path, {**record, _DIGEST: _digest(record)})
         self.answers[question] = answer
 
     def _take(self, line: bytes, where: str) -> None:
         record = parse_json(
             decode_utf8(line, where, raises=TranscriptError), where, raises=TranscriptError
         )
+        if isinstance(record, dict) and _DIGEST in record:  # earlier versions wrote none
+            written = {name: value for name, value in record.items() if name != _DIGEST}
+            if record[_DIGEST] != _digest(written):
+                raise TranscriptError(
+                    f"{where} is not as it was written; put the file back as it was written, or "
+                    "give another folder",
+                    "out",
+                )
         read = _read(record)
         if read is not None and read[0] not in self.answers:
             question, answer, messages = read
@@ -134,6 +147,12 @@ class Transcript:
             "written, or give another folder",
             "out",
         )
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a line says, with which the line can be checked."""
+    text = json.dumps(record, ensure_ascii=True, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(record: object) -> tuple[Question, Answer, object] | None:
