@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
 from sra_fast.cli.number_options import take_plain_numbers
+from sra_fast.cli.standard_output import print_result
 from sra_fast.tools.printable import printable
 
 _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for all wrong use
@@ -97,7 +98,7 @@ def _usage_errors(as_json: bool) -> Iterator[None]:
         _say_plainly(error)
         if as_json and os.environ.get("RANK", "0") == "0":
             text = "\n".join(printable(line) for line in error.format_message().splitlines())
-            print(json.dumps({"error": text}), flush=True)
+            print_result(json.dumps({"error": text}))
         raise
 
 
