@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import krippendorff
 import pytest
 from typer.testing import CliRunner
-
-krippendorff = pytest.importorskip("krippendorff", reason="needs the extra 'pipeline'")
 
 from sra_fast.cli.app import app
 
