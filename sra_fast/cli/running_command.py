@@ -19,5 +19,7 @@ def running_files() -> list[str]:
     """Return the names of the files that the running command was given to read."""
     context = get_current_context(silent=True)
     values = [] if context is None else list(context.params.values())
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    return [one.name for one in flat if isinstance(one, Path) and one.is_file()]
+    several = [value if isinstance(value, (list, tuple)) else [value] for value in values]
+    # Paths are still texts here in typer 0.26.
+    paths = [Path(one) for value in several for one in value if isinstance(one, (str, Path))]
+    return [path.name for path in paths if path.is_file()]
