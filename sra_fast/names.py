@@ -35,6 +35,9 @@ TooLong = Literal["error", "drop", "cut_oldest_turns"]
 ClassifierKind = Literal["lexical", "embedding", "roberta"]
 """The kinds of strategy classifier: n-grams of words, sentence embeddings, or an encoder."""
 
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
+"""The names under which servers take the most tokens of an answer; newer ones take the second."""
+
 FORWARD_TOKENS = 16384
 """The most tokens of one forward pass, unless one sequence is longer; it bounds the memory."""
 

@@ -230,14 +230,17 @@ class SRAResult:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path}: not a safetensors file ({error})") from error
-        names = json.loads(metadata.get("sra_fast", "{}"))
-        if names.get("format") != _FORMAT:
+        names = _names_in(metadata)
+        if names is None:
             raise ValueError(f"{path}: not a result saved by SRAResult.save")
         saved = {key.removeprefix("by_layer/") for key in tensors if key.startswith("by_layer/")}
         own = sorted(saved - set(DEFINITIONS))
         missing = {*_ALWAYS, *(f"by_layer/{name}" for name in DEFINITIONS)} - tensors.keys()
         if missing:
             raise ValueError(f"{path}: {', '.join(sorted(missing))} is missing")
+        problem = _misshapen(tensors, names)
+        if problem is not None:
+            raise ValueError(f"{path}: {problem}; the file is damaged, so save the result again")
         return cls(
             definition=names["definition"],
             spans=tuple(names["spans"]),
@@ -287,3 +290,38 @@ class SRAResult:
 
 _ALWAYS = ("mass", "conversation", "turn", "response_tokens", "span_tokens")
 _TENSORS = (*_ALWAYS, "as_written", "row_masses", "row_counts")
+
+
+def _names_in(metadata: dict[str, str]) -> dict[str, Any] | None:
+    """Return what a saved file says of its definition, spans, key sets and layers, if it is one."""
+    try:
+        names = json.loads(metadata.get("sra_fast", "{}"))
+    except ValueError:
+        return None
+    if not isinstance(names, dict) or names.get("format") != _FORMAT:
+        return None
+    lists = all(isinstance(names.get(name), list) for name in ("spans", "names", "layers"))
+    return names if lists and isinstance(names.get("definition"), str) else None
+
+
+def _misshapen(tensors: dict[str, Tensor], names: dict[str, Any]) -> str | None:
+    """Return which tensor of a saved file does not fit the others, in words, or None."""
+    n, spans, layers = tensors["turn"].numel(), len(names["spans"]), len(names["layers"])
+    wanted: dict[str, tuple[int | None, ...]] = {
+        **{name: (n,) for name in ("conversation", "turn", "response_tokens")},
+        "span_tokens": (n, spans),
+        "mass": (n, layers, None, len(names["names"])),
+        **{name: (n, spans, layers) for name in tensors if name.startswith("by_layer/")},
+    }
+    if "row_counts" in tensors or "row_masses" in tensors:
+        rows = int(tensors["row_counts"].sum()) if "row_counts" in tensors else None
+        wanted |= {"row_counts": (n,), "row_masses": (rows, layers, None, len(names["names"]))}
+    if f"by_layer/{names['definition']}" not in tensors:
+        return f"by_layer/{names['definition']} is missing"
+    for name, shape in wanted.items():
+        found = tuple(tensors[name].shape) if name in tensors else ()
+        if len(found) != len(shape) or any(
+            want not in (None, have) for want, have in zip(shape, found, strict=True)
+        ):
+            return f"{name} has the shape {list(found)}, which does not fit the other tensors"
+    return None

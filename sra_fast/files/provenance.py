@@ -19,6 +19,8 @@ _CODE = ("sra_fast", "kernels", "training", "benchmarks", "setup.py", "pyproject
 """The places where a new file changes what is run; elsewhere lie data and the folders of runs."""
 _RESULTS = ":!/benchmarks/results"
 
+_BLOCK = 1 << 20  # bytes of a file that are in memory at a time
+
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal digits.
@@ -26,7 +28,11 @@ def file_sha256(path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def versions(*packages: str) -> dict[str, str]:

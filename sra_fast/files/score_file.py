@@ -243,6 +243,7 @@ class FileScorer:
             score_batch,
             write_tables,
             lambda tokens: on_progress(job, tokens),
+            (SCORES_JSONL, SCORES_PARQUET),
         )
         return ScoredJob(job, done, self._rows(job, done))
 

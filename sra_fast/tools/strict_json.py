@@ -120,7 +120,7 @@ def decode_utf8(data: bytes, where: str, *, raises: type[ValueError]) -> str:
 
 
 def parse_json(text: str, where: str, *, raises: type[ValueError], first_line: int = 1) -> object:
-    """Parse one JSON value, and refuse an object that has the same key twice.
+    """Parse one JSON value, and refuse NaN, infinities and an object with the same key twice.
 
     Args:
         text: the JSON.
@@ -142,8 +142,14 @@ def parse_json(text: str, where: str, *, raises: type[ValueError], first_line: i
             )
         return found
 
+    def refuse(constant: str) -> object:
+        raise raises(
+            f"{where} line {first_line}: {constant} is no number of JSON; write null where there "
+            "is no value"
+        )
+
     try:
-        value: object = json.loads(text, object_pairs_hook=unique)
+        value: object = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise raises(
             f"{where} line {first_line + error.lineno - 1}, column {error.colno}: "

@@ -34,16 +34,7 @@ def train(
             "strategy and, if known, id and dialogue.",
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            file_okay=False,
-            help="The folder to write the classifier and its report into.",
-            show_default=False,
-        ),
-    ],
+    out: pipeline_options.RunOut,
     kind: Annotated[
         ClassifierKind,
         typer.Option(
@@ -110,7 +101,7 @@ def train(
 
     It writes the classifier, report.md, report.json, confusion.png and, for the lexical kind,
     ngrams.csv into the folder of --out. If it is interrupted, the same command continues after the
-    last finished split.
+    last finished split; if it was finished, the same command trains nothing.
     """
     given = _settings(kind, model, settings or [], seed, allow_missing)
     with session(as_json, debug, continues=True) as current:

@@ -41,6 +41,7 @@ def extend(
     endpoint: replying.EndpointURL = None,
     retries: replying.Retries = 5,
     timeout: replying.Timeout = 120.0,
+    token_limit: replying.TokenLimitName = "max_tokens",
     temperature: replying.Temperature = 0.7,
     top_p: replying.TopP = 0.9,
     max_new_tokens: replying.MaxNewTokens = 512,
@@ -83,6 +84,7 @@ def extend(
             allow_missing=allow_missing,
             thoughts=thoughts,
             out=out,
+            token_limit=token_limit,
         )
         extension = Extension(
             file=file,

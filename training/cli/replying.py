@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sra_fast.names import TokenLimit
+
 from . import pipeline_options
 
 if TYPE_CHECKING:
@@ -46,17 +48,28 @@ Timeout = Annotated[
     typer.Option(
         "--timeout",
         metavar="SECONDS",
-        help="How many seconds without a sign of life from an endpoint make a request fail.",
+        help="How many seconds an endpoint has for a whole answer; then the request has failed.",
     ),
 ]
+TokenLimitName = Annotated[
+    TokenLimit,
+    typer.Option(
+        "--token-limit",
+        help="The name under which an endpoint takes the most tokens of an answer. If it refuses "
+        "that name, the other one is sent.",
+    ),
+]
+TEMPERATURE = (
+    "Divide the logits by this number before a token is drawn; 0 is greedy decoding, which always "
+    "takes the likeliest token."
+)
 Temperature = Annotated[
     float,
     typer.Option(
         "--temperature",
         metavar="NUMBER",
         min=0.0,
-        help="Divide the logits by this number before a token is drawn; 0 is greedy decoding, "
-        "which always takes the likeliest token.",
+        help=TEMPERATURE,
         rich_help_panel=_GENERATION,
     ),
 ]
@@ -108,6 +121,7 @@ def replier(
     allow_missing: bool,
     thoughts: Thoughts | None,
     out: Path,
+    token_limit: TokenLimit,
 ) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
     """Return the settings that identify a model, and a function that loads it to reply.
 
@@ -118,7 +132,8 @@ def replier(
         batch: how many prompts a forward pass takes, or how many requests are sent at a time.
         dtype, device: the number format and the device of a model that is loaded here.
         retries: how many times a failed request to the endpoint is repeated.
-        timeout: the seconds without a sign of life after which a request fails.
+        timeout: the seconds that the endpoint has for a whole answer.
+        token_limit: the name under which the endpoint takes the most tokens of an answer.
         allow_missing: whether weights that the model's files lack are only told.
         thoughts: the tags around a thought before a reply, which is taken off.
         out: the folder of the run, whose date a chat template with a date writes.
@@ -130,7 +145,14 @@ def replier(
     if endpoint is not None:
         from ..pipeline.endpoint import Endpoint
 
-        place = Endpoint(endpoint, model, timeout=timeout, retries=retries, concurrency=batch)
+        place = Endpoint(
+            endpoint,
+            model,
+            timeout=timeout,
+            retries=retries,
+            concurrency=batch,
+            token_limit=token_limit,
+        )
 
         def ask() -> Replier:
             from ..pipeline.generation.endpoint_replier import EndpointReplier

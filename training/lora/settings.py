@@ -19,6 +19,7 @@ from sra_fast.chat.thoughts import Thoughts
 from sra_fast.names import Differentiable, DType, TooLong
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
+from sra_fast.tools.number_text import finite_number, whole_number
 from sra_fast.tools.suggestions import did_you_mean
 
 
@@ -273,6 +274,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             found: dict[Any, Any] = super().construct_mapping(node, deep)
             return found
 
+    def decimal(loader: Any, node: Any) -> int | float:
+        """Read a number in decimal digits: to YAML 1.1 ``1_0`` is 10, ``010`` 8, ``1:30`` 90."""
+        whole, number = whole_number(node.value), finite_number(node.value)
+        if number is None or (whole is not None and node.value.lstrip("+-") != str(abs(whole))):
+            raise TrainingConfigError(
+                f"{path.name} line {node.start_mark.line + 1}: {node.value!r} is not a finite "
+                "number in plain decimal digits; write it as 10, 0.5 or 1e-4, or a text in quotes"
+            )
+        return number if whole is None else whole
+
+    for kind in ("int", "float"):
+        UniqueKeys.add_constructor(f"tag:yaml.org,2002:{kind}", decimal)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except UnicodeDecodeError as error:
@@ -323,10 +336,7 @@ def _as_one(value: Any, wanted: Any) -> Any:
         items = [_as_one(item, kind) for item in value]
         return _NOT if any(item is _NOT for item in items) else tuple(items)
     if wanted is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a text
-        try:
-            value = float(value)
-        except ValueError:
-            return _NOT
+        value = finite_number(value)
     if isinstance(value, bool) and wanted is not bool:
         return _NOT
     if wanted is float and isinstance(value, int):

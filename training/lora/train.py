@@ -12,7 +12,8 @@ The folder of a run holds:
     result.json            the result in numbers
 
 A run that was killed continues from its newest whole checkpoint when it is started again. Its
-result is the same as without the interruption, on a CPU bit for bit.
+result is the same as without the interruption, on a CPU bit for bit. A finished run whose files are
+no longer as they were written makes them again, from its checkpoints or by training.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from ..sra.history import NAME as HISTORY
 from . import processes
 from .adapter import check_base, check_resumable, load_base, with_adapter
 from .checkpoints import checkpoints, newest_checkpoint, remove_incomplete
-from .outcome import RESULT, RESULT_FILES, write_outcome
+from .outcome import RESULT, RESULT_FILES, damaged_results, remove_damaged, write_outcome
 from .processes import is_first
 from .reply_trainer import ReplyTrainer
 from .settings import TrainingConfig
@@ -129,12 +130,15 @@ def train(run: TrainingRun) -> dict[str, Any]:
         _logger.info("%s", note)
     settings = settings_of_run(run.source, data, run.config, device, day)
     folder = RunFolder(run.out.resolve(), settings)
+    # Looked for by every process, and before the first one removes it: all must do the same.
+    damaged = [] if run.overwrite else damaged_results(folder)
     with ExitStack() as stack:
         if is_first():
             stack.enter_context(_opened(folder, run.overwrite))
-            for note in remove_incomplete(folder.path):
+            for note in (*remove_damaged(folder.path, damaged), *remove_incomplete(folder.path)):
                 _logger.info("%s", note)
-        if not run.overwrite and all((folder.path / name).exists() for name in _wanted(run)):
+        there = all((folder.path / name).exists() for name in _wanted(run))
+        if there and not run.overwrite and not damaged:
             _logger.info("this run was finished before; nothing is trained")
             return _recorded(folder.path) if is_first() else {}
         last = newest_checkpoint(folder.path)
@@ -143,7 +147,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if is_first():
             result = _outcome(run, folder.path, data, tokenizer)
-            folder.finish()
+            folder.finish([*_wanted(run), *(one.name for one in checkpoints(folder.path))])
             for note in result["notes"][len(data.notes) :]:
                 _logger.info("%s", note)
     return result

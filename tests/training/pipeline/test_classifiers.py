@@ -14,6 +14,7 @@ import numpy
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from transformers import (
@@ -27,6 +28,8 @@ from transformers import (
 from broken_checkpoints import without
 from chat_tokenizers import byte_level_bpe, word_piece
 from sra_fast.chat.strategies import STRATEGIES
+from sra_fast.files.run_folder import RunFolderError
+from sra_fast.names import ClassifierKind
 from sra_fast.training.pipeline.classifiers import (
     PLAIN_REPLIES,
     ClassifierError,
@@ -503,8 +506,44 @@ def test_an_interrupted_report_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert names_of == {path.name for path in (tmp_path / "a").iterdir()}
     for name in ("report.md", "report.json", "ngrams.csv", "weights.safetensors"):
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
-    with pytest.raises(ClassifierError, match="give another folder, or replace it"):
-        run("b")
+    calls = 10
+    assert run("b") == whole  # and nothing is trained
+    assert calls == 10
+    with pytest.raises(RunFolderError, match="its setting 'folds' is 4, and now it is 0") as other:
+        run("b", fold_count=0)
+    assert other.value.arguments == ("out", "force")
     assert run("b", replace=True, fold_count=0)["all_folds"] is None
+    assert not (tmp_path / "b" / "splits").exists()
     with pytest.raises(ClassifierError, match="2 or more"):
         run("c", fold_count=1)
+
+
+# --- Models that give no numbers ---
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    texts, names = some_replies(5)
+    train_classifier("lexical", texts, names).save(tmp_path)
+    tensors = load_file(tmp_path / "weights.safetensors")
+    tensors["idf"][3] = numpy.nan
+    save_file(tensors, tmp_path / "weights.safetensors")
+    with pytest.raises(ClassifierError, match="tensor 'idf' holds NaN or infinite") as caught:
+        load_classifier(tmp_path)
+    assert str(tmp_path / "weights.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "roberta"])
+def test_a_model_that_gives_nan_is_named(
+    tmp_path: Path, encoders: dict[str, Path], kind: ClassifierKind
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(encoders["bert"], broken)
+    (weights,) = broken.glob("*.safetensors")
+    tensors = load_file(weights)
+    name = max(tensors, key=lambda one: tensors[one].size)
+    tensors[name][:] = numpy.nan
+    save_file(tensors, weights, {"format": "pt"})
+    texts, names = some_replies(2)
+    more = {"epochs": 0.01} if kind == "roberta" else {}
+    with pytest.raises(ClassifierError, match=f"{broken}.* gives NaN or infinite numbers"):
+        train_classifier(kind, texts, names, model=str(broken), **more).probabilities(texts)

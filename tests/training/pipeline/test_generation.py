@@ -25,7 +25,8 @@ from model_families import FAMILIES, random_tokens
 from sra_fast.chat.chat_template import control_tokens, read_chat_template
 from sra_fast.chat.conversations import as_conversations
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.training.pipeline.endpoint import FAILURES_IN_A_ROW, Endpoint
+from sra_fast.training.pipeline.endpoint import Endpoint
+from sra_fast.training.pipeline.endpoint_patience import FAILURES_IN_A_ROW
 from sra_fast.training.pipeline.generation import local
 from sra_fast.training.pipeline.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.pipeline.generation.cleaning import clean_reply
@@ -464,7 +465,7 @@ def test_a_prompt_without_a_reply_leaves_the_others_theirs(
     assert len(server.requests) == 5
 
 
-@pytest.mark.parametrize(("status", "asked"), [(500, FAILURES_IN_A_ROW), (401, 5)])
+@pytest.mark.parametrize(("status", "asked"), [(500, FAILURES_IN_A_ROW), (401, 1)])
 def test_an_endpoint_that_only_fails_is_given_up(tmp_path: Path, status: int, asked: int) -> None:
     conversations = as_conversations([talk(str(number)) for number in range(40)])
     prompts = generation_prompts(conversations, TEMPLATES["standard"])
@@ -473,7 +474,7 @@ def test_an_endpoint_that_only_fails_is_given_up(tmp_path: Path, status: int, as
         with pytest.raises(MissingRepliesError, match=f"40 of 40 .* {asked} × ") as caught:
             complete(EndpointReplier(endpoint, DRAWN, batch=5), prompts, tmp_path)
     assert caught.value.given_up
-    assert len(server.requests) == asked
+    assert len(server.requests) <= asked + 1  # one more may be under way when the last comes back
     assert not list(tmp_path.glob("*.jsonl"))
 
 

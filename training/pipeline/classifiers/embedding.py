@@ -24,7 +24,7 @@ from sra_fast.names import ClassifierKind
 from sra_fast.tools.sra_warning import SRAWarning
 
 from .classifier_settings import checked_settings
-from .interface import ClassifierError
+from .interface import ClassifierError, check_finite
 from .logistic import (
     fit_logistic,
     logistic_shapes,
@@ -203,7 +203,9 @@ class SentenceEmbedder:
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
             embeddings.append(torch.nn.functional.normalize(mean, dim=1).double().cpu().numpy())
-        return numpy.concatenate(embeddings)
+        found = numpy.concatenate(embeddings)
+        check_finite(found, f"embedding model {self.settings.model!r}")
+        return found
 
 
 def embedding_model(settings: EmbeddingSettings, **arguments: Any) -> tuple[Any, Any]:

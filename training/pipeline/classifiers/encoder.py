@@ -23,7 +23,7 @@ from sra_fast.tools.missing_extra import needed
 
 from .classifier_settings import checked_settings
 from .embedding import warn_of_long
-from .interface import ClassifierError
+from .interface import ClassifierError, check_finite
 from .stored import MODEL, begin, write_record
 
 
@@ -161,6 +161,7 @@ class EncoderClassifier:
             with torch.inference_mode():
                 logits = self._model(**batch.to(self._model.device)).logits
             found[first : first + size] = logits.double().softmax(dim=1).cpu().numpy()
+        check_finite(found, f"encoder {self._model.name_or_path!r}")
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> None:

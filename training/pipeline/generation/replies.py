@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sra_fast.chat.chat_template import read_chat_template
 from sra_fast.chat.thoughts import Thoughts, reply_start
 from sra_fast.files.kept_parts import KeptParts
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import write_json_lines
 from sra_fast.tools.strict_json import read_json_lines
 
@@ -36,12 +37,13 @@ BATCH = 32
 _NAMED = 3  # the most reasons that an error names; it counts the others
 
 
-class UnansweredError(ValueError):
+class UnansweredError(ArgumentError):
     """Raised when prompts of a batch got no reply; the message gives the reasons.
 
     Args:
         replies: the attribute of that name.
         reasons: the attribute of that name.
+        arguments: names of arguments that were at fault.
         for_all: the attribute of that name.
 
     Attributes:
@@ -50,18 +52,21 @@ class UnansweredError(ValueError):
         for_all: whether further requests would fail as well, so that the run should stop.
     """
 
-    def __init__(self, replies: Sequence[Reply], reasons: Sequence[str], *, for_all: bool) -> None:
-        super().__init__("; ".join(reasons[:_NAMED]))
+    def __init__(
+        self, replies: Sequence[Reply], reasons: Sequence[str], *arguments: str, for_all: bool
+    ) -> None:
+        super().__init__("; ".join(reasons[:_NAMED]), *arguments)
         self.replies, self.reasons, self.for_all = list(replies), list(reasons), for_all
 
 
-class MissingRepliesError(ValueError):
+class MissingRepliesError(ArgumentError):
     """Raised when prompts have no reply; the message says how many, why, and how to go on.
 
     Args:
         replies: the attribute of that name.
         wanted: the number of all prompts.
         failures: how many prompts failed for each reason.
+        arguments: names of arguments that were at fault.
         given_up: the attribute of that name.
 
     Attributes:
@@ -70,13 +75,19 @@ class MissingRepliesError(ValueError):
     """
 
     def __init__(
-        self, replies: Mapping[str, Reply], wanted: int, failures: Counter[str], *, given_up: bool
+        self,
+        replies: Mapping[str, Reply],
+        wanted: int,
+        failures: Counter[str],
+        *arguments: str,
+        given_up: bool,
     ) -> None:
         reasons = [f"{count} × {reason}" for reason, count in failures.most_common(_NAMED)]
         more = f"; and {len(failures) - _NAMED} more reasons" if len(failures) > _NAMED else ""
         super().__init__(
             f"{wanted - len(replies)} of {wanted} prompts have no reply; what is done is kept, and "
-            f"the same command asks for the others. Requests failed: {'; '.join(reasons)}{more}"
+            f"the same command asks for the others. Requests failed: {'; '.join(reasons)}{more}",
+            *arguments,
         )
         self.replies, self.given_up = dict(replies), given_up
 
@@ -224,6 +235,7 @@ def complete(
     kept = {reply.item: reply for part in parts.all() for reply in part}
     replies: dict[str, Reply] = {}
     failures: Counter[str] = Counter()
+    arguments: dict[str, None] = {}
     given_up = False
     for batch in replier.plan(prompts):
         wanted = [prompts[index] for index in batch]
@@ -234,6 +246,7 @@ def complete(
             except UnansweredError as error:
                 found, given_up = error.replies, error.for_all
                 failures.update(error.reasons)
+                arguments.update(dict.fromkeys(error.arguments))
             if found:
                 parts.append(found)
             kept.update({reply.item: reply for reply in found})
@@ -243,7 +256,7 @@ def complete(
         if given_up:
             break
     if failures:
-        raise MissingRepliesError(replies, len(prompts), failures, given_up=given_up)
+        raise MissingRepliesError(replies, len(prompts), failures, *arguments, given_up=given_up)
     return replies
 
 

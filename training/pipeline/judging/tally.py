@@ -9,7 +9,8 @@ from typing import Any, Literal
 from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS, REPORT_SEED, rate_interval
 
 from ..items import Item
-from .judge_prompt import Order, Verdict
+from .judge_prompt import Order
+from .verdicts import Verdict
 
 Outcome = Literal["win", "tie", "loss"]
 """What came of an item for system A: it won, neither won, or it lost."""

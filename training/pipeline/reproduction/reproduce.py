@@ -27,13 +27,14 @@ from sra_fast.tools.atomic import write_json
 from ...data.trained_on import digest, read_trained_on
 from ...lora.train import OnLog, train
 from ..classifiers import PLAIN, ClassifierError, StrategyClassifier, load_classifier
-from ..classifiers.held_out import REPORT, train_with_report
+from ..classifiers.held_out import train_with_report
 from ..classifiers.labelled import (
     LabelledResponse,
     read_labelled,
     read_responses,
 )
 from ..classifiers.stored import RECORD
+from ..classifiers.training_folder import REPORT
 from ..evaluation.analysis import Analysis
 from ..evaluation.conclude import conclude
 from ..evaluation.condition_records import records
