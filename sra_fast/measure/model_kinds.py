@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -27,8 +28,8 @@ def refuse(name: str, decoder: Any) -> None:
         decoder: the model's text decoder.
 
     Raises:
-        UnservedModelError: it has no softmax attention, chooses its keys by an index, or does not
-            ask transformers' attention interface.
+        UnservedModelError: it has no softmax attention, chooses its keys by an index, wants more
+            than a text, or does not ask transformers' attention interface.
     """
     if not isinstance(decoder, PreTrainedModel) or decoder.config.is_encoder_decoder:
         raise UnservedModelError(f"{name} is not a decoder-only language model")
@@ -42,6 +43,12 @@ def refuse(name: str, decoder: Any) -> None:
         raise UnservedModelError(
             f"{name} chooses by an index of its own which keys a query sees ({index}), which no "
             "mask of sequences and windows can say"
+        )
+    wanted = _wanted_arguments(decoder)
+    if wanted:
+        raise UnservedModelError(
+            f"{name} does not read a text alone: its decoder {type(decoder).__name__} wants "
+            f"{', '.join(wanted)} too"
         )
     if compat.follows_attention_interface(decoder):
         return
@@ -71,6 +78,17 @@ def is_linear(module: nn.Module, config: Any) -> bool:
 def looks_elsewhere(module: nn.Module) -> bool:
     """Return whether a module attends from the text to something else, such as images."""
     return "CrossAttention" in type(module).__name__
+
+
+def _wanted_arguments(decoder: PreTrainedModel) -> list[str]:
+    """Return the arguments beside the tokens without which a decoder cannot be called."""
+    single = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [
+        parameter.name
+        for parameter in inspect.signature(decoder.forward).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind in single
+        if parameter.name != "input_ids"
+    ]
 
 
 def is_attention(module: nn.Module) -> bool:

@@ -77,7 +77,14 @@ def _try(served: ServedModel, parts: tuple[int, ...]) -> _Findings:
             plain = _run(served, ids)
             layers = answered_layers(plain, served.attention_layers)
             counts = served.takes_positions and _same(plain, _run(served, ids, positions=True))
-    except (UnservedModelError, UnservedAttentionError, UnansweredRequestError) as error:
+    except UnservedAttentionError as error:
+        if getattr(type(served.config), "is_encoder_decoder", False):
+            raise UnservedModelError(
+                f"{served.name} is the decoder of an encoder-decoder model: its layers also attend "
+                "to what an encoder gives"
+            ) from error
+        raise UnservedModelError(f"{served.name} cannot be scored: {error}") from error
+    except (UnservedModelError, UnansweredRequestError) as error:
         raise UnservedModelError(f"{served.name} cannot be scored: {error}") from error
     except (torch.OutOfMemoryError, MemoryError):
         raise
