@@ -21,6 +21,7 @@ from model_families import (
     Family,
     random_tokens,
 )
+from sra_fast.measure import packing
 from sra_fast.measure.packing import forwards
 from sra_fast.measure.served import UnservedModelError, serve
 from sra_fast.measure.trial import tried
@@ -315,6 +316,16 @@ def test_a_decoder_that_takes_no_positions_gets_one_sequence_at_a_time() -> None
     assert [forward.members for forward in forwards(served, [30, 20], 99)] == [(0, 1)]
     without = replace(served, takes_positions=False)
     assert [forward.members for forward in forwards(without, [30, 20], 99)] == [(0,), (1,)]
+
+
+def test_where_masks_count_chunks_from_the_rows_start_nothing_is_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chunked = next(family for family in FAMILIES if family.name == "llama4")
+    monkeypatch.setattr(packing, "_CHUNKS_COUNT_FROM_THE_SEQUENCE", False)
+    for family, groups in ((chunked, [(0,), (1,)]), (LLAMA, [(0, 1)])):
+        found = forwards(tried(serve(family.build())), [30, 20], 99)
+        assert [forward.members for forward in found] == groups
 
 
 def test_prompt_learning_is_refused() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sra_fast.measure.sequences import numbered_runs
 
+_READING = "_sra_reading"  # the attribute of a written mask by which its layers share one reading
 _BITS = 32  # of an int64, for the number of the piece
 _ALL_ROWS = 4096  # up to that many pairs of query and key, every one is looked at
 _SOME_ROWS = 16  # the queries that are looked at beyond that, spread over all
@@ -92,13 +93,22 @@ def read_mask(mask: Tensor) -> MaskReading:
     """
     if mask.ndim != 2:
         raise UnreadableMaskError(f"a ready-made {mask.ndim}-D attention mask")
-    mask = mask.to(torch.int64)
+    known: MaskReading | None = getattr(mask, _READING, None)
+    return known or _read(mask)
+
+
+def _read(mask: Tensor) -> MaskReading:
+    ours = mask.dtype == torch.int64  # nobody else writes into it
+    given, mask = mask, mask.to(torch.int64)
     pieces = tuple(numbered_runs(mask & ((1 << _BITS) - 1)))
     for (b, _, end), (next_b, start, _) in itertools.pairwise(pieces):
         if b == next_b and end != start:
             raise UnreadableMaskError("an attention mask with a hole inside a row")
     window = int(mask.max()) >> _BITS if mask.numel() else 0
-    return MaskReading(pieces, window or None)
+    reading = MaskReading(pieces, window or None)
+    if ours:
+        setattr(given, _READING, reading)
+    return reading
 
 
 def _window(

@@ -34,9 +34,9 @@ def refuse(name: str, decoder: Any) -> None:
     if not isinstance(decoder, PreTrainedModel) or decoder.config.is_encoder_decoder:
         raise UnservedModelError(f"{name} is not a decoder-only language model")
     attentions = [module for module in decoder.modules() if is_attention(module)]
-    if not attentions:
+    if not attentions and compat.is_stateful(decoder):
         raise UnservedModelError(
-            f"{name} has no attention layers: no token of it attends to another"
+            f"{name} has no attention layers: it carries a state from token to token"
         )
     index = next(_indexers(decoder), None)
     if index is not None:
@@ -70,9 +70,8 @@ def layer_type(module: nn.Module, config: Any) -> str | None:
 
 
 def is_linear(module: nn.Module, config: Any) -> bool:
-    """Return whether the configuration says of a module's layer that it does not attend."""
-    kind = layer_type(module, config)
-    return kind is not None and kind not in ATTENTION_LAYER_TYPES
+    """Return whether a module, though it is named an attention, carries a state instead."""
+    return layer_type(module, config) == "linear_attention"
 
 
 def looks_elsewhere(module: nn.Module) -> bool:

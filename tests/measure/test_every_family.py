@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from families_page import PAGE, described, rows
-from family_outcomes import MOST_NOT_BUILT, Outcome, outcome, written_out
+from family_outcomes import MOST_NOT_BUILT, NOT_BUILT, Outcome, outcome, written_out
 from shrunken_families import families, shrunken_config
 
 _STEP = 8  # one family of so many is in the sample
@@ -54,6 +54,8 @@ def test_a_family_is_equal_to_its_own_maps_or_refused_with_a_known_reason(
 ) -> None:
     found = outcome(*family)
     assert found.end != "wrong", found.detail
+    if found.end == "not built" and found.detail not in NOT_BUILT and not OF_THIS_VERSION:
+        pytest.skip(f"another version of transformers builds it otherwise: {found.detail[:80]}")
     if OF_THIS_VERSION:
         assert described(found) == ON_THE_PAGE[family]
 

@@ -117,3 +117,10 @@ def test_a_mask_of_zeros_and_ones_is_read_as_one_piece_a_row() -> None:
     reading = read_mask(torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]]).bool())
     assert reading.pieces == ((0, 1, 4), (1, 0, 2))
     assert reading.window is None
+
+
+def test_layers_that_share_a_written_mask_share_its_reading() -> None:
+    mask = written_mask(masks.sliding_window_causal_mask_function(8), BATCH, 20, 20, 0, None)
+    assert mask is not None
+    assert read_mask(mask) is read_mask(mask)
+    assert read_mask(mask.clone()) == read_mask(mask)

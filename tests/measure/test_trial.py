@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
@@ -27,7 +28,7 @@ SIZES: dict[str, Any] = dict(
     initializer_range=0.3,
     pad_token_id=1,
 )
-LENGTHS = (40, 29, 33)
+LENGTHS = (40, 29, 38)
 
 
 def tiny(family: str, **changes: Any) -> Any:
@@ -77,6 +78,10 @@ def test_a_decoder_that_counts_from_zero_is_given_packed_rows(family: str) -> No
 # --- windows ---
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="Moshi has attention classes of its own in this version of transformers",
+)
 def test_a_window_that_the_model_never_applies_is_not_applied() -> None:
     """Use Moshi's text decoder: its config has a window and its mask function has none."""
     model = tiny("Moshi", head_dim=16, ffn_dim=64, sliding_window=8, num_key_value_heads=2)
@@ -253,7 +258,9 @@ def test_layers_that_attend_to_images_are_not_asked_for_masses_of_text() -> None
 def test_an_error_of_the_models_own_is_told_as_such() -> None:
     model = tiny("Llama")
     model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: 1 / 0)
-    with pytest.raises(UnservedModelError, match="does not run on text alone") as caught:
+    with pytest.raises(
+        UnservedModelError, match="fails on 4 tokens of plain text, also by itself"
+    ) as caught:
         sra_fast.score(model, marked_batch((40,)))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 

@@ -146,6 +146,8 @@ def _ended(end: End, known: dict[str, str], error: Exception) -> Outcome:
     for name, message in known.items():
         if re.search(message, str(error)):
             return Outcome(end, name)
+    if end == "not built":  # another version's configs may want other exceptions
+        return Outcome(end, f"{type(error).__name__}: {error}")
     return Outcome("wrong", f"{end} for no known reason: {type(error).__name__}: {error}")
 
 
