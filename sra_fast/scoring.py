@@ -16,6 +16,7 @@ from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.served import ServedModel, evaluating, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, build_query, read_batch
+from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
 
@@ -69,7 +70,7 @@ def score(
     check_backend(backend)
     if forward_tokens < 1:
         raise ValueError(f"forward_tokens must be at least 1, got {forward_tokens}")
-    served = serve(model)
+    served = tried(serve(model))
     if "input_ids" not in batch:
         raise KeyError("the batch needs `input_ids`")
     marked = read_batch(batch)
