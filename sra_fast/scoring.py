@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
+from sra_fast.kernels.contract import SpanQuery
+from sra_fast.measure.batch_keys import BatchContent, read_content
+from sra_fast.measure.marked_query import build_query, query_as_given
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.served import ServedModel, evaluating, serve, switched
-from sra_fast.measure.spans import BatchRowError, MarkedBatch, build_query, read_batch
+from sra_fast.measure.spans import BatchRowError, MarkedBatch
+from sra_fast.measure.whole_model import run_whole
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
 
@@ -70,17 +74,16 @@ def score(
     if forward_tokens < 1:
         raise ValueError(f"forward_tokens must be at least 1, got {forward_tokens}")
     served = serve(model)
-    if "input_ids" not in batch:
-        raise KeyError("the batch needs `input_ids`")
-    marked = read_batch(batch)
-    input_ids = batch["input_ids"]
-    if input_ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"input_ids: expected int64, got {input_ids.dtype}")
+    content = read_content(served, batch)
+    marked = content.marked
     _check_definable(marked, definition)
     _check_lengths(served, marked)
-    lengths = [sequence.length for sequence in marked.sequences]
-    plan = forwards(served, lengths, forward_tokens)
-    with torch.no_grad(), switched(served), evaluating(served.decoder):
+    with torch.no_grad(), switched(served), evaluating(served.whole):
+        if not content.only_tokens:
+            return _run_as_given(served, content, definition, keep_rows, backend)
+        lengths = [sequence.length for sequence in marked.sequences]
+        plan = forwards(served, lengths, forward_tokens)
+        input_ids = content.tokens["input_ids"]
         results = [
             _run(served, marked, input_ids, forward, definition, keep_rows, backend)
             for forward in plan
@@ -112,10 +115,7 @@ def _run(
     inputs, places = _packed(pieces) if forward.packed else _padded(pieces)
     shape = inputs["input_ids"].shape
     query, placed = build_query(marked, forward.members, places, shape)
-    stop = max(served.attention_layers, default=None) if served.can_stop else None
-    request = SpanRequest(
-        query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend
-    )
+    request = _request(served, query, backend)
     device = _input_device(served)
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
@@ -123,6 +123,26 @@ def _run(
     return reduce(
         request, placed, marked, forward.members, served.attention_layers, definition, keep_rows
     )
+
+
+def _run_as_given(
+    served: ServedModel, content: BatchContent, definition: str, keep_rows: bool, backend: str
+) -> SRAResult:
+    """Run the whole model once on a batch whose inputs cannot be laid out anew."""
+    query, placed = query_as_given(content.marked)
+    request = _request(served, query, backend)
+    with fresh_rope(served.decoder):
+        inputs = {**content.tokens, **content.model_inputs}
+        run_whole(served, inputs, request, _input_device(served))
+    members = range(len(content.marked.sequences))
+    layers = served.attention_layers
+    return reduce(request, placed, content.marked, members, layers, definition, keep_rows)
+
+
+def _request(served: ServedModel, query: SpanQuery, backend: str) -> SpanRequest:
+    """Make a request that ends the forward pass with the last mass, where that is possible."""
+    stop = max(served.attention_layers, default=None) if served.can_stop else None
+    return SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
 
 
 def _packed(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:

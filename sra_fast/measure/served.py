@@ -27,6 +27,7 @@ class ServedModel:
 
     Attributes:
         top: the model as the user holds it.
+        whole: the model inside its wrappers, with its head and, if it is multimodal, its encoders.
         decoder: its text decoder, without the language-model head: the part that is run.
         attention_layers: ``layer_idx`` of its attention layers, ascending; empty if unknown.
         stateful: whether other layers carry a state along the sequence (Mamba, convolutions, linear
@@ -37,6 +38,7 @@ class ServedModel:
     """
 
     top: nn.Module
+    whole: PreTrainedModel
     decoder: PreTrainedModel
     attention_layers: tuple[int, ...]
     stateful: bool
@@ -93,6 +95,7 @@ def serve(model: nn.Module) -> ServedModel:
     types = set(getattr(decoder.config, "layer_types", None) or ())
     return ServedModel(
         top=model,
+        whole=inner,
         decoder=decoder,
         attention_layers=_attention_layers(decoder),
         stateful=compat.is_stateful(decoder) or bool(types - _ATTENTION_LAYER_TYPES),
