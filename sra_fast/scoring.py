@@ -17,9 +17,9 @@ from sra_fast.measure.marked_query import build_query, query_as_given
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
+from sra_fast.measure.run_as_given import run_whole
 from sra_fast.measure.served import ServedModel, evaluating, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
-from sra_fast.measure.whole_model import run_whole
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
 
@@ -40,34 +40,44 @@ def score(
     is left as it was found, whatever happens. Definitions: :mod:`sra_fast.definitions`
     (arXiv 2402.10453).
 
+    A batch with inputs that are worked in above the decoder, such as images, or with positions that
+    are not 0, 1, 2, … in each sequence runs through the whole model, as it was given.
+
     Args:
         model: what ``AutoModelForCausalLM.from_pretrained`` gives; also PEFT-wrapped, quantised,
-            dispatched over devices, or multimodal (its text part is scored).
+            dispatched over devices, or multimodal.
         batch: a mapping with
 
-            - ``input_ids [B, T]`` int64,
+            - ``input_ids [B, T]`` int64, or ``inputs_embeds [B, T, H]``,
             - ``attention_mask [B, T]`` (optional), one run of tokens per row, either side padded,
+            - ``position_ids [B, T]`` int64 (optional); where they start anew in a row and there is
+              no ``attention_mask``, the row holds several sequences,
             - ``strategy_mask [B, T]`` bool, or ``span_masks {name: [B, T] bool}`` for 1 to 15
               spans, the first of which is the one that ``.sra`` is of,
-            - ``response_mask [B, T]``, bool, or int with k at the tokens of the k-th response,
+            - ``response_mask [B, T]``, bool, or int with k at the tokens of the k-th response of
+              the row; without it the tokens whose ``labels [B, T]`` are not -100,
             - ``conversation [B]`` and ``turns [B, K]`` int64 (optional) as
-              :func:`sra_fast.encode` gives them.
+              :func:`sra_fast.encode` gives them,
+            - whatever else the model's forward pass takes: ``pixel_values``, ``token_type_ids``, ….
+
+            ``labels``, ``strategies`` and ``length`` may be there too, and change no mass.
 
         definition: the definition that ``result.sra`` gives, built-in or one of your own
             (:func:`sra_fast.register_definition`); all are in ``result.scores``.
         keep_rows: whether to keep the masses of every row (``result.rows(i)``).
         backend: backend of the op (:func:`sra_fast.span_attention`).
         forward_tokens: the most tokens of one forward pass (or one sequence, if that is longer);
-            bounds the memory and changes no score.
+            bounds the memory and changes no score. A batch that runs as it was given is one pass.
 
     Returns:
         The scores of all responses, in the order of the batch.
 
     Raises:
-        ValueError: a batch that cannot be scored (the row is named), NaN in the hidden states,
-            prompts beyond the model's context, a model that is not served, no such backend, or
-            ``forward_tokens`` below 1.
-        KeyError: a mask is missing, or there is no such definition.
+        ValueError: a batch that cannot be scored (the row is named), a key that neither the model
+            nor this function reads, inputs with which the model is not served (images that it sees
+            both ways), NaN in the hidden states, prompts beyond the model's context, a model that
+            is not served, no such backend, or ``forward_tokens`` below 1.
+        KeyError: the tokens or a mask are missing, or there is no such definition.
     """
     check_definition(definition)
     check_backend(backend)

@@ -7,7 +7,7 @@ what watches a model's own calls. Which inputs a model takes is asked of its ``f
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,8 @@ def read_content(served: ServedModel, batch: Mapping[str, Any]) -> BatchContent:
     for key, value in batch.items():
         if key in (*_MARKS, *BOUNDARY_KEYS, *_TOKENS, *WITHOUT_EFFECT):
             continue
+        if value is None and key in taken:
+            continue
         if key in _CACHES:
             raise ValueError(
                 f"{key}: a batch is scored from its first token, without a cache; give every "
@@ -93,16 +95,13 @@ def read_content(served: ServedModel, batch: Mapping[str, Any]) -> BatchContent:
             )
         if key not in taken:
             raise _unknown(served, key, taken)
-        if value is not None:
-            inputs[key] = value
+        inputs[key] = value
     tokens = {key: batch[key] for key in _TOKENS if batch.get(key) is not None}
     shape = _token_shape(tokens)
     given = {**batch, "response_mask": _responses(batch)}
     positions = read_positions(batch, shape)
     if positions.own and POSITIONS not in taken:
-        raise ValueError(
-            f"{POSITIONS}: {type(served.whole).__name__} takes none and counts from 0 in every row"
-        )
+        raise ValueError(f"{POSITIONS}: {type(served.whole).__name__} takes none; leave them out")
     if positions.own:
         _check_reach(served, tokens[POSITIONS])
         _check_packable(served, positions)
@@ -220,23 +219,32 @@ def _check_packable(served: ServedModel, positions: GivenPositions) -> None:
         raise ValueError(f"{served.name} carries a state along the row, so rows cannot be packed")
 
 
-def _arguments(served: ServedModel) -> dict[str, Any]:
-    """Return the named arguments of the forward pass of the model that the user calls."""
-    return dict(inspect.signature(served.whole.forward).parameters)
+def _arguments(served: ServedModel) -> dict[str, inspect.Parameter]:
+    """Return the named arguments of the forward pass of the model that the user calls.
+
+    Trainers put functions of their own around it, which read arguments of their own.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for function in (served.whole.forward, type(served.whole).forward):
+        wrapped: Any = function
+        while wrapped is not None:
+            parameters = inspect.signature(wrapped, follow_wrapped=False).parameters
+            found |= {name: found.get(name, each) for name, each in parameters.items()}
+            wrapped = getattr(wrapped, "__wrapped__", None)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: each for name, each in found.items() if each.kind in named and name != "self"}
 
 
 def _is_argument(served: ServedModel, key: str, taken: Mapping[str, Any]) -> bool:
     """Return whether a call may name ``key``: for the model, its loss, or who watches the call."""
     if key in taken or key in (*_MARKS, *WITHOUT_EFFECT, REQUEST):
         return True
-    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in taken.values()):
-        return False
     if key in (*TransformersKwargs.__annotations__, *_OUTPUTS):
         return True
     return key in inspect.signature(served.whole.loss_function).parameters
 
 
-def _unknown(served: ServedModel, key: str, taken: Mapping[str, Any]) -> ValueError:
+def _unknown(served: ServedModel, key: str, taken: Iterable[str]) -> ValueError:
     inputs = [name for name in taken if name not in (*_CACHES, *_OUTPUTS)]
     known = [*_MARKS, *WITHOUT_EFFECT, *_TOKENS, *inputs]
     return ValueError(

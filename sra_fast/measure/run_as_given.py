@@ -1,4 +1,4 @@
-"""Run a whole model on a batch as it was given, images included, and ask its decoder for masses.
+"""Run a whole model on a batch as given, images included, and ask its decoder for masses.
 
 Inputs beside the token ids, such as images, are worked into the embeddings above the decoder, by
 rules of each family. So the model that the user holds runs, and the request enters where it calls
@@ -45,9 +45,8 @@ def run_whole(
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise ValueError(
-            f"{type(served.whole).__name__} with {', '.join(inputs)}: {error}"
-        ) from error
+        given = ", ".join(name for name in inputs if name not in ("input_ids", "attention_mask"))
+        raise ValueError(f"{type(served.whole).__name__} with {given}: {error}") from error
 
 
 @contextmanager
@@ -57,6 +56,15 @@ def _asked(served: ServedModel, request: SpanRequest) -> Iterator[None]:
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        named = [*args[:1], kwargs.get("inputs_embeds"), kwargs.get("input_ids")]
+        shape = next(tuple(tokens.shape[:2]) for tokens in named if tokens is not None)
+        wanted = tuple(request.query.key_labels.shape)
+        if shape != wanted:
+            raise ValueError(
+                f"its decoder got {list(shape)} tokens where the batch has {list(wanted)}, so that "
+                "the masks do not say which they are; repeat an image's token as often as it has "
+                "features, as processors do"
+            )
         return args, {**kwargs, "use_cache": False, REQUEST: request}
 
     hook = served.decoder.register_forward_pre_hook(enter, with_kwargs=True)
