@@ -18,7 +18,7 @@ from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.run_as_given import run_whole
-from sra_fast.measure.served import ServedModel, evaluating, serve, switched
+from sra_fast.measure.served import ServedModel, evaluating, may_be_stopped, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
@@ -88,14 +88,17 @@ def score(
     marked = content.marked
     _check_definable(marked, definition)
     _check_lengths(served, marked)
-    with torch.no_grad(), switched(served), evaluating(served.whole):
-        if not content.only_tokens:
-            return _run_as_given(served, content, definition, keep_rows, backend)
-        lengths = [sequence.length for sequence in marked.sequences]
+    lengths = [sequence.length for sequence in marked.sequences]
+    plan = [Forward(tuple(range(len(lengths))), packed=False)]
+    if content.only_tokens:
         plan = forwards(served, lengths, forward_tokens)
-        input_ids = content.tokens["input_ids"]
+    with torch.no_grad(), switched(served), evaluating(served.whole):
         results = [
-            _run(served, marked, input_ids, forward, definition, keep_rows, backend)
+            _run(
+                served, marked, content.tokens["input_ids"], forward, definition, keep_rows, backend
+            )
+            if content.only_tokens
+            else _run_as_given(served, content, definition, keep_rows, backend)
             for forward in plan
         ]
     done = [
@@ -125,7 +128,7 @@ def _run(
     inputs, places = _packed(pieces) if forward.packed else _padded(pieces)
     shape = inputs["input_ids"].shape
     query, placed = build_query(marked, forward.members, places, shape)
-    request = _request(served, query, backend)
+    request = _request(served, query, backend, served.can_stop)
     device = _input_device(served)
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
@@ -140,7 +143,7 @@ def _run_as_given(
 ) -> SRAResult:
     """Run the whole model once on a batch whose inputs cannot be laid out anew."""
     query, placed = query_as_given(content.marked)
-    request = _request(served, query, backend)
+    request = _request(served, query, backend, may_be_stopped(served.whole))
     with fresh_rope(served.decoder):
         inputs = {**content.tokens, **content.model_inputs}
         run_whole(served, inputs, request, _input_device(served))
@@ -149,9 +152,9 @@ def _run_as_given(
     return reduce(request, placed, content.marked, members, layers, definition, keep_rows)
 
 
-def _request(served: ServedModel, query: SpanQuery, backend: str) -> SpanRequest:
+def _request(served: ServedModel, query: SpanQuery, backend: str, can_stop: bool) -> SpanRequest:
     """Make a request that ends the forward pass with the last mass, where that is possible."""
-    stop = max(served.attention_layers, default=None) if served.can_stop else None
+    stop = max(served.attention_layers, default=None) if can_stop else None
     return SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
 
 

@@ -97,11 +97,11 @@ def _notes(module: nn.Module) -> dict[str, Any]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """Return a value with every tensor in it, also in lists and mappings, on a device."""
+    """Return a value with every tensor in it, also in lists and dicts, on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return type(value)(_moved(part, device) for part in value)
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {key: _moved(part, device) for key, part in value.items()}
     return value

@@ -100,8 +100,13 @@ def serve(model: nn.Module) -> ServedModel:
         attention_layers=_attention_layers(decoder),
         stateful=compat.is_stateful(decoder) or bool(types - _ATTENTION_LAYER_TYPES),
         takes_positions="position_ids" in inspect.signature(decoder.forward).parameters,
-        can_stop=not compat.is_compiled_in_place(decoder) and not _offloaded(decoder),
+        can_stop=may_be_stopped(decoder),
     )
+
+
+def may_be_stopped(module: nn.Module) -> bool:
+    """Return whether an exception may end the forward pass of a module half-way."""
+    return not compat.is_compiled_in_place(module) and not _offloaded(module)
 
 
 @contextmanager
@@ -163,11 +168,11 @@ def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _offloaded(decoder: nn.Module) -> bool:
+def _offloaded(model: nn.Module) -> bool:
     """Return whether an accelerate hook moves parameters in and out around a module's forward."""
     return any(
         getattr(hook, "offload", False)
-        for module in decoder.modules()
+        for module in model.modules()
         for hook in compat.accelerate_hooks(module)
     )
 
