@@ -60,7 +60,9 @@ def monitor(
 
     Raises:
         KeyError: no such definition.
-        ValueError: masks that do not fit the call, a model that is not served, or no such backend.
+        ValueError: masks that do not fit the call, an argument that neither the model nor the
+            library reads, a call that goes on from a filled cache, a model that is not served, or
+            no such backend.
         UnansweredRequestError: the model did not pass the request on to its attention.
     """
     check_definition(definition)

@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
+from sra_fast.kernels.contract import SpanQuery
+from sra_fast.measure.batch_keys import BatchContent, read_content
+from sra_fast.measure.marked_query import build_query, query_as_given
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
-from sra_fast.measure.served import ServedModel, evaluating, serve, switched
-from sra_fast.measure.spans import BatchRowError, MarkedBatch, build_query, read_batch
+from sra_fast.measure.run_as_given import run_whole
+from sra_fast.measure.served import ServedModel, evaluating, may_be_stopped, serve, switched
+from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
@@ -37,53 +41,65 @@ def score(
     is left as it was found, whatever happens. Definitions: :mod:`sra_fast.definitions`
     (arXiv 2402.10453).
 
+    A batch with inputs that are worked in above the decoder, such as images, or with positions that
+    are not 0, 1, 2, … in each sequence runs through the whole model, as it was given.
+
     Args:
         model: what ``AutoModelForCausalLM.from_pretrained`` gives; also PEFT-wrapped, quantised,
-            dispatched over devices, or multimodal (its text part is scored).
+            dispatched over devices, or multimodal.
         batch: a mapping with
 
-            - ``input_ids [B, T]`` int64,
+            - ``input_ids [B, T]`` int64, or ``inputs_embeds [B, T, H]``,
             - ``attention_mask [B, T]`` (optional), one run of tokens per row, either side padded,
+            - ``position_ids [B, T]`` int64 (optional); where they start anew in a row and there is
+              no ``attention_mask``, the row holds several sequences,
             - ``strategy_mask [B, T]`` bool, or ``span_masks {name: [B, T] bool}`` for 1 to 15
               spans, the first of which is the one that ``.sra`` is of,
-            - ``response_mask [B, T]``, bool, or int with k at the tokens of the k-th response,
+            - ``response_mask [B, T]``, bool, or int with k at the tokens of the k-th response of
+              the row; without it the tokens whose ``labels [B, T]`` are not -100,
             - ``conversation [B]`` and ``turns [B, K]`` int64 and ``as_written [B, K]`` bool
-              (optional) as :func:`sra_fast.encode` gives them.
+              (optional) as :func:`sra_fast.encode` gives them,
+            - whatever else the model's forward pass takes: ``pixel_values``, ``token_type_ids``, ….
+
+            ``labels``, ``strategies`` and ``length`` may be there too, and change no mass.
 
         definition: the definition that ``result.sra`` gives, built-in or one of your own
             (:func:`sra_fast.register_definition`); all are in ``result.scores``.
         keep_rows: whether to keep the masses of every row (``result.rows(i)``).
         backend: backend of the op (:func:`sra_fast.span_attention`).
         forward_tokens: the most tokens of one forward pass (or one sequence, if that is longer);
-            bounds the memory and changes no score.
+            bounds the memory and changes no score. A batch that runs as it was given is one pass.
 
     Returns:
         The scores of all responses, in the order of the batch.
 
     Raises:
-        ValueError: a batch that cannot be scored (the row is named), NaN in the hidden states,
-            prompts beyond the model's context, a model that is not served, no such backend, or
-            ``forward_tokens`` below 1.
-        KeyError: a mask is missing, or there is no such definition.
+        ValueError: a batch that cannot be scored (the row is named), a key that neither the model
+            nor this function reads, inputs with which the model is not served (images that it sees
+            both ways), NaN in the hidden states, prompts beyond the model's context, a model that
+            is not served, no such backend, or ``forward_tokens`` below 1.
+        KeyError: the tokens or a mask are missing, or there is no such definition.
     """
     check_definition(definition)
     check_backend(backend)
     if forward_tokens < 1:
         raise ValueError(f"forward_tokens must be at least 1, got {forward_tokens}")
     served = tried(serve(model))
-    if "input_ids" not in batch:
-        raise KeyError("the batch needs `input_ids`")
-    marked = read_batch(batch)
-    input_ids = batch["input_ids"]
-    if input_ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"input_ids: expected int64, got {input_ids.dtype}")
+    content = read_content(served, batch)
+    marked = content.marked
     _check_definable(marked, definition)
     _check_lengths(served, marked)
     lengths = [sequence.length for sequence in marked.sequences]
-    plan = forwards(served, lengths, forward_tokens)
-    with torch.no_grad(), switched(served), evaluating(served.decoder):
+    plan = [Forward(tuple(range(len(lengths))), packed=False)]
+    if content.only_tokens:
+        plan = forwards(served, lengths, forward_tokens)
+    with torch.no_grad(), switched(served), evaluating(served.whole):
         results = [
-            _run(served, marked, input_ids, forward, definition, keep_rows, backend)
+            _run(
+                served, marked, content.tokens["input_ids"], forward, definition, keep_rows, backend
+            )
+            if content.only_tokens
+            else _run_as_given(served, content, definition, keep_rows, backend)
             for forward in plan
         ]
     done = [
@@ -113,10 +129,7 @@ def _run(
     inputs, places = _packed(pieces) if forward.packed else _padded(pieces)
     shape = inputs["input_ids"].shape
     query, placed = build_query(marked, forward.members, places, shape)
-    stop = max(served.attention_layers, default=None) if served.can_stop else None
-    request = SpanRequest(
-        query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend
-    )
+    request = _request(served, query, backend, served.can_stop)
     device = _input_device(served)
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
@@ -124,6 +137,26 @@ def _run(
     return reduce(
         request, placed, marked, forward.members, served.attention_layers, definition, keep_rows
     )
+
+
+def _run_as_given(
+    served: ServedModel, content: BatchContent, definition: str, keep_rows: bool, backend: str
+) -> SRAResult:
+    """Run the whole model once on a batch whose inputs cannot be laid out anew."""
+    query, placed = query_as_given(content.marked)
+    request = _request(served, query, backend, may_be_stopped(served.whole))
+    with fresh_rope(served.decoder):
+        inputs = {**content.tokens, **content.model_inputs}
+        run_whole(served, inputs, request, _input_device(served))
+    members = range(len(content.marked.sequences))
+    layers = served.attention_layers
+    return reduce(request, placed, content.marked, members, layers, definition, keep_rows)
+
+
+def _request(served: ServedModel, query: SpanQuery, backend: str, can_stop: bool) -> SpanRequest:
+    """Make a request that ends the forward pass with the last mass, where that is possible."""
+    stop = max(served.attention_layers, default=None) if can_stop else None
+    return SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
 
 
 def _packed(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:

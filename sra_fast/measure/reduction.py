@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from sra_fast.definitions import DefinitionError, RowMasses, known_definitions, layer_scores
+from sra_fast.measure.marked_query import Placed
 from sra_fast.measure.request import SpanRequest
-from sra_fast.measure.spans import BatchRowError, MarkedBatch, Placed
+from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.result import SRAResult
 
 

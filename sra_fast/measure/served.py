@@ -23,6 +23,7 @@ class ServedModel:
 
     Attributes:
         top: the model as the user holds it.
+        whole: the model inside its wrappers, with its head and, if it is multimodal, its encoders.
         decoder: its text decoder, without the language-model head: the part that is run.
         attention_layers: ``layer_idx`` of its attention layers, ascending; empty if unknown.
         stateful: whether other layers carry a state along the sequence (Mamba, convolutions, linear
@@ -36,6 +37,7 @@ class ServedModel:
     """
 
     top: nn.Module
+    whole: PreTrainedModel
     decoder: PreTrainedModel
     attention_layers: tuple[int, ...]
     stateful: bool
@@ -92,12 +94,18 @@ def serve(model: nn.Module) -> ServedModel:
     types = set(getattr(decoder.config, "layer_types", None) or ())
     return ServedModel(
         top=model,
+        whole=inner,
         decoder=decoder,
         attention_layers=_attention_layers(decoder),
         stateful=compat.is_stateful(decoder) or bool(types - model_kinds.ATTENTION_LAYER_TYPES),
         takes_positions="position_ids" in inspect.signature(decoder.forward).parameters,
-        can_stop=not compat.is_compiled_in_place(decoder) and not _offloaded(decoder),
+        can_stop=may_be_stopped(decoder),
     )
+
+
+def may_be_stopped(module: nn.Module) -> bool:
+    """Return whether an exception may end the forward pass of a module half-way."""
+    return not compat.is_compiled_in_place(module) and not _offloaded(module)
 
 
 @contextmanager
@@ -171,11 +179,11 @@ def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _offloaded(decoder: nn.Module) -> bool:
+def _offloaded(model: nn.Module) -> bool:
     """Return whether an accelerate hook moves parameters in and out around a module's forward."""
     return any(
         getattr(hook, "offload", False)
-        for module in decoder.modules()
+        for module in model.modules()
         for hook in compat.accelerate_hooks(module)
     )
 

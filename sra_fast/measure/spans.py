@@ -1,4 +1,4 @@
-"""Turn the masks of a batch into the query of the op, and find each response's rows in it."""
+"""Read the masks of a batch: which tokens belong to its spans and to its responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sra_fast.kernels.contract import MAX_SPANS, SpanQuery, segment_tensor
+from sra_fast.kernels.contract import MAX_SPANS
 from sra_fast.measure.sequences import numbered_runs
 
 MASK_KEYS = ("strategy_mask", "span_masks", "response_mask")
@@ -80,25 +80,12 @@ class MarkedBatch:
     Attributes:
         sequences: the marked sequences, in the order of the batch.
         names: names of the P spans, as the user gave them.
+        shape: ``[B, T]`` of the batch.
     """
 
     sequences: tuple[MarkedSequence, ...]
     names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Placed:
-    """The places of one response's rows among the ``R`` rows of a query, as indices ``[r]`` int64.
-
-    Attributes:
-        tokens: rows of the response's own tokens.
-        predicting: rows of the positions one before, which predict these tokens.
-        every: both, ascending, each once.
-    """
-
-    tokens: Tensor
-    predicting: Tensor
-    every: Tensor
+    shape: tuple[int, int]
 
 
 def read_batch(
@@ -129,17 +116,21 @@ def read_batch(
     if layouts is not None:
         layouts = _column(batch, "as_written", (shape[0], layouts.shape[-1]), "[B, K]")
     inside = torch.zeros(shape, dtype=torch.bool)
-    sequences = []
+    sequences: list[MarkedSequence] = []
+    numbered: dict[int, int] = {}
     for row, start, end in segments:
         inside[row, start:end] = True
         found = []
-        for number in responses[row, start:end].unique().tolist():
-            if number == 0:
-                continue
+        numbers = [number for number in responses[row, start:end].unique().tolist() if number]
+        earlier = numbered.get(row, 0)  # those of the sequences before this one in a packed row
+        first = 1 + earlier if numbers and numbers[0] > earlier else 1
+        for number in numbers:
             found.append(
                 Response(
-                    conversation=row if conversations is None else int(conversations[row]),
-                    turn=number
+                    conversation=len(sequences)
+                    if conversations is None
+                    else int(conversations[row]),
+                    turn=number - first + 1
                     if turns is None
                     else int(_entry(turns, row, number, "turns", "turn number")),
                     as_written=None
@@ -148,6 +139,7 @@ def read_batch(
                     tokens=(responses[row, start:end] == number).nonzero().flatten(),
                 )
             )
+        numbered[row] = max([earlier, *numbers])
         sequence = MarkedSequence(row, start, end, spans[:, row, start:end], tuple(found))
         _check(sequence, names)
         sequences.append(sequence)
@@ -155,70 +147,7 @@ def read_batch(
     if bool(stray.any()):
         row, at = stray.nonzero()[0].tolist()
         raise BatchRowError(row, f"a mask marks position {at}, which is padding")
-    return MarkedBatch(tuple(sequences), names)
-
-
-def build_query(
-    batch: MarkedBatch,
-    members: Sequence[int],
-    places: Sequence[tuple[int, int]],
-    shape: Sequence[int],
-) -> tuple[SpanQuery, list[Placed]]:
-    """Make the query of the op for some sequences of a batch, in a new layout.
-
-    Args:
-        batch: the batch.
-        members: indices of the sequences in the batch.
-        places: ``(b, start)`` of each in the new layout, in the order of the flat positions.
-        shape: ``[B, N]`` of the new layout, with as many queries as keys.
-
-    Returns:
-        The query, whose spans are named ``name, name + "_head", …, "null"``, and the rows of every
-        response of every member, in order.
-    """
-    labels = torch.zeros(*shape, dtype=torch.int32)
-    rows, segments, placed = [], [], []
-    count = 0
-    for member, (b, start) in zip(members, places, strict=True):
-        sequence = batch.sequences[member]
-        end = start + sequence.length
-        labels[b, start:end] = _labels(sequence.spans)
-        segments.append((b, start, end))
-        every = torch.cat(
-            [torch.cat([response.tokens - 1, response.tokens]) for response in sequence.responses]
-        ).unique()
-        rows.append(every + b * shape[1] + start)
-        for response in sequence.responses:
-            both = torch.cat([response.tokens - 1, response.tokens]).unique()
-            placed.append(
-                Placed(
-                    *(
-                        torch.searchsorted(every, positions) + count
-                        for positions in (response.tokens, response.tokens - 1, both)
-                    )
-                )
-            )
-        count += len(every)
-    names = [part for name in batch.names for part in (name, name + HEAD)]
-    query = SpanQuery(
-        labels, torch.cat(rows), segment_tensor(segments, labels.device), (*names, NULL)
-    )
-    return query, placed
-
-
-def _labels(spans: Tensor) -> Tensor:
-    """Turn span masks ``[P, T]`` bool into the query's labels ``[T]`` int32, a bit per key set.
-
-    Bit 2p is the p-th span, bit 2p + 1 the same without its last token, and the last bit is key 0.
-    """
-    labels = torch.zeros(spans.shape[1], dtype=torch.int32)
-    for index, span in enumerate(spans):
-        head = span.clone()
-        head[span.nonzero()[-1:]] = False
-        head[0] = False  # the null key is set to zero before the mean is taken
-        labels |= span.int() << (2 * index) | head.int() << (2 * index + 1)
-    labels[0] |= 1 << (2 * len(spans))
-    return labels
+    return MarkedBatch(tuple(sequences), names, (shape[0], shape[1]))
 
 
 def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
@@ -243,11 +172,12 @@ def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
             raise ValueError(f"span_masks: {name!r} is taken by a span the library derives itself")
     responses = batch["response_mask"]
     for name in ("response_mask", "input_ids", "turns"):
-        value = batch.get(name, responses)
+        value = responses if batch.get(name) is None else batch[name]
         if not isinstance(value, Tensor) or value.ndim != 2:
             given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"{name}: expected a tensor of two dimensions, got {given}")
-    shape = tuple(batch.get("input_ids", responses).shape)
+    tokens = [batch[key] for key in ("input_ids", "inputs_embeds") if batch.get(key) is not None]
+    shape = tuple(tokens[0].shape[:2] if tokens else responses.shape)
     whole = "strategy_mask" in batch
     spans_named = [
         ("strategy_mask" if whole else f"span_masks[{name!r}]", mask)
@@ -276,6 +206,11 @@ def _segments(batch: Mapping[str, Any], shape: Sequence[int]) -> list[tuple[int,
     if not isinstance(mask, Tensor) or tuple(mask.shape) != tuple(shape):
         given = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"attention_mask: expected shape {list(shape)}, got {given}")
+    if bool(((mask != 0) & (mask != 1)).any()):
+        raise ValueError(
+            "attention_mask: expected 1 at tokens and 0 at padding; where rows are packed, give "
+            "position_ids that start anew in each sequence, and no attention_mask"
+        )
     segments = numbered_runs(mask.bool().int())
     for row in range(shape[0]):
         found = sum(b == row for b, _, _ in segments)

@@ -7,29 +7,27 @@ callback and the regularised trainer. There may be several listeners at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sra_fast.measure import attention, compat
-from sra_fast.measure.request import REQUEST, SpanRequest
-from sra_fast.measure.sequences import numbered_by_position, numbered_runs
-from sra_fast.measure.served import ServedModel, switched
-from sra_fast.measure.spans import (
-    COLUMN_KEYS,
-    MASK_KEYS,
-    MarkedBatch,
-    Placed,
-    build_query,
-    read_batch,
+from sra_fast.measure.batch_keys import (
+    STRATEGIES,
+    carries_masks,
+    check_call,
+    check_other_call,
+    read_marks,
+    without_marks,
 )
-
-STRATEGIES = "strategies"
-IGNORED_LABEL = -100  # the label of tokens that the loss leaves out
+from sra_fast.measure.marked_query import Placed, query_as_given
+from sra_fast.measure.request import REQUEST, SpanRequest
+from sra_fast.measure.served import ServedModel, switched
+from sra_fast.measure.spans import MarkedBatch
 
 
 @dataclass(frozen=True)
@@ -52,31 +50,6 @@ class WatchedCall:
 
 
 Listener = Callable[[WatchedCall], None]
-
-
-def carries_masks(inputs: Mapping[str, Any]) -> bool:
-    """Return whether the arguments of a model call hold any of the masks."""
-    return any(inputs.get(key) is not None for key in MASK_KEYS)
-
-
-def without_marks(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of a call that are the model's own, without masks and names."""
-    marks = (*MASK_KEYS, *COLUMN_KEYS, STRATEGIES)
-    return {key: value for key, value in inputs.items() if key not in marks}
-
-
-def read_marks(served: ServedModel, inputs: Mapping[str, Any]) -> MarkedBatch:
-    """Read the marked sequences from the arguments of a model call.
-
-    Without ``response_mask``, the tokens whose ``labels`` are not -100 are a sequence's response.
-    Rows of the batch are packed if ``position_ids`` start anew and there is no ``attention_mask``.
-
-    Raises:
-        ValueError, KeyError: as :func:`sra_fast.measure.spans.read_batch`.
-    """
-    responses = _response_mask(inputs)
-    given = {**inputs, "response_mask": responses}
-    return read_batch(given, _segments(served, given, len(responses)))
 
 
 def is_watched(model: nn.Module) -> bool:
@@ -155,6 +128,7 @@ class Watch:
         self._pending = None
         if not carries_masks(kwargs):
             self.release()
+            check_other_call(self._served, kwargs)
             return args, {key: value for key, value in kwargs.items() if key != STRATEGIES}
         if len(args) > 1:
             raise ValueError(
@@ -162,10 +136,9 @@ class Watch:
                 "attention_mask and position_ids are seen"
             )
         inputs = {**kwargs, "input_ids": args[0]} if args else kwargs
+        check_call(self._served, inputs)
         marked = read_marks(self._served, inputs)
-        places = [(sequence.row, sequence.start) for sequence in marked.sequences]
-        shape = _response_mask(kwargs).shape
-        query, placed = build_query(marked, range(len(places)), places, shape)
+        query, placed = query_as_given(marked)
         wants_grad = any(mass_grad for _, mass_grad in self._listeners.values())
         request = SpanRequest(
             query,
@@ -218,15 +191,6 @@ def _watch_on(model: nn.Module) -> Watch | None:
     return None
 
 
-def _response_mask(inputs: Mapping[str, Any]) -> Tensor:
-    mask, labels = inputs.get("response_mask"), inputs.get("labels")
-    if mask is None and isinstance(labels, Tensor):
-        mask = labels != IGNORED_LABEL
-    if not isinstance(mask, Tensor):
-        raise KeyError("the batch needs `response_mask`, or `labels` that are -100 elsewhere")
-    return mask
-
-
 def _strategies(named: Any, marked: MarkedBatch) -> tuple[str, ...] | None:
     if named is None:
         return None
@@ -238,16 +202,3 @@ def _strategies(named: Any, marked: MarkedBatch) -> tuple[str, ...] | None:
             f"strategies: expected one per response ({responses} in this batch), got {len(named)}"
         )
     return tuple(named)
-
-
-def _segments(
-    served: ServedModel, inputs: Mapping[str, Any], rows: int
-) -> list[tuple[int, int, int]] | None:
-    """Return the sequences of packed rows, or None where ``attention_mask`` tells them."""
-    positions: Tensor | None = inputs.get("position_ids")
-    if positions is None or positions.ndim != 2 or inputs.get("attention_mask") is not None:
-        return None
-    found = numbered_runs(numbered_by_position(positions.expand(rows, -1)))
-    if served.stateful and len(found) > rows:
-        raise ValueError(f"{served.name} carries a state along the row, so rows cannot be packed")
-    return found

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sra_fast.measure.watching import IGNORED_LABEL
+from sra_fast.measure.batch_keys import IGNORED_LABEL
 
 _LISTS = ("input_ids", "labels", "strategy_mask", "response_mask")
 

@@ -19,7 +19,7 @@ from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
-from sra_fast.measure.watching import IGNORED_LABEL
+from sra_fast.measure.batch_keys import IGNORED_LABEL
 from sra_fast.names import TooLong
 from sra_fast.tools.argument_error import ArgumentError
 

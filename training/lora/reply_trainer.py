@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sra_fast.measure.batch_keys import IGNORED_LABEL
 from sra_fast.measure.compat import prepared_inputs
-from sra_fast.measure.watching import IGNORED_LABEL
 
 from ..memory.reply_logits import keep_reply_logits, why_full_logits
 from ..sra.repeated import last_batch

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from sra_fast.measure.watching import IGNORED_LABEL, unwrapped
+from sra_fast.measure.batch_keys import IGNORED_LABEL
+from sra_fast.measure.watching import unwrapped
 from sra_fast.tools.sra_warning import SRAWarning
 
 

@@ -15,17 +15,10 @@ from sra_fast.tools.missing_extra import needed
 with needed("train", "accelerate"):
     from transformers import Trainer
 
+from sra_fast.measure.batch_keys import carries_masks, read_marks, without_marks
 from sra_fast.measure.compat import checks_gradient_norm
 from sra_fast.measure.served import ServedModel, serve, switched
-from sra_fast.measure.watching import (
-    WatchedCall,
-    carries_masks,
-    is_watched,
-    read_marks,
-    unwrapped,
-    watching,
-    without_marks,
-)
+from sra_fast.measure.watching import WatchedCall, is_watched, unwrapped, watching
 from sra_fast.names import Differentiable
 
 from .callback import HOW_MASKS_ARRIVE

@@ -131,6 +131,17 @@ def test_responses_are_numbered_over_a_packed_row_and_within_padded_ones() -> No
     assert packed["strategies"] == padded["strategies"] == ["s29", "s29", "s40", "s40"]
 
 
+@pytest.mark.parametrize("name", ["llama", "lfm2"])
+def test_a_packed_row_has_the_scores_of_a_padded_batch(name: str) -> None:
+    model = next(family for family in FAMILIES if family.name == name).build()
+    examples = random_examples((29, 40))
+    packed = sra_fast.score(model, PackingCollator()(examples))
+    padded = sra_fast.score(model, PaddingCollator()(examples))
+    torch.testing.assert_close(packed.sra, padded.sra, rtol=1e-4, atol=1e-6)
+    assert packed.turn.tolist() == padded.turn.tolist() == [1, 2, 1, 2]
+    assert packed.conversation.tolist() == padded.conversation.tolist() == [0, 0, 1, 1]
+
+
 def test_no_loss_crosses_from_one_example_to_the_next() -> None:
     (example,) = random_examples((29,))
     example["labels"] = example["input_ids"].clone()

@@ -20,7 +20,7 @@ from sra_fast.chat.encoding import encode_prompts
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
 from sra_fast.files.kept_parts import KeptParts
-from sra_fast.measure.watching import IGNORED_LABEL
+from sra_fast.measure.batch_keys import IGNORED_LABEL
 from sra_fast.tools.atomic import write_json
 
 from ...memory.reply_logits import reply_loss
