@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sra_fast.measure import attention, compat
+from sra_fast.measure.parts_of_models import missing_part
 
 # The layers that attend; any other in `config.layer_types` carries a state along the sequence.
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
@@ -65,8 +66,8 @@ def serve(model: nn.Module) -> ServedModel:
     """Find the decoder of ``model`` (as loaded, PEFT-wrapped, compiled, or multimodal).
 
     Raises:
-        UnservedModelError: there is no decoder, PEFT prompt learning is active, or the attention
-            does not follow transformers' interface.
+        UnservedModelError: there is no decoder, PEFT prompt learning is active, the attention does
+            not follow transformers' interface, or this process holds a part of the model.
     """
     compiled = compat.inside_compiled(model)
     inner: Any = model if compiled is None else compiled
@@ -85,6 +86,8 @@ def serve(model: nn.Module) -> ServedModel:
     decoder: Any = _headless(inner.get_decoder())
     if not isinstance(decoder, PreTrainedModel) or decoder.config.is_encoder_decoder:
         raise UnservedModelError(f"{type(inner).__name__} is not a decoder-only language model")
+    if part := missing_part(model, inner, decoder):
+        raise UnservedModelError(f"{type(inner).__name__} cannot be scored here: {part}")
     if not compat.follows_attention_interface(decoder):
         raise UnservedModelError(
             f"{type(inner).__name__} does not follow transformers' attention interface "

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from sra_fast.measure import attention, compat
+from sra_fast.measure.parts_of_models import missing_tokens
 from sra_fast.measure.request import REQUEST, SpanRequest
 from sra_fast.measure.sequences import numbered_by_position, numbered_runs
-from sra_fast.measure.served import ServedModel, switched
+from sra_fast.measure.served import ServedModel, UnservedModelError, switched
 from sra_fast.measure.spans import (
     COLUMN_KEYS,
     MASK_KEYS,
@@ -161,6 +162,8 @@ class Watch:
                 "a watched call takes everything but `input_ids` by keyword, so that its "
                 "attention_mask and position_ids are seen"
             )
+        if part := missing_tokens():
+            raise UnservedModelError(f"{self._served.name} cannot be scored here: {part}")
         inputs = {**kwargs, "input_ids": args[0]} if args else kwargs
         marked = read_marks(self._served, inputs)
         places = [(sequence.row, sequence.start) for sequence in marked.sequences]
