@@ -17,7 +17,7 @@ from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.served import ServedModel, evaluating, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, build_query, read_batch
 from sra_fast.names import FORWARD_TOKENS
-from sra_fast.result import SRAResult
+from sra_fast.result import SRAResult, joined
 
 
 def score(
@@ -92,7 +92,7 @@ def score(
         for number in range(len(marked.sequences[member].responses))
     ]
     in_order = sorted(range(len(done)), key=done.__getitem__)
-    return SRAResult.concatenate(results).take(in_order)
+    return joined(results).take(in_order)
 
 
 def _run(
