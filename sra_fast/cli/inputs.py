@@ -55,6 +55,7 @@ def make_scorer(
     dtype: DType,
     device: Device,
     backend: str,
+    check: bool = True,
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
@@ -69,5 +70,6 @@ def make_scorer(
         dtype=dtype,
         device=device,
         backend=backend,
+        check=check,
     )
     return FileScorer(find_model(model), file, options)

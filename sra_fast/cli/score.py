@@ -20,6 +20,7 @@ def score(
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
+    check: options.CheckOption = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -39,11 +40,12 @@ def score(
         from sra_fast.files.score_file import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.files.score_folder import MASSES
         from sra_fast.report.comparison import groups, mean_sra, undefined_note
+        from sra_fast.result import PASSED
 
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
         scorer = make_scorer(
-            file, model, strategies, definition, batch_tokens, dtype, device, backend
+            file, model, strategies, definition, batch_tokens, dtype, device, backend, check
         )
         job = scorer.prepare("score", folder, conversations, chosen, turns)
         with token_progress(current, [job]) as on_progress:
@@ -61,6 +63,8 @@ def score(
         )
         if undefined := undefined_note(definition, [whole]):
             current.say(undefined)
+        if (checked := scored.result.checked) != PASSED:
+            current.say(f"self-check of the model: {checked}")
         current.say(f"written to {folder}")
         current.result = {
             "command": "score",
@@ -69,6 +73,7 @@ def score(
             "model": scorer.source.name,
             "template": chosen.name,
             "definition": definition,
+            "checked": checked,
             **whole.to_json(),
             "by_strategy": [{"strategy": name, **e.to_json()} for name, e in estimates.items()],
             "scores": scored.rows,

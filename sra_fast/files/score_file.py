@@ -54,6 +54,7 @@ class ScoringOptions:
         batch_tokens: the most tokens of one forward pass, unless one prompt is longer.
         dtype, device: number format and place of the model's weights.
         backend: backend of the op.
+        check: whether the model is checked before its first score (no score depends on it).
 
     Raises:
         KeyError: there is no such definition.
@@ -66,6 +67,7 @@ class ScoringOptions:
     dtype: DType = "auto"
     device: Device = "auto"
     backend: str = "auto"
+    check: bool = True
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -236,6 +238,7 @@ class FileScorer:
                 definition=self.options.definition,
                 backend=self.options.backend,
                 forward_tokens=self.options.batch_tokens,
+                check=self.options.check,
             )
         except BatchRowError as error:
             label = job.conversations[batch[error.row].conversation].label
@@ -288,7 +291,8 @@ class FileScorer:
                 )
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
-        options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        names = [f.name for f in fields(self.options) if f.name != "check"]
+        options = {name: getattr(self.options, name) for name in names}
         own = {
             name: code_fingerprint(function)
             for name, function in known_definitions().items()

@@ -56,6 +56,15 @@ def missing_tokens() -> str | None:
     return None
 
 
+def is_shared(model: nn.Module) -> bool:
+    """Return whether processes keep a model's parameters together, and run it in step."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return any(
+        type(parameter).__name__ == "DTensor" or hasattr(parameter, "ds_id")  # DeepSpeed's ZeRO 3
+        for parameter in model.parameters()
+    ) or (fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules()))
+
+
 _SPLIT_SEQUENCES = (
     "torch's context parallelism is on (context_parallel): this process holds a part of every "
     "sequence, and no token would see the keys of the others"

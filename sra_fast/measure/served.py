@@ -105,12 +105,12 @@ def serve(model: nn.Module) -> ServedModel:
 
 
 @contextmanager
-def switched(served: ServedModel) -> Iterator[None]:
-    """Let the decoder attend by ``"sra_fast"`` inside the block; restore all configs afterwards."""
+def switched(served: ServedModel, name: str = attention.NAME) -> Iterator[None]:
+    """Let the decoder attend by ``name`` inside the block; restore all configs afterwards."""
     configs = _configs(served.top)
     before = [(config, compat.stored_attn_implementation(config)) for config in configs]
     try:
-        served.decoder.set_attn_implementation(attention.NAME)
+        served.decoder.set_attn_implementation(name)
         yield
     finally:
         for config, implementation in before:
