@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas
 
 _FORMAT = "sra_fast.SRAResult/1"
+PASSED = "passed"
+SKIPPED = "skipped: "
+UNCHECKED = f"{SKIPPED}measured without a self-check"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,9 @@ class SRAResult:
         span_tokens: int64 ``[n, P]``, number of tokens of each span.
         row_masses: float32 ``[ΣR_i, L, H, G]`` if the rows were kept, else None; see :meth:`rows`.
         row_counts: int64 ``[n]``, the ``R_i``, if the rows were kept, else None.
+        checked: "passed" if the masses of the model were compared with its own eager attention
+            on a few tokens (:mod:`sra_fast.measure.self_check`), else "skipped: " and why;
+            separated by semicolons where results were joined that differ in this.
     """
 
     definition: str
@@ -61,6 +67,7 @@ class SRAResult:
     as_written: Tensor | None = None
     row_masses: Tensor | None = None
     row_counts: Tensor | None = None
+    checked: str = UNCHECKED
 
     def __len__(self) -> int:
         return len(self.turn)
@@ -142,7 +149,8 @@ class SRAResult:
     def to_pandas(self, meta: Sequence[Mapping[str, Any]] = ()) -> pandas.DataFrame:
         """Return a table with one line per response: where it is, its sizes, and all its scores.
 
-        Scores on further spans stand in columns ``span/definition``.
+        Scores on further spans stand in columns ``span/definition``. ``attrs["checked"]`` of the
+        table is :attr:`checked`.
 
         Args:
             meta: what else is known of each conversation, by its index, such as
@@ -176,6 +184,7 @@ class SRAResult:
         for name in dict.fromkeys(name for one in meta for name in one):
             columns[f"meta/{name}"] = [meta[place].get(name) for place in places]
         table: pandas.DataFrame = pandas.DataFrame(columns)
+        table.attrs["checked"] = self.checked
         return table
 
     def save(self, path: str | Path) -> None:
@@ -197,7 +206,8 @@ class SRAResult:
             value = getattr(self, name)
             if value is not None:
                 tensors[name] = value
-        names = {name: getattr(self, name) for name in ("definition", "spans", "names", "layers")}
+        kept = ("definition", "spans", "names", "layers", "checked")
+        names = {name: getattr(self, name) for name in kept}
         # One key: safetensors writes several in any order, and equal results are equal files.
         metadata = {"sra_fast": json.dumps({"format": _FORMAT, **names})}
         copies = {
@@ -246,46 +256,89 @@ class SRAResult:
             spans=tuple(names["spans"]),
             names=tuple(names["names"]),
             layers=tuple(names["layers"]),
+            checked=names.get("checked", UNCHECKED),
             by_layer={name: tensors[f"by_layer/{name}"] for name in (*DEFINITIONS, *own)},
             **{name: tensors.get(name) for name in _TENSORS},  # type: ignore[arg-type]
         )
 
     @classmethod
-    def concatenate(cls, results: Sequence[SRAResult]) -> SRAResult:
+    def concatenate(cls, results: Sequence[SRAResult], *, renumber: bool = False) -> SRAResult:
         """Join several results of one model and the same spans into one, in order.
 
+        Args:
+            results: the results, each of other conversations, or of other turns of them.
+            renumber: whether to number the conversations of each result on from those of the one
+                before it, where each counts from 0 and they are different ones.
+
         Raises:
-            ValueError: there is nothing to join, or the results do not belong together.
+            ValueError: there is nothing to join, the results do not belong together, or, without
+                ``renumber``, two of them have the same turn of the same conversation.
         """
-        if not results:
-            raise ValueError("no results to join")
-        first = results[0]
-        for other in results[1:]:
-            if (other.layers, other.names) != (first.layers, first.names):
-                raise ValueError("results of different models or spans cannot be joined")
-            if other.definition != first.definition:
-                raise ValueError("results under different definitions cannot be joined")
-            if apart := set(other.by_layer) ^ set(first.by_layer):
-                raise ValueError(
-                    f"only some of the results have scores under {', '.join(sorted(apart))}, so "
-                    "they cannot be joined; register the same definitions for all of them"
-                )
-            if (other.row_masses is None) != (first.row_masses is None):
-                raise ValueError("results with and without their rows cannot be joined")
-            if (other.as_written is None) != (first.as_written is None):
-                raise ValueError("results with and without a known layout cannot be joined")
+        if renumber:
+            return joined(_renumbered(results))
+        whole = joined(results)
+        seen: dict[tuple[int, int], int] = {}
+        for index, result in enumerate(results):
+            for pair in zip(result.conversation.tolist(), result.turn.tolist(), strict=True):
+                if seen.setdefault(pair, index) != index:
+                    raise ValueError(
+                        f"turn {pair[1]} of conversation {pair[0]} is in results {seen[pair]} and "
+                        f"{index}, so they cannot be told apart once joined; if these are "
+                        "different conversations, give each batch its own numbers in "
+                        "`conversation`, or take concatenate(results, renumber=True)"
+                    )
+        return whole
 
-        def joined(name: str) -> Tensor | None:
-            if getattr(first, name) is None:
-                return None
-            return torch.cat([getattr(result, name) for result in results])
 
-        changed: dict[str, Any] = {name: joined(name) for name in _TENSORS}
-        changed["by_layer"] = {
-            name: torch.cat([result.by_layer[name] for result in results])
-            for name in first.by_layer
-        }
-        return replace(first, **changed)
+def joined(results: Sequence[SRAResult]) -> SRAResult:
+    """Join results as :meth:`SRAResult.concatenate` does, whatever their conversations are called.
+
+    Raises:
+        ValueError: there is nothing to join, or the results do not belong together.
+    """
+    if not results:
+        raise ValueError("no results to join")
+    first = results[0]
+    for other in results[1:]:
+        if (other.layers, other.names) != (first.layers, first.names):
+            raise ValueError("results of different models or spans cannot be joined")
+        if other.definition != first.definition:
+            raise ValueError("results under different definitions cannot be joined")
+        if apart := set(other.by_layer) ^ set(first.by_layer):
+            raise ValueError(
+                f"only some of the results have scores under {', '.join(sorted(apart))}, so "
+                "they cannot be joined; register the same definitions for all of them"
+            )
+        if (other.row_masses is None) != (first.row_masses is None):
+            raise ValueError("results with and without their rows cannot be joined")
+        if (other.as_written is None) != (first.as_written is None):
+            raise ValueError("results with and without a known layout cannot be joined")
+
+    def together(name: str) -> Tensor | None:
+        if getattr(first, name) is None:
+            return None
+        return torch.cat([getattr(result, name) for result in results])
+
+    changed: dict[str, Any] = {name: together(name) for name in _TENSORS}
+    changed["by_layer"] = {
+        name: torch.cat([result.by_layer[name] for result in results]) for name in first.by_layer
+    }
+    changed["checked"] = "; ".join(dict.fromkeys(result.checked for result in results))
+    return replace(first, **changed)
+
+
+def _renumbered(results: Sequence[SRAResult]) -> list[SRAResult]:
+    """Shift the conversations of each result behind those of the one before it."""
+    shifted: list[SRAResult] = []
+    following: int | None = None
+    for result in results:
+        numbers = result.conversation
+        if following is not None and len(result):
+            numbers = numbers + (following - int(numbers.min()))
+        if len(result):
+            following = int(numbers.max()) + 1
+        shifted.append(replace(result, conversation=numbers))
+    return shifted
 
 
 _ALWAYS = ("mass", "conversation", "turn", "response_tokens", "span_tokens")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,16 +14,18 @@ from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure.batch_keys import BatchContent, read_content
+from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.marked_query import build_query, query_as_given
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.run_as_given import run_whole
+from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import ServedModel, evaluating, may_be_stopped, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS
-from sra_fast.result import SRAResult
+from sra_fast.result import SKIPPED, SRAResult, joined
 
 
 def score(
@@ -33,6 +36,7 @@ def score(
     keep_rows: bool = False,
     backend: str = "auto",
     forward_tokens: int = FORWARD_TOKENS,
+    check: bool = True,
 ) -> SRAResult:
     """Measure how much the responses of a batch attend to the spans of their prompts.
 
@@ -69,6 +73,9 @@ def score(
         backend: backend of the op (:func:`sra_fast.span_attention`).
         forward_tokens: the most tokens of one forward pass (or one sequence, if that is longer);
             bounds the memory and changes no score. A batch that runs as it was given is one pass.
+        check: whether to compare the masses of a few tokens with the model's own eager attention
+            when its class and configuration is first scored in this process
+            (:mod:`sra_fast.measure.self_check`); ``result.checked`` says how that went.
 
     Returns:
         The scores of all responses, in the order of the batch.
@@ -78,6 +85,7 @@ def score(
             nor this function reads, inputs with which the model is not served (images that it sees
             both ways), NaN in the hidden states, prompts beyond the model's context, a model that
             is not served, no such backend, or ``forward_tokens`` below 1.
+        SelfCheckError: what would be measured is not what the model does.
         KeyError: the tokens or a mask are missing, or there is no such definition.
     """
     check_definition(definition)
@@ -93,6 +101,7 @@ def score(
     plan = [Forward(tuple(range(len(lengths))), packed=False)]
     if content.only_tokens:
         plan = forwards(served, lengths, forward_tokens)
+    checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
     with torch.no_grad(), switched(served), evaluating(served.whole):
         results = [
             _run(
@@ -109,7 +118,7 @@ def score(
         for number in range(len(marked.sequences[member].responses))
     ]
     in_order = sorted(range(len(done)), key=done.__getitem__)
-    return SRAResult.concatenate(results).take(in_order)
+    return replace(joined(results).take(in_order), checked=checked)
 
 
 def _run(
@@ -126,7 +135,7 @@ def _run(
     for member in forward.members:
         sequence = marked.sequences[member]
         pieces.append(input_ids[sequence.row, sequence.start : sequence.end])
-    inputs, places = _packed(pieces) if forward.packed else _padded(pieces)
+    inputs, places = laid_out(pieces, forward.packed)
     shape = inputs["input_ids"].shape
     query, placed = build_query(marked, forward.members, places, shape)
     request = _request(served, query, backend, served.can_stop)
@@ -157,33 +166,6 @@ def _request(served: ServedModel, query: SpanQuery, backend: str, can_stop: bool
     """Make a request that ends the forward pass with the last mass, where that is possible."""
     stop = max(served.attention_layers, default=None) if can_stop else None
     return SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
-
-
-def _packed(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
-    """Lay sequences one after the other in a single row, with positions from 0 in each.
-
-    Returns:
-        The decoder's arguments, and the ``(row, start)`` of each sequence.
-    """
-    starts = [0]
-    for piece in pieces[:-1]:
-        starts.append(starts[-1] + len(piece))
-    positions = torch.cat([torch.arange(len(piece)) for piece in pieces])
-    inputs = {"input_ids": torch.cat(list(pieces))[None], "position_ids": positions[None]}
-    return inputs, [(0, start) for start in starts]
-
-
-def _padded(pieces: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
-    """Lay each sequence in a row of its own, padded on the right.
-
-    Returns:
-        As :func:`_packed`.
-    """
-    ids = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True)
-    lengths = torch.tensor([len(piece) for piece in pieces])
-    mask = torch.arange(ids.shape[1]) < lengths[:, None]
-    inputs = {"input_ids": ids, "attention_mask": mask.long()}
-    return inputs, [(row, 0) for row in range(len(pieces))]
 
 
 def _input_device(served: ServedModel) -> torch.device:

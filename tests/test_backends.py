@@ -65,7 +65,7 @@ def test_models_are_scored_and_monitored_by_it() -> None:
     own = Counting()
     sra_fast.register_backend("counting", own)
     model, batch = DENSE[0].build(), marked_batch((40, 29))
-    result = sra_fast.score(model, batch, backend="counting")
+    result = sra_fast.score(model, batch, backend="counting", check=False)
     wanted = sra_fast.score(model, batch, backend="reference")
     assert torch.equal(result.mass, wanted.mass)
     assert own.calls == ["attention", "attention", "mass_only"]

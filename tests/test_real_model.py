@@ -101,7 +101,7 @@ def test_every_turn_of_a_long_conversation_is_scored_in_one_pass(
     handle = model.model.embed_tokens.register_forward_pre_hook(
         lambda _, args: forwards.append(args[0].shape)
     )
-    result = sra_fast.score(model, batch)
+    result = sra_fast.score(model, batch, check=False)
     handle.remove()
     assert len(forwards) == 1
     assert len(result) > 60

@@ -26,7 +26,7 @@ def result(lengths: tuple[int, ...] = (40, 29), **options: Any) -> SRAResult:
 
 
 def assert_same(one: SRAResult, other: SRAResult) -> None:
-    for name in ("definition", "spans", "names", "layers"):
+    for name in ("definition", "spans", "names", "layers", "checked"):
         assert getattr(one, name) == getattr(other, name)
     for name in _TENSORS:
         mine, theirs = getattr(one, name), getattr(other, name)
@@ -133,6 +133,43 @@ def test_joining_and_taking_undo_each_other(keep_rows: bool) -> None:
     whole = result((40, 29, 33), keep_rows=keep_rows)
     parts = [whole.take([4, 5]), whole.take([0, 1]), whole.take([2, 3])]
     assert_same(SRAResult.concatenate(parts).take([2, 3, 4, 5, 0, 1]), whole)
+
+
+def test_the_same_turn_twice_is_not_joined() -> None:
+    first, second = result((40, 29)), result((33,))
+    with pytest.raises(ValueError, match=r"turn 1 of conversation 0 is in results 0 and 1.*renumb"):
+        SRAResult.concatenate([first, second])
+    with pytest.raises(ValueError, match="turn 2 of conversation 1 is in results 0 and 2"):
+        SRAResult.concatenate([first, second.take([]), first.take([3])])
+
+
+def test_other_turns_of_a_conversation_are_joined() -> None:
+    whole = result((40,))
+    assert_same(SRAResult.concatenate([whole.take([0]), whole.take([1])]), whole)
+
+
+def test_renumbering_continues_the_numbers_of_conversations() -> None:
+    first, second = result((40, 29)), result((33, 30))
+    both = SRAResult.concatenate([first, second, second.take([]), second], renumber=True)
+    assert both.conversation.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert both.turn.tolist() == [1, 2] * 6
+    assert torch.equal(both.sra, torch.cat([first.sra, second.sra, second.sra]))
+    assert first.conversation.tolist() == second.conversation.tolist() == [0, 0, 1, 1]
+
+
+def test_renumbering_keeps_the_numbers_of_the_first_result() -> None:
+    whole = result((40, 29))
+    both = SRAResult.concatenate([whole.take([2]), whole], renumber=True)
+    assert both.conversation.tolist() == [1, 2, 2, 3, 3]
+
+
+def test_a_batch_may_give_two_rows_one_conversation() -> None:
+    batch = marked_batch((40, 29, 33))
+    apart = sra_fast.score(DENSE[0].build(), batch)
+    batch["conversation"] = torch.zeros(3, dtype=torch.int64)
+    together = sra_fast.score(DENSE[0].build(), batch, forward_tokens=1)
+    assert together.conversation.tolist() == [0] * 6
+    torch.testing.assert_close(together.sra, apart.sra, rtol=0, atol=1e-6)
 
 
 def test_results_of_different_models_are_not_joined() -> None:

@@ -60,6 +60,7 @@ def make_scorer(
     thoughts: Thoughts | None = None,
     *,
     allow_missing: bool,
+    check: bool = True,
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
@@ -76,5 +77,6 @@ def make_scorer(
         backend=backend,
         layout=layout,
         thoughts=thoughts,
+        check=check,
     )
     return FileScorer(find_model(model, allow_missing=allow_missing), file, options)

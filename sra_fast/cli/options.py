@@ -206,6 +206,14 @@ BackendOption = Annotated[
         "Compute the attention by this backend:",
     ),
 ]
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--check/--no-check",
+        help="Compare a few tokens' attention with the model's own eager attention before the "
+        "first score.",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(

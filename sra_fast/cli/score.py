@@ -23,6 +23,7 @@ def score(
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
     allow_missing: options.AllowMissing = False,
+    check: options.CheckOption = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -42,6 +43,7 @@ def score(
         from sra_fast.files.score_file import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.files.score_folder import MASSES
         from sra_fast.report.comparison import groups, mean_sra, undefined_note
+        from sra_fast.result import PASSED
 
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
@@ -57,6 +59,7 @@ def score(
             layout,
             thoughts,
             allow_missing=allow_missing,
+            check=check,
         )
         job = scorer.prepare("score", folder, conversations, chosen, turns)
         with token_progress(current, [job]) as on_progress:
@@ -74,6 +77,8 @@ def score(
         )
         if undefined := undefined_note(definition, [whole]):
             current.say(undefined)
+        if (checked := scored.result.checked) != PASSED:
+            current.say(f"self-check of the model: {checked}")
         current.say(f"written to {folder}")
         current.result = {
             "command": "score",
@@ -82,6 +87,7 @@ def score(
             "model": scorer.source.name,
             "template": chosen.name,
             "definition": definition,
+            "checked": checked,
             **whole.to_json(),
             "by_strategy": [{"strategy": name, **e.to_json()} for name, e in estimates.items()],
             "scores": scored.rows,

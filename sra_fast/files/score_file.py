@@ -60,6 +60,7 @@ class ScoringOptions:
         dtype, device: number format and place of the model's weights.
         backend: backend of the op.
         layout, thoughts: the arguments of those names of :func:`sra_fast.encode`.
+        check: whether the model is checked before its first score (no score depends on it).
 
     Raises:
         KeyError: there is no such definition.
@@ -74,6 +75,7 @@ class ScoringOptions:
     backend: str = "auto"
     layout: TurnLayout = "as_generated"
     thoughts: Thoughts | None = None
+    check: bool = True
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -255,6 +257,7 @@ class FileScorer:
                 definition=self.options.definition,
                 backend=self.options.backend,
                 forward_tokens=self.options.batch_tokens,
+                check=self.options.check,
             )
         except BatchRowError as error:
             label = job.conversations[batch[error.row].conversation].label
@@ -311,7 +314,8 @@ class FileScorer:
                 )
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
-        options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        names = [f.name for f in fields(self.options) if f.name != "check"]
+        options = {name: getattr(self.options, name) for name in names}
         # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
         usual = {"layout": "as_generated", "thoughts": None}
         own = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -112,6 +113,47 @@ def forward_pre_hooks(module: nn.Module) -> list[Any]:
     Reads ``nn.Module._forward_pre_hooks``, seen in torch 2.11 to 2.13.
     """
     return list(_private(module, "_forward_pre_hooks", "torch").values())
+
+
+def submodules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the modules directly inside a module by name, with None where one was taken out.
+
+    Reads ``nn.Module._modules``, seen in torch 2.11 to 2.13.
+    """
+    return dict(_private(module, "_modules", "torch"))
+
+
+def runs_context_parallel() -> bool:
+    """Return whether torch's ``context_parallel`` is in force now.
+
+    It puts functions of its own among those that attend over ``DTensor``. Reads ``custom_ops`` of
+    the module below and ``DTensor._op_dispatcher._custom_op_handlers``, seen in torch 2.11 to 2.13.
+    """
+    module = sys.modules.get("torch.distributed.tensor.experimental._context_parallel._attention")
+    if module is None:  # nobody can have entered it
+        return False
+    from torch.distributed.tensor import DTensor
+
+    dispatcher = _private(DTensor, "_op_dispatcher", "torch")
+    handlers = _private(dispatcher, "_custom_op_handlers", "torch")
+    ops = _private(module, "custom_ops", "torch")
+    return any(handlers.get(op) is handler for op, handler in ops.items())
+
+
+def tensor_parallel_size(model: PreTrainedModel) -> int:
+    """Return over how many processes transformers split a model's tensors, 1 if it did not.
+
+    Reads ``PreTrainedModel._tp_size``, seen in transformers 5.17 to 5.23.
+    """
+    return int(_private(model, "_tp_size", "transformers") or 1)
+
+
+def pipeline_stages(model: PreTrainedModel) -> int:
+    """Return over how many processes transformers split a model's layers, 1 if it did not.
+
+    Reads ``_pp_stage``, which models have that it split, seen in transformers 5.17 to 5.23.
+    """
+    return int(getattr(getattr(model, "_pp_stage", None), "pp_size", 1))
 
 
 def convolution_class() -> type[nn.Module]:

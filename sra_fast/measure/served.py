@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sra_fast.measure import attention, compat, model_kinds
+from sra_fast.measure.parts_of_models import missing_part
 from sra_fast.measure.unserved import UnservedModelError
 
 __all__ = ["ServedModel", "UnservedModelError", "evaluating", "rope_types", "serve", "switched"]
@@ -67,8 +68,8 @@ def serve(model: nn.Module) -> ServedModel:
     """Find the decoder of ``model`` (as loaded, PEFT-wrapped, compiled, or multimodal).
 
     Raises:
-        UnservedModelError: there is no decoder, PEFT prompt learning is active, or the attention
-            does not follow transformers' interface.
+        UnservedModelError: there is no decoder, PEFT prompt learning is active, the attention does
+            not follow transformers' interface, or this process holds a part of the model.
     """
     compiled = compat.inside_compiled(model)
     inner: Any = model if compiled is None else compiled
@@ -90,6 +91,8 @@ def serve(model: nn.Module) -> ServedModel:
             "in different places"
         )
     decoder: Any = _headless(_decoder(inner))
+    if part := missing_part(model, inner, decoder):
+        raise UnservedModelError(f"{type(inner).__name__} cannot be scored here: {part}")
     model_kinds.refuse(type(inner).__name__, decoder)
     types = set(getattr(decoder.config, "layer_types", None) or ())
     return ServedModel(
@@ -109,12 +112,12 @@ def may_be_stopped(module: nn.Module) -> bool:
 
 
 @contextmanager
-def switched(served: ServedModel) -> Iterator[None]:
-    """Let the decoder attend by ``"sra_fast"`` inside the block; restore all configs afterwards."""
+def switched(served: ServedModel, name: str = attention.NAME) -> Iterator[None]:
+    """Let the decoder attend by ``name`` inside the block; restore all configs afterwards."""
     configs = _configs(served.top)
     before = [(config, compat.stored_attn_implementation(config)) for config in configs]
     try:
-        served.decoder.set_attn_implementation(attention.NAME)
+        served.decoder.set_attn_implementation(name)
         yield
     finally:
         for config, implementation in before:

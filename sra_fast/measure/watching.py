@@ -25,9 +25,11 @@ from sra_fast.measure.batch_keys import (
     without_marks,
 )
 from sra_fast.measure.marked_query import Placed, query_as_given
+from sra_fast.measure.parts_of_models import missing_tokens
 from sra_fast.measure.request import REQUEST, SpanRequest
 from sra_fast.measure.served import ServedModel, switched
 from sra_fast.measure.spans import MarkedBatch
+from sra_fast.measure.unserved import UnservedModelError
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class Watch:
                 "a watched call takes everything but `input_ids` by keyword, so that its "
                 "attention_mask and position_ids are seen"
             )
+        if part := missing_tokens():
+            raise UnservedModelError(f"{self._served.name} cannot be scored here: {part}")
         inputs = {**kwargs, "input_ids": args[0]} if args else kwargs
         check_call(self._served, inputs)
         marked = read_marks(self._served, inputs)

@@ -291,6 +291,19 @@ def test_score_writes_what_the_library_computes(model: Path, chats: Path, tmp_pa
     torch.testing.assert_close(saved.mass, expected.mass, rtol=1e-5, atol=1e-7)
 
 
+def test_the_check_of_the_model_is_recorded_and_no_setting(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    command = ("score", chats, "--model", model, "--out", tmp_path / "out")
+    told = call(*command, "--no-check")[1]
+    assert "self-check of the model: skipped: switched off" in " ".join(told.split())
+    masses = tmp_path / "out" / "masses.safetensors"
+    assert SRAResult.load(masses).checked == "skipped: switched off"
+    assert call_json(*command)["checked"] == "skipped: switched off"  # that of the finished run
+    fresh = call_json("score", chats, "--model", model, "--out", tmp_path / "fresh")
+    assert fresh["checked"] == "passed"
+
+
 def test_no_definition_may_be_called_like_a_column(
     model: Path, chats: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,9 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, SequentialHook, add_hook_to_module
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor.experimental import context_parallel
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from model_families import FAMILIES, NOT_SERVED
@@ -291,6 +293,31 @@ def test_hooks_before_a_forward_pass_are_found_in_order() -> None:
     module.register_forward_pre_hook(second)
     module.register_forward_pre_hook(first, prepend=True)
     assert compat.forward_pre_hooks(module) == [first, second]
+
+
+def test_modules_that_were_taken_out_are_told_of() -> None:
+    module: Any = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1] = None
+    assert compat.submodules(module) == {"0": module[0], "1": None}
+
+
+def test_context_parallelism_is_seen_while_it_lasts() -> None:
+    assert not compat.runs_context_parallel()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh, tokens = init_device_mesh("cpu", (1,)), torch.zeros(1, 4)
+        with context_parallel(mesh, buffers=[tokens], buffer_seq_dims=[1]):
+            assert compat.runs_context_parallel()
+    finally:
+        distributed.destroy_process_group()
+    assert not compat.runs_context_parallel()
+
+
+def test_a_model_in_one_process_is_neither_tensor_nor_pipeline_parallel() -> None:
+    model: Any = LLAMA.build()
+    assert compat.tensor_parallel_size(model) == compat.pipeline_stages(model) == 1
+    model._tp_size, model._pp_stage = 2, SimpleNamespace(pp_size=3)
+    assert (compat.tensor_parallel_size(model), compat.pipeline_stages(model)) == (2, 3)
 
 
 def test_layers_that_mix_tokens_have_their_classes() -> None:
