@@ -12,9 +12,9 @@ from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.report.drawing import new_figure, save_figure, title
 from sra_fast.report.markdown import MEANING, OWN_MEANING, number
 from sra_fast.report.palette import DARK_GREY, GRID, TEMPLATE_STYLES, style_of
-from sra_fast.tools.bootstrap import LEVEL
 from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.printable import printable, shortened
+from sra_fast.tools.small_samples import LEVEL
 
 BY_TEMPLATE = "sra_by_template.png"
 BY_TURN = "sra_by_turn.png"

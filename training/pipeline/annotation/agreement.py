@@ -7,17 +7,9 @@ from typing import Any
 
 import numpy
 
-from sra_fast.tools.bootstrap import (
-    DRAWS,
-    LEVEL,
-    REPORT_SEED,
-    Correlation,
-    Estimate,
-    correlation,
-    rate_interval,
-    trimmed,
-)
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.estimates import Correlation, Estimate, interval_settings
+from sra_fast.tools.intervals import correlation, rate_interval, trimmed
 
 from .alpha import krippendorff_alpha
 from .judgements import Judgements
@@ -72,9 +64,9 @@ class Agreement:
         return len({item for item, _ in self.judgements.preferences})
 
     @property
-    def drawn(self) -> str:
-        """Return what the bootstrap draws: "dialogues", or "items" if no dialogue is known."""
-        return "dialogues" if self.judgements.by_dialogue else "items"
+    def over(self) -> str:
+        """Return what the intervals are over: "dialogues", or "items" if no dialogue is known."""
+        return self.judgements.over
 
     @property
     def without_sra(self) -> list[str]:
@@ -100,8 +92,10 @@ def analyse(judgements: Judgements) -> Agreement:
     middle = [item for item, stays in zip(known, kept, strict=True) if stays]
     return Agreement(
         judgements=judgements,
-        pearson={name: _pearson(*columns) for name, columns in points.items()},
-        pearson_trimmed={name: _trimmed_pearson(*columns) for name, columns in points.items()},
+        pearson={name: _pearson(*columns, judgements.over) for name, columns in points.items()},
+        pearson_trimmed={
+            name: _trimmed_pearson(*columns, judgements.over) for name, columns in points.items()
+        },
         alpha=_alpha(judgements, list(judgements.items)),
         alpha_trimmed=_alpha(judgements, middle),
         win_rates={
@@ -158,17 +152,14 @@ def to_json(agreement: Agreement) -> dict[str, Any]:
         if reasons:
             notes.setdefault("win_rate", {})[system] = reasons
     method = {
-        "level": LEVEL,
-        "method": f"percentile bootstrap over {agreement.drawn}",
-        "resamples": DRAWS,
-        "seed": REPORT_SEED,
+        **interval_settings("correlation", "share", "other", over=agreement.over),
         "trimmed": [LOW, HIGH],
     }
     return {**result, "intervals": intervals, "notes": notes, "interval": method}
 
 
 def _interval(one: Correlation | Estimate) -> dict[str, Any]:
-    return {"low": one.low, "high": one.high, "n": one.n, "resamples_left_out": one.left_out}
+    return {"low": one.low, "high": one.high, "n": one.n}
 
 
 def _points(judgements: Judgements, annotator: str) -> tuple[Floats, Floats, list[str]]:
@@ -182,20 +173,22 @@ def _points(judgements: Judgements, annotator: str) -> tuple[Floats, Floats, lis
     return x, y, judgements.groups(points)
 
 
-def _pearson(x: Floats, y: Floats, groups: list[str]) -> Correlation:
-    found = correlation(x, y, groups=groups, seed=REPORT_SEED)
-    if found.why is None:
+def _pearson(x: Floats, y: Floats, groups: list[str], over: str) -> Correlation:
+    found = correlation(x, y, groups=groups, over=over)
+    if found.why is None or found.r is not None:
         return found
     return replace(found, why=f"{found.why} (x: preferences, y: SRA differences)")
 
 
-def _trimmed_pearson(x: Floats, y: Floats, groups: list[str]) -> Correlation:
+def _trimmed_pearson(x: Floats, y: Floats, groups: list[str], over: str) -> Correlation:
     kept = trimmed(x, y, LOW, HIGH)
-    return _pearson(x[kept], y[kept], [groups[at] for at in kept.nonzero()[0]])
+    return _pearson(x[kept], y[kept], [groups[at] for at in kept.nonzero()[0]], over)
 
 
 def _alpha(judgements: Judgements, items: list[str]) -> Estimate:
-    return krippendorff_alpha(_ratings(judgements, items), judgements.groups(items))
+    return krippendorff_alpha(
+        _ratings(judgements, items), judgements.groups(items), over=judgements.over
+    )
 
 
 def _ratings(judgements: Judgements, items: list[str]) -> Floats:
@@ -208,18 +201,18 @@ def _ratings(judgements: Judgements, items: list[str]) -> Floats:
 
 
 def _win_rate(judgements: Judgements, sign: int) -> WinRate:
-    """Count the wins of b (sign 1) or of a (sign -1); intervals draw whole groups of items."""
+    """Count the wins of b (sign 1) or of a (sign -1), with intervals over groups of items."""
     mine = sign * numpy.array(list(judgements.preferences.values()), dtype=numpy.int64)
     groups = judgements.groups(item for item, _ in judgements.preferences)
     won, tied, lost = (mine > 0) * 1.0, (mine == 0) * 1.0, (mine < 0) * 1.0
-    all_of_them = numpy.ones(len(mine))
+    all_of_them, over = numpy.ones(len(mine)), judgements.over
     return WinRate(
         wins=int(won.sum()),
         ties=int(tied.sum()),
         losses=int(lost.sum()),
         rates={
-            "rate_ties_half": rate_interval(won + tied / 2, all_of_them, groups, seed=REPORT_SEED),
-            "rate_ties_lost": rate_interval(won, all_of_them, groups, seed=REPORT_SEED),
-            "rate_ties_left_out": rate_interval(won, won + lost, groups, seed=REPORT_SEED),
+            "rate_ties_half": rate_interval(won + tied / 2, all_of_them, groups, over=over),
+            "rate_ties_lost": rate_interval(won, all_of_them, groups, over=over),
+            "rate_ties_left_out": rate_interval(won, won + lost, groups, over=over),
         },
     )
