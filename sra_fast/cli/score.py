@@ -38,7 +38,7 @@ def score(
         from sra_fast.files.run_folder import RUN
         from sra_fast.files.score_file import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.files.score_folder import MASSES
-        from sra_fast.report.comparison import groups, mean_sra, undefined_note
+        from sra_fast.report.comparison import groups, interval_note, mean_sra, undefined_note
 
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
@@ -61,6 +61,8 @@ def score(
         )
         if undefined := undefined_note(definition, [whole]):
             current.say(undefined)
+        if missing := interval_note([whole, *estimates.values()]):
+            current.say(missing)
         current.say(f"written to {folder}")
         current.result = {
             "command": "score",

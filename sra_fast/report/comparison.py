@@ -45,7 +45,7 @@ class MeanSRA:
         return math.log(self.sra) if self.sra is not None and self.sra > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON can say them, ``undefined`` only if it is not 0."""
+        """Return the numbers as JSON can say them; ``undefined`` and ``why`` where there is one."""
         return {
             "responses": self.responses,
             "dialogues": self.dialogues,
@@ -54,6 +54,7 @@ class MeanSRA:
             "high": self.mean.high,
             "log_sra": self.log_sra,
             **({"undefined": self.undefined} if self.undefined else {}),
+            **({"why": self.mean.why} if self.mean.why else {}),
         }
 
 

@@ -119,7 +119,7 @@ def _by_turn(comparison: Comparison) -> Any:
     parts.append("1 dialogue" if dialogues == 1 else f"up to {dialogues} dialogues")
     if smooth:
         parts.append(f"dots: single turns, lines: mean of {_WINDOW} turns around")
-    elif len(curves) <= 3 and dialogues > 1:
+    elif len(curves) <= 3 and any(e.mean.low is not None for e in comparison.by_turn.values()):
         parts.append(f"shaded: {LEVEL:.0%} interval over dialogues")
     title(figure, "SRA by turn", "; ".join(printable(part) for part in parts))
     return figure

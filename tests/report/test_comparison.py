@@ -69,6 +69,18 @@ def test_a_single_dialogue_and_equal_dialogues_have_no_interval() -> None:
     assert "the same without any of the dialogues" in (same.mean.why or "")
 
 
+def test_a_mean_of_few_dialogues_says_why_it_has_no_interval(tmp_path: Path) -> None:
+    rows = scored(dialogues=4)
+    found = mean_sra(rows).to_json()
+    why = "fewer than 8 dialogues, too few for an interval that holds"
+    assert (found["low"], found["high"], found["why"]) == (None, None, why)
+    write_report(compare("paper", ["standard", "c1_hf"], rows, rows), tmp_path)
+    page = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    single = "a single dialogue, so there is no interval"  # of the last turn
+    assert f"Where there is no interval: {why}; {single}." in page
+    assert page.count(why) == 1
+
+
 def test_a_mean_of_zero_has_no_logarithm() -> None:
     assert mean_sra([{"dialogue": "d", "sra": 0.0}]).log_sra is None
 
