@@ -31,7 +31,7 @@ RESAMPLES = 200
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """Scores and answers ``[D, C, k]`` of some dialogues, and r of the conditions' true means."""
+    """The scores and answers ``[D, C, k]`` of some dialogues, and r of the true means."""
 
     score: Floats
     right: Floats

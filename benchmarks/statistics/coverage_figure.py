@@ -39,7 +39,7 @@ def draw(
         bootstrap: what that interval was before, drawn hollow.
         path: the file of the picture.
     """
-    rows = len(_cases(coverage))
+    rows = len({(one.figure, one.data) for one in coverage})
     figure = new_figure(13.0, 1.8 + 0.24 * rows, 2)
     left, right = figure.axes
     _panel(left, coverage, {"fillstyle": "full"})
@@ -48,7 +48,9 @@ def draw(
     left.set_xlim(0.8, 1.005)
     right.set_xlim(0.0, 1.02)
     left.set_xlabel("share of intervals that hold the true figure")
-    right.set_xlabel("of r over eight conditions; hollow: bootstrap percentiles, as before")
+    right.set_xlabel(
+        "the same, of r over eight conditions\nhollow: bootstrap percentiles, as before"
+    )
     handles = [
         left.plot([], [], marker, color=colour, linestyle="", label=f"{number} dialogues")[0]
         for number, (colour, marker) in STYLES.items()
@@ -63,20 +65,19 @@ def draw(
     save_figure(figure, path)
 
 
-def _cases(found: Sequence[Coverage]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((one.figure, one.data) for one in found))
-
-
 def _panel(axes: Any, found: Sequence[Coverage], style: dict[str, Any]) -> None:
-    cases = _cases(found)
-    for one in found:
+    several = len({one.figure for one in found}) > 1
+    labels = [f"{one.figure}: {one.data}" if several else one.data for one in found]
+    cases = list(dict.fromkeys(labels))
+    for one, label in zip(found, labels, strict=True):
         if one.covered is not None:
             colour, marker = STYLES[one.dialogues]
-            at = cases.index((one.figure, one.data))
-            axes.plot([one.covered], [at], marker, color=colour, markersize=6, **style)
+            axes.plot(
+                [one.covered], [cases.index(label)], marker, color=colour, markersize=6, **style
+            )
     for share, colour in ((LEAST, GREY), (LEVEL, BLACK)):
         axes.axvline(share, color=colour, linewidth=1, linestyle="--", zorder=0)
     axes.set_yticks(range(len(cases)))
-    axes.set_yticklabels([f"{name.split(', ')[0]}: {data}" for name, data in cases], fontsize=8.5)
+    axes.set_yticklabels(cases, fontsize=8.5)
     axes.set_ylim(len(cases) - 0.5, -0.5)
     axes.grid(axis="y", color=GRID, linewidth=0.6)

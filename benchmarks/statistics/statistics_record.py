@@ -84,9 +84,9 @@ def page(simulated: Simulated, machine: Mapping[str, Any]) -> str:
             "## Heads beyond chance",
             "",
             "24 heads, four strategies, four rows. Without a planted head, at most 0.05 of the "
-            f"data sets should have one beyond chance. Planted: head {PLANTED} has its log mass (of "
-            "deviation 0.5 within a dialogue) raised where the label is true. The last column is "
-            "what the analysis itself says of its power, for a head of AUC 0.7.",
+            f"data sets should have one beyond chance. Planted: head {PLANTED} has its log mass "
+            "(of deviation 0.5 within a dialogue) raised where the label is true. The last column "
+            "is what the analysis itself says of its power, for a head of AUC 0.7.",
             "",
             *markdown_table(
                 (
