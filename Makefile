@@ -21,13 +21,21 @@ define install
 	touch $(1)/.installed-$(3)
 endef
 
-.PHONY: demo test test-oldest lint docs bench gpu-report clean
+.PHONY: demo test test-all test-oldest families lint docs bench gpu-report clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sra-fast demo --out demo-results
 
 test: $(VENV)/.installed-test
 	$(call PYTEST_COMMAND,$(BIN))
+
+# The same, with a tiny model of every family of transformers instead of a sample of them.
+test-all: $(VENV)/.installed-test
+	$(call PYTEST_COMMAND,$(BIN)) --every-family
+
+# The page of the documentation that says of every family how it ends.
+families: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=.:tests/support $(BIN)/python -m families_page
 
 # What the tests import must be there to be resolved.
 lint: $(VENV)/.installed-lint $(VENV)/.installed-test

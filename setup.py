@@ -17,7 +17,7 @@ PLACES = {
 """Where each tree of packages is kept."""
 
 CLI = ["typer>=0.26", "rich>=13.8", "pandas>=2", "pyarrow>=21", "matplotlib>=3.8"]
-PEFT = ["peft>=0.19", "accelerate>=1.13"]
+PEFT = ["peft>=0.20", "accelerate>=1.13"]
 TRAIN = [*CLI, *PEFT, "datasets>=4.7", "PyYAML>=6"]
 PIPELINE = [*TRAIN, "scikit-learn>=1.5", "scipy>=1.15", "krippendorff>=0.7", "openai>=1.60"]
 

@@ -25,11 +25,18 @@ Device = Literal["auto", "cpu", "cuda"]
 Turns = Literal["all", "last"]
 """Which replies of a conversation are scored: all of them, or the last one only."""
 
+TurnLayout = Literal["as_generated", "as_written"]
+"""How the turns of a conversation are laid out: each as when its reply was generated and nothing
+followed, or all as the chat template writes the whole conversation."""
+
 TooLong = Literal["error", "drop", "cut_oldest_turns"]
 """What happens to a conversation that is longer than the limit of training."""
 
 ClassifierKind = Literal["lexical", "embedding", "roberta"]
 """The kinds of strategy classifier: n-grams of words, sentence embeddings, or an encoder."""
+
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
+"""The names under which servers take the most tokens of an answer; newer ones take the second."""
 
 FORWARD_TOKENS = 16384
 """The most tokens of one forward pass, unless one sequence is longer; it bounds the memory."""

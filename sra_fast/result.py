@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,9 @@ class SRAResult:
         conversation: int64 ``[n]``, index of the conversation (of the batch row, if none is given).
         turn: int64 ``[n]``, number of the reply among its conversation's assistant messages.
         response_tokens: int64 ``[n]``, number of tokens of each response.
+        as_written: bool ``[n]``, whether the chat template writes the prompt of a response unlike
+            when it was the last reply, because later turns stand in it (layout "as_written" of
+            :func:`sra_fast.encode`); None if the batch does not say.
         span_tokens: int64 ``[n, P]``, number of tokens of each span.
         row_masses: float32 ``[ΣR_i, L, H, G]`` if the rows were kept, else None; see :meth:`rows`.
         row_counts: int64 ``[n]``, the ``R_i``, if the rows were kept, else None.
@@ -55,6 +58,7 @@ class SRAResult:
     turn: Tensor
     response_tokens: Tensor
     span_tokens: Tensor
+    as_written: Tensor | None = None
     row_masses: Tensor | None = None
     row_counts: Tensor | None = None
 
@@ -135,10 +139,17 @@ class SRAResult:
         changed["by_layer"] = {name: value[at] for name, value in self.by_layer.items()}
         return replace(self, **changed)
 
-    def to_pandas(self) -> pandas.DataFrame:
+    def to_pandas(self, meta: Sequence[Mapping[str, Any]] = ()) -> pandas.DataFrame:
         """Return a table with one line per response: where it is, its sizes, and all its scores.
 
         Scores on further spans stand in columns ``span/definition``.
+
+        Args:
+            meta: what else is known of each conversation, by its index, such as
+                ``[one.meta for one in conversations]``; it stands in columns ``meta/name``.
+
+        Raises:
+            ValueError: a response is of a conversation that ``meta`` does not reach.
         """
         with needed("cli", "pandas"):
             import pandas
@@ -148,11 +159,22 @@ class SRAResult:
             "turn": self.turn.numpy(),
             "response_tokens": self.response_tokens.numpy(),
         }
+        if self.as_written is not None:
+            names = ("as_generated", "as_written")
+            columns["layout"] = [names[int(one)] for one in self.as_written]
         for index, span in enumerate(self.spans):
             prefix = "" if index == 0 else f"{span}/"
             columns[f"{prefix}span_tokens"] = self.span_tokens[:, index].numpy()
             for name in self.by_layer:
                 columns[f"{prefix}{name}"] = self.score(name, span).numpy()
+        places = self.conversation.tolist()
+        if meta and max(places, default=0) >= len(meta):
+            raise ValueError(
+                f"meta is of {len(meta)} conversations, and the result has number {max(places)}, "
+                "counted from 0; give that of all conversations, in the order they were encoded in"
+            )
+        for name in dict.fromkeys(name for one in meta for name in one):
+            columns[f"meta/{name}"] = [meta[place].get(name) for place in places]
         table: pandas.DataFrame = pandas.DataFrame(columns)
         return table
 
@@ -208,14 +230,17 @@ class SRAResult:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path}: not a safetensors file ({error})") from error
-        names = json.loads(metadata.get("sra_fast", "{}"))
-        if names.get("format") != _FORMAT:
+        names = _names_in(metadata)
+        if names is None:
             raise ValueError(f"{path}: not a result saved by SRAResult.save")
         saved = {key.removeprefix("by_layer/") for key in tensors if key.startswith("by_layer/")}
         own = sorted(saved - set(DEFINITIONS))
         missing = {*_ALWAYS, *(f"by_layer/{name}" for name in DEFINITIONS)} - tensors.keys()
         if missing:
             raise ValueError(f"{path}: {', '.join(sorted(missing))} is missing")
+        problem = _misshapen(tensors, names)
+        if problem is not None:
+            raise ValueError(f"{path}: {problem}; the file is damaged, so save the result again")
         return cls(
             definition=names["definition"],
             spans=tuple(names["spans"]),
@@ -247,6 +272,8 @@ class SRAResult:
                 )
             if (other.row_masses is None) != (first.row_masses is None):
                 raise ValueError("results with and without their rows cannot be joined")
+            if (other.as_written is None) != (first.as_written is None):
+                raise ValueError("results with and without a known layout cannot be joined")
 
         def joined(name: str) -> Tensor | None:
             if getattr(first, name) is None:
@@ -262,4 +289,39 @@ class SRAResult:
 
 
 _ALWAYS = ("mass", "conversation", "turn", "response_tokens", "span_tokens")
-_TENSORS = (*_ALWAYS, "row_masses", "row_counts")
+_TENSORS = (*_ALWAYS, "as_written", "row_masses", "row_counts")
+
+
+def _names_in(metadata: dict[str, str]) -> dict[str, Any] | None:
+    """Return what a saved file says of its definition, spans, key sets and layers, if it is one."""
+    try:
+        names = json.loads(metadata.get("sra_fast", "{}"))
+    except ValueError:
+        return None
+    if not isinstance(names, dict) or names.get("format") != _FORMAT:
+        return None
+    lists = all(isinstance(names.get(name), list) for name in ("spans", "names", "layers"))
+    return names if lists and isinstance(names.get("definition"), str) else None
+
+
+def _misshapen(tensors: dict[str, Tensor], names: dict[str, Any]) -> str | None:
+    """Return which tensor of a saved file does not fit the others, in words, or None."""
+    n, spans, layers = tensors["turn"].numel(), len(names["spans"]), len(names["layers"])
+    wanted: dict[str, tuple[int | None, ...]] = {
+        **{name: (n,) for name in ("conversation", "turn", "response_tokens")},
+        "span_tokens": (n, spans),
+        "mass": (n, layers, None, len(names["names"])),
+        **{name: (n, spans, layers) for name in tensors if name.startswith("by_layer/")},
+    }
+    if "row_counts" in tensors or "row_masses" in tensors:
+        rows = int(tensors["row_counts"].sum()) if "row_counts" in tensors else None
+        wanted |= {"row_counts": (n,), "row_masses": (rows, layers, None, len(names["names"]))}
+    if f"by_layer/{names['definition']}" not in tensors:
+        return f"by_layer/{names['definition']} is missing"
+    for name, shape in wanted.items():
+        found = tuple(tensors[name].shape) if name in tensors else ()
+        if len(found) != len(shape) or any(
+            want not in (None, have) for want, have in zip(shape, found, strict=True)
+        ):
+            return f"{name} has the shape {list(found)}, which does not fit the other tensors"
+    return None

@@ -16,6 +16,7 @@ from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.served import ServedModel, evaluating, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, build_query, read_batch
+from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
 
@@ -46,8 +47,8 @@ def score(
             - ``strategy_mask [B, T]`` bool, or ``span_masks {name: [B, T] bool}`` for 1 to 15
               spans, the first of which is the one that ``.sra`` is of,
             - ``response_mask [B, T]``, bool, or int with k at the tokens of the k-th response,
-            - ``conversation [B]`` and ``turns [B, K]`` int64 (optional) as
-              :func:`sra_fast.encode` gives them.
+            - ``conversation [B]`` and ``turns [B, K]`` int64 and ``as_written [B, K]`` bool
+              (optional) as :func:`sra_fast.encode` gives them.
 
         definition: the definition that ``result.sra`` gives, built-in or one of your own
             (:func:`sra_fast.register_definition`); all are in ``result.scores``.
@@ -69,7 +70,7 @@ def score(
     check_backend(backend)
     if forward_tokens < 1:
         raise ValueError(f"forward_tokens must be at least 1, got {forward_tokens}")
-    served = serve(model)
+    served = tried(serve(model))
     if "input_ids" not in batch:
         raise KeyError("the batch needs `input_ids`")
     marked = read_batch(batch)

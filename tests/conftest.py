@@ -20,6 +20,14 @@ if not torch.cuda.is_available():  # read when the kernels are imported
 torch.set_num_threads(1)  # the models are tiny, and several workers share the cores
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-family",
+        action="store_true",
+        help="Score a tiny model of every family of transformers instead of a sample of them.",
+    )
+
+
 @pytest.fixture
 def unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill empty tensors with NaN, so that no unwritten output of a kernel passes for a zero."""

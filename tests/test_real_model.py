@@ -10,8 +10,8 @@ import torch
 
 import sra_fast
 from esconv_data import ESCONV, WHY_ABSENT
+from sra_fast.chat.conversion import convert
 from sra_fast.chat.encoding import encode_prompts
-from sra_fast.chat.esconv import convert
 
 pytestmark = pytest.mark.real_model
 

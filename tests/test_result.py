@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import sra_fast
 from marked_batches import marked_batch
@@ -76,14 +81,51 @@ def test_a_path_that_cannot_be_written_or_read_is_named(
 
 
 def test_other_files_are_not_results(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match=r"not a result saved by SRAResult\.save"):
         SRAResult.load(tmp_path / "weights.safetensors")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ValueError, match="not a safetensors file"):
         SRAResult.load(tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t, m: t.update(turn=t["turn"][:1]), "conversation has the shape [4]"),
+        (lambda t, m: t.update(turn=t["turn"][0]), "conversation has the shape [4]"),
+        (lambda t, m: t.update(mass=t["mass"][:, :1].clone()), "mass has the shape [4, 1, "),
+        (lambda t, m: t.update(row_counts=t["row_counts"] + 1), "row_masses has the shape"),
+        (lambda t, m: t.pop("row_counts"), "row_counts has the shape []"),
+        (lambda t, m: t.pop("by_layer/paper"), "by_layer/paper is missing"),
+        (lambda t, m: t.update({"by_layer/mass": torch.zeros(2)}), "by_layer/mass has the shape"),
+        (lambda t, m: m.update(definition="own"), "by_layer/own is missing"),
+        (lambda t, m: m.update(layers=3), "not a result saved by"),
+        (lambda t, m: m.pop("spans"), "not a result saved by"),
+    ],
+)
+def test_a_file_whose_parts_do_not_fit_is_named(
+    tmp_path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any], says: str
+) -> None:
+    file = tmp_path / "scores.safetensors"
+    result(keep_rows=True).save(file)
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata = json.loads(opened.metadata()["sra_fast"])
+    change(tensors, metadata)
+    save_file(tensors, file, {"sra_fast": json.dumps(metadata)})
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        SRAResult.load(file)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("metadata", ["", "{", "[]", "null", '"x"'])
+def test_metadata_that_is_none_is_named(tmp_path: Path, metadata: str) -> None:
+    file = tmp_path / "scores.safetensors"
+    save_file({"mass": torch.zeros(1)}, file, {"sra_fast": metadata})
+    with pytest.raises(ValueError, match="not a result saved by") as caught:
+        SRAResult.load(file)
+    assert str(file) in str(caught.value)
 
 
 @pytest.mark.parametrize("keep_rows", [False, True])
@@ -118,6 +160,17 @@ def test_the_table_has_a_row_per_response_and_a_column_per_definition() -> None:
     for definition in DEFINITIONS:
         assert table[definition].tolist() == found.scores[definition].tolist()
         assert table[f"start/{definition}"].tolist() == found.score(definition, "start").tolist()
+
+
+def test_metadata_of_the_conversations_can_stand_in_the_table() -> None:
+    pytest.importorskip("pandas")
+    found = sra_fast.score(DENSE[0].build(), marked_batch((40, 29)))
+    table = found.to_pandas([{"site": "north"}, {"age": 30}])
+    assert table["meta/site"].tolist()[:2] == ["north", "north"]
+    assert table["meta/site"].isna().tolist() == [False, False, True, True]
+    assert table["meta/age"].tolist()[2:] == [30, 30]
+    with pytest.raises(ValueError, match="meta is of 1 conversations, and the result has number 1"):
+        found.to_pandas([{}])
 
 
 def test_rows_are_there_only_if_kept() -> None:

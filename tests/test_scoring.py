@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 import sra_fast
 from marked_batches import SPAN, eager_maps, marked_batch, response_positions
@@ -20,9 +22,10 @@ from model_families import (
     Family,
     random_tokens,
 )
+from sra_fast.measure import packing
 from sra_fast.measure.packing import forwards
-from sra_fast.measure.reduction import UnansweredRequestError
 from sra_fast.measure.served import UnservedModelError, serve
+from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS
 
 LLAMA = DENSE[0]
@@ -30,6 +33,12 @@ LENGTHS = (40, 29, 33)
 BOTH_SIDES_OF_THE_LIMITS = (90, 25, 40, 31, 33, 28)
 
 each_family = pytest.mark.parametrize("family", FAMILIES + VARIANTS, ids=str)
+
+
+def after_its_trial(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model that has been tried on a few tokens, so that what runs next is its score."""
+    tried(serve(model))
+    return model
 
 
 def tolerance(family: Family) -> float:
@@ -179,11 +188,27 @@ def test_conversation_and_turn_columns_come_from_the_batch_or_its_order() -> Non
     assert named.turn.tolist() == [3, 4, 9, 11]
 
 
+def test_the_result_says_how_each_turn_is_laid_out_if_the_batch_does(tmp_path: Path) -> None:
+    batch = marked_batch((40, 29))
+    assert sra_fast.score(LLAMA.build(), batch).as_written is None
+    batch["as_written"] = torch.tensor([[True, False], [False, True]])
+    told = sra_fast.score(LLAMA.build(), batch)
+    assert told.as_written is not None
+    assert told.as_written.tolist() == [True, False, False, True]
+    assert told.take([3, 1]).to_pandas()["layout"].tolist() == ["as_written", "as_generated"]
+    told.save(tmp_path / "told.safetensors")
+    assert torch.equal(
+        told.as_written, sra_fast.SRAResult.load(tmp_path / "told.safetensors").as_written
+    )
+    with pytest.raises(ValueError, match="a known layout"):
+        sra_fast.SRAResult.concatenate([told, sra_fast.score(LLAMA.build(), marked_batch((40,)))])
+
+
 # --- what it costs and what it leaves behind ---
 
 
 def test_no_logits_no_cache_and_nothing_after_the_last_mass() -> None:
-    model = LLAMA.build()
+    model = after_its_trial(LLAMA.build())
     ran: list[str] = []
     for name, module in model.named_modules():
         module.register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -197,14 +222,14 @@ def test_no_logits_no_cache_and_nothing_after_the_last_mass() -> None:
 
 
 def test_padding_is_not_computed() -> None:
-    model, seen = LLAMA.build(), []
+    model, seen = after_its_trial(LLAMA.build()), []
     model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:2]))
     sra_fast.score(model, marked_batch(LENGTHS, "left"))
     assert seen == [(1, sum(LENGTHS))]
 
 
 def test_forwards_hold_no_more_tokens_than_allowed() -> None:
-    model, seen = LLAMA.build(), []
+    model, seen = after_its_trial(LLAMA.build()), []
     model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
     sra_fast.score(model, marked_batch((30, 30, 90, 30, 30)), forward_tokens=60)
     assert seen == [60, 90, 60]
@@ -213,7 +238,7 @@ def test_forwards_hold_no_more_tokens_than_allowed() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_as_it_was_whatever_happens(fails: bool) -> None:
-    model = MULTIMODAL.build()
+    model = after_its_trial(MULTIMODAL.build())
     model.train()
     model.model.vision_tower.eval()
     modes = {name: module.training for name, module in model.named_modules()}
@@ -292,7 +317,7 @@ def test_a_model_that_does_not_pass_the_request_on_is_refused() -> None:
         lambda _, args, kwargs: (args, {k: v for k, v in kwargs.items() if k != "sra_request"}),
         with_kwargs=True,
     )
-    with pytest.raises(UnansweredRequestError, match=r"layers \[1\]"):
+    with pytest.raises(UnservedModelError, match=r"LlamaModel \(llama\).* layers \[1\]"):
         sra_fast.score(model, marked_batch((40,)))
 
 
@@ -304,10 +329,20 @@ def test_attention_modules_that_share_an_index_are_refused() -> None:
 
 
 def test_a_decoder_that_takes_no_positions_gets_one_sequence_at_a_time() -> None:
-    served = serve(LLAMA.build())
+    served = tried(serve(LLAMA.build()))
     assert [forward.members for forward in forwards(served, [30, 20], 99)] == [(0, 1)]
     without = replace(served, takes_positions=False)
     assert [forward.members for forward in forwards(without, [30, 20], 99)] == [(0,), (1,)]
+
+
+def test_where_masks_count_chunks_from_the_rows_start_nothing_is_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chunked = next(family for family in FAMILIES if family.name == "llama4")
+    monkeypatch.setattr(packing, "_CHUNKS_COUNT_FROM_THE_SEQUENCE", False)
+    for family, groups in ((chunked, [(0,), (1,)]), (LLAMA, [(0, 1)])):
+        found = forwards(tried(serve(family.build())), [30, 20], 99)
+        assert [forward.members for forward in found] == groups
 
 
 def test_prompt_learning_is_refused() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.chat.conversations import write_conversations
-from sra_fast.chat.esconv import convert
+from sra_fast.chat.conversion import convert
 
 HELD_OUT_DIALOGUES = 0.15  # the share of all dialogues
 HELD_OUT_PER_STRATEGY = 6

@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.measuring import machine
 from sra_fast.chat.conversations import Conversation
+from sra_fast.chat.conversion import read_dialogues
 from sra_fast.chat.encoding import collate, encode_prompts, padding_token
-from sra_fast.chat.esconv import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import find_model

@@ -23,7 +23,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from benchmarks.measuring import machine
-from sra_fast.chat.esconv import read_dialogues
+from sra_fast.chat.chat_template import read_chat_template
+from sra_fast.chat.conversion import read_dialogues
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import find_model
@@ -91,7 +92,9 @@ def one_by_one(
     """Reply to each prompt by ``generate``, and return the speed and the replies by item."""
     ends, texts = end_tokens(model, tokenizer), {}
     begun, tokens = time.perf_counter(), 0
-    for prompt, ids in zip(prompts, tokenized_prompts(tokenizer, prompts), strict=True):
+    for prompt, ids in zip(
+        prompts, tokenized_prompts(read_chat_template(tokenizer), prompts), strict=True
+    ):
         output = model.generate(
             ids[None],
             attention_mask=torch.ones_like(ids)[None],
@@ -252,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conversations = cut(long, STRATEGIES, Cutting(cuts=1, dialogues=given.cuts))
     prompts = generation_prompts(conversations, TEMPLATES["c1_hf"])
     tokenizer = find_model(given.model).tokenizer()
-    lengths = [len(ids) for ids in tokenized_prompts(tokenizer, prompts)]
+    lengths = [len(ids) for ids in tokenized_prompts(read_chat_template(tokenizer), prompts)]
     record: dict[str, Any] = {
         "machine": machine.facts(),
         "model": find_model(given.model).name,

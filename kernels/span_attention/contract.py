@@ -7,7 +7,8 @@ Every backend uses these letters: ``B`` batch rows, ``M`` queries, ``N`` keys, `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -92,18 +93,22 @@ class SpanQuery:
 
         return self.derived(("last_keys", n), cut)
 
-    def chunked(self, size: int) -> SpanQuery:
-        """Return the query for a layer with chunked attention: segments cut at ``size`` tokens."""
+    def cut_at(self, pieces: Sequence[tuple[int, int, int]]) -> SpanQuery:
+        """Return the query with each segment cut where one of the pieces that cover it ends.
+
+        Args:
+            pieces: ``(b, start, end)`` on the key axis, ascending, as a mask with chunks has them.
+                A segment that reaches beyond the first or the last of them stays so.
+        """
 
         def cut() -> SpanQuery:
-            pieces = [
-                (b, at, min(at + size, end))
-                for b, start, end in self.segments.tolist()
-                for at in range(start, end, size)
-            ]
-            return replace(self, segments=segment_tensor(pieces, self.segments.device))
+            found = []
+            for b, start, end in self.segments.tolist():
+                inside = {last for row, _, last in pieces if row == b and start < last < end}
+                found += [(b, *edge) for edge in itertools.pairwise([start, *sorted(inside), end])]
+            return replace(self, segments=segment_tensor(found, self.segments.device))
 
-        return self.derived(("chunked", size), cut)
+        return self.derived(("cut_at", *pieces), cut)
 
     def packs(self) -> bool:
         """Return whether some batch row holds more than one segment."""

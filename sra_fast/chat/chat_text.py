@@ -1,9 +1,8 @@
 """Write a prompt as the text that a model reads, and find the characters of each part in it.
 
-Where a text ends up is decided by the tokenizer's chat template, a program that somebody else
-wrote. So marker characters are put around each text, the template writes the prompt, the markers
-tell the ranges of characters, and then they are taken out again. A template that drops, doubles,
-alters or moves a text is refused.
+Where a text ends up is decided by the tokenizer's chat template. So marker characters are put
+around each text, the template writes the prompt, the markers tell the ranges of characters, and
+then they are taken out again. A template that drops, doubles, alters or moves a text is refused.
 """
 
 from __future__ import annotations
@@ -12,23 +11,11 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
+from sra_fast.chat.chat_template import PRIVATE_USE, ChatTemplate, EncodingError
 from sra_fast.chat.templates import Prompt, PromptMessage
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-# Unicode's private use areas: no tokenizer, template or honest text gives these a meaning.
-_PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
-_END_OF_THOUGHT = "</think>"
-
-
-class EncodingError(ValueError):
-    """Raised when a conversation cannot be turned into tokens.
-
-    The message names the conversation, the text in question and the way out.
-    """
+from sra_fast.chat.thoughts import reply_start, without_tags
 
 
 @dataclass(frozen=True)
@@ -66,91 +53,103 @@ class ChatText:
     spans: tuple[tuple[Part, int, int], ...]
 
 
-def takes_system_message(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the chat template writes a system message in front of the conversation.
-
-    Some templates raise an error at a system message, some leave it out in silence, and some append
-    it to the last user message, where the earlier replies cannot attend to it. The template is
-    asked once for all conversations, so that all of them are treated alike.
-    """
-    system, user, reply = (chr(_PRIVATE_USE[0][i]) for i in range(3))
-    roles = ("system", "user", "assistant", "user", "assistant")
-    texts = (system, user, reply, user, reply)
-    try:
-        text = _apply(tokenizer, list(zip(roles, texts, strict=True)))
-    except Exception:  # a template is a program: raise_exception, undefined names, anything
-        return False
-    return -1 < text.find(system) < text.find(user)
-
-
-def write_chat(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Prompt,
-    takes_system: bool,
-    control_tokens: Sequence[str],
-) -> ChatText:
-    """Write a prompt with the tokenizer's chat template, and find where its parts went.
+def write_chat(template: ChatTemplate, prompt: Prompt) -> ChatText:
+    """Write a prompt with a tokenizer's chat template, and find where its parts went.
 
     Args:
-        tokenizer: a tokenizer with a chat template.
-        prompt: the prompt.
-        takes_system: what ``takes_system_message`` returns for the tokenizer; if False, the system
-            message goes in front of the first user message.
-        control_tokens: texts that the tokenizer reads as a control token even inside a message.
+        template: the chat template.
+        prompt: the prompt. For a model without a system role, its system message goes in front of
+            the first user message.
 
     Raises:
         EncodingError: a message has a control token in it, a reply is empty, or the chat template
             refuses the prompt or does not write every message once, in order and as it is.
     """
     label = prompt.conversation.label
-    messages = prompt.messages if takes_system else _fold_system_message(prompt)
-    parts = list(_parts(messages, prompt))
-    words = "\n".join(message.content for message in messages)
-    for token in control_tokens:
+    messages = _messages(template, prompt)
+    parts = list(_parts(template, messages, prompt))
+    texts = [(m.role, _text_of(template, m)) for m in messages]
+    words = "\n".join(text for _, text in texts)
+    for token in template.control_tokens:
         if token in words:
-            where = next((m.role for m in messages if token in m.content), "chat")
+            where = next((role for role, text in texts if token in text), "chat")
             raise EncodingError(
                 f"{label}: {token!r} stands in the text of a message ({where}), and this tokenizer "
                 "reads it as a control token, not as text; take it out"
             )
     try:
-        plain = _apply(tokenizer, [(m.role, m.content) for m in messages])
+        plain = template.write([(m.role, m.content) for m in messages])
     except Exception as error:
-        hint = ""
-        if next(m.role for m in messages if m.role != "system") == "assistant":
-            hint = (
-                "; the conversation opens with an assistant message, which some models do not "
-                "take: leave that message out, or use a template that makes it history, such as "
-                "c1_hf"
-            )
         raise EncodingError(
-            f"{label}: the chat template refuses the conversation ({error}){hint}"
+            f"{label}: the chat template refuses the conversation ({error})"
+            f"{_why_refused(template, messages)}"
         ) from error
 
     markers = _unused_characters([plain, *(m.content for m in messages)], 2 * len(parts), label)
-    marked = _apply(tokenizer, _with_markers(messages, parts, markers))
+    marked = template.write(_with_markers(messages, parts, markers))
     text, found = _take_out(marked, markers)
     for number, part in enumerate(parts):
-        _check_part(messages, part, text, found[2 * number], found[2 * number + 1], label)
+        does = _damage(messages, part, text, found[2 * number], found[2 * number + 1])
+        if does is not None:
+            _fail(template, messages, part, does, label)
     if text != plain:
         raise EncodingError(
             f"{label}: the chat template writes something else when a text in it changes, so the "
             "places of the strategy and of the replies cannot be told; pass your own prompts with "
             "their masks to sra_fast.score"
         )
-    # Every marker stands exactly once, as _check_part found, so its first position is its only one.
+    # Every marker stands exactly once, as _damage found, so its first position is its only one.
     ranges = [(p, found[2 * i][0], found[2 * i + 1][0]) for i, p in enumerate(parts)]
     _check_order(ranges, label)
     return ChatText(text, tuple(ranges))
 
 
-def _apply(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
-    text = tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in messages],
-        tokenize=False,
-        add_generation_prompt=False,
-    )
-    return str(text)
+def _text_of(template: ChatTemplate, message: PromptMessage) -> str:
+    """Return what must be text in a message: all but the tags around an assistant's thought."""
+    if message.role != "assistant":
+        return message.content
+    return without_tags(message.content, template.thoughts)
+
+
+def plain_chat(template: ChatTemplate, prompt: Prompt) -> str:
+    """Return the text of a prompt without looking for its parts.
+
+    Whatever the chat template raises is passed on.
+
+    Args:
+        template: the chat template.
+        prompt: the prompt.
+    """
+    return template.write([(m.role, m.content) for m in _messages(template, prompt)])
+
+
+def _messages(template: ChatTemplate, prompt: Prompt) -> tuple[PromptMessage, ...]:
+    return prompt.messages if template.takes_system else _fold_system_message(prompt)
+
+
+def _why_refused(template: ChatTemplate, messages: Sequence[PromptMessage]) -> str:
+    """Return what makes a chat template refuse a conversation, where trying others tells it."""
+
+    def takes(chat: Sequence[PromptMessage]) -> bool:
+        try:
+            template.write([(m.role, m.content) for m in chat])
+        except Exception:  # whatever the template raises, it refuses
+            return False
+        return True
+
+    chat = [m for m in messages if m.role != "system"]
+    if chat[0].role == "assistant" and takes([m for m in messages if m is not chat[0]]):
+        return (
+            "; it takes no conversation that opens with an assistant message: leave that message "
+            "out, or use a template that makes it history, such as c1_hf"
+        )
+    user, reply = (PromptMessage(role, "a") for role in ("user", "assistant"))
+    if not takes([user, reply]):
+        return (
+            "; it refuses the shortest conversation too, one message and its reply: set "
+            "tokenizer.chat_template to one that writes conversations"
+        )
+    return ""
 
 
 def _fold_system_message(prompt: Prompt) -> tuple[PromptMessage, ...]:
@@ -167,7 +166,9 @@ def _fold_system_message(prompt: Prompt) -> tuple[PromptMessage, ...]:
     )
 
 
-def _parts(messages: Sequence[PromptMessage], prompt: Prompt) -> Iterator[Part]:
+def _parts(
+    template: ChatTemplate, messages: Sequence[PromptMessage], prompt: Prompt
+) -> Iterator[Part]:
     """Yield what the template must write unchanged: the strategy, the replies, all other messages.
 
     They come in this order, so that an error speaks of what matters most.
@@ -178,16 +179,15 @@ def _parts(messages: Sequence[PromptMessage], prompt: Prompt) -> Iterator[Part]:
         if message.strategy is not None:
             name = f'the strategy "{prompt.conversation.strategy}"'
             yield Part(number, *message.strategy, name=name, is_strategy=True)
-        if message.role == "assistant" and _END_OF_THOUGHT in message.content:
-            # A reasoning model's thoughts are no part of its reply: the person never reads them,
-            # and chat templates leave those of earlier turns out.
-            start = message.content.rindex(_END_OF_THOUGHT) + len(_END_OF_THOUGHT)
-            start += len(message.content[start:]) - len(message.content[start:].lstrip())
+        if message.role == "assistant":
+            # A model's thoughts are no part of its reply: the person never reads them, and chat
+            # templates leave those of earlier turns out.
+            start = reply_start(message.content, template.thoughts)
         if message.turn is not None:
             if start == end:
                 raise EncodingError(
                     f"{prompt.conversation.label}: the reply of turn {message.turn} is empty "
-                    f"after {_END_OF_THOUGHT}; add the text that the person reads"
+                    "after its thoughts; add the text that the person reads"
                 )
             name = f"the reply of turn {message.turn}"
             yield Part(number, start, end, name, turn=message.turn)
@@ -199,7 +199,7 @@ def _parts(messages: Sequence[PromptMessage], prompt: Prompt) -> Iterator[Part]:
 
 def _unused_characters(texts: Sequence[str], count: int, label: str) -> list[str]:
     used = set().union(*texts)
-    free = (chr(code) for block in _PRIVATE_USE for code in block if chr(code) not in used)
+    free = (chr(code) for block in PRIVATE_USE for code in block if chr(code) not in used)
     markers = [character for character, _ in zip(free, range(count), strict=False)]
     if len(markers) < count:
         raise EncodingError(
@@ -242,29 +242,41 @@ def _take_out(marked: str, markers: Sequence[str]) -> tuple[str, list[list[int]]
     return "".join(text), found
 
 
-def _check_part(
+def _damage(
     messages: Sequence[PromptMessage],
     part: Part,
     text: str,
     starts: Sequence[int],
     ends: Sequence[int],
-    label: str,
-) -> None:
-    def fail(does: str) -> NoReturn:
-        raise EncodingError(
-            f"{label}: the chat template {does} {part.name}; use a chat template that writes "
-            "every message once and as it is, or pass your own prompts with their masks to "
-            "sra_fast.score"
-        )
-
+) -> str | None:
+    """Return what the chat template does to a part, or None if it writes it once and as it is."""
     if not starts and not ends:
-        fail("drops")
+        return "drops"
     if len(starts) > 1 or len(ends) > 1:
-        fail("doubles")
+        return "doubles"
     if not starts or not ends:
-        fail("cuts")
+        return "cuts"
     if text[starts[0] : ends[0]] != messages[part.message].content[part.start : part.end]:
-        fail("alters")
+        return "alters"
+    return None
+
+
+def _fail(
+    template: ChatTemplate, messages: Sequence[PromptMessage], part: Part, does: str, label: str
+) -> NoReturn:
+    message = messages[part.message]
+    content = message.content[part.start : part.end]
+    tag = next((end for end in template.ends_of_thoughts if end in content), None)
+    if message.role == "assistant" and tag is not None:
+        raise EncodingError(
+            f"{label}: the chat template {does} {part.name}, because it takes what stands before "
+            f"{tag!r} for a thought; if it is one, begin the message with the opening tag or give "
+            f'thoughts=("", {tag!r}), and if not, take {tag!r} out'
+        )
+    raise EncodingError(
+        f"{label}: the chat template {does} {part.name}; use a chat template that writes every "
+        "message once and as it is, or pass your own prompts with their masks to sra_fast.score"
+    )
 
 
 def _check_order(ranges: Sequence[tuple[Part, int, int]], label: str) -> None:

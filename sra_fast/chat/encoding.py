@@ -1,26 +1,33 @@
 """Turn conversations into tokens, with the tokens of the strategy and of every reply marked.
 
 A prompt is written by the tokenizer's chat template, with known ranges of characters (see
-``sra_fast.chat.chat_text``). It is tokenised once, and the tokenizer's offsets tell the tokens of a
-range. Token ids are never searched.
+:mod:`~sra_fast.chat.chat_text`), and tokenised once. The tokenizer's offsets tell the tokens of a
+range (:mod:`~sra_fast.chat.token_marks`). Token ids are never searched.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import itertools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from sra_fast.chat.chat_text import ChatText, EncodingError, takes_system_message, write_chat
+from sra_fast.chat.chat_template import EncodingError, read_chat_template
 from sra_fast.chat.conversations import Conversation, as_conversations
-from sra_fast.chat.templates import Prompt, PromptTemplate, get_template, render_prompts
-from sra_fast.names import Turns
+from sra_fast.chat.templates import PromptTemplate, get_template, render_prompts
+from sra_fast.chat.thoughts import Thoughts
+from sra_fast.chat.token_marks import mark_tokens
+from sra_fast.chat.turn_layout import check_layout, write_turns
+from sra_fast.names import TurnLayout, Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_logger = logging.getLogger(__name__)
 
 # Offsets are Python tuples, which take much memory; tokenising in blocks bounds their number.
 _PROMPTS_PER_CALL = 128
@@ -36,6 +43,9 @@ class EncodedPrompt:
         response_mask: ``[T]`` int32, k = 1, 2, ... at the tokens of the k-th scored reply, else 0.
         conversation: index of the conversation among those given.
         turns: the number of each scored reply among the assistant messages, from 1.
+        layouts: how each scored reply and what stands before it are laid out: "as_generated", as
+            when it was the last message, or "as_written", as the chat template writes it once
+            others follow.
     """
 
     input_ids: torch.Tensor
@@ -43,6 +53,7 @@ class EncodedPrompt:
     response_mask: torch.Tensor
     conversation: int
     turns: tuple[int, ...]
+    layouts: tuple[TurnLayout, ...]
 
 
 def encode(
@@ -52,6 +63,9 @@ def encode(
     *,
     strategies: Mapping[str, str] | None = None,
     turns: Turns = "all",
+    layout: TurnLayout = "as_generated",
+    thoughts: Thoughts | None = None,
+    now: datetime | None = None,
     padding_side: Literal["left", "right"] = "right",
 ) -> dict[str, torch.Tensor]:
     """Turn conversations into one padded batch of tensors for ``sra_fast.score``.
@@ -62,23 +76,43 @@ def encode(
         template: name of one of the seven prompt templates, or a ``PromptTemplate``.
         strategies: mapping of strategy names to descriptions; the library's 23 if None.
         turns: "all" to score every reply, "last" to score the last one of each conversation.
+        layout: how earlier turns are laid out where the chat template writes them differently once
+            others follow. "as_generated" gives such a turn a row of its own, in which it is the
+            last; "as_written" leaves all turns in one row, as they are written there.
+        thoughts: the opening and the closing tag of a thought, such as ``("<think>", "</think>")``.
+            A reply is what follows a thought at the beginning of an assistant message; without
+            one, it is the whole message. None for the tags that the chat template itself takes
+            thoughts away by, if it does.
+        now: the date and time that a chat template with a date writes; this moment if None.
         padding_side: on which side of a row the padding goes.
 
     Returns:
         ``input_ids`` and ``attention_mask`` ``[B, T]`` int64, ``strategy_mask`` ``[B, T]`` bool,
         ``response_mask`` ``[B, T]`` int32 (k at the tokens of the batch row's k-th reply, else 0),
-        ``conversation`` ``[B]`` int64 (index into ``conversations``), and ``turns`` ``[B, K]``
-        int64 (turn of the k-th reply, -1 where there are fewer than K). With ``standard`` a row of
-        the batch is a conversation; with the other templates it is one reply and its prompt.
+        ``conversation`` ``[B]`` int64 (index into ``conversations``), ``turns`` ``[B, K]`` int64
+        (turn of the k-th reply, -1 where there are fewer than K), and ``as_written`` ``[B, K]``
+        bool (whether the k-th reply is laid out unlike when it was the last). With ``standard`` a
+        row of the batch is a conversation, or a part of it that ``layout`` asks for; with the other
+        templates it is one reply and its prompt.
 
     Raises:
         TypeError: ``strategies`` is not a mapping.
+        ValueError: ``layout`` or ``thoughts`` is none of the values above.
         ConversationError: a conversation is malformed or its strategy unknown.
         PromptTemplateError: the template is unknown.
         EncodingError: the tokenizer cannot be used, or it or its chat template drops, doubles or
             alters a text that attention is measured on.
     """
-    encoded = encode_prompts(tokenizer, conversations, template, strategies=strategies, turns=turns)
+    encoded = encode_prompts(
+        tokenizer,
+        conversations,
+        template,
+        strategies=strategies,
+        turns=turns,
+        layout=layout,
+        thoughts=thoughts,
+        now=now,
+    )
     if not encoded:
         raise EncodingError("there is no conversation to encode; give at least one")
     return collate(encoded, padding_token(tokenizer), padding_side)
@@ -91,27 +125,34 @@ def encode_prompts(
     *,
     strategies: Mapping[str, str] | None = None,
     turns: Turns = "all",
+    layout: TurnLayout = "as_generated",
+    thoughts: Thoughts | None = None,
+    now: datetime | None = None,
 ) -> list[EncodedPrompt]:
     """Turn conversations into prompts without padding, in the order of the conversations.
 
     Arguments and errors are those of :func:`encode`.
     """
-    check_tokenizer(tokenizer)
+    check_layout(layout)
     chosen = get_template(template)
+    chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
     prompts = [
         (index, prompt)
         for index, conversation in enumerate(as_conversations(conversations))
-        for prompt in render_prompts(conversation, chosen, strategies, turns=turns)
+        for prompt in render_prompts(
+            conversation, chosen, strategies, turns=turns, thoughts=chat.thoughts
+        )
     ]
-    takes_system = takes_system_message(tokenizer)
-    control = control_tokens(tokenizer)
+    labelled = (
+        (index, prompt.conversation.label, written)
+        for index, prompt in prompts
+        for written in write_turns(chat, prompt, layout)
+    )
     encoded: list[EncodedPrompt] = []
-    for begin in range(0, len(prompts), _PROMPTS_PER_CALL):
-        block = prompts[begin : begin + _PROMPTS_PER_CALL]
-        written = [write_chat(tokenizer, prompt, takes_system, control) for _, prompt in block]
+    while block := list(itertools.islice(labelled, _PROMPTS_PER_CALL)):
         # The chat template has written the control tokens already; a second BOS would be wrong.
         tokens = tokenizer(
-            [one.text for one in written],
+            [written.text.text for _, _, written in block],
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
@@ -119,9 +160,26 @@ def encode_prompts(
             truncation=False,
             verbose=False,
         )
-        columns = zip(block, written, tokens["input_ids"], tokens["offset_mapping"], strict=True)
-        for (index, prompt), one, ids, offsets in columns:
-            encoded.append(_mark_tokens(tokenizer, one, ids, offsets, index, prompt))
+        columns = zip(block, tokens["input_ids"], tokens["offset_mapping"], strict=True)
+        for (index, label, written), ids, offsets in columns:
+            strategy, responses = mark_tokens(tokenizer, written.text, ids, offsets, label)
+            encoded.append(
+                EncodedPrompt(
+                    input_ids=torch.tensor(ids, dtype=torch.int64),
+                    strategy_mask=strategy,
+                    response_mask=responses,
+                    conversation=index,
+                    turns=written.turns,
+                    layouts=written.layouts,
+                )
+            )
+    if len(encoded) > len(prompts):
+        _logger.info(
+            "the chat template writes earlier turns differently once others follow, so %d "
+            "conversations have %d prompts",
+            len(prompts),
+            len(encoded),
+        )
     return encoded
 
 
@@ -152,6 +210,7 @@ def collate(
         "response_mask": torch.zeros((rows, width), dtype=torch.int32),
         "conversation": torch.tensor([p.conversation for p in prompts], dtype=torch.int64),
         "turns": torch.full((rows, replies), -1, dtype=torch.int64),
+        "as_written": torch.zeros((rows, replies), dtype=torch.bool),
     }
     for row, prompt in enumerate(prompts):
         length = len(prompt.input_ids)
@@ -161,6 +220,8 @@ def collate(
         batch["strategy_mask"][row, here] = prompt.strategy_mask
         batch["response_mask"][row, here] = prompt.response_mask
         batch["turns"][row, : len(prompt.turns)] = torch.tensor(prompt.turns, dtype=torch.int64)
+        for k, layout in enumerate(prompt.layouts):
+            batch["as_written"][row, k] = layout == "as_written"
     return batch
 
 
@@ -173,155 +234,3 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
         if isinstance(token, int):
             return token
     return 0
-
-
-# --- The tokenizer ---------------------------------------------------------------------------
-
-
-def check_tokenizer(tokenizer: Any) -> None:
-    """Check that a tokenizer can mark the parts of a conversation.
-
-    Raises:
-        EncodingError: it is no fast tokenizer with a chat template.
-    """
-    name = type(tokenizer).__name__
-    if not callable(getattr(tokenizer, "apply_chat_template", None)):
-        raise EncodingError(
-            f"{name} is no tokenizer of transformers; give AutoTokenizer.from_pretrained(...)"
-        )
-    if not hasattr(tokenizer, "is_fast") and hasattr(tokenizer, "tokenizer"):
-        raise EncodingError(f"{name} is a processor; give its tokenizer, processor.tokenizer")
-    if not getattr(tokenizer, "is_fast", False):
-        raise EncodingError(
-            f"{name} is a slow tokenizer and cannot say which characters a token stands for; load "
-            "the fast one with AutoTokenizer.from_pretrained(..., use_fast=True), or convert it "
-            "once to a tokenizer.json"
-        )
-    if not getattr(tokenizer, "chat_template", None):
-        raise EncodingError(
-            f"{name} ({getattr(tokenizer, 'name_or_path', '') or 'unnamed'}) has no chat template; "
-            "set tokenizer.chat_template to the model's, or pass your own prompts with their "
-            "masks to sra_fast.score"
-        )
-
-
-def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Return the texts that the tokenizer reads as a control token even inside a message."""
-    added = tokenizer.added_tokens_decoder.values()
-    return tuple(token.content for token in added if token.special and token.content)
-
-
-# --- From text to tokens ---------------------------------------------------------------------
-
-
-def _mark_tokens(
-    tokenizer: Any,
-    written: ChatText,
-    ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    conversation: int,
-    prompt: Prompt,
-) -> EncodedPrompt:
-    label = prompt.conversation.label
-    starts, ends = torch.tensor(offsets, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    lost = _lost_characters(written.text, starts, ends)
-    if lost:
-        raise EncodingError(f"{label}: {_explain_loss(tokenizer, written, lost)}")
-    first, last = _labels(written, starts, ends)
-    shared = (first != last).nonzero().flatten().tolist()
-    if shared:
-        raise EncodingError(
-            f"{label}: token {shared[0]} stands for the end of one text and the beginning of "
-            "another (the strategy and a reply, or two replies); use a chat template that puts "
-            "something between the messages"
-        )
-    return EncodedPrompt(
-        input_ids=torch.tensor(ids, dtype=torch.int64),
-        strategy_mask=first < 0,
-        response_mask=first.clamp(min=0),
-        conversation=conversation,
-        turns=prompt.turns,
-    )
-
-
-def _labels(
-    written: ChatText, starts: torch.Tensor, ends: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what each token stands for: k for the k-th reply, -1 for the strategy, 0 for neither.
-
-    There are two answers, ``[T]`` int32 each: one by the first measured character of a token, one
-    by the last. A token with a measured character belongs to that character's part as a whole,
-    with the blank in front that most tokenizers put into the same token.
-    """
-    length = len(written.text)
-    label = torch.zeros(length + 1, dtype=torch.int32)
-    replies = 0
-    for part, start, end in written.spans:
-        if part.is_strategy:
-            label[start:end] = -1
-        elif part.turn is not None:
-            replies += 1
-            label[start:end] = replies
-    # The measured characters nearest to each position: from it on, and up to it. So all tokens are
-    # looked up at once, however many replies there are.
-    position = torch.arange(length + 1)
-    measured = label != 0
-    onward = torch.where(measured, position, length).flip(0).cummin(0).values.flip(0)
-    upto = torch.where(measured, position, -1).cummax(0).values
-    hit = onward[starts] < ends
-    first = torch.where(hit, label[onward[starts]], 0)
-    last = torch.where(hit, label[upto[ends - 1]], 0)
-    return first, last
-
-
-def _lost_characters(text: str, starts: torch.Tensor, ends: torch.Tensor) -> list[int]:
-    """Return the positions of the characters, blanks apart, that no token stands for.
-
-    The whole text is looked at, not only the measured parts: a tokenizer without a token for a
-    character may leave it out and count on without it, and then every later offset is wrong.
-    """
-    change = torch.zeros(len(text) + 1, dtype=torch.int64)
-    change.index_add_(0, starts, torch.ones_like(starts))
-    change.index_add_(0, ends, -torch.ones_like(ends))
-    covered = (change.cumsum(0)[: len(text)] > 0).tolist()
-    lost: list[int] = []
-    base = 0
-    for here in (position for position, is_covered in enumerate(covered) if not is_covered):
-        if here > 0 and covered[here - 1]:
-            base = here - 1
-        # A normaliser that composes ("e" and an accent become one) gives the token to the first
-        # character alone; a character that vanishes in the one before it is not lost.
-        if base < here and len(_composed(text[base : here + 1])) == len(_composed(text[base:here])):
-            continue
-        base = here
-        if not text[here].isspace():
-            lost.append(here)
-    return lost
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
-def _explain_loss(tokenizer: Any, written: ChatText, lost: Sequence[int]) -> str:
-    for character in dict.fromkeys(written.text):
-        alone = tokenizer(character, add_special_tokens=False, verbose=False)["input_ids"]
-        if not alone and not character.isspace():
-            at = [i for i, other in enumerate(written.text) if other == character]
-            return (
-                f"the tokenizer has no token for {character!r} (U+{ord(character):04X}) and drops "
-                f"it from {_first_hit(written, at)}; take the character out of the text, or use a "
-                "tokenizer that knows it"
-            )
-    return (
-        f"the tokenizer truncates the prompt and drops {_first_hit(written, lost)}; use a "
-        "tokenizer that does not truncate"
-    )
-
-
-def _first_hit(written: ChatText, positions: Sequence[int]) -> str:
-    """Return the name of the first part of the text that holds one of the positions."""
-    for part, start, end in written.spans:
-        if any(start <= position < end for position in positions):
-            return part.name
-    return "the text that the chat template puts around the messages"

@@ -7,6 +7,7 @@ exactly once, and the range of those characters is kept, so that nobody has to s
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Literal, NoReturn
 
 from sra_fast.chat.conversations import Conversation, ConversationError, Message
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
+from sra_fast.chat.thoughts import Thoughts, reply_start
 from sra_fast.names import Turns
 from sra_fast.tools.strict_json import clean_text, decode_utf8, parse_json
 from sra_fast.tools.suggestions import did_you_mean
@@ -132,7 +134,8 @@ class Prompt:
     Attributes:
         messages: the system message, then user and assistant messages.
         turns: numbers of the scored replies among the conversation's assistant messages, from 1.
-        conversation: the conversation that the prompt was made from.
+        conversation: the conversation that the prompt was made from, held against the one strategy
+            that the prompt names.
     """
 
     messages: tuple[PromptMessage, ...]
@@ -221,11 +224,14 @@ def render_prompts(
     strategies: Mapping[str, str] | None = None,
     *,
     turns: Turns = "all",
+    thoughts: Sequence[Thoughts] = (),
 ) -> list[Prompt]:
     """Turn a conversation into the prompts under which its replies are scored.
 
     With a template that keeps all turns there is one prompt with all scored replies in it;
-    otherwise the prompt changes at every turn, and each scored reply has a prompt of its own. A
+    otherwise the prompt changes at every turn, and each scored reply has a prompt of its own. Where
+    replies carry strategies of their own, those that follow each other under one strategy share a
+    prompt, whose instruction names that strategy; the replies before them are context. A
     reply is scored if it follows a user message; if the conversation has a ``response``, that is
     the only one. User messages after the last scored reply are left out: nothing before them can
     see them.
@@ -235,37 +241,35 @@ def render_prompts(
         template: how to write it down.
         strategies: mapping of strategy names to descriptions; the 23 of the library if None.
         turns: "all" to score every reply, "last" to score the last one only.
+        thoughts: pairs of tags around a thought before a reply. Older replies that become history
+            stand there without it, as the person read them.
 
     Raises:
-        ConversationError: the conversation's strategy is not among ``strategies``.
+        ConversationError: the strategy of a scored reply is not among ``strategies``.
         ValueError: ``turns`` is neither "all" nor "last".
     """
     if turns not in ("all", "last"):
         raise ValueError(f"turns must be 'all' or 'last', found {turns!r}")
     known = DEFAULT_STRATEGIES if strategies is None else strategies
-    try:
-        description = lookup(conversation.strategy, known)
-    except StrategyError as error:
-        raise ConversationError(f"{conversation.label}: {error}", *error.arguments) from error
-
-    messages, scored = _scored_replies(conversation)
-    if turns == "last":
-        scored = scored[-1:]
-    groups = [scored] if template.keep_turns is None else [[one] for one in scored]
-    return [_render(conversation, template, description, messages, dict(group)) for group in groups]
-
-
-def _scored_replies(conversation: Conversation) -> tuple[list[Message], list[tuple[int, int]]]:
-    """Return all messages, ``response`` last, and the (position, turn) of each reply to score."""
     messages = list(conversation.messages)
     if conversation.response is not None:
         messages.append(Message("assistant", conversation.response))
-    replies = [position for position, m in enumerate(messages) if m.role == "assistant"]
-    numbered = [(position, turn) for turn, position in enumerate(replies, start=1)]
-    if conversation.response is not None:
-        return messages, numbered[-1:]
-    # An assistant's greeting that opens the conversation answers nothing, so it is not scored.
-    return messages, [(position, turn) for position, turn in numbered if position > 0]
+    scored = conversation.scored if turns == "all" else conversation.scored[-1:]
+    prompts: list[Prompt] = []
+    # The instruction names one strategy, so replies that follow another need a prompt of their own.
+    for strategy, replies in itertools.groupby(scored, key=lambda reply: reply[2]):
+        try:
+            description = lookup(strategy, known)
+        except StrategyError as error:
+            raise ConversationError(f"{conversation.label}: {error}", *error.arguments) from error
+        held = conversation.under(strategy)
+        places = [(position, turn) for position, turn, _ in replies]
+        groups = [places] if template.keep_turns is None else [[place] for place in places]
+        prompts += [
+            _render(held, template, description, messages, dict(group), thoughts)
+            for group in groups
+        ]
+    return prompts
 
 
 def _render(
@@ -274,10 +278,11 @@ def _render(
     description: str,
     messages: Sequence[Message],
     turn_at: Mapping[int, int],
+    thoughts: Sequence[Thoughts],
 ) -> Prompt:
     last = max(turn_at)
     first = 0 if template.keep_turns is None else max(0, last - template.keep_turns)
-    system = _system_message(conversation, template, description, messages[:first])
+    system = _system_message(conversation, template, description, messages[:first], thoughts)
     chat = [
         PromptMessage(message.role, message.content, turn=turn_at.get(position))
         for position, message in enumerate(messages[: last + 1])
@@ -291,11 +296,12 @@ def _system_message(
     template: PromptTemplate,
     description: str,
     older: Sequence[Message],
+    thoughts: Sequence[Thoughts],
 ) -> PromptMessage:
     instruction, start = _fill(template.instruction, conversation, description)
     text = instruction
     if older:
-        lines = [f"{_SPEAKERS[message.role]}: {message.content}" for message in older]
+        lines = [f"{_SPEAKERS[message.role]}: {_said(message, thoughts)}" for message in older]
         history = "\n".join([template.history_heading, *lines])
         if template.history == "first":
             text = f"{history}\n\n{instruction}"
@@ -305,6 +311,12 @@ def _system_message(
     # The span begins at the opening quote and ends after the closing one.
     span = (start - 1, start + len(conversation.strategy) + 1)
     return PromptMessage("system", text, strategy=span)
+
+
+def _said(message: Message, thoughts: Sequence[Thoughts]) -> str:
+    """Return the text of a message that the other person reads."""
+    start = reply_start(message.content, thoughts) if message.role == "assistant" else 0
+    return message.content[start:]
 
 
 def _fill(instruction: str, conversation: Conversation, description: str) -> tuple[str, int]:

@@ -21,12 +21,15 @@ def compare(
     templates: options.TemplateNames = _ALL_SEVEN,
     strategies: options.StrategyFile = None,
     turns: options.TurnsOption = "all",
+    layout: options.LayoutOption = "as_generated",
+    thoughts: options.ThoughtsOption = None,
     definition: options.DefinitionOption = "paper",
     out: options.OutFolder = None,
     batch_tokens: options.BatchTokens = FORWARD_TOKENS,
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -43,6 +46,7 @@ def compare(
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
+        from sra_fast.files.run_date import DATE, first_day
         from sra_fast.files.run_folder import RunFolder
         from sra_fast.report.comparison import compare as compared
         from sra_fast.report.comparison import interval_note, undefined_note
@@ -51,9 +55,21 @@ def compare(
         conversations = read_conversations(file)
         folder = out or RESULTS / f"{file.stem}-compare"
         scorer = make_scorer(
-            file, model, strategies, definition, batch_tokens, dtype, device, backend
+            file,
+            model,
+            strategies,
+            definition,
+            batch_tokens,
+            dtype,
+            device,
+            backend,
+            layout,
+            thoughts,
+            allow_missing=allow_missing,
         )
-        whole = RunFolder(folder, scorer.settings("compare", turns=turns))
+        day = first_day(folder, scorer.source)
+        dated = {} if day is None else {DATE: day}
+        whole = RunFolder(folder, scorer.settings("compare", turns=turns, **dated))
         whole.check()
         jobs = [
             scorer.prepare(
@@ -62,6 +78,7 @@ def compare(
                 conversations,
                 one,
                 turns,
+                part_of=folder,
             )
             for one in chosen
         ]

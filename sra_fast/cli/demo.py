@@ -39,6 +39,7 @@ def demo(
         ),
     ] = "auto",
     device: options.DeviceOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -72,6 +73,7 @@ def demo(
             chosen,
             device,
             "auto",
+            allow_missing=allow_missing,
         )
         scorer.load()
         whole = RunFolder(out, scorer.settings("demo"))

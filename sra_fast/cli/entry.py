@@ -17,6 +17,7 @@ def main() -> None:
         import rich  # noqa: F401 - typer does without it, the tables do not
 
         from sra_fast.cli.app import app
+        from sra_fast.cli.standard_output import run_to_the_end
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _NEEDED:
             raise
@@ -28,4 +29,4 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    app(prog_name="sra-fast")
+    run_to_the_end(lambda: app(prog_name="sra-fast"))

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sra_fast.names import Device, DType
+from sra_fast.names import Device, DType, TurnLayout
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
+    from sra_fast.chat.thoughts import Thoughts
     from sra_fast.files.score_file import FileScorer
 
 RESULTS = Path("sra-results")
@@ -55,6 +56,10 @@ def make_scorer(
     dtype: DType,
     device: Device,
     backend: str,
+    layout: TurnLayout = "as_generated",
+    thoughts: Thoughts | None = None,
+    *,
+    allow_missing: bool,
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
@@ -69,5 +74,7 @@ def make_scorer(
         dtype=dtype,
         device=device,
         backend=backend,
+        layout=layout,
+        thoughts=thoughts,
     )
-    return FileScorer(find_model(model), file, options)
+    return FileScorer(find_model(model, allow_missing=allow_missing), file, options)

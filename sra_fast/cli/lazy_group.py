@@ -18,6 +18,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
+from sra_fast.cli.number_options import take_plain_numbers
+from sra_fast.cli.standard_output import print_result
 from sra_fast.tools.printable import printable
 
 _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for all wrong use
@@ -96,7 +98,7 @@ def _usage_errors(as_json: bool) -> Iterator[None]:
         _say_plainly(error)
         if as_json and os.environ.get("RANK", "0") == "0":
             text = "\n".join(printable(line) for line in error.format_message().splitlines())
-            print(json.dumps({"error": text}), flush=True)
+            print_result(json.dumps({"error": text}))
         raise
 
 
@@ -117,10 +119,14 @@ def _load(name: str, place: str) -> Any:
         group.name = name
         for command in (group, *group.commands.values()):
             command.help = _unwrapped(command.help)
+        for command in group.commands.values():
+            take_plain_numbers(command)
         return group
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     alone.command(name, help=_unwrapped(found.__doc__))(found)
-    return get_command(alone)
+    command = get_command(alone)
+    take_plain_numbers(command)
+    return command
 
 
 def _unwrapped(text: str | None) -> str:

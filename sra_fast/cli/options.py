@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 import typer
 from typer.models import OptionInfo
 
-from sra_fast.names import Backend, Definition, Device, DType, Turns
+from sra_fast.names import Backend, Definition, Device, DType, TurnLayout, Turns
 from sra_fast.tools.registry import BACKENDS_GROUP, DEFINITIONS_GROUP, known_names, why_refused
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -56,12 +56,21 @@ def named_option(flag: str, built_in: Sequence[str], group: str, text: str) -> O
     return option
 
 
+def existing_path(metavar: str, text: str) -> typer.models.ArgumentInfo:
+    """Return an argument of a command that takes a readable file or folder, with its help text."""
+    info: typer.models.ArgumentInfo = typer.Argument(
+        metavar=metavar, help=text, exists=True, readable=True, show_default=False
+    )
+    return info
+
+
 ConversationFile = Annotated[
-    Path, existing_file("FILE", "The conversations to read, one JSON object per line.")
+    Path, existing_path("FILE", "The conversations to read, one JSON object per line.")
 ]
 DIALOGUES = (
-    "The dialogues to read: ESConv.json, FailedESConv.json, or a file of one JSON object per line "
-    "whose speakers are usr and sys."
+    "The dialogues to read: ESConv's and files made from it, AnnoMI's table, chats as OpenAI's "
+    "interface or ShareGPT has them, or any other table; in JSON, JSON by lines, CSV, Parquet or a "
+    "folder of the datasets library, also packed by gzip."
 )
 MODEL = (
     "The model to run: a folder of a model, a folder with a single .gguf file, a name on the hub, "
@@ -126,6 +135,28 @@ TurnsOption = Annotated[
     Turns,
     typer.Option("--turns", help="Score all replies of each conversation, or its last one only."),
 ]
+LayoutOption = Annotated[
+    TurnLayout,
+    typer.Option(
+        "--layout",
+        help="Lay out earlier turns as when each reply was generated, with a prompt of its own "
+        "where the chat template writes it differently later, or as they are written in the whole "
+        "conversation.",
+    ),
+]
+THOUGHTS = (
+    "The opening and the closing tag of a thought, such as '<think>' '</think>': what follows it "
+    "is the reply."
+)
+ThoughtsOption = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--thoughts",
+        metavar="OPEN CLOSE",
+        help=THOUGHTS,
+        show_default="those of the chat template",
+    ),
+]
 OUT = (
     "The folder to write into: a new one, or that of an earlier run with the same settings, which "
     "then continues."
@@ -148,6 +179,14 @@ BatchTokens = Annotated[
         min=1,
         help="The most tokens of one forward pass, which bounds the memory; a longer prompt gets a "
         "pass of its own.",
+    ),
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing",
+        help="Load a model whose files lack weights, or an adapter that does not fit its base "
+        "model, with random numbers in their place; without this option it is an error.",
     ),
 ]
 DTYPE = "The number format to load the weights in; auto is the format they are stored in."

@@ -14,12 +14,15 @@ def score(
     template: options.TemplateName = "standard",
     strategies: options.StrategyFile = None,
     turns: options.TurnsOption = "all",
+    layout: options.LayoutOption = "as_generated",
+    thoughts: options.ThoughtsOption = None,
     definition: options.DefinitionOption = "paper",
     out: options.OutFolder = None,
     batch_tokens: options.BatchTokens = FORWARD_TOKENS,
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -43,7 +46,17 @@ def score(
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
         scorer = make_scorer(
-            file, model, strategies, definition, batch_tokens, dtype, device, backend
+            file,
+            model,
+            strategies,
+            definition,
+            batch_tokens,
+            dtype,
+            device,
+            backend,
+            layout,
+            thoughts,
+            allow_missing=allow_missing,
         )
         job = scorer.prepare("score", folder, conversations, chosen, turns)
         with token_progress(current, [job]) as on_progress:

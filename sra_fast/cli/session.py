@@ -7,17 +7,20 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from sra_fast.cli.quiet_libraries import quiet_libraries
-from sra_fast.cli.running_command import running_parameters
-from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.cli.running_command import running_files, running_parameters
+from sra_fast.cli.standard_output import FAILED, print_result, written
+from sra_fast.tools.argument_error import ArgumentError, UnconvertedError
 from sra_fast.tools.missing_extra import MissingExtraError, what_to_install
 from sra_fast.tools.printable import printable
 
@@ -34,19 +37,24 @@ class Session:
 
     Attributes:
         result: what ``--json`` prints; the command sets it.
+        unwritten: whether standard output did not take all that was shown.
     """
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self.result: dict[str, Any] = {}
+        self.unwritten = False
 
     def show(self, what: RenderableType) -> None:
         """Print a part of the result, usually a table; to standard error under ``--json``."""
-        self._console(stderr=self._as_json).print(what)
+        console = self._console(stderr=self._as_json)
+        if not written(lambda: console.print(what)):
+            self.unwritten = True
 
     def say(self, text: str) -> None:
         """Print a sentence for people, as it is, to standard error."""
-        print(printable(text), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # standard error is full or closed: nobody listens
+            print(printable(text), file=sys.stderr, flush=True)
 
     def progress_console(self) -> Console:
         """Return the console on standard error that progress is shown on."""
@@ -128,9 +136,12 @@ def session(as_json: bool, debug: bool, *, continues: bool, rank: int = 0) -> It
             traceback.print_exc()
         current.result = {"error": _message(error)}
         where = f"process {rank}: " if rank else ""
-        print(f"{where}error: {_message(error)}", file=sys.stderr, flush=True)
-    if as_json:
-        print(json.dumps(current.result, allow_nan=False), flush=True)
+        with contextlib.suppress(OSError):
+            print(f"{where}error: {_message(error)}", file=sys.stderr, flush=True)
+    if as_json and not print_result(json.dumps(current.result, allow_nan=False)):
+        current.unwritten = True
+    if current.unwritten:
+        status = status or FAILED
     if status:
         raise typer.Exit(status)
 
@@ -144,12 +155,40 @@ def _message(error: Exception) -> str:
     elif not isinstance(error, (ValueError, KeyError, OSError)):
         # A bug or another library's error: its text alone may not say what went wrong.
         hint = _memory_hint() if "OutOfMemory" in type(error).__name__ else ""
-        text = f"{type(error).__name__}: {text}{hint} (--debug shows where)"
-    elif not text:
-        text = f"{type(error).__name__} (--debug shows where)"
+        text = f"{type(error).__name__}: {text}{hint} ({_where()})"
+    elif not text or _is_of_others(error):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ") + f" ({_where()})"
+    elif isinstance(error, UnconvertedError):
+        text += f" ({_conversion_of(error.path)})"
     elif isinstance(error, ArgumentError):
         text += _hint(error.arguments)
     return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _conversion_of(path: Path) -> str:
+    """Return the command that converts a file to conversations."""
+    name = path.name.partition(".")[0]
+    out = path.with_name(f"{name}.jsonl")
+    if out.exists():
+        out = path.with_name(f"{name}-converted.jsonl")
+    return f"sra-fast convert {shlex.quote(str(path))} --out {shlex.quote(str(out))}"
+
+
+def _is_of_others(error: Exception) -> bool:
+    """Tell whether an error was raised in other code than this library's, and names no file."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] not in ("", "sra_fast")
+
+
+def _where() -> str:
+    """Return what was being worked on when another library's error came, and how to see more."""
+    files = running_files()
+    return f"while working on {', '.join(files)}; " * bool(files) + "--debug shows where"
 
 
 def _hint(arguments: Sequence[str]) -> str:

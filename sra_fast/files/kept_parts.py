@@ -1,13 +1,21 @@
 """Parts of a run: each is computed once and kept in a file that appears whole or not at all.
 
-So whatever is found after a crash is right, and what is missing or damaged is computed again.
+So whatever is found after a crash is right. What is missing is computed again, and so is what
+cannot be read, which is said.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from sra_fast.tools.printable import printable
+
+_logger = logging.getLogger(__name__)
+
+_SHOWN = 200  # the most characters of a reason that a warning shows
 
 Part = TypeVar("Part")
 
@@ -32,6 +40,7 @@ class KeptParts(Generic[Part]):
     ) -> None:
         self._folder, self._suffix = folder, suffix
         self._read, self._write = read, write
+        self._said: set[Path] = set()
 
     def get(self, name: str) -> Part | None:
         """Return the part with this name, or None if it is not there or cannot be read."""
@@ -69,7 +78,13 @@ class KeptParts(Generic[Part]):
     def _read_whole(self, path: Path) -> Part | None:
         try:
             return self._read(path)
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if path not in self._said:
+                self._said.add(path)
+                reason = printable(" ".join(str(error).split()))[:_SHOWN]
+                _logger.warning("%s cannot be read (%s), so it is computed again", path, reason)
             return None
 
 

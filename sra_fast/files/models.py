@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sra_fast.files.adapters import base_of, is_adapter, with_adapter_of
 from sra_fast.files.hub_names import ModelNotFoundError, check_hub_name
+from sra_fast.files.model_files import check_model_files, loading
 from sra_fast.files.provenance import versions
+from sra_fast.files.weights import load_weights, output_head
 from sra_fast.names import Device, DType
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -35,34 +38,35 @@ class ModelSource:
         name: what results call the model: the hub name, or the folder's own.
         place: the hub name or the folder, as transformers takes it.
         gguf: name of the GGUF file in the folder that holds the model, or None.
+        allow_missing: whether weights that its files lack are only told; random numbers stand in
+            for them then.
     """
 
     name: str
     place: str
     gguf: str | None = None
+    allow_missing: bool = False
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the model's tokenizer, the fast one if it has two."""
         from transformers import AutoTokenizer
 
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            self.place, **self._gguf_file()
-        )
+        with loading(f"the tokenizer of model {self.name!r}", self.place):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self.place, **self._gguf_file()
+            )
         return tokenizer
 
-    def fingerprint(self) -> dict[str, str | None]:
+    def fingerprint(self) -> dict[str, str | bool | None]:
         """Return what tells this model from another of its name, without loading its weights.
 
         ``config`` is a SHA-256 of the configuration, ``weights`` the hub's commit, or for a folder
         a SHA-256 of the sizes of the weight files and of samples spread over each.
         """
-        from transformers import AutoConfig
-
         base = self._adapter_base()
-        config = AutoConfig.from_pretrained(base or self.place, **self._gguf_file())
         fields = {
             key: value
-            for key, value in config.to_dict().items()
+            for key, value in self._config().to_dict().items()
             if key not in ("_name_or_path", "transformers_version")
         }
         text = json.dumps(fields, sort_keys=True, default=str)
@@ -73,6 +77,7 @@ class ModelSource:
             "base_weights": _weights(Path(base)) if base and Path(base).is_dir() else None,
             "config": hashlib.sha256(text.encode()).hexdigest(),
             "weights": _weights(folder) if folder.is_dir() else _hub_commit(self.place),
+            **({"allow_missing": True} if self.allow_missing else {}),
         }
 
     def as_run(self, dtype: DType, device: str) -> dict[str, Any]:
@@ -84,26 +89,83 @@ class ModelSource:
             "versions": versions("torch", "transformers"),
         }
 
-    def load(self, dtype: DType, device: str) -> PreTrainedModel:
-        """Load the model onto a device, ready to be scored.
+    def load(self, dtype: DType, device: str, *, logits: bool = True) -> PreTrainedModel:
+        """Load the model onto a device, ready to be scored or to generate.
 
         Args:
             dtype: number format of the weights; ``"auto"`` is that in which they are stored.
             device: ``"cpu"`` or ``"cuda"``.
+            logits: whether what is to be done depends on logits; else an output head may be
+                missing, which no mass depends on.
 
         Raises:
+            MissingWeightsError: the files do not hold all of the model's weights; or they are an
+                adapter's, and hold others.
+            DamagedModelError: a file is missing or cannot be read.
             MissingExtraError: it is an adapter or a GGUF, and the packages for these are missing.
         """
         import torch
+
+        wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+        loaded = self.with_weights(logits=logits, dtype=wanted, **self._gguf_file())
+        return loaded.to(device).eval()
+
+    def check(self) -> None:
+        """Check that :meth:`load` will find all weights, and read none of them.
+
+        GGUF files and quantised models are left to :meth:`load`: to check one is to read it.
+
+        Raises:
+            MissingWeightsError, DamagedModelError: as :meth:`load`.
+        """
+        if self.gguf is None and getattr(self._config(), "quantization_config", None) is None:
+            needed("train", "accelerate")
+            self.with_weights(device_map="meta")
+
+    def with_weights(self, *, logits: bool = True, **arguments: Any) -> PreTrainedModel:
+        """Load the model, and its adapter if it is one, by further arguments of transformers.
+
+        Args:
+            logits: whether what is to be done depends on logits.
+            arguments: further arguments of ``from_pretrained``.
+
+        Raises:
+            MissingWeightsError, DamagedModelError: as :meth:`load`.
+        """
         from transformers import AutoModelForCausalLM
 
-        if self._adapter_base() is not None:
+        folder, base = Path(self.place), self.place
+        if not folder.is_dir():
+            self._check_no_adapter()
+        adapted = is_adapter(folder)
+        if adapted:
             needed("peft", "peft")
-        wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            self.place, dtype=wanted, **self._gguf_file()
+            base = base_of(folder)
+        for place in dict.fromkeys((folder, Path(base))):
+            if place.is_dir():
+                check_model_files(place)
+        model: PreTrainedModel = load_weights(
+            AutoModelForCausalLM,
+            base,
+            f"model {self.name!r}" if base == self.place else f"model {base!r}",
+            allow_missing=self.allow_missing,
+            unneeded=(lambda model: ()) if logits else output_head,
+            why_unneeded="that no mass depends on",
+            **arguments,
         )
-        return model.to(device).eval()
+        if adapted:
+            adapter = with_adapter_of(model, folder, allow_missing=self.allow_missing)
+            model = adapter.get_base_model()
+        return model
+
+    def _config(self) -> PreTrainedConfig:
+        """Return the configuration of the model, or of the one under the adapter."""
+        from transformers import AutoConfig
+
+        place = self._adapter_base() or self.place
+        with loading(f"the configuration of model {self.name!r}", place):
+            config: PreTrainedConfig = AutoConfig.from_pretrained(place, **self._gguf_file())
+        return config
 
     def _gguf_file(self) -> dict[str, Any]:
         if self.gguf is None:
@@ -111,15 +173,28 @@ class ModelSource:
         needed("demo", "gguf", "accelerate")
         return {"gguf_file": self.gguf}
 
+    def _check_no_adapter(self) -> None:
+        """Check that a model on the hub has no adapter, which would be put on it unasked.
+
+        Raises:
+            ModelNotFoundError: it has one.
+        """
+        from transformers.utils import find_adapter_config_file
+
+        if find_adapter_config_file(self.place) is not None:
+            raise ModelNotFoundError(
+                f"model {self.name!r} holds an adapter on the hub, and adapters are read from "
+                "folders; download it into one and give that"
+            )
+
     def _adapter_base(self) -> str | None:
-        """Return the model under an adapter that PEFT saved, if this is a folder with one."""
-        file = Path(self.place) / "adapter_config.json"
-        if (Path(self.place) / "config.json").is_file() or not file.is_file():
-            return None
-        return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        """Return the model under an adapter that PEFT saved, if this is a folder with one alone."""
+        folder = Path(self.place)
+        base = base_of(folder) if is_adapter(folder) else self.place
+        return None if base == self.place else base
 
 
-def find_model(name: str) -> ModelSource:
+def find_model(name: str, *, allow_missing: bool = False) -> ModelSource:
     """Find the model that a user means by ``name``.
 
     A folder with a ``config.json`` is taken as it is; one without it that holds a single ``.gguf``
@@ -127,7 +202,13 @@ def find_model(name: str) -> ModelSource:
     (:mod:`sra_fast.files.smollm2`); everything else must be in the local cache or on the hub, which
     is asked once.
 
+    Args:
+        name: the folder or the name.
+        allow_missing: whether weights that the model's files lack are only told when it is loaded;
+            random numbers stand in for them then.
+
     Raises:
+        DamagedModelError: a file of the folder is missing or cannot be read.
         ModelNotFoundError: an empty name, a path to nothing, a folder without a model, or a name
             that the hub does not know or cannot be asked for.
         MissingExtraError: the package that ``smollm2`` comes in is not installed.
@@ -138,14 +219,17 @@ def find_model(name: str) -> ModelSource:
         raise ModelNotFoundError("the model's name is empty; give a folder or a name", "model")
     folder = Path(name).expanduser()
     if not folder.is_dir() and name == smollm2.NAME:
-        return ModelSource("SmolLM2-135M-Instruct", str(smollm2.smollm2_folder()))
+        return ModelSource(
+            "SmolLM2-135M-Instruct", str(smollm2.smollm2_folder()), allow_missing=allow_missing
+        )
     if folder.is_dir():
         own_name = folder.resolve().name
         if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
-            return ModelSource(own_name, str(folder))
+            check_model_files(folder)
+            return ModelSource(own_name, str(folder), allow_missing=allow_missing)
         ggufs = sorted(file.name for file in folder.glob("*.gguf"))
         if len(ggufs) == 1:
-            return ModelSource(own_name, str(folder), ggufs[0])
+            return ModelSource(own_name, str(folder), ggufs[0], allow_missing)
         raise ModelNotFoundError(
             f"model {name!r}: the folder has no config.json and {len(ggufs)} .gguf files; give a "
             "folder that save_pretrained wrote, or one with a single .gguf"
@@ -155,7 +239,7 @@ def find_model(name: str) -> ModelSource:
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelNotFoundError(f"model {name!r}: there is no such folder")
     check_hub_name(name)
-    return ModelSource(name, name)
+    return ModelSource(name, name, allow_missing=allow_missing)
 
 
 def choose_device(device: Device) -> str:

@@ -19,6 +19,8 @@ _CODE = ("sra_fast", "kernels", "training", "benchmarks", "setup.py", "pyproject
 """The places where a new file changes what is run; elsewhere lie data and the folders of runs."""
 _RESULTS = ":!/benchmarks/results"
 
+_BLOCK = 1 << 20  # bytes of a file that are in memory at a time
+
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal digits.
@@ -26,7 +28,11 @@ def file_sha256(path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -54,7 +60,7 @@ def code_fingerprint(thing: object) -> dict[str, str]:
     try:
         source = inspect.getsource(code)
     except (OSError, TypeError):  # not a single line of source, or nothing that can have some
-        packages = importlib.metadata.packages_distributions().get(module.partition(".")[0], [])
+        packages = _packages_with(module.partition(".")[0])
         if not packages:
             raise ValueError(
                 f"the source of {place} cannot be read, so a run folder could not tell when it "
@@ -85,3 +91,14 @@ def commit() -> str:
         return git("rev-parse", "--short", "HEAD") + (" with local changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _packages_with(module: str) -> list[str]:
+    """Return the names of the installed packages that a module at top level comes from."""
+    packages = importlib.metadata.packages_distributions().get(module)
+    if packages is None:  # Python 3.10 does not look into wheels without a list of their modules
+        try:
+            packages = [importlib.metadata.distribution(module).name]
+        except importlib.metadata.PackageNotFoundError:
+            packages = []
+    return list(packages)

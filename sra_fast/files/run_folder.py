@@ -1,7 +1,8 @@
 """Keep work in run folders, so that it can be killed at any moment and continued later.
 
 ``run.json`` holds the settings that the results depend on, and "finished" once everything else is
-there. Whoever comes with other settings is refused, and one process at a time works in a folder.
+there, with the digests of what was finished. Whoever comes with other settings is refused, and one
+process at a time works in a folder.
 What a run computes piece by piece lies beside it, see :mod:`~sra_fast.files.kept_parts` and
 :mod:`~sra_fast.files.appended_lines`.
 """
@@ -17,10 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sra_fast.files.provenance import file_sha256
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import write_json
 
 RUN = "run.json"
+DIGESTS = "digests"
+"""The key of ``run.json`` with the SHA-256 of each file of a finished run."""
 
 _FORMAT = "sra_fast.run/1"
 _SHOWN = 60  # the most characters of a setting that an error shows
@@ -104,9 +108,26 @@ class RunFolder:
         recorded = self._record()
         return recorded is not None and recorded["finished"]
 
-    def finish(self) -> None:
-        """Note in ``run.json`` that the run is done; call it inside :meth:`opened`."""
-        self._write_record(finished=True)
+    def damaged(self) -> list[str]:
+        """Return which files of this finished run are missing, or are not as they were finished.
+
+        Runs of earlier versions recorded no digests, and give an empty list.
+
+        Raises:
+            RunFolderError: the folder holds something else.
+        """
+        self.check()
+        recorded = self._record()
+        return [] if recorded is None else changed_files(self.path, recorded["digests"])
+
+    def finish(self, files: Sequence[str] = ()) -> None:
+        """Note in ``run.json`` that the run is done; call it inside :meth:`opened`.
+
+        Args:
+            files: the files that make the finished run, and folders all of whose files do, as paths
+                inside the folder. Their digests are recorded.
+        """
+        self._write_record(finished=True, digests=_digests(self.path, files))
         self._remove(self._temporary)
 
     def _check_kind(self) -> None:
@@ -150,9 +171,15 @@ class RunFolder:
             )
         try:
             recorded = json.loads(file.read_text(encoding="utf-8"))
-            if recorded["format"] == _FORMAT and isinstance(recorded["settings"], dict):
-                return {"settings": recorded["settings"], "finished": recorded["finished"] is True}
-        except (ValueError, KeyError, TypeError):
+            digests = recorded.get(DIGESTS, {})
+            if (
+                recorded["format"] == _FORMAT
+                and isinstance(recorded["settings"], dict)
+                and isinstance(digests, dict)
+            ):
+                finished = recorded["finished"] is True
+                return {"settings": recorded["settings"], "finished": finished, DIGESTS: digests}
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass
         raise RunFolderError(
             f"{file} was not written by this version of sra_fast; give another folder, or delete "
@@ -160,9 +187,56 @@ class RunFolder:
             "out",
         )
 
-    def _write_record(self, *, finished: bool) -> None:
-        record = {"format": _FORMAT, "finished": finished, "settings": self.settings}
+    def _write_record(self, *, finished: bool, digests: Mapping[str, str] | None = None) -> None:
+        record = {
+            "format": _FORMAT,
+            "finished": finished,
+            "settings": self.settings,
+            **({DIGESTS: dict(digests)} if digests else {}),
+        }
         write_json(self.path / RUN, record)
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Return which files of a finished run, whatever its settings, are missing or changed.
+
+    It is for whoever reads the results of a run: an empty list for a folder without a run, too.
+
+    Args:
+        folder: the folder.
+    """
+    try:
+        recorded = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        return changed_files(folder, recorded.get(DIGESTS, {}))
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def changed_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Return which files of a folder are missing, or do not have the digest that was recorded.
+
+    Args:
+        folder: the folder.
+        digests: the SHA-256 of each file, by its path inside the folder.
+    """
+    return [
+        name
+        for name, digest in digests.items()
+        if not (folder / name).is_file() or file_sha256(folder / name) != digest
+    ]
+
+
+def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        place = folder / name
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        found |= {
+            file.relative_to(folder).as_posix(): file_sha256(file)
+            for file in files
+            if file.is_file()
+        }
+    return found
 
 
 def _first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,13 +15,15 @@ from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.definitions import DEFINITIONS, check_definition, known_definitions
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import code_fingerprint, file_sha256, versions
+from sra_fast.files.run_date import DATE, first_day, start_of
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.names import FORWARD_TOKENS, Device, DType, Turns
+from sra_fast.names import FORWARD_TOKENS, Device, DType, TurnLayout, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
@@ -35,6 +38,8 @@ ScoreRow = dict[str, Any]
 
 SCORES_JSONL = "scores.jsonl"
 SCORES_PARQUET = "scores.parquet"
+META = "meta/"
+"""What the columns of a conversation's metadata begin with, in the tables."""
 
 
 class ScoringError(ArgumentError):
@@ -54,6 +59,7 @@ class ScoringOptions:
         batch_tokens: the most tokens of one forward pass, unless one prompt is longer.
         dtype, device: number format and place of the model's weights.
         backend: backend of the op.
+        layout, thoughts: the arguments of those names of :func:`sra_fast.encode`.
 
     Raises:
         KeyError: there is no such definition.
@@ -66,6 +72,8 @@ class ScoringOptions:
     dtype: DType = "auto"
     device: Device = "auto"
     backend: str = "auto"
+    layout: TurnLayout = "as_generated"
+    thoughts: Thoughts | None = None
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -137,6 +145,7 @@ class FileScorer:
         conversations: Sequence[Conversation],
         template: PromptTemplate,
         turns: Turns,
+        part_of: Path | None = None,
     ) -> Job:
         """Encode conversations for scoring, and check that the folder can take them.
 
@@ -146,20 +155,27 @@ class FileScorer:
             conversations: the conversations.
             template: the prompt template.
             turns: "all" to score every reply, "last" to score the last one of each conversation.
+            part_of: the folder of the run that this one is a part of, whose date counts; None for
+                one that stands alone.
 
         Raises:
             ValueError: a conversation cannot be encoded, or the folder holds something else.
         """
+        day = first_day(part_of or folder, self.source)
         prompts = encode_prompts(
             self.tokenizer,
             conversations,
             template,
             strategies=self.options.strategies,
             turns=turns,
+            layout=self.options.layout,
+            thoughts=self.options.thoughts,
+            now=start_of(day),
         )
         for prompt in prompts:
             self._check_definable(prompt, conversations)
-        settings = self.settings(kind, template=asdict(template), turns=turns)
+        dated = {} if day is None else {DATE: day}
+        settings = self.settings(kind, template=asdict(template), turns=turns, **dated)
         settings["prompts_sha256"] = _digest(prompts)  # last: the other settings say more
         run = ScoreFolder(folder, settings)
         run.check()
@@ -172,7 +188,9 @@ class FileScorer:
             ValueError: there is no such model, or it cannot be scored.
         """
         if self._model is None:
-            model = self.source.load(self.options.dtype, choose_device(self.options.device))
+            model = self.source.load(
+                self.options.dtype, choose_device(self.options.device), logits=False
+            )
             serve(model)
             self._model = model
         return self._model
@@ -225,6 +243,7 @@ class FileScorer:
             score_batch,
             write_tables,
             lambda tokens: on_progress(job, tokens),
+            (SCORES_JSONL, SCORES_PARQUET),
         )
         return ScoredJob(job, done, self._rows(job, done))
 
@@ -244,6 +263,7 @@ class FileScorer:
     def _rows(self, job: Job, result: SRAResult) -> list[ScoreRow]:
         scores = {name: _shortest(result.score(name).tolist()) for name in result.by_layer}
         places = [(prompt, k) for prompt in job.prompts for k in range(1, len(prompt.turns) + 1)]
+        names = list(dict.fromkeys(name for one in job.conversations for name in one.meta))
         rows: list[ScoreRow] = []
         for index, (prompt, k) in enumerate(places):
             conversation = job.conversations[prompt.conversation]
@@ -252,7 +272,8 @@ class FileScorer:
                 "conversation": conversation.id,
                 "dialogue": conversation.dialogue or conversation.id,
                 "turn": prompt.turns[k - 1],
-                "strategy": conversation.strategy,
+                "layout": prompt.layouts[k - 1],
+                "strategy": conversation.strategy_of(prompt.turns[k - 1]),
                 "template": job.template.name,
                 "prompt_tokens": int((prompt.response_mask == k).nonzero()[0]),
                 "response_tokens": int(result.response_tokens[index]),
@@ -261,6 +282,7 @@ class FileScorer:
                 "definition": self.options.definition,
                 "sra": chosen,
                 "log_sra": math.log(chosen) if chosen is not None and chosen > 0 else None,
+                **{f"{META}{name}": conversation.meta.get(name) for name in names},
             }
             rows.append(row)
         return rows
@@ -270,9 +292,10 @@ class FileScorer:
     ) -> None:
         if self.options.definition in ("reference", "table1") and prompt.strategy_mask.sum() < 2:
             conversation = conversations[prompt.conversation]
+            strategy = conversation.strategy_of(prompt.turns[0])
             raise ScoringError(
                 f"{conversation.label}: definition {self.options.definition!r} leaves out the last "
-                f"token of the strategy, and {conversation.strategy!r} is a single one here; take "
+                f"token of the strategy, and {strategy!r} is a single one here; take "
                 "the definition 'paper'",
                 "definition",
             )
@@ -289,6 +312,8 @@ class FileScorer:
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
         options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
+        usual = {"layout": "as_generated", "thoughts": None}
         own = {
             name: code_fingerprint(function)
             for name, function in known_definitions().items()
@@ -298,7 +323,7 @@ class FileScorer:
         return {
             "input_sha256": file_sha256(input_file),
             "model": self.source.fingerprint(),
-            **options,
+            **{n: value for n, value in options.items() if n not in usual or value != usual[n]},
             "strategies": dict(self.options.strategies),
             **({"own_definitions": own} if own else {}),
             **({"own_backend": code_fingerprint(backend)} if backend is not None else {}),
@@ -331,5 +356,23 @@ def _write_parquet(path: Path, rows: Sequence[ScoreRow]) -> None:
     with needed("cli", "pandas"):
         import pandas
 
+    table = pandas.DataFrame(rows)
+    for name in table.columns:
+        if str(name).startswith(META):
+            values = _of_one_type([row[name] for row in rows])
+            table[name] = pandas.Series(values, dtype=object)
     with replaced_atomically(path) as temporary:
-        pandas.DataFrame(rows).to_parquet(temporary, index=False, engine="pyarrow")
+        table.to_parquet(temporary, index=False, engine="pyarrow")
+
+
+def _of_one_type(values: Sequence[object]) -> list[object]:
+    """Return values that a column of a table can hold: of one type, or else written as JSON."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {str} or kinds <= {bool} or kinds <= {int}:
+        return list(values)
+    if kinds <= {int, float}:
+        return [None if value is None else float(value) for value in values]  # type: ignore[arg-type]
+    return [
+        None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        for value in values
+    ]

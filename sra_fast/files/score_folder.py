@@ -3,7 +3,7 @@
 A run is cut into batches in an order that depends on its settings alone, and each finished one is
 kept, so that what was killed is continued in the same batches: the end is the same, bit for bit.
 
-    run.json             the settings; "finished" once everything below is there
+    run.json             the settings; "finished" once everything below is there, with its digests
     shards/00007.safetensors    while it runs: the batches done so far
     masses.safetensors   all of them together (SRAResult.load reads it)
     …                    tables that the caller writes from it
@@ -11,6 +11,7 @@ kept, so that what was killed is continued in the same batches: the end is the s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from sra_fast.files.run_folder import RunFolder
 from sra_fast.result import SRAResult
 
 SHARDS = "shards"
+
+_logger = logging.getLogger(__name__)
 
 _WHOLE, _SUFFIX = "masses", ".safetensors"
 MASSES = f"{_WHOLE}{_SUFFIX}"
@@ -40,12 +43,14 @@ class ScoreFolder(RunFolder):
         self._whole, self._shards = _results(path), _results(path / SHARDS)
 
     def result(self) -> SRAResult | None:
-        """Return the results if this very run was finished here and they can be read, else None.
+        """Return the results if this very run was finished here and they are whole, else None.
 
         Raises:
             RunFolderError: the folder holds something else.
         """
-        return self._whole.get(_WHOLE) if self.is_finished() else None
+        if not self.is_finished() or MASSES in self.damaged():
+            return None
+        return self._whole.get(_WHOLE)
 
     def complete(
         self,
@@ -54,8 +59,11 @@ class ScoreFolder(RunFolder):
         score_batch: Callable[[Sequence[EncodedPrompt]], SRAResult],
         write_tables: Callable[[SRAResult], None] = lambda result: None,
         on_progress: Callable[[int], None] = lambda tokens: None,
+        tables: Sequence[str] = (),
     ) -> SRAResult:
         """Score what is not scored yet and write the files; a finished run is read.
+
+        What is missing or damaged in a finished run is said, and made again.
 
         Args:
             prompts: all of them, in order.
@@ -64,15 +72,21 @@ class ScoreFolder(RunFolder):
             write_tables: called with all results before the run counts as finished, and again where
                 it was finished before: tables follow from the masses, whatever became of them.
             on_progress: called with the number of tokens of each batch that is done or was.
+            tables: names of the files that ``write_tables`` writes.
 
         Raises:
             RunFolderError: the folder holds something else, or another process works in it.
         """
         with self.opened():
+            for name in self.damaged():
+                _logger.warning(
+                    "%s is missing, or not as it was written; it is made again", self.path / name
+                )
             whole = self.result()
             if whole is not None:
                 on_progress(sum(len(prompt.input_ids) for prompt in prompts))
                 write_tables(whole)
+                self.finish([MASSES, *tables])
                 return whole
             results = []
             for number, batch in enumerate(batches(prompts, batch_tokens)):
@@ -85,7 +99,7 @@ class ScoreFolder(RunFolder):
             whole = SRAResult.concatenate(results)
             self._whole.put(_WHOLE, whole)
             write_tables(whole)
-            self.finish()
+            self.finish([MASSES, *tables])
         return whole
 
 

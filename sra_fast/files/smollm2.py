@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from sra_fast.files.weights import load_weights
 from sra_fast.tools.atomic import umask
 from sra_fast.tools.missing_extra import MissingExtraError, needed
 
@@ -36,6 +37,7 @@ def smollm2_folder() -> Path:
     Raises:
         MissingExtraError: a package is missing; the message says what to install.
         SmolLM2Error: the conversion does not give the same model.
+        MissingWeightsError: the GGUF does not hold all of its weights.
     """
     gguf = _packaged_gguf()
     folder = _cache() / f"smollm2-135m-instruct-{importlib.metadata.version(_PACKAGE)}"
@@ -86,8 +88,13 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    packed = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    packed = load_weights(
+        AutoModelForCausalLM,
+        str(gguf.parent),
+        f"the model of the package {_PACKAGE!r}",
+        allow_missing=False,
+        gguf_file=gguf.name,
+        dtype=torch.float32,
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = type(packed.config)(

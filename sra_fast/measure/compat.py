@@ -12,6 +12,7 @@ import importlib.metadata
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -129,6 +130,14 @@ def batch_norm_class() -> type[nn.Module]:
     """
     found: type[nn.Module] = _private(nn.modules.batchnorm, "_BatchNorm", "torch")
     return found
+
+
+def is_in_backward() -> bool:
+    """Return whether a backward pass is running on this thread, which may recompute a forward.
+
+    Reads ``torch._C._current_graph_task_id``, seen in torch 2.11 to 2.13.
+    """
+    return bool(_private(torch._C, "_current_graph_task_id", "torch")() != -1)
 
 
 def accelerate_hooks(module: nn.Module) -> list[Any]:

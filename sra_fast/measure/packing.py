@@ -4,9 +4,11 @@ No score depends on the choice. Sequences lie one after the other in a single ro
 positions from 0. That gives the same hidden states as one by one in every model whose layers look
 at positions only. Where that does not hold:
 
-- layers that carry a state (hybrids) take rows of similar length, padded on the right;
+- layers that carry a state (hybrids) take rows of similar length, padded on the right; so does a
+  decoder whose own positions do not count from 0 (RoBERTa's kind), which then makes them itself;
 - ``dynamic`` RoPE fits its frequencies to the longest sequence: one sequence per forward pass, and
-  the same for a decoder that takes no ``position_ids``;
+  the same for a decoder that takes no ``position_ids``, or whose masks of packed rows count chunks
+  from the row's start;
 - ``longrope`` has two sets of factors and takes that of the longest sequence: those below and those
   above its limit stay apart;
 - temperature tuning by place in the row (Llama 4) is 1 up to ``floor_scale``: longer sequences go
@@ -20,9 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import masking_utils
 
 from sra_fast.measure.served import ServedModel, rope_types
 
+# Masks of packed rows count chunks from the row's start in versions without this function.
+_CHUNKS_COUNT_FROM_THE_SEQUENCE = hasattr(masking_utils, "remap_positions_for_packed_sequence")
 _LIKE_LENGTH = 0.9  # the least length, relative to the longest, of a row in a padded forward pass
 
 
@@ -50,6 +55,8 @@ def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[F
     kinds = rope_types(served.config)
     if "dynamic" in kinds or not (served.takes_positions or served.stateful):
         tokens = 0
+    if _chunked(served) and not _CHUNKS_COUNT_FROM_THE_SEQUENCE:
+        tokens = 0
     if getattr(served.config, "attn_temperature_tuning", False):
         tokens = min(tokens, int(served.config.floor_scale) - 1)
     everyone = range(len(lengths))
@@ -60,7 +67,7 @@ def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[F
             [i for i in everyone if lengths[i] <= limit],
             [i for i in everyone if lengths[i] > limit],
         ]
-    fill = _padded if served.stateful else _packed
+    fill = _packed if served.counts_from_zero and not served.stateful else _padded
     return [group for members in classes for group in fill(members, lengths, tokens)]
 
 
@@ -120,6 +127,10 @@ def _padded(members: Sequence[int], lengths: Sequence[int], tokens: int) -> list
         else:
             groups.append([index])
     return [Forward(tuple(group), packed=False) for group in groups]
+
+
+def _chunked(served: ServedModel) -> bool:
+    return "chunked_attention" in (getattr(served.config, "layer_types", None) or ())
 
 
 def _original_length(served: ServedModel) -> int:

@@ -71,11 +71,17 @@ def reduce(
         layers=answered,
         conversation=torch.tensor([response.conversation for response in responses]),
         turn=torch.tensor([response.turn for response in responses]),
+        as_written=_layouts([response.as_written for response in responses]),
         response_tokens=torch.tensor([len(response.tokens) for response in responses]),
         span_tokens=counts,
         row_masses=_every_row(masses, placed) if keep_rows else None,
         row_counts=torch.tensor([len(place.every) for place in placed]) if keep_rows else None,
     )
+
+
+def _layouts(as_written: Sequence[bool | None]) -> Tensor | None:
+    known = [one for one in as_written if one is not None]
+    return torch.tensor(known) if len(known) == len(as_written) else None
 
 
 def answered_layers(request: SpanRequest, layers: Sequence[int]) -> tuple[int, ...]:

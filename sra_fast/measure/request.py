@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import ref
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sra_fast.backends import check_backend
 from sra_fast.kernels.contract import SpanQuery
+from sra_fast.measure import compat
+from sra_fast.measure.unserved import UnservedModelError
 
 _Read = TypeVar("_Read")
 
@@ -56,6 +59,7 @@ class SpanRequest:
         self.backend = check_backend(backend)
         self.masses: dict[int, Tensor] = {}
         self.sink_masses: dict[int, Tensor] = {}
+        self._queries: dict[int, ref[Tensor]] = {}
         self._by_mask: dict[int, tuple[Tensor | None, Any]] = {}
 
     def once_per_mask(self, mask: Tensor | None, read: Callable[[], _Read]) -> _Read:
@@ -68,8 +72,31 @@ class SpanRequest:
         found: _Read = self._by_mask[key][1]
         return found
 
-    def record(self, layer: int, mass: Tensor, sink_mass: Tensor | None) -> None:
-        """Keep the masses of a layer, the first ones only: checkpointing recomputes layers."""
-        self.masses.setdefault(layer, mass)
+    def record(
+        self, module: nn.Module, queries: Tensor, mass: Tensor, sink_mass: Tensor | None
+    ) -> None:
+        """Keep the masses of a layer, the first ones only: checkpointing recomputes layers.
+
+        Args:
+            module: the attention layer, known by its ``layer_idx``.
+            queries: the layer's queries; a layer may attend with the same ones in several calls,
+                each with a part of its values.
+            mass: ``[R, Hq, G]``.
+            sink_mass: ``[R, Hq]``, or None if the layer has no sinks.
+
+        Raises:
+            UnservedModelError: the layer attends a second time outside of a backward pass.
+        """
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        if layer in self.masses:
+            if self._queries[layer]() is queries or compat.is_in_backward():
+                return
+            raise UnservedModelError(
+                f"{type(module).__name__} of layer {layer} attends more than once in a forward "
+                "pass (looped or weight-shared layers), so its masses cannot be told apart; a "
+                "request serves one forward pass"
+            )
+        self.masses[layer] = mass
+        self._queries[layer] = ref(queries)
         if sink_mass is not None:
-            self.sink_masses.setdefault(layer, sink_mass)
+            self.sink_masses[layer] = sink_mass

@@ -11,14 +11,10 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from sra_fast.measure import attention, compat
+from sra_fast.measure import attention, compat, model_kinds
+from sra_fast.measure.unserved import UnservedModelError
 
-# The layers that attend; any other in `config.layer_types` carries a state along the sequence.
-_ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-
-
-class UnservedModelError(ValueError):
-    """Raised when a model cannot be scored; the message says why."""
+__all__ = ["ServedModel", "UnservedModelError", "evaluating", "rope_types", "serve", "switched"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,9 @@ class ServedModel:
         takes_positions: whether its forward has ``position_ids``, without which sequences cannot be
             packed.
         can_stop: whether an exception may end a forward pass after its last attention layer.
+        counts_from_zero: whether the positions that it makes itself count from 0, so that
+            ``position_ids`` may be made for it; False as long as nobody has tried
+            (:func:`sra_fast.measure.trial.tried`).
     """
 
     top: nn.Module
@@ -42,6 +41,7 @@ class ServedModel:
     stateful: bool
     takes_positions: bool
     can_stop: bool
+    counts_from_zero: bool = False
 
     @property
     def config(self) -> Any:
@@ -82,20 +82,19 @@ def serve(model: nn.Module) -> ServedModel:
             f"expected a transformers model, got {type(model).__name__}; "
             "pass what AutoModelForCausalLM.from_pretrained gives"
         )
-    decoder: Any = _headless(inner.get_decoder())
-    if not isinstance(decoder, PreTrainedModel) or decoder.config.is_encoder_decoder:
-        raise UnservedModelError(f"{type(inner).__name__} is not a decoder-only language model")
-    if not compat.follows_attention_interface(decoder):
+    if getattr(inner.config, "is_encoder_decoder", False):
         raise UnservedModelError(
-            f"{type(inner).__name__} does not follow transformers' attention interface "
-            "(AttentionInterface), so its attention cannot be asked for masses"
+            f"{type(inner).__name__} is an encoder-decoder model: its prompt and its reply attend "
+            "in different places"
         )
+    decoder: Any = _headless(_decoder(inner))
+    model_kinds.refuse(type(inner).__name__, decoder)
     types = set(getattr(decoder.config, "layer_types", None) or ())
     return ServedModel(
         top=model,
         decoder=decoder,
         attention_layers=_attention_layers(decoder),
-        stateful=compat.is_stateful(decoder) or bool(types - _ATTENTION_LAYER_TYPES),
+        stateful=compat.is_stateful(decoder) or bool(types - model_kinds.ATTENTION_LAYER_TYPES),
         takes_positions="position_ids" in inspect.signature(decoder.forward).parameters,
         can_stop=not compat.is_compiled_in_place(decoder) and not _offloaded(decoder),
     )
@@ -133,6 +132,16 @@ def rope_types(config: Any) -> set[str]:
     return {str(part.get("rope_type", "default")) for part in nested or [parameters]}
 
 
+def _decoder(model: PreTrainedModel) -> Any:
+    """Return the part of a model that transformers calls its decoder.
+
+    transformers looks for it by name, and ModernBERT's decoder calls its LM head `decoder`: what
+    embeds no tokens is no decoder, and then it is the model's base.
+    """
+    found = model.get_decoder()
+    return found if isinstance(found, PreTrainedModel) else model.base_model
+
+
 def _headless(decoder: Any) -> Any:
     """Return the decoder without the language-model head that some families give along with it."""
     for child in decoder.children():
@@ -151,6 +160,8 @@ def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
             matches = isinstance(target, type) and isinstance(module, target)
             index = getattr(module, "layer_idx", None)
             if not matches or index is None or (part and part.strip(".") not in name.split(".")):
+                continue
+            if model_kinds.is_linear(module, decoder.config) or model_kinds.looks_elsewhere(module):
                 continue
             if index < 0 or found.setdefault(index, module) is not module:
                 raise UnservedModelError(

@@ -13,7 +13,7 @@ from sra_fast.kernels.contract import MAX_SPANS, SpanQuery, segment_tensor
 from sra_fast.measure.sequences import numbered_runs
 
 MASK_KEYS = ("strategy_mask", "span_masks", "response_mask")
-COLUMN_KEYS = ("conversation", "turns")
+COLUMN_KEYS = ("conversation", "turns", "as_written")
 NULL = "null"
 HEAD = "_head"  # ends the name of a span without its last token
 MOST_SPANS = (MAX_SPANS - 1) // 2
@@ -41,11 +41,14 @@ class Response:
         conversation: index of its conversation.
         turn: number of the reply among the assistant messages of its conversation.
         tokens: ``[r]`` int64, its tokens' positions in the sequence, ascending, none at 0.
+        as_written: whether its prompt is laid out unlike when it was the last reply; None if the
+            batch does not say.
     """
 
     conversation: int
     turn: int
     tokens: Tensor
+    as_written: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,9 @@ def read_batch(
     turns = batch.get("turns")
     if turns is not None:
         turns = _column(batch, "turns", (shape[0], turns.shape[-1]), "[B, K]")
+    layouts = batch.get("as_written")
+    if layouts is not None:
+        layouts = _column(batch, "as_written", (shape[0], layouts.shape[-1]), "[B, K]")
     inside = torch.zeros(shape, dtype=torch.bool)
     sequences = []
     for row, start, end in segments:
@@ -133,7 +139,12 @@ def read_batch(
             found.append(
                 Response(
                     conversation=row if conversations is None else int(conversations[row]),
-                    turn=number if turns is None else _turn(turns, row, number),
+                    turn=number
+                    if turns is None
+                    else int(_entry(turns, row, number, "turns", "turn number")),
+                    as_written=None
+                    if layouts is None
+                    else bool(_entry(layouts, row, number, "as_written", "layout")),
                     tokens=(responses[row, start:end] == number).nonzero().flatten(),
                 )
             )
@@ -288,10 +299,10 @@ def _column(
     return column.cpu()
 
 
-def _turn(turns: Tensor, row: int, number: int) -> int:
-    if number > turns.shape[1]:
-        raise ValueError(f"turns: row {row} has no turn number for response {number}")
-    return int(turns[row, number - 1])
+def _entry(column: Tensor, row: int, number: int, name: str, meaning: str) -> Tensor:
+    if number > column.shape[1]:
+        raise ValueError(f"{name}: row {row} has no {meaning} for response {number}")
+    return column[row, number - 1]
 
 
 def _check(sequence: MarkedSequence, names: tuple[str, ...]) -> None:

@@ -1,6 +1,8 @@
-"""An error that names the arguments at fault, so that a command line can name its options."""
+"""Errors that say more than their text, so that a command line can name its own way out."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class ArgumentError(ValueError):
@@ -20,3 +22,19 @@ class ArgumentError(ValueError):
     def __init__(self, message: str, *arguments: str) -> None:
         super().__init__(message)
         self.arguments = arguments
+
+
+class UnconvertedError(ArgumentError):
+    """Raised when a file has to be converted first; the message names the format that was found.
+
+    Args:
+        message: what is wrong, and the way out.
+        path: the file.
+
+    Attributes:
+        path: the file, for the command that converts it.
+    """
+
+    def __init__(self, message: str, *, path: Path) -> None:
+        super().__init__(message)
+        self.path = path

@@ -34,6 +34,7 @@ RESULT_COLUMNS = (
     "template",
     "prompt_tokens",
     "response_tokens",
+    "layout",
     "strategy_tokens",
     "span_tokens",
     "definition",

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json_lines(
@@ -46,6 +50,56 @@ def read_json_lines(
     return values
 
 
+def json_values(
+    path: str | os.PathLike[str], *, raises: type[ValueError]
+) -> Iterator[tuple[str, object]]:
+    """Yield the values of a JSON file as ``(where, value)`` pairs.
+
+    The file may hold one value a line (JSONL), one list, whose entries are the values, or one
+    object over several lines.
+
+    Args:
+        path: the file.
+        raises: class of the error to raise.
+
+    Raises:
+        raises: a line or the whole is not UTF-8 or not JSON; the message names file, line and
+            column.
+        OSError: the file cannot be read.
+    """
+    file = Path(path)
+    with file.open("rb") as stream:
+        head = b""
+        while not head.strip() and (line := stream.readline()):
+            head = line.removeprefix(b"\xef\xbb\xbf")
+    if not is_json_whole(head):
+        yield from read_json_lines(path, raises=raises)
+        return
+    text = decode_utf8(file.read_bytes(), file.name, raises=raises)
+    value = parse_json(text, file.name, raises=raises)
+    if isinstance(value, list):
+        yield from ((f"{file.name}[{index}]", one) for index, one in enumerate(value))
+    else:
+        yield file.name, value
+
+
+def is_json_whole(line: bytes) -> bool:
+    """Tell by its first line whether a file is one JSON list or object, and not JSON by lines."""
+    start = line.strip()[:1]
+    if start == b"[":
+        return True
+    if start != b"{":
+        return False
+    try:
+        json.loads(line)
+    except ValueError as error:
+        # A line that breaks off before its object ends is the first of several.
+        return isinstance(error, json.JSONDecodeError) and error.pos >= len(line.rstrip())
+    except RecursionError:
+        return False
+    return False
+
+
 def decode_utf8(data: bytes, where: str, *, raises: type[ValueError]) -> str:
     """Decode bytes as UTF-8, with or without a byte order mark.
 
@@ -66,7 +120,7 @@ def decode_utf8(data: bytes, where: str, *, raises: type[ValueError]) -> str:
 
 
 def parse_json(text: str, where: str, *, raises: type[ValueError], first_line: int = 1) -> object:
-    """Parse one JSON value, and refuse an object that has the same key twice.
+    """Parse one JSON value, and refuse NaN, infinities and an object with the same key twice.
 
     Args:
         text: the JSON.
@@ -88,8 +142,14 @@ def parse_json(text: str, where: str, *, raises: type[ValueError], first_line: i
             )
         return found
 
+    def refuse(constant: str) -> object:
+        raise raises(
+            f"{where} line {first_line}: {constant} is no number of JSON; write null where there "
+            "is no value"
+        )
+
     try:
-        value: object = json.loads(text, object_pairs_hook=unique)
+        value: object = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise raises(
             f"{where} line {first_line + error.lineno - 1}, column {error.colno}: "
@@ -123,10 +183,9 @@ def clean_text(value: object, what: str, *, raises: type[ValueError]) -> str:
     text = value.strip()
     if not text:
         raise raises(f"{what} is empty; give it text or leave it out")
-    for position, character in enumerate(text):
-        if "\ud800" <= character <= "\udfff":
-            raise raises(
-                f"{what} holds half of a surrogate pair (U+{ord(character):04X}) at character "
-                f"{position + 1}; write the whole character, or leave it out"
-            )
+    if half := _SURROGATE.search(text):
+        raise raises(
+            f"{what} holds half of a surrogate pair (U+{ord(half[0]):04X}) at character "
+            f"{half.start() + 1}; write the whole character, or leave it out"
+        )
     return text

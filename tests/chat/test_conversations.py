@@ -63,10 +63,12 @@ def test_either_role_may_begin(first: dict[str, str]) -> None:
     ("value", "says"),
     [
         (["not", "an", "object"], ["conversation '3'", "found list"]),
-        (record(id=7), ["conversation '3'", "'id'", "found int"]),
+        (record(id=True), ["conversation '3'", "'id'", "found bool"]),
+        (record(id=7.0), ["conversation '3'", "'id'", "found float"]),
         (record(id=""), ["'id'", "is empty"]),
         (record(strategi="x"), ["unknown field 'strategi'", "did you mean 'strategy'"]),
-        (record(strategy=None), ["'strategy'", "found NoneType"]),
+        (record(strategy=None), ["'strategy' is missing"]),
+        (record(strategy=5), ["'strategy'", "found int"]),
         ({"messages": [USER, REPLY]}, ["conversation '3'", "'strategy' is missing"]),
         ({"strategy": "Offer Hope"}, ["'messages' is missing"]),
         (record(messages="hello"), ["'messages'", "found str"]),
@@ -83,7 +85,15 @@ def test_either_role_may_begin(first: dict[str, str]) -> None:
         (record(messages=[REPLY, USER]), ["no assistant message that follows", "'response'"]),
         (record(response="Oh."), ["must end with a 'user' message", "leave 'response' out"]),
         (record(messages=[USER], response=" "), ["'response'", "is empty"]),
-        (record(messages=[USER], response=None), ["'response'", "leave an optional field out"]),
+        (record(messages=[USER], response=None), ["no assistant message that follows"]),
+        (record(messages=[{**USER, "strategy": "Offer Hope"}, REPLY]), ["messages[0].strategy"]),
+        (record(messages=[USER, {**REPLY, "strategy": ""}]), ["messages[1].strategy", "is empty"]),
+        (record(meta=["a"]), ["'meta'", "an object of names and values", "found list"]),
+        (record(meta={" ": 1}), ["'meta'", "give every value a name"]),
+        (record(meta={"a": float("nan")}), ["'meta.a'", "nan"]),
+        (record(meta={"a": {"b": [1, "\ud83d"]}}), ["'meta.a.b[1]'", "U+D83D"]),
+        (record(meta={"a": 2**63}), ["'meta.a'", "64 bits"]),
+        (record(topic="work"), ["unknown field 'topic'", "goes into 'meta'"]),
         (record(situation=""), ["'situation'", "is empty"]),
         (record(situation="\ud83d"), ["'situation'", "U+D83D", "character 1"]),
     ],
@@ -215,3 +225,93 @@ def test_a_conversation_is_written_as_it_was_read() -> None:
         "strategy": "Offer Hope",
     }
     assert [one.record for one in as_conversations([whole, bare])] == [whole, bare]
+
+
+# --- Strategies of single replies, and metadata ---
+
+
+def own(*strategies: str | None, **changes: Any) -> dict[str, Any]:
+    """Return a record with that many replies, each with a strategy of its own or null."""
+    messages = [m for s in strategies for m in (USER, {**REPLY, "strategy": s})]
+    return {"id": "c7", "messages": messages, **changes}
+
+
+@pytest.mark.parametrize(
+    ("value", "scored"),
+    [
+        (own("Question", "Offer Hope"), [(1, 1, "Question"), (3, 2, "Offer Hope")]),
+        (own("Question", None), [(1, 1, "Question")]),
+        (own("Question", None, strategy="Others"), [(1, 1, "Question"), (3, 2, "Others")]),
+        (own(None, None, strategy="Others"), [(1, 1, "Others"), (3, 2, "Others")]),
+    ],
+)
+def test_each_reply_is_scored_against_its_own_strategy(
+    value: dict[str, Any], scored: list[tuple[int, int, str]]
+) -> None:
+    found = parse(value)
+    assert list(found.scored) == scored
+    assert found.strategy == scored[-1][2]
+    assert [found.strategy_of(turn) for _, turn, _ in scored] == [name for _, _, name in scored]
+    assert parse_conversation(found.record, index=3, where=found.where) == found
+
+
+def test_a_response_is_scored_against_the_strategy_of_the_conversation() -> None:
+    value = own("Question", strategy="Offer Hope", response="It passes.")
+    value["messages"].append(USER)
+    found = parse(value)
+    assert found.scored == ((3, 2, "Offer Hope"),)
+    assert parse_conversation(found.record, index=3, where=found.where) == found
+    with pytest.raises(ConversationError, match="'strategy' is missing"):
+        parse({**value, "strategy": None})
+
+
+def test_a_strategy_on_the_opening_message_alone_is_refused() -> None:
+    messages = [{**REPLY, "strategy": "Question"}, USER, REPLY]
+    with pytest.raises(ConversationError, match="opening message alone"):
+        parse(record(messages=messages, strategy=None))
+
+
+def test_a_conversation_by_hand_names_the_strategy_of_its_last_reply() -> None:
+    messages = (Message("user", "Hi"), Message("assistant", "Oh.", "Question"))
+    with pytest.raises(ConversationError, match="give the conversation that of its last reply"):
+        Conversation(id="a", messages=messages, strategy="Offer Hope")
+    with pytest.raises(ValueError, match="a user message has no strategy"):
+        Message("user", "Hi", "Question")
+
+
+def test_optional_fields_may_be_null_and_ids_whole_numbers() -> None:
+    empty = dict.fromkeys(("situation", "language", "dialogue", "meta", "response"))
+    messages = [USER, {**REPLY, "strategy": None}]
+    found = parse(record(id=7, messages=messages, **empty))
+    assert (found.id, found.situation, found.dialogue, found.meta) == ("7", None, None, {})
+    assert parse(record(id=None, dialogue=12)).dialogue == "12"
+    assert parse(record(id=None)).id == "3"
+
+
+def test_metadata_stays_with_a_conversation() -> None:
+    meta = {"topic": "work", "rating": 4.5, "tags": ["a", {"b": None}], "old": True}
+    found = parse(record(meta=meta))
+    assert found.meta == meta
+    assert found.record["meta"] == meta
+    assert found.with_last_reply("Oh.").meta == meta
+    assert hash(found) == hash(parse(record()))
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_list_and_a_single_object_are_read_too(
+    tmp_path: Path, indent: int | None, many: bool
+) -> None:
+    value = [record(id="a"), record(id="b")] if many else record(id="a")
+    path = write_lines(tmp_path / "chats.json", json.dumps(value, indent=indent))
+    found = read_conversations(path)
+    assert [one.id for one in found] == (["a", "b"] if many else ["a"])
+    if many:
+        assert found[1].where == "chats.json[1]"
+
+
+def test_an_error_in_a_list_names_the_entry(tmp_path: Path) -> None:
+    value = [record(id="a"), record(id="b", strategi="x")]
+    path = write_lines(tmp_path / "chats.json", json.dumps(value))
+    with pytest.raises(ConversationError, match=r"chats\.json\[1\].*'strategi'"):
+        read_conversations(path)

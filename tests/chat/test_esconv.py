@@ -13,7 +13,7 @@ import pytest
 from esconv_data import ESCONV as DATA
 from esconv_data import WHY_ABSENT
 from sra_fast.chat.conversations import ConversationError, as_conversations
-from sra_fast.chat.esconv import convert, read_dialogues
+from sra_fast.chat.conversion import Conversion, convert, read_dialogues
 from sra_fast.chat.strategies import ESCONV_STRATEGIES, StrategyError
 from sra_fast.training.data.dataset import split_by_conversation
 
@@ -100,7 +100,7 @@ def test_what_was_changed_or_left_out_is_counted(tmp_path: Path, dialect: str) -
 
 def test_with_a_strategy_every_dialogue_is_one_conversation(tmp_path: Path) -> None:
     source = [dialogue(TALK, "esconv"), dialogue(TALK[:3], "esconv")]
-    found = convert(write(tmp_path / "data.json", source), strategy="Offer Hope")
+    found = convert(write(tmp_path / "data.json", source), Conversion("Offer Hope"))
     (record,) = found.records
     assert record["id"] == "data-0"
     assert record["strategy"] == "Offer Hope"
@@ -112,12 +112,12 @@ def test_with_a_strategy_every_dialogue_is_one_conversation(tmp_path: Path) -> N
 
 def test_an_unknown_strategy_is_refused_before_the_file_is_read(tmp_path: Path) -> None:
     with pytest.raises(StrategyError, match="did you mean 'Offer Hope'"):
-        convert(tmp_path / "missing.json", strategy="Hope")
+        convert(tmp_path / "missing.json", Conversion("Hope"))
 
 
 def test_a_strategy_of_the_users_own_is_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "data.json", [dialogue(TALK, "esconv")])
-    found = convert(path, strategy="Joke", strategies={"Joke": "Make them laugh."})
+    found = convert(path, Conversion("Joke", {"Joke": "Make them laugh."}))
     assert found.records[0]["strategy"] == "Joke"
 
 
@@ -135,7 +135,7 @@ def test_the_other_names_are_mapped_to_esconvs_eight(tmp_path: Path, name: str, 
     talk = [("seeker", "Hi", None), ("supporter", "Oh", name)]
     found = convert(write(tmp_path / "data.json", [dialogue(talk, "failed")]))
     assert found.records[0]["strategy"] == kept
-    assert any("1 strategies of other names" in note for note in found.notes)
+    assert any("1 strategies were given other names" in note for note in found.notes)
 
 
 def test_a_situation_of_white_space_is_none(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ HELLO = {"speaker": "seeker", "content": "Hi", "annotation": {}}
         ([], "the list in it is empty"),
         ("", "the file is empty"),
         ("nonsense", "data.json line 1, column 1: not valid JSON"),
-        ({"a": 1}, "data.json line 1: not a format that is known here"),
-        (["x"], "data.json dialogue 0: not a format that is known here"),
-        ([{"dialog": ["x"]}], "dialogue 0, dialog[0]"),
+        ({"a": 1}, "data.json line 1: this is a table (it has: 'a')"),
+        (["x"], "data.json[0]: not a format that is known here (it is str)"),
+        ([{"dialog": ["x"]}], "data.json[0], dialog[0]"),
         ([{"dialog": []}], "holds no message"),
         ([{"dialog": [{**HELLO, "speaker": "bot"}]}], "its speaker is 'bot'"),
         ([{"dialog": [{**HELLO, "speaker": ["seeker"]}]}], "its speaker is ['seeker']"),
@@ -163,7 +163,6 @@ HELLO = {"speaker": "seeker", "content": "Hi", "annotation": {}}
         ([{"dialog": [HELLO], "situation": 5}], "'situation' must be a string"),
         ([{"dialog": [HELLO]}], "no conversation came out of it"),
         ([dialogue(TALK, "esconv"), dialogue(TALK, "failed")], "mixes dialects"),
-        ([dialogue([("supporter", "Oh", "Question?")], "esconv")], "did you mean 'Question'"),
         ([dialogue([("supporter", "\ud83d", "Question")], "esconv")], "U+D83D"),
     ],
 )
@@ -194,7 +193,7 @@ def test_the_real_files_convert_without_loss(name: str) -> None:
         replies += sum(b and not a for a, b in itertools.pairwise(helper))
     assert len(conversations) == replies
 
-    whole = as_conversations(convert(DATA / name, strategy="Offer Hope").records)
+    whole = as_conversations(convert(DATA / name, Conversion("Offer Hope")).records)
     assert len(whole) == len(source)
     for conversation, entry in zip(whole, source, strict=True):
         words = " ".join(message["content"] for message in entry["dialog"]).split()
@@ -222,7 +221,7 @@ def test_a_dialogue_that_stands_there_twice_is_one_for_splits(
     tmp_path: Path, strategy: str | None
 ) -> None:
     source = [dialogue(talk, "esconv") for talk in (TALK, TALK[1:], TALK, TALK[1:])]
-    found = convert(write(tmp_path / "data.json", source), strategy=strategy)
+    found = convert(write(tmp_path / "data.json", source), Conversion(strategy))
     conversations = as_conversations(found.records)
     assert len(conversations) == len(found.records)
     assert {c.dialogue or c.id for c in conversations} == {"data-0", "data-1"}
@@ -238,7 +237,7 @@ def test_a_dialogue_that_stands_there_twice_is_one_for_splits(
 def test_dialogues_are_read_as_strictly_as_they_are_converted(tmp_path: Path) -> None:
     source = [dialogue(TALK, "esconv"), dialogue(TALK, "failed")]
     path = write(tmp_path / "data.json", source)
-    with pytest.raises(ConversationError, match=r"mixes dialects .*dialogue 1, dialog\[0\] on"):
+    with pytest.raises(ConversationError, match=r"mixes dialects .*data.json\[1\], dialog\[0\] on"):
         read_dialogues(path)
     message = {"speaker": "usr", "text": "Hi"}
     for key, says in (("dialog", "key 'dialog' stands twice"), ("x", None)):

@@ -263,3 +263,55 @@ def test_an_own_template_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(fields))
     assert read_template(path) == PromptTemplate("own", PLAIN, keep_turns=3, history="last")
+
+
+# --- Strategies of single replies ---
+
+
+def with_strategies(*strategies: str | None, **changes: Any) -> Conversation:
+    """Return a conversation with that many replies, each with a strategy of its own or None."""
+    messages = [m for n in range(len(strategies)) for m in (f"u{n + 1}", f"r{n + 1}")]
+    made = tuple(
+        Message("assistant", text, strategies[i // 2]) if i % 2 else Message("user", text)
+        for i, text in enumerate(messages)
+    )
+    last = [strategy for strategy in strategies if strategy is not None][-1]
+    return Conversation(id="c7", messages=made, strategy=last, **changes)
+
+
+def test_replies_under_other_strategies_have_prompts_of_their_own() -> None:
+    own = with_strategies("Question", "Question", "Offer Hope", None, "Question")
+    prompts = render_prompts(own, TEMPLATES["standard"])
+    assert [quoted(prompt) for prompt in prompts] == ['"Question"', '"Offer Hope"', '"Question"']
+    assert [prompt.turns for prompt in prompts] == [(1, 2), (3,), (5,)]
+    assert chat(prompts[1]) == ["u1", "r1", "u2", "r2", "u3", "r3@3"]
+    assert chat(prompts[2])[-4:] == ["u4", "r4", "u5", "r5@5"]
+
+
+@pytest.mark.parametrize("name", ["c1_hf", "c3_hl"])
+def test_with_kept_turns_each_prompt_names_the_strategy_of_its_reply(name: str) -> None:
+    own = with_strategies("Question", None, "Offer Hope")
+    prompts = render_prompts(own, TEMPLATES[name])
+    assert [(quoted(p), p.turns) for p in prompts] == [('"Question"', (1,)), ('"Offer Hope"', (3,))]
+
+
+def test_one_strategy_for_all_replies_is_one_prompt_however_it_is_written() -> None:
+    plain = with_strategies("Offer Hope", "Offer Hope").under("Offer Hope")
+    (one,) = render_prompts(with_strategies("Offer Hope", "Offer Hope"), TEMPLATES["standard"])
+    (other,) = render_prompts(plain, TEMPLATES["standard"])
+    assert one == other
+
+
+def test_the_last_turn_is_the_last_reply_with_a_strategy() -> None:
+    own = with_strategies("Question", "Offer Hope", None)
+    (prompt,) = render_prompts(own, TEMPLATES["standard"], turns="last")
+    assert chat(prompt) == ["u1", "r1", "u2", "r2@2"]
+    assert own.last_reply[1] == "r2"
+    assert own.with_last_reply("new").strategy == "Offer Hope"
+
+
+def test_only_the_strategies_that_are_scored_must_be_known() -> None:
+    own = with_strategies("Greeting", "Offer Hope")
+    with pytest.raises(ConversationError, match="'Greeting' is not one of"):
+        render_prompts(own, TEMPLATES["standard"])
+    assert len(render_prompts(own, TEMPLATES["standard"], turns="last")) == 1

@@ -299,6 +299,24 @@ def test_no_definition_may_be_called_like_a_column(
     assert {*row, *table.columns} - {*DEFINITIONS} == {*RESULT_COLUMNS}
 
 
+def test_layout_and_thoughts_are_settings_of_a_run(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    command = ["score", chats, "--model", model, "--out"]
+    layout, thoughts = ["--layout", "as_written"], ["--thoughts", "Hope", "slowly,"]
+    plain = call_json(*command, tmp_path / "plain")
+    found = call_json(*command, tmp_path / "own", *layout, *thoughts)
+    for row, other in zip(found["scores"], plain["scores"], strict=True):
+        assert row["layout"] == "as_generated"  # the template writes all turns alike
+        assert row["response_tokens"] < other["response_tokens"]
+    for name, option in (("layout", layout), ("thoughts", thoughts)):
+        told = call(*command, tmp_path / "plain", *option, status=1)[1]
+        assert f"its setting {name!r}" in told
+    told = call(*command, tmp_path / "new", "--thoughts", "<think>", "", status=1)[1]
+    assert "the closing tag of a thought is empty" in told
+    assert "--thoughts" in told
+
+
 THEIRS = (
     "from sra_fast.kernels.reference import attention, mass_only\n"
     "def half(rows): return rows.tokens.mean(dim=1) / 2\n"
@@ -607,7 +625,7 @@ def test_what_keeps_nothing_does_not_promise_to_continue(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sra_fast.chat.esconv.convert", interrupted)
+    monkeypatch.setattr("sra_fast.chat.conversion.convert_file", interrupted)
     (tmp_path / "in.json").write_text(json.dumps(ESCONV))
     stderr = call("convert", tmp_path / "in.json", "--out", tmp_path / "out", status=130)[1]
     assert "interrupted; the same command begins anew" in stderr
@@ -624,7 +642,7 @@ def test_a_lack_of_memory_names_an_option_that_the_command_has(
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("sra_fast.chat.conversations.read_conversations", too_much)
-    monkeypatch.setattr("sra_fast.chat.esconv.convert", too_much)
+    monkeypatch.setattr("sra_fast.chat.conversion.convert_file", too_much)
     monkeypatch.setattr("sra_fast.files.models.find_model", too_much)
     of_model = ["--model", model] if command != "convert" else []
     message = call(command, chats, *of_model, "--out", chats.with_name("out"), status=1)[1]

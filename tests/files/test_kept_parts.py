@@ -31,11 +31,17 @@ def test_a_part_that_is_there_is_not_computed_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"texts": 5}', b"\xff"])
-def test_a_damaged_part_is_none(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_part_is_none_and_named_once(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "00000.json").write_bytes(content)
     parts = texts(tmp_path)
+    assert parts.get("missing") is None
+    assert not caplog.records
     assert parts.get("00000") is None
     assert parts.all() == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / '00000.json'} cannot be read (")
     parts.append(["a"])
     assert (tmp_path / "00000.json").read_bytes() == content
     assert parts.all() == [["a"]]

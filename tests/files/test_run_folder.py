@@ -38,7 +38,9 @@ def test_other_settings_are_named(settings: dict[str, Any], words: str, tmp_path
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": "other", "settings": {}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"format": "other", "settings": {}}', '"x"']
+)
 def test_a_strange_run_json_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / RUN).write_text(content)
     with pytest.raises(RunFolderError, match="not written by this version"):
@@ -98,3 +100,23 @@ def test_the_settings_can_be_read_by_people(tmp_path: Path) -> None:
     text = (tmp_path / RUN).read_text(encoding="utf-8")
     assert "Hoffnung ü" in text
     assert json.loads(text)["finished"] is True
+
+
+def test_files_and_folders_of_a_finished_run_are_checked(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, SETTINGS)
+    with run.opened():
+        (tmp_path / RESULT).write_text("done")
+        (tmp_path / "deep" / "er").mkdir(parents=True)
+        (tmp_path / "deep" / "er" / "one.txt").write_text("1")
+        (tmp_path / "mine.txt").write_text("not of the run")
+        run.finish([RESULT, "deep"])
+    assert set(json.loads((tmp_path / RUN).read_text())["digests"]) == {RESULT, "deep/er/one.txt"}
+    assert run.damaged() == []
+    (tmp_path / "mine.txt").write_text("changed")
+    assert run.damaged() == []
+    (tmp_path / RESULT).write_text("dome")
+    (tmp_path / "deep" / "er" / "one.txt").unlink()
+    assert run.damaged() == [RESULT, "deep/er/one.txt"]
+    with pytest.raises(RunFolderError, match="its setting 'turns'"):
+        RunFolder(tmp_path, {**SETTINGS, "turns": "last"}).damaged()
+    assert RunFolder(tmp_path / "new", SETTINGS).damaged() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def prompt(conversation: int, tokens: int, turns: tuple[int, ...] = (1,)) -> Enc
         response_mask=torch.zeros(tokens, dtype=torch.int32),
         conversation=conversation,
         turns=turns,
+        layouts=("as_generated",) * len(turns),
     )
 
 
@@ -134,3 +136,64 @@ def test_lost_masses_of_a_finished_run_are_computed_again(tmp_path: Path) -> Non
     second = Scorer()
     complete(run, second)
     assert len(second.seen) == 2
+
+
+def write_table(run: ScoreFolder) -> Any:
+    return lambda whole: (run.path / "table.txt").write_text(str(whole.sra.tolist()))
+
+
+def finished(folder: Path) -> ScoreFolder:
+    """Return the folder of a finished run, which has the file table.txt beside its masses."""
+    run = ScoreFolder(folder, SETTINGS)
+    run.complete(PROMPTS, 8, Scorer(), write_table(run), tables=["table.txt"])
+    return run
+
+
+@pytest.mark.parametrize("damage", ["a changed byte", "cut", "another result", "missing"])
+def test_damaged_masses_of_a_finished_run_are_named_and_made_again(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = finished(tmp_path / "out")
+    masses, table = run.path / MASSES, run.path / "table.txt"
+    whole = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    assert run.damaged() == []
+    data = bytearray(whole[MASSES])
+    if damage == "a changed byte":
+        data[-1] ^= 1  # inside the last tensor: nothing but a digest can tell
+        masses.write_bytes(data)
+    elif damage == "another result":
+        result(PROMPTS[::-1]).save(masses)
+    elif damage == "cut":
+        masses.write_bytes(data[:-9])
+    else:
+        masses.unlink()
+    table.write_text("kept until the masses are right")
+    assert run.result() is None
+    assert table.read_text() == "kept until the masses are right"
+    again = Scorer()
+    with caplog.at_level("WARNING", "sra_fast"):
+        run.complete(PROMPTS, 8, again, write_table(run), tables=["table.txt"])
+    assert f"{masses} is missing, or not as it was written" in caplog.text
+    assert len(again.seen) == 2
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == whole
+
+
+def test_a_damaged_table_follows_from_masses_that_are_whole(tmp_path: Path) -> None:
+    run = finished(tmp_path / "out")
+    whole = (run.path / "table.txt").read_bytes()
+    (run.path / "table.txt").write_text("damaged")
+    again = Scorer()
+    run.complete(PROMPTS, 8, again, write_table(run), tables=["table.txt"])
+    assert again.seen == []
+    assert (run.path / "table.txt").read_bytes() == whole
+    assert run.damaged() == []
+
+
+def test_a_run_of_an_earlier_version_gets_its_digests(tmp_path: Path) -> None:
+    run = finished(tmp_path / "out")
+    record = json.loads((run.path / RUN).read_text())
+    del record["digests"]
+    (run.path / RUN).write_text(json.dumps(record))
+    assert run.damaged() == []
+    assert complete(run, Scorer(fail_at=0)).sra.tolist() == [1, 2, 11, 21, 31]
+    assert set(json.loads((run.path / RUN).read_text())["digests"]) == {MASSES}

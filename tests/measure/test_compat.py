@@ -300,6 +300,16 @@ def test_layers_that_mix_tokens_have_their_classes() -> None:
     assert not issubclass(nn.Linear, (compat.convolution_class(), compat.batch_norm_class()))
 
 
+def test_a_backward_pass_is_told_from_a_forward_pass() -> None:
+    found = []
+    x = torch.ones(1, requires_grad=True)
+    x.register_hook(lambda _: found.append(compat.is_in_backward()))
+    found.append(compat.is_in_backward())
+    (x * 2).sum().backward()
+    assert found == [False, True]
+    assert not compat.is_in_backward()
+
+
 def test_hooks_of_accelerate_are_found_one_by_one() -> None:
     module = nn.Linear(2, 2)
     assert compat.accelerate_hooks(module) == []

@@ -81,6 +81,19 @@ SOUND_TEMPLATES = {
 }
 
 
+def saying(old: str, new: str | None = None) -> str:
+    """Return a ChatML template that writes assistant messages as an expression of ``text`` says.
+
+    The last message is written as ``new`` says, if that is given.
+    """
+    text = f"({new} if loop.last else {old})" if new else old
+    return (
+        "{%- for m in messages %}{%- set text = m['content'] %}{{- '<|im_start|>' + m['role'] + "
+        "'\n' }}{%- if m['role'] == 'assistant' %}{{- " + text + " }}{%- else %}{{- text }}"
+        "{%- endif %}{{- '<|im_end|>\n' }}{%- endfor %}"
+    )
+
+
 def wrapped(
     backend: Tokenizer, template: str | None, *, adds_bos: bool = False, **special: str
 ) -> PreTrainedTokenizerFast:

@@ -31,13 +31,15 @@ class Request:
 class Response:
     """Hold what the server sends back.
 
-    With ``hang`` it sends nothing at all, until the server ends.
+    With ``hang`` it sends nothing at all, until the server ends. With ``drips`` it sends one blank
+    after another in the place that is named, "headers" or "body", until the server ends.
     """
 
     body: str
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
+    drips: str | None = None
 
 
 HANG = Response("", hang=True)
@@ -100,6 +102,9 @@ class FakeEndpoint:
                     outer._ending.wait()
                     self.close_connection = True
                     return
+                if response.drips:
+                    self._drip(response)
+                    return
                 content = response.body.encode()
                 self.send_response(response.status)
                 headers = {"Content-Type": "application/json", **response.headers}
@@ -108,6 +113,20 @@ class FakeEndpoint:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def _drip(self, response: Response) -> None:
+                """Send the beginning of a response, and then something now and then."""
+                self.close_connection = True
+                self.wfile.write(f"HTTP/1.1 {response.status} OK\r\n".encode())
+                if response.drips == "body":
+                    self.wfile.write(b"Content-Type: application/json\r\n\r\n")
+                drop = b" " if response.drips == "body" else b"X-Still: here\r\n"
+                while not outer._ending.wait(0.02):
+                    try:
+                        self.wfile.write(drop)
+                        self.wfile.flush()
+                    except OSError:  # the client has gone
+                        return
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

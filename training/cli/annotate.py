@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from sra_fast.tools.estimates import Correlation, Estimate
 
-    from ..pipeline.annotation.agreement import Agreement
+    from ..pipeline.annotation.agreement import Agreement, WinRate
 
 _SHOWN_GAPS = 5
 
@@ -166,6 +167,7 @@ def agree(
     difference of SRA is that of B minus that of A. Trimmed figures leave out values below the 1st
     or above the 99th percentile. Missing preferences are counted and named, and never taken for 0.
     The intervals are over dialogues if the key or a column 'dialogue' names them, else over items.
+    Beside r stands what the comparison alone explains. Any number of systems may be compared.
     """
     with session(as_json, debug, continues=False) as current:
         from ..pipeline.annotation.agreement import analyse, to_json
@@ -182,23 +184,45 @@ def agree(
 
 
 def _tables(agreement: Agreement) -> list[Table]:
-    correlations = _table("Preference against SRA difference (Pearson)", ("annotator",), "r")
+    names = ("annotator", "sides")
+    correlations = _table("Preference against SRA difference (Pearson)", names, "r")
+    explained = _table("What the comparison alone explains (Pearson)", ("annotator", "of"), "r")
+    found = agreement.explained
     for annotator in agreement.judgements.annotators:
-        for name, one in (
-            (annotator, agreement.pearson[annotator]),
-            (f"{annotator}, trimmed", agreement.pearson_trimmed[annotator]),
+        for name, sides, one in (
+            (annotator, "turned alike", agreement.pearson[annotator]),
+            (annotator, "as shown", found.as_shown[annotator]),
+            (f"{annotator}, trimmed", "turned alike", agreement.pearson_trimmed[annotator]),
+            (f"{annotator}, trimmed", "as shown", found.as_shown_trimmed[annotator]),
         ):
-            correlations.add_row(_text(name), *_cells(one, one.r))
+            correlations.add_row(_text(name), sides, *_cells(one, one.r))
+        for what, one in (
+            ("the systems alone, as shown", found.systems_alone[annotator]),
+            ("SRA within a comparison", found.within[annotator]),
+        ):
+            explained.add_row(_text(annotator), what, *_cells(one, one.r))
     alphas = _table("Agreement of the annotators (Krippendorff, interval)", ("items",), "alpha")
-    for name, estimate in (("all", agreement.alpha), ("trimmed", agreement.alpha_trimmed)):
+    for name, estimate in (
+        ("all", agreement.alpha),
+        ("all, as shown", found.alpha_as_shown),
+        ("trimmed", agreement.alpha_trimmed),
+    ):
         alphas.add_row(name, *_cells(estimate, estimate.value))
-    wins = _table("Win rates", ("system", "wins / ties / losses", "ties count"), "rate")
-    for system, won in agreement.win_rates.items():
+    wins = _win_table("Win rates", agreement.win_rates)
+    if len(agreement.pairs) < 2:
+        return [correlations, explained, alphas, wins]
+    pairs = [_win_table(" against ".join(pair), won) for pair, won in agreement.pairs.items()]
+    return [correlations, explained, alphas, wins, *pairs]
+
+
+def _win_table(title: str, won_by: Mapping[str, WinRate]) -> Table:
+    wins = _table(title, ("system", "wins / ties / losses", "ties count"), "rate")
+    for system, won in won_by.items():
         counts = f"{won.wins} / {won.ties} / {won.losses}"
         for how, rate in won.rates.items():
             words = how.removeprefix("rate_ties_").replace("_", " ")
             wins.add_row(_text(system), counts, words, *_cells(rate, rate.value))
-    return [correlations, alphas, wins]
+    return wins
 
 
 def _notes(agreement: Agreement) -> list[str]:
@@ -206,7 +230,14 @@ def _notes(agreement: Agreement) -> list[str]:
     figures: list[tuple[str, Correlation | Estimate]] = [
         *((f"r of {name}", one) for name, one in agreement.pearson.items()),
         *((f"trimmed r of {name}", one) for name, one in agreement.pearson_trimmed.items()),
+        *((f"r of {name} as shown", one) for name, one in agreement.explained.as_shown.items()),
+        *(
+            (f"r of the systems alone, {n}", r)
+            for n, r in agreement.explained.systems_alone.items()
+        ),
+        *((f"r within a comparison, {n}", r) for n, r in agreement.explained.within.items()),
         ("alpha", agreement.alpha),
+        ("alpha as shown", agreement.explained.alpha_as_shown),
         ("trimmed alpha", agreement.alpha_trimmed),
         *(
             (f"{how.removeprefix('rate_').replace('_', ' ')}, rate of {system}", rate)

@@ -34,16 +34,7 @@ def train(
             "strategy and, if known, id and dialogue.",
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            file_okay=False,
-            help="The folder to write the classifier and its report into.",
-            show_default=False,
-        ),
-    ],
+    out: pipeline_options.RunOut,
     kind: Annotated[
         ClassifierKind,
         typer.Option(
@@ -98,6 +89,7 @@ def train(
             help="Seed of every random draw: the splits of the replies and the training.",
         ),
     ] = 42,
+    allow_missing: options.AllowMissing = False,
     force: Annotated[
         bool,
         typer.Option("--force", help="Replace a classifier that the folder of --out holds."),
@@ -109,16 +101,18 @@ def train(
 
     It writes the classifier, report.md, report.json, confusion.png and, for the lexical kind,
     ngrams.csv into the folder of --out. If it is interrupted, the same command continues after the
-    last finished split.
+    last finished split; if it was finished, the same command trains nothing.
     """
-    given = _settings(kind, model, settings or [], seed)
+    given = _settings(kind, model, settings or [], seed, allow_missing)
     with session(as_json, debug, continues=True) as current:
         from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 
+        from ..pipeline.classifiers import check_model
         from ..pipeline.classifiers.held_out import train_with_report
         from ..pipeline.classifiers.labelled import read_labelled
 
         known = DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies)
+        check_model(kind, given)
         evaluation, report = train_with_report(
             kind,
             read_labelled(file, known),
@@ -221,14 +215,20 @@ def seeded_settings(kind: ClassifierKind, seed: int) -> dict[str, Any]:
 
 
 def _settings(
-    kind: ClassifierKind, model: str | None, given: list[str], seed: int
+    kind: ClassifierKind, model: str | None, given: list[str], seed: int, allow_missing: bool
 ) -> dict[str, Any]:
     """Return the settings of the kind by name; wrong ones are reported as wrong use."""
     found = seeded_settings(kind, seed)
     if model is not None and kind == "lexical":
         raise typer.BadParameter("the lexical classifier has none", param_hint="'--model'")
+    if allow_missing and kind == "lexical":
+        raise typer.BadParameter(
+            "the lexical classifier loads no model", param_hint="'--allow-missing'"
+        )
     if model is not None:
         found["model"] = model
+    if allow_missing:
+        found["allow_missing"] = True
     for one in given:
         name, sign, text = one.partition("=")
         if not sign or name.strip() in found:

@@ -45,6 +45,7 @@ def evaluate(
         ),
     ] = "plain",
     strategies: options.StrategyFile = None,
+    thoughts: options.ThoughtsOption = None,
     items: pipeline_options.ItemCount = None,
     ablate: pipeline_options.AblatedHeads = 0,
     perplexity: Annotated[
@@ -62,6 +63,7 @@ def evaluate(
     seed: replying.Seed = 42,
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -87,8 +89,8 @@ def evaluate(
         evaluation = Evaluation(
             file=file,
             out=out,
-            base=find_model(model),
-            tuned=None if tuned is None else find_model(tuned),
+            base=find_model(model, allow_missing=allow_missing),
+            tuned=None if tuned is None else find_model(tuned, allow_missing=allow_missing),
             templates=chosen,
             strategies=DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies),
             classifier=load_classifier(classifier),
@@ -99,6 +101,7 @@ def evaluate(
             device=device,
             batch=batch_size,
             perplexity=perplexity,
+            thoughts=thoughts,
         )
         with opened(evaluation), condition_progress(current) as on_progress:
             found = collect(evaluation, on_progress)

@@ -24,6 +24,7 @@ def extend(
     out: pipeline_options.RunOut,
     template: options.TemplateName = "c1_hf",
     strategies: options.StrategyFile = None,
+    thoughts: options.ThoughtsOption = None,
     dialogues: pipeline_options.MostDialogues = None,
     cuts: pipeline_options.MostCuts = None,
     probability: Annotated[
@@ -40,6 +41,7 @@ def extend(
     endpoint: replying.EndpointURL = None,
     retries: replying.Retries = 5,
     timeout: replying.Timeout = 120.0,
+    token_limit: replying.TokenLimitName = "max_tokens",
     temperature: replying.Temperature = 0.7,
     top_p: replying.TopP = 0.9,
     max_new_tokens: replying.MaxNewTokens = 512,
@@ -47,6 +49,7 @@ def extend(
     seed: replying.Seed = 42,
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -60,6 +63,7 @@ def extend(
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
+        from sra_fast.files.models import find_model
 
         from ..pipeline.extension.cuts import Cutting
         from ..pipeline.extension.extend import PARTS, STATISTICS, Extension
@@ -77,6 +81,10 @@ def extend(
             device,
             retries=retries,
             timeout=timeout,
+            allow_missing=allow_missing,
+            thoughts=thoughts,
+            out=out,
+            token_limit=token_limit,
         )
         extension = Extension(
             file=file,
@@ -88,6 +96,8 @@ def extend(
             replier=named,
             test=test,
             validation=validation,
+            thoughts=thoughts,
+            source=find_model(model) if endpoint is None else None,
         )
         with reply_progress(current) as on_progress:
             described = run(extension, make, on_progress)

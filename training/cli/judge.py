@@ -92,6 +92,26 @@ def judge(
     ] = 8,
     retries: replying.Retries = 5,
     timeout: replying.Timeout = 120.0,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature",
+            metavar="NUMBER",
+            min=0.0,
+            help=replying.TEMPERATURE,
+        ),
+    ] = 0.0,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens",
+            metavar="N",
+            min=1,
+            help="Cut an answer of the judge after this many tokens, thoughts included; an answer "
+            "that is cut has no verdict.",
+        ),
+    ] = 2048,
+    token_limit: replying.TokenLimitName = "max_tokens",
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -127,6 +147,7 @@ def judge(
                     retries=retries,
                     requests_per_minute=requests_per_minute,
                     concurrency=concurrency,
+                    token_limit=token_limit,
                 ),
                 out=out,
                 prompt=DEFAULT_PROMPT if prompt is None else read_prompt(prompt),
@@ -135,6 +156,8 @@ def judge(
                 ),
                 items=items,
                 seed=seed,
+                temperature=temperature,
+                max_tokens=max_tokens,
                 name_a=first,
                 name_b=second,
                 on_answer=on_answer,
@@ -143,6 +166,8 @@ def judge(
         current.show(_table(f"{first} against {second}, judged by {model}", result))
         for gap in _gaps(result.overall):
             current.say(gap)
+        if result.left_out:
+            current.say(f"the judge's server takes no {', '.join(result.left_out)}")
         current.say(f"written to {out}")
         current.result = judging.result_json(run, result)
         result.check_complete()

@@ -9,7 +9,7 @@ import typer
 
 from sra_fast.cli import options
 
-DialogueFile = Annotated[Path, options.existing_file("DIALOGUES", options.DIALOGUES)]
+DialogueFile = Annotated[Path, options.existing_path("DIALOGUES", options.DIALOGUES)]
 MostDialogues = Annotated[
     int | None,
     typer.Option(

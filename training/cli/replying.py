@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sra_fast.names import TokenLimit
+
 from . import pipeline_options
 
 if TYPE_CHECKING:
+    from sra_fast.chat.thoughts import Thoughts
     from sra_fast.names import Device, DType
 
     from ..pipeline.generation.replies import Replier
@@ -44,17 +48,28 @@ Timeout = Annotated[
     typer.Option(
         "--timeout",
         metavar="SECONDS",
-        help="How many seconds without a sign of life from an endpoint make a request fail.",
+        help="How many seconds an endpoint has for a whole answer; then the request has failed.",
     ),
 ]
+TokenLimitName = Annotated[
+    TokenLimit,
+    typer.Option(
+        "--token-limit",
+        help="The name under which an endpoint takes the most tokens of an answer. If it refuses "
+        "that name, the other one is sent.",
+    ),
+]
+TEMPERATURE = (
+    "Divide the logits by this number before a token is drawn; 0 is greedy decoding, which always "
+    "takes the likeliest token."
+)
 Temperature = Annotated[
     float,
     typer.Option(
         "--temperature",
         metavar="NUMBER",
         min=0.0,
-        help="Divide the logits by this number before a token is drawn; 0 is greedy decoding, "
-        "which always takes the likeliest token.",
+        help=TEMPERATURE,
         rich_help_panel=_GENERATION,
     ),
 ]
@@ -103,6 +118,10 @@ def replier(
     *,
     retries: int,
     timeout: float,
+    allow_missing: bool,
+    thoughts: Thoughts | None,
+    out: Path,
+    token_limit: TokenLimit,
 ) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
     """Return the settings that identify a model, and a function that loads it to reply.
 
@@ -113,30 +132,52 @@ def replier(
         batch: how many prompts a forward pass takes, or how many requests are sent at a time.
         dtype, device: the number format and the device of a model that is loaded here.
         retries: how many times a failed request to the endpoint is repeated.
-        timeout: the seconds without a sign of life after which a request fails.
+        timeout: the seconds that the endpoint has for a whole answer.
+        token_limit: the name under which the endpoint takes the most tokens of an answer.
+        allow_missing: whether weights that the model's files lack are only told.
+        thoughts: the tags around a thought before a reply, which is taken off.
+        out: the folder of the run, whose date a chat template with a date writes.
 
     Raises:
-        ValueError: there is no such model, or the endpoint's settings cannot be.
+        ValueError: there is no such model, its files do not hold all of its weights, or the
+            endpoint's settings cannot be.
     """
     if endpoint is not None:
         from ..pipeline.endpoint import Endpoint
 
-        place = Endpoint(endpoint, model, timeout=timeout, retries=retries, concurrency=batch)
+        place = Endpoint(
+            endpoint,
+            model,
+            timeout=timeout,
+            retries=retries,
+            concurrency=batch,
+            token_limit=token_limit,
+        )
 
         def ask() -> Replier:
             from ..pipeline.generation.endpoint_replier import EndpointReplier
 
-            return EndpointReplier(place, sampling, batch=batch)
+            return EndpointReplier(place, sampling, batch=batch, thoughts=thoughts)
 
         return {"name": model, "endpoint": endpoint}, ask
 
     from sra_fast.files.models import choose_device, find_model
 
-    source, where = find_model(model), choose_device(device)
+    source, where = find_model(model, allow_missing=allow_missing), choose_device(device)
+    source.check()
 
     def load() -> Replier:
+        from sra_fast.files.run_date import first_day, start_of
+
         from ..pipeline.generation.replies import LocalReplier
 
-        return LocalReplier(source.load(dtype, where), source.tokenizer(), sampling, batch=batch)
+        return LocalReplier(
+            source.load(dtype, where),
+            source.tokenizer(),
+            sampling,
+            batch=batch,
+            thoughts=thoughts,
+            now=start_of(first_day(out, source)),
+        )
 
     return source.as_run(dtype, where), load

@@ -28,6 +28,15 @@ def reproduce(
         ),
     ] = "lexical",
     strategies: options.StrategyFile = None,
+    thoughts: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--thoughts",
+            metavar="OPEN CLOSE",
+            help=options.THOUGHTS,
+            show_default="those of --config, or of the chat template",
+        ),
+    ] = None,
     dialogues: pipeline_options.MostDialogues = None,
     cuts: pipeline_options.MostCuts = None,
     test: pipeline_options.TestShare = TEST_SHARE,
@@ -66,6 +75,7 @@ def reproduce(
         ),
     ] = None,
     device: options.DeviceOption = "auto",
+    allow_missing: options.AllowMissing = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -90,12 +100,14 @@ def reproduce(
             step_progress,
         )
 
-        training = read_training(config, strategies=strategies, seed=seed, dtype=dtype)
+        training = read_training(
+            config, strategies=strategies, seed=seed, dtype=dtype, thoughts=thoughts
+        )
         results = run(
             Reproduction(
                 file=file,
                 out=out,
-                base=find_model(model),
+                base=find_model(model, allow_missing=allow_missing),
                 strategies=STRATEGIES if strategies is None else read_strategies(strategies),
                 cutting=Cutting(cuts=cuts, dialogues=dialogues, seed=training.seed),
                 sampling=Sampling(temperature, top_p, max_new_tokens, training.seed),

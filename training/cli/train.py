@@ -53,6 +53,12 @@ def train(
         _setting("--template", options.TEMPLATE, "standard", metavar="NAME_OR_FILE"),
     ] = None,
     strategies: options.StrategyFile = None,
+    thoughts: Annotated[
+        tuple[str, str] | None,
+        _setting(
+            "--thoughts", options.THOUGHTS, "those of the chat template", metavar="OPEN CLOSE"
+        ),
+    ] = None,
     max_length: Annotated[
         int | None,
         _setting(
@@ -214,6 +220,7 @@ def train(
         _setting("--dtype", options.DTYPE, "auto", _MEMORY),
     ] = None,
     device: options.DeviceOption = "auto",
+    allow_missing: options.AllowMissing = False,
     load_4bit: Annotated[
         bool | None,
         _setting(
@@ -269,6 +276,7 @@ def train(
             {
                 "template": template,
                 "strategies": None if strategies is None else str(strategies),
+                "thoughts": thoughts,
                 "max_length": max_length,
                 "too_long": too_long,
                 "eval_data": None if eval_data is None else str(eval_data),
@@ -290,7 +298,7 @@ def train(
                 "mlp_slices": mlp_slices,
             },
         )
-        source = find_model(model)
+        source = find_model(model, allow_missing=allow_missing)
         with step_progress(current) as on_log:
             result = run(
                 TrainingRun(

@@ -12,6 +12,7 @@ import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
@@ -22,7 +23,9 @@ from sra_fast.chat.conversations import (
     parse_conversation,
     read_conversations,
 )
+from sra_fast.chat.foreign_files import foreign_formats_named
 from sra_fast.chat.templates import PromptTemplate, get_template
+from sra_fast.chat.thoughts import Thoughts, check_thoughts
 from sra_fast.names import TooLong
 from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.sra_warning import SRAWarning
@@ -61,6 +64,8 @@ def training_examples(
     max_length: int,
     too_long: TooLong = "error",
     strategies: Mapping[str, str] | None = None,
+    thoughts: Thoughts | None = None,
+    now: datetime | None = None,
     streaming: bool = False,
 ) -> TrainingExamples:
     """Turn conversations into training examples for the collators of this package.
@@ -69,7 +74,7 @@ def training_examples(
     message; everything after it is left out. Labelled are the reply's own tokens and what the chat
     template puts after them, to the end of the first control tokens there (all of it if there is
     none), so that the model learns to stop; ``response_mask`` marks the reply's own tokens alone.
-    A reasoning model's thoughts (``<think> … </think>``) are no part of its reply and have no loss.
+    A reasoning model's thoughts are no part of its reply and have no loss.
 
     Args:
         source: JSONL file or files of conversations, or conversations (see
@@ -82,6 +87,8 @@ def training_examples(
             possible, so that it begins with a user message; the instruction, the last user message
             and the reply always stay. What is dropped or cut is named in a warning and the report.
         strategies: mapping of strategy names to descriptions; the library's 23 if None.
+        thoughts, now: the arguments of those names of :func:`sra_fast.encode`. ``now`` is this
+            moment if None, for all examples.
         streaming: whether to read the files as they are iterated over, for those larger than
             memory. Errors then come when their line is reached; ids are not compared throughout
             the file. Several workers share the files, not the lines. With several processes,
@@ -97,14 +104,24 @@ def training_examples(
         EncodingError: the chat template drops the strategy or alters a text.
         TrainingDataError: a conversation is too long, or its reply has no end marker.
         OSError: a file cannot be read.
-        ValueError: ``too_long`` or ``max_length`` is not one of the values above.
+        ValueError: ``too_long``, ``max_length`` or ``thoughts`` is not one of the values above.
     """
     if too_long not in get_args(TooLong):
         raise ValueError(f"too_long must be one of {get_args(TooLong)}, found {too_long!r}")
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
         raise ValueError(f"max_length must be a whole number from 1 on, found {max_length!r}")
     described = None if strategies is None else dict(strategies)  # proxies cannot be pickled
-    encoder = ExampleEncoder(tokenizer, get_template(template), described, max_length, too_long)
+    if thoughts is not None:
+        check_thoughts(thoughts)
+    encoder = ExampleEncoder(
+        tokenizer,
+        get_template(template),
+        described,
+        max_length,
+        too_long,
+        thoughts,
+        datetime.now() if now is None else now,
+    )
     if streaming:
         return TrainingExamples(_streamed(_paths(source), encoder), None)
     return _in_memory(_conversations(source), encoder)
@@ -253,6 +270,11 @@ def _conversations(source: Any) -> list[Conversation]:
 
 def _lines(file: str) -> Iterator[Conversation]:
     """Yield the conversations of a file, read line by line."""
+    with foreign_formats_named(file):
+        yield from _read_lines(file)
+
+
+def _read_lines(file: str) -> Iterator[Conversation]:
     name, index = Path(file).name, 0
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, start=1):

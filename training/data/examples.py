@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.measure.watching import IGNORED_LABEL
 from sra_fast.names import TooLong
 from sra_fast.tools.argument_error import ArgumentError
@@ -87,6 +89,8 @@ class ExampleEncoder:
     strategies: dict[str, str] | None
     max_length: int
     too_long: TooLong
+    thoughts: Thoughts | None = None
+    now: datetime | None = None
 
     def encoded(self, conversations: Iterable[Conversation]) -> Iterator[Encoded]:
         """Encode conversations one by one, in order, reading ahead no further than a block.
@@ -140,6 +144,8 @@ class ExampleEncoder:
             self.template,
             strategies=self.strategies,
             turns="last",
+            thoughts=self.thoughts,
+            now=self.now,
         )
 
     def _cut(
@@ -200,9 +206,7 @@ def _up_to_the_last_reply(conversation: Conversation) -> Conversation:
     """Return a conversation that ends with its last reply, given as ``response``."""
     if conversation.response is not None:
         return conversation
-    messages = conversation.messages
-    last = max(i for i, message in enumerate(messages) if i and message.role == "assistant")
-    return replace(conversation, messages=messages[:last], response=messages[last].content)
+    return conversation.with_last_reply(conversation.last_reply[1])
 
 
 def _listed(names: Sequence[str]) -> str:

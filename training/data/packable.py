@@ -6,6 +6,7 @@ from torch import nn
 
 from sra_fast.measure.packing import forwards
 from sra_fast.measure.served import rope_types, serve
+from sra_fast.measure.trial import tried
 
 
 def why_not_packed(
@@ -27,7 +28,7 @@ def why_not_packed(
     Raises:
         UnservedModelError: the model does not follow transformers' attention interface.
     """
-    served = serve(model)
+    served = tried(serve(model))
     row_tokens = 2 * max_length if row_tokens is None else row_tokens
     longest = min(max_length, row_tokens - 1)
     rest = row_tokens - 1 - longest
@@ -41,6 +42,11 @@ def why_not_packed(
         )
     if not served.takes_positions:
         return f"{served.name} takes no position_ids; pad its batches (PaddingCollator)"
+    if not served.counts_from_zero:
+        return (
+            f"{served.name} makes positions that do not count from 0, which packed rows would "
+            "give it; pad its batches (PaddingCollator)"
+        )
     kinds = rope_types(served.config) & {"dynamic", "longrope"}
     if kinds:
         return (

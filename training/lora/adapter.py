@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sra_fast.files.adapters import with_adapter_of
+from sra_fast.files.model_files import tensor_shapes
 from sra_fast.files.models import ModelSource
+from sra_fast.files.weights import listed
 from sra_fast.names import DType
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
@@ -35,13 +38,15 @@ class LoRAError(ArgumentError):
 
 
 def check_base(source: ModelSource) -> None:
-    """Check that a model can be trained on.
+    """Check that a model can be trained on, before anything is written.
 
     Args:
         source: the base model.
 
     Raises:
         LoRAError: the model is itself an adapter.
+        MissingWeightsError: its files do not hold all of its weights.
+        DamagedModelError: a file of it is missing or cannot be read.
     """
     folder = Path(source.place)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
@@ -50,6 +55,7 @@ def check_base(source: ModelSource) -> None:
             "merged (a training run with merge=True writes that)",
             "model",
         )
+    source.check()
 
 
 def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTrainedModel:
@@ -66,7 +72,7 @@ def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTr
     if not config.load_4bit:
         return source.load(config.dtype, "cpu")
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     with needed("train", "accelerate"):
         from accelerate import PartialState
@@ -87,8 +93,7 @@ def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTr
             "load_4bit",
         )
     kind = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        source.place,
+    return source.with_weights(
         dtype=kind,
         device_map={"": PartialState().device},
         quantization_config=BitsAndBytesConfig(
@@ -98,7 +103,6 @@ def load_base(source: ModelSource, config: TrainingConfig, device: str) -> PreTr
             bnb_4bit_compute_dtype=kind,
         ),
     )
-    return model
 
 
 def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
@@ -143,6 +147,28 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig) -> PeftModel:
     return adapted
 
 
+def check_resumable(model: PeftModel, checkpoint: Checkpoint) -> None:
+    """Check that a checkpoint holds every weight of a model's adapter, and no other.
+
+    Args:
+        model: the model with the adapter that goes on from the checkpoint.
+        checkpoint: the checkpoint.
+
+    Raises:
+        LoRAError: it does not.
+    """
+    from peft import get_peft_model_state_dict
+
+    file = checkpoint.adapter_files[0]
+    found, wanted = set(tensor_shapes(file)), set(get_peft_model_state_dict(model))
+    if found != wanted:
+        raise LoRAError(
+            f"{file} is not whole: {len(wanted - found)} weights of the adapter are missing, and "
+            f"{len(found - wanted)} are not the adapter's: {listed(found ^ wanted)}; remove "
+            f"{checkpoint.name}, so that the run goes on from the one before"
+        )
+
+
 def save_adapter(checkpoint: Checkpoint, tokenizer: Any, folder: Path) -> int:
     """Copy a checkpoint's adapter and the tokenizer into a folder, whole or not at all.
 
@@ -179,12 +205,10 @@ def save_merged(
 
     Raises:
         LoRAError: a merged weight is NaN or infinite.
+        MissingWeightsError: the adapter's file lacks weights, or holds others.
     """
-    with needed("train", "peft"):
-        from peft import PeftModel
-
-    with _without_peft_warning():
-        model = PeftModel.from_pretrained(source.load(dtype, "cpu"), adapter)
+    base = source.load(dtype, "cpu")
+    model = with_adapter_of(base, adapter, allow_missing=source.allow_missing)
     try:
         merged = model.merge_and_unload(safe_merge=True)
     except ValueError as error:

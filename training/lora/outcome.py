@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sra_fast.files.models import ModelSource
+from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.tools.atomic import write_json
 
 from ..data.trained_on import read_trained_on, write_trained_on
 from ..sra.history import NAME as HISTORY
 from . import processes
 from .adapter import save_adapter, save_merged
-from .checkpoints import Checkpoint, chosen_checkpoint
+from .checkpoints import Checkpoint, checkpoints, chosen_checkpoint
 from .curves import CURVES, write_curves
 from .settings import TrainingConfig, settings_of
 from .train_data import RunData
@@ -26,6 +29,53 @@ RESULT_FILES = (ADAPTER, HISTORY, CURVES, RESULT, MERGED)
 """What a run leaves beside its checkpoints; the last of these only if it is asked for."""
 
 _MEASURED = ("eval_loss", "eval_sra", "eval_log_sra")
+
+
+def damaged_results(folder: RunFolder) -> list[str]:
+    """Return the files of a finished run that are missing or not as they were written.
+
+    Checkpoints count only where a result is damaged, and must be made again from them: a finished
+    run needs them no more. A folder that holds another run has none of this one's.
+
+    Args:
+        folder: the folder of the run.
+    """
+    try:
+        damaged = folder.damaged()
+    except RunFolderError:
+        return []
+    results = [name for name in damaged if name.partition("/")[0] in RESULT_FILES]
+    return damaged if results else []
+
+
+def remove_damaged(out: Path, damaged: Sequence[str]) -> list[str]:
+    """Remove what is damaged in a finished run, so that it is made again from what is whole.
+
+    A damaged checkpoint is removed with all later ones, and the run is trained on from the one
+    before. The history of SRA is written in training alone: if it is damaged, all checkpoints go.
+
+    Args:
+        out: the folder of the run.
+        damaged: what :func:`damaged_results` returned.
+
+    Returns:
+        One sentence for each file.
+    """
+    first = {name.partition("/")[0] for name in damaged}
+    steps = [one.step for one in checkpoints(out) if one.name in first]
+    earliest = 0 if HISTORY in first else min(steps, default=math.inf)
+    for one in checkpoints(out):
+        if one.step >= earliest:
+            shutil.rmtree(one.folder)
+    for name in first & {ADAPTER, MERGED}:
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in first & {HISTORY, CURVES, RESULT}:
+        (out / name).unlink(missing_ok=True)
+    return [
+        f"{out / name} is missing, or not as it was written, so it is made again"
+        for name in damaged
+        if name.partition("/")[0] in RESULT_FILES
+    ]
 
 
 def write_outcome(

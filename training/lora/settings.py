@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.names import Differentiable, DType, TooLong
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
+from sra_fast.tools.number_text import finite_number, whole_number
 from sra_fast.tools.suggestions import did_you_mean
 
 
@@ -33,6 +35,9 @@ class TrainingConfig:
         template: the prompt template: the name of one of the seven, or a JSON file with one.
         strategies: a JSON file with names and descriptions of the strategies; null for those of the
             library.
+        thoughts: the opening and the closing tag of a thought before a reply, as a list of two
+            texts, such as ["<think>", "</think>"]; null for those that the chat template takes
+            thoughts away by, if it does. Thoughts have no loss.
         max_length: the most tokens of a conversation.
         too_long: what happens to a longer conversation: "error" refuses it, "drop" leaves it out,
             "cut_oldest_turns" leaves out as few messages at its beginning as possible.
@@ -94,6 +99,7 @@ class TrainingConfig:
 
     template: str = "standard"
     strategies: str | None = None
+    thoughts: tuple[str, ...] | None = None
     max_length: int = 4096
     too_long: TooLong = "error"
     eval_data: str | None = None
@@ -170,6 +176,11 @@ class TrainingConfig:
         """Return ``alpha``, or twice the rank if it is None."""
         return 2 * self.rank if self.alpha is None else self.alpha
 
+    @property
+    def tags_of_thoughts(self) -> Thoughts | None:
+        """Return ``thoughts`` as a pair."""
+        return None if self.thoughts is None else (self.thoughts[0], self.thoughts[1])
+
 
 SCHEDULERS = ("cosine_with_restarts", "cosine", "linear", "constant", "constant_with_warmup")
 """The schedules of the learning rate, by the names that transformers gives them."""
@@ -192,6 +203,11 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         ("sra_weight", "weight_decay", "max_grad_norm", "seed"),
         "a finite number from 0 on",
         lambda value: 0 <= value < math.inf,
+    ),
+    (
+        ("thoughts",),
+        "the opening and the closing tag of a thought, two texts",
+        lambda value: len(value) == 2 and bool(value[1].strip()),
     ),
     (
         ("dropout", "warmup_ratio", "eval_fraction"),
@@ -258,6 +274,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             found: dict[Any, Any] = super().construct_mapping(node, deep)
             return found
 
+    def decimal(loader: Any, node: Any) -> int | float:
+        """Read a number in decimal digits: to YAML 1.1 ``1_0`` is 10, ``010`` 8, ``1:30`` 90."""
+        whole, number = whole_number(node.value), finite_number(node.value)
+        if number is None or (whole is not None and node.value.lstrip("+-") != str(abs(whole))):
+            raise TrainingConfigError(
+                f"{path.name} line {node.start_mark.line + 1}: {node.value!r} is not a finite "
+                "number in plain decimal digits; write it as 10, 0.5 or 1e-4, or a text in quotes"
+            )
+        return number if whole is None else whole
+
+    for kind in ("int", "float"):
+        UniqueKeys.add_constructor(f"tag:yaml.org,2002:{kind}", decimal)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except UnicodeDecodeError as error:
@@ -308,10 +336,7 @@ def _as_one(value: Any, wanted: Any) -> Any:
         items = [_as_one(item, kind) for item in value]
         return _NOT if any(item is _NOT for item in items) else tuple(items)
     if wanted is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a text
-        try:
-            value = float(value)
-        except ValueError:
-            return _NOT
+        value = finite_number(value)
     if isinstance(value, bool) and wanted is not bool:
         return _NOT
     if wanted is float and isinstance(value, int):

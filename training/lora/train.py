@@ -12,7 +12,8 @@ The folder of a run holds:
     result.json            the result in numbers
 
 A run that was killed continues from its newest whole checkpoint when it is started again. Its
-result is the same as without the interruption, on a CPU bit for bit.
+result is the same as without the interruption, on a CPU bit for bit. A finished run whose files are
+no longer as they were written makes them again, from its checkpoints or by training.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ with needed("train", "accelerate"):
     )
 
 from sra_fast.files.models import ModelSource, choose_device
+from sra_fast.files.run_date import first_day, start_of
 from sra_fast.files.run_folder import RunFolder, RunFolderError
 from sra_fast.measure.compat import use_one_gpu
 from sra_fast.measure.served import rope_types, serve
@@ -54,9 +56,9 @@ from ..memory.mlp_slices import sliced_mlps
 from ..sra.callback import SRACallback
 from ..sra.history import NAME as HISTORY
 from . import processes
-from .adapter import check_base, load_base, with_adapter
+from .adapter import check_base, check_resumable, load_base, with_adapter
 from .checkpoints import checkpoints, newest_checkpoint, remove_incomplete
-from .outcome import RESULT, RESULT_FILES, write_outcome
+from .outcome import RESULT, RESULT_FILES, damaged_results, remove_damaged, write_outcome
 from .processes import is_first
 from .reply_trainer import ReplyTrainer
 from .settings import TrainingConfig
@@ -84,6 +86,8 @@ class TrainingRun:
         device: the device to train on; "auto" takes CUDA if there is a GPU, else the CPU.
         overwrite: whether an earlier training run in ``out`` is replaced.
         merge: whether the base model is saved with the adapter in it, too.
+        part_of: the folder of the run that this training is a stage of, whose date counts; None for
+            one that stands alone.
         on_log: called with the step, the last step and what is logged at the step.
     """
 
@@ -94,6 +98,7 @@ class TrainingRun:
     device: Device = "auto"
     overwrite: bool = False
     merge: bool = False
+    part_of: Path | None = None
     on_log: OnLog = lambda step, last, logs: None
 
 
@@ -119,16 +124,21 @@ def train(run: TrainingRun) -> dict[str, Any]:
         absolute = replace(run.source, place=str(Path(run.source.place).resolve()))
         run = replace(run, source=absolute)
     tokenizer = run.source.tokenizer()
-    data = read_data(run.data, tokenizer, run.config)
+    day = first_day(None if run.overwrite else run.part_of or run.out, run.source)
+    data = read_data(run.data, tokenizer, run.config, start_of(day))
     for note in (_size(run.config, data), *data.notes):
         _logger.info("%s", note)
-    folder = RunFolder(run.out.resolve(), settings_of_run(run.source, data, run.config, device))
+    settings = settings_of_run(run.source, data, run.config, device, day)
+    folder = RunFolder(run.out.resolve(), settings)
+    # Looked for by every process, and before the first one removes it: all must do the same.
+    damaged = [] if run.overwrite else damaged_results(folder)
     with ExitStack() as stack:
         if is_first():
             stack.enter_context(_opened(folder, run.overwrite))
-            for note in remove_incomplete(folder.path):
+            for note in (*remove_damaged(folder.path, damaged), *remove_incomplete(folder.path)):
                 _logger.info("%s", note)
-        if not run.overwrite and all((folder.path / name).exists() for name in _wanted(run)):
+        there = all((folder.path / name).exists() for name in _wanted(run))
+        if there and not run.overwrite and not damaged:
             _logger.info("this run was finished before; nothing is trained")
             return _recorded(folder.path) if is_first() else {}
         last = newest_checkpoint(folder.path)
@@ -137,7 +147,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if is_first():
             result = _outcome(run, folder.path, data, tokenizer)
-            folder.finish()
+            folder.finish([*_wanted(run), *(one.name for one in checkpoints(folder.path))])
             for note in result["notes"][len(data.notes) :]:
                 _logger.info("%s", note)
     return result
@@ -187,6 +197,8 @@ def _train(run: TrainingRun, out: Path, data: RunData, device: str) -> None:
         arguments.eval_on_start = False
     stops = data.evaluation is not None and config.patience is not None
     model = with_adapter(base, config)
+    if last is not None:
+        check_resumable(model, last)
     trainer = ReplyTrainer(
         model,
         arguments,

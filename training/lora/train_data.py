@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate, get_template, read_template
 from sra_fast.files.models import ModelSource
 from sra_fast.files.provenance import versions
+from sra_fast.files.run_date import DATE
 from sra_fast.tools.missing_extra import needed
 
 from ..data.dataset import split_by_conversation, training_examples
@@ -64,13 +66,16 @@ class RunData:
         return [self.training] if self.evaluation is None else [self.training, self.evaluation]
 
 
-def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
+def read_data(
+    file: Path, tokenizer: Any, config: TrainingConfig, now: datetime | None = None
+) -> RunData:
     """Read conversations, encode them as examples, and hold some out for evaluation.
 
     Args:
         file: the JSONL file of training conversations.
         tokenizer: the tokenizer of the model, with its chat template.
         config: the settings of the run.
+        now: the date that a chat template with a date writes; this moment if None.
 
     Raises:
         ValueError: a conversation cannot be trained on, or there are too few to split.
@@ -95,6 +100,8 @@ def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
                 max_length=config.max_length,
                 too_long=config.too_long,
                 strategies=strategies,
+                thoughts=config.tags_of_thoughts,
+                now=now,
             )
         assert found.report is not None
         notes.extend(found.report.notes)
@@ -122,9 +129,21 @@ def read_data(file: Path, tokenizer: Any, config: TrainingConfig) -> RunData:
 
 
 def settings_of_run(
-    source: ModelSource, data: RunData, config: TrainingConfig, device: str
+    source: ModelSource,
+    data: RunData,
+    config: TrainingConfig,
+    device: str,
+    day: str | None = None,
 ) -> dict[str, Any]:
-    """Return everything that the adapter depends on, as values of JSON for ``run.json``."""
+    """Return everything that the adapter depends on, as values of JSON for ``run.json``.
+
+    Args:
+        source: the base model.
+        data: the examples of the run.
+        config: the settings of the run.
+        device: the device to train on, "cpu" or "cuda".
+        day: the day of the run's first start, if a chat template writes it.
+    """
     needed("train", "peft")
     settings = settings_of(config)
     for name in ("report_to", "eval_data", "template", "strategies"):
@@ -138,6 +157,7 @@ def settings_of_run(
         "device": device,
         "processes": processes.count(),
         "versions": versions("sra_fast", "torch", "transformers", "peft"),
+        DATE: day,
         "examples_sha256": data.digest(),  # last, as an error names the first difference
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def test_train_writes_the_classifier_and_its_report(trained: tuple[Path, dict[st
         "confusion.png",
         "ngrams.csv",
         "trained_on.json",
+        "run.json",
     }
     report = json.loads((out / "report.json").read_text())
     assert result == {"command": "classify train", "out": str(out), **report}
@@ -191,14 +193,21 @@ def test_own_strategies_and_wrong_ones(few: Path, tmp_path: Path) -> None:
     assert "holds no classifier" in missing["error"]
 
 
-def test_a_classifier_is_replaced_only_with_force(
-    trained: tuple[Path, dict[str, Any]], few: Path
+def test_the_same_training_again_trains_nothing_and_another_needs_force(
+    trained: tuple[Path, dict[str, Any]], few: Path, tmp_path: Path
 ) -> None:
     out, result = trained
-    before = (out / "weights.safetensors").read_bytes()
-    assert "--force" in call_json("train", few, "--out", out, status=1)["error"]
-    assert call_json("train", few, "--out", out, "--force") == result
-    assert (out / "weights.safetensors").read_bytes() == before
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    said = call("train", few, "--out", out)[1]
+    assert "this classifier was trained before; nothing is trained" in said
+    assert call_json("train", few, "--out", out) == result
+    error = call_json("train", few, "--out", out, "--folds", 0, status=1)["error"]
+    assert "its setting 'folds' is 4, and now it is 0" in error
+    assert "(--out, --force)" in error
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    other = tmp_path / "other"
+    shutil.copytree(out, other)
+    assert call_json("train", few, "--out", other, "--folds", 0, "--force")["all_folds"] is None
 
 
 def test_responses_that_were_learnt_from_are_counted(

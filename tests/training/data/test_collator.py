@@ -17,7 +17,7 @@ from esconv_data import ESCONV, WHY_ABSENT
 from marked_batches import marked_batch
 from model_families import DENSE, FAMILIES, HYBRIDS, VARIANTS, Family
 from sra_fast.chat.conversations import as_conversations
-from sra_fast.chat.esconv import convert
+from sra_fast.chat.conversion import convert
 from sra_fast.chat.templates import get_template
 from sra_fast.measure.served import serve
 from sra_fast.training import PackingCollator, PaddingCollator, why_not_packed

@@ -14,11 +14,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from chat_tokenizers import CHATML, DROPS_SYSTEM, LLAMA_2, QWEN_3, SOUND_TEMPLATES, byte_level_bpe
+from conversation_files import FILES
 from esconv_data import ESCONV, WHY_ABSENT
-from sra_fast.chat.chat_text import EncodingError
+from sra_fast.chat.chat_template import EncodingError
 from sra_fast.chat.conversations import ConversationError, read_conversations
+from sra_fast.chat.conversion import convert
 from sra_fast.chat.encoding import encode
-from sra_fast.chat.esconv import convert
 from sra_fast.training import split_by_conversation, training_examples
 from sra_fast.training.data.examples import TrainingDataError
 from tiny_chat_model import talk, write_jsonl
@@ -112,6 +113,17 @@ def test_a_response_is_the_reply_and_what_follows_the_last_reply_is_left_out() -
     assert "Thanks." not in TOKENIZER.decode(example["input_ids"])
 
 
+def test_the_last_reply_with_a_strategy_of_its_own_is_learned_under_it() -> None:
+    messages = talk("a", 3)["messages"]
+    messages[1]["strategy"], messages[3]["strategy"] = "Question", "Chit Chat"
+    given = talk("a", messages=messages)
+    del given["strategy"]
+    (example,) = examples_of([given])
+    assert labelled(TOKENIZER, example) == "Hope grows slowly, a 2.<|im_end|>"
+    assert marked(TOKENIZER, example, "strategy_mask") == ' "Chit Chat"'
+    assert example["strategy"] == "Chit Chat"
+
+
 def test_thoughts_carry_no_loss() -> None:
     tokenizer = byte_level_bpe(QWEN_3)
     record = talk(
@@ -159,6 +171,9 @@ def test_files_without_conversations_are_refused(tmp_path: Path, streaming: bool
         examples_of(listed, streaming=streaming)
     with pytest.raises(FileNotFoundError):
         examples_of(tmp_path / "none.jsonl", streaming=streaming)
+    foreign = FILES["ShareGPT in gzip"][0](tmp_path)
+    with pytest.raises(ConversationError, match=r"s\.jsonl\.gz: this is .* ShareGPT keeps them"):
+        examples_of(foreign, streaming=streaming)
 
 
 def test_no_conversation_at_all_is_refused() -> None:

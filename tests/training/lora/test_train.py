@@ -315,6 +315,56 @@ def test_a_finished_run_needs_its_checkpoints_no_more(
     assert trained(tmp_path / "run", model) == first
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a finished run, which a test may damage and makes whole, and result."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, trained(folder, model)
+
+
+def results_in(out: Path) -> dict[str, bytes]:
+    files = [*out.glob("adapter/*"), out / "result.json", out / "sra_history.jsonl"]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("names", "trains"),
+    [
+        (["adapter/adapter_model.safetensors", "adapter/adapter_config.json"], False),
+        (["result.json"], False),
+        (["checkpoint-3/adapter_model.safetensors", "adapter/adapter_model.safetensors"], True),
+        (["sra_history.jsonl"], True),
+    ],
+    ids=["adapter", "result", "checkpoint", "history"],
+)
+def test_damaged_files_of_a_finished_run_are_told_and_made_again(
+    finished: tuple[Path, dict[str, Any]],
+    model: Path,
+    names: list[str],
+    trains: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder, expected = finished
+    out = folder / "out"
+    whole = results_in(out)
+    for name in names:
+        changed = bytearray((out / name).read_bytes())
+        changed[-3] ^= 1  # one bit, in the last number or word
+        (out / name).write_bytes(changed)
+    steps: list[int] = []
+    with caplog.at_level("INFO", "sra_fast"):
+        again = trained(folder, model, on_log=lambda step, *_: steps.append(step))
+        assert bool(steps) == trains
+        assert again == expected
+        assert results_in(out) == whole
+        assert "nothing is trained" not in caplog.text
+        trained(folder, model)
+        assert "nothing is trained" in caplog.text
+    for name in names:
+        told = f"{out / name} is missing, or not as it was written" in caplog.text
+        assert told != name.startswith("checkpoint")
+
+
 def test_an_sra_of_0_is_no_number_that_json_lacks() -> None:
     log = [{"step": 3, "eval_loss": 1.0, "eval_sra": 0.0, "eval_log_sra": -math.inf}]
     assert outcome._evaluation(log, 3) == {"loss": 1.0, "sra": 0.0, "log_sra": None}

@@ -663,7 +663,140 @@ def test_rows_the_other_way_round_change_nothing(tmp_path: Path) -> None:
             sra = (0, DIFFERENCES[item])[::sign]
             values = (f"i{item}", name, sign * given[item], *sra, *names)
             rows.append(dict(zip(FIELDS, values, strict=True)))
-    assert call_json("agree", lines(tmp_path / "mixed.jsonl", rows)) == expected
+    found = call_json("agree", lines(tmp_path / "mixed.jsonl", rows))
+    as_shown = ("as_shown", "as_shown_trimmed", "systems_alone", "alpha_as_shown")
+    assert {name: found["comparison"].pop(name) for name in as_shown} != {
+        name: expected["comparison"].pop(name) for name in as_shown
+    }
+    assert found == expected
+
+
+# --- What the comparison alone explains ---
+
+SYSTEMS = ("standard", "c3_hf", "c1_hf")  # from the lowest SRA to the highest
+
+
+def compared(
+    noise: float, within: float, *, pairs: int = 120, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Judgements of three systems, two at a time and on random sides, by two annotators.
+
+    A preference is twice the distance of the systems, plus ``within`` times what the SRA says
+    beyond them, plus noise. Both annotators see the same sides.
+    """
+    draw = numpy.random.default_rng(seed)
+    rows = []
+    for item in range(pairs):
+        low, high = sorted(draw.choice(3, size=2, replace=False))
+        own = draw.normal(size=2)
+        sra = [float(place + 0.2 * more) for place, more in zip((low, high), own, strict=True)]
+        sides = [0, 1] if draw.random() < 0.5 else [1, 0]
+        for annotator in ("1", "2"):
+            wish = 1.5 * (high - low) + within * (own[1] - own[0]) + noise * draw.normal()
+            preference = int(numpy.clip(round(wish), -4, 4)) * (1 if sides == [0, 1] else -1)
+            values = (*(sra[side] for side in sides), *(SYSTEMS[(low, high)[s]] for s in sides))
+            rows.append(
+                dict(zip(FIELDS, (f"i{item}", annotator, preference, *values), strict=True))
+            )
+    return rows
+
+
+def test_three_systems_are_one_analysis(tmp_path: Path) -> None:
+    rows = compared(0.5, 0.0)
+    found = call_json("agree", lines(tmp_path / "t.jsonl", rows))
+    assert set(found["systems"]) == set(SYSTEMS)
+    comparison = found["comparison"]
+    for annotator in ("1", "2"):
+        mine = [row for row in rows if row["annotator"] == annotator]
+        x = numpy.array([row["preference"] for row in mine], dtype=float)
+        d = numpy.array([row["sra_b"] - row["sra_a"] for row in mine])
+        sign = numpy.array(
+            [numpy.sign(SYSTEMS.index(r["system_b"]) - SYSTEMS.index(r["system_a"])) for r in mine]
+        )
+        shown = comparison["as_shown"][annotator]
+        assert shown["r"] == pytest.approx(stats.pearsonr(x, d).statistic)
+        assert shown["low"] < shown["r"] < shown["high"]
+        alone = comparison["systems_alone"][annotator]
+        assert alone["r"] == pytest.approx(stats.pearsonr(x, sign).statistic)
+        alike = stats.pearsonr(x * sign, d * sign).statistic
+        assert found["pearson"][annotator] == pytest.approx(alike)
+        pair = numpy.array(
+            [min(r["system_a"], r["system_b"]) + max(r["system_a"], r["system_b"]) for r in mine]
+        )
+        left = [
+            numpy.concatenate(
+                [(v * sign)[pair == p] - (v * sign)[pair == p].mean() for p in dict.fromkeys(pair)]
+            )
+            for v in (x, d)
+        ]
+        within = comparison["within"][annotator]
+        assert within["r"] == pytest.approx(stats.pearsonr(*left).statistic)
+        assert within["low"] < within["r"] < within["high"]
+        assert within["n"] == len(mine)
+    wins = {tuple(one["systems"]): one for one in found["pairs"]}
+    assert set(wins) == {(a, b) for at, a in enumerate(SYSTEMS) for b in SYSTEMS[at + 1 :]}
+    for (low, high), one in wins.items():
+        both = [r for r in rows if {r["system_a"], r["system_b"]} == {low, high}]
+        won = sum((r["preference"] > 0) == (r["system_b"] == high) for r in both if r["preference"])
+        assert one["win_rate"][high]["wins"] == won
+        assert 2 * one["items"] == len(both)
+    total = sum(one["win_rate"]["c1_hf"]["wins"] for pair, one in wins.items() if "c1_hf" in pair)
+    assert found["win_rate"]["c1_hf"]["wins"] == total
+
+
+def test_a_high_r_that_the_systems_alone_explain_is_seen_as_that(tmp_path: Path) -> None:
+    """As in the published judgements: r .80 as shown, .79 by the systems' identity alone."""
+    found = call_json("agree", lines(tmp_path / "t.jsonl", compared(0.8, 0.0)))["comparison"]
+    for annotator in ("1", "2"):
+        r, alone = found["as_shown"][annotator]["r"], found["systems_alone"][annotator]["r"]
+        assert r > 0.8
+        assert alone > 0.8
+        within = found["within"][annotator]
+        assert within["low"] < 0 < within["high"]
+    found = call_json("agree", lines(tmp_path / "u.jsonl", compared(0.8, 1.0)))["comparison"]
+    assert all(found["within"][annotator]["low"] > 0.3 for annotator in ("1", "2"))
+
+
+def test_the_direction_of_each_pair_does_not_depend_on_the_order_of_the_lines(
+    tmp_path: Path,
+) -> None:
+    rows = compared(0.5, 0.5)
+    one = call_json("agree", lines(tmp_path / "one.jsonl", rows))
+    other = call_json("agree", lines(tmp_path / "other.jsonl", rows[::-1]))
+    for name in ("pearson", "pearson_trimmed"):
+        assert other[name] == pytest.approx(one[name])
+    assert other["alpha"] == pytest.approx(one["alpha"])
+    for name in ("as_shown", "systems_alone", "within"):
+        for annotator in ("1", "2"):
+            assert other["comparison"][name][annotator]["r"] == pytest.approx(
+                one["comparison"][name][annotator]["r"]
+            )
+
+
+def test_sides_that_never_change_leave_nothing_for_the_systems_to_explain(tmp_path: Path) -> None:
+    found = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES))
+    comparison = found["comparison"]
+    assert comparison["as_shown"]["ann"]["r"] == found["pearson"]["ann"]
+    assert comparison["systems_alone"]["ann"]["r"] is None
+    assert "systems of the sides" in comparison["systems_alone"]["ann"]["why"]
+    assert comparison["within"]["ann"]["r"] == pytest.approx(found["pearson"]["ann"])
+    assert comparison["alpha_as_shown"]["value"] == pytest.approx(found["alpha"])
+
+
+def test_an_item_shown_both_ways_has_no_alpha_as_shown(tmp_path: Path) -> None:
+    rows = compared(0.5, 0.0)
+    alike = call_json("agree", lines(tmp_path / "t.jsonl", rows))["comparison"]["alpha_as_shown"]
+    ratings = numpy.array([row["preference"] for row in rows], dtype=float).reshape(-1, 2).T
+    truth = krippendorff.alpha(ratings, level_of_measurement="interval")
+    assert alike["value"] == pytest.approx(truth)
+    row = rows[1]
+    turned = {"preference": -row["preference"]}
+    for name in ("sra", "system"):
+        turned |= {f"{name}_a": row[f"{name}_b"], f"{name}_b": row[f"{name}_a"]}
+    mixed = [rows[0], {**row, **turned}, *rows[2:]]
+    found = call_json("agree", lines(tmp_path / "u.jsonl", mixed))["comparison"]["alpha_as_shown"]
+    assert found["value"] is None
+    assert "in different orders" in found["why"]
 
 
 def with_dialogues(path: Path, dialogues: Iterable[object]) -> Path:
@@ -830,8 +963,15 @@ def test_items_without_sra_count_for_everything_else(tmp_path: Path) -> None:
         ("i0,bob,1,0,2,base,tuned", "another SRA or another dialogue than in t.csv line 2"),
         ("i0,bob,1,0,,base,tuned", "another SRA or another dialogue than in t.csv line 2"),
         ("i0,bob,1,0,1,tuned,base", "another SRA or another dialogue than in t.csv line 2"),
-        ("i0,bob,1,0,1,base,other", "line 3: compares other systems (base and other) than t.csv"),
-        ("i1,bob,1,0,1,other,tuned", "than t.csv line 2 (base and tuned); analyse each pair"),
+        (
+            "i0,bob,1,0,1,base,other",
+            "line 3: item 'i0' compares base and other, and in t.csv line 2 base and tuned",
+        ),
+        (
+            "i1,ann,1,1_0,1,base,tuned",
+            "column 'sra_a' must be a finite number or empty, found '1_0'",
+        ),
+        ("i1,ann,٣,0,1,base,tuned", "preference must be a whole number"),
         ("i1,ann,1,0,1,base,base", "both systems are called 'base'"),
         (",ann,1,0,1,base,tuned", "column 'item' must be a text"),
         ("i1,,1,0,1,base,tuned", "column 'annotator' must be a text"),

@@ -14,6 +14,7 @@ import numpy
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from transformers import (
     BertConfig,
@@ -23,8 +24,11 @@ from transformers import (
     RobertaModel,
 )
 
+from broken_checkpoints import without
 from chat_tokenizers import byte_level_bpe, word_piece
 from sra_fast.chat.strategies import STRATEGIES
+from sra_fast.files.run_folder import RunFolderError
+from sra_fast.names import ClassifierKind
 from sra_fast.tools.intervals import rate_interval
 from sra_fast.training.pipeline.classifiers import (
     PLAIN_REPLIES,
@@ -237,6 +241,10 @@ def test_encoder_learns_and_is_the_same_after_saving(
     assert own.config.id2label == {0: "A", 1: "Z"}
     with pytest.warns(UserWarning, match="1 of 2 responses are longer than"):
         assert loaded.probabilities(["a" * 400, "z"]).shape == (2, 2)
+    lost = "classifier.out_proj.weight"
+    without(tmp_path / "c" / "encoder", lost)
+    with pytest.raises(ClassifierError, match=f"lacks 1 weight: {lost}.*train the classifier anew"):
+        load_classifier(tmp_path / "c")
 
 
 def test_several_gpus_do_not_multiply_the_encoders_batch(
@@ -490,8 +498,44 @@ def test_an_interrupted_report_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert names_of == {path.name for path in (tmp_path / "a").iterdir()}
     for name in ("report.md", "report.json", "ngrams.csv", "weights.safetensors"):
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
-    with pytest.raises(ClassifierError, match="give another folder, or replace it"):
-        run("b")
+    calls = 10
+    assert run("b") == whole  # and nothing is trained
+    assert calls == 10
+    with pytest.raises(RunFolderError, match="its setting 'folds' is 4, and now it is 0") as other:
+        run("b", fold_count=0)
+    assert other.value.arguments == ("out", "force")
     assert run("b", replace=True, fold_count=0)["all_folds"] is None
+    assert not (tmp_path / "b" / "splits").exists()
     with pytest.raises(ClassifierError, match="2 or more"):
         run("c", fold_count=1)
+
+
+# --- Models that give no numbers ---
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    texts, names = some_replies(5)
+    train_classifier("lexical", texts, names).save(tmp_path)
+    tensors = load_file(tmp_path / "weights.safetensors")
+    tensors["idf"][3] = numpy.nan
+    save_file(tensors, tmp_path / "weights.safetensors")
+    with pytest.raises(ClassifierError, match="tensor 'idf' holds NaN or infinite") as caught:
+        load_classifier(tmp_path)
+    assert str(tmp_path / "weights.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "roberta"])
+def test_a_model_that_gives_nan_is_named(
+    tmp_path: Path, encoders: dict[str, Path], kind: ClassifierKind
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(encoders["bert"], broken)
+    (weights,) = broken.glob("*.safetensors")
+    tensors = load_file(weights)
+    name = max(tensors, key=lambda one: tensors[one].size)
+    tensors[name][:] = numpy.nan
+    save_file(tensors, weights, {"format": "pt"})
+    texts, names = some_replies(2)
+    more = {"epochs": 0.01} if kind == "roberta" else {}
+    with pytest.raises(ClassifierError, match=f"{broken}.* gives NaN or infinite numbers"):
+        train_classifier(kind, texts, names, model=str(broken), **more).probabilities(texts)

@@ -14,7 +14,9 @@ from fake_endpoint import HANG, FakeEndpoint, Response, always, completion, fail
 pytest.importorskip("openai", reason="needs the package openai (extra 'pipeline')")
 
 from sra_fast.tools.missing_extra import MissingExtraError
-from sra_fast.training.pipeline.endpoint import Completion, Endpoint, EndpointError
+from sra_fast.training.pipeline.endpoint import Endpoint
+from sra_fast.training.pipeline.endpoint_answer import Completion
+from sra_fast.training.pipeline.endpoint_error import EndpointError
 
 KEY = "sk-not-to-be-seen-0123456789"
 HELLO = [{"role": "user", "content": "Hello?"}]

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
 from sra_fast.chat.conversations import read_conversations
-from sra_fast.chat.esconv import Dialogue, Turn, read_dialogues
+from sra_fast.chat.conversion import read_dialogues
+from sra_fast.chat.dialogues import Dialogue, Turn
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.cli.app import app
@@ -357,15 +358,18 @@ def test_empty_replies_are_counted_and_no_reply_at_all_is_an_error(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ([{"text": "no dialogue"}], "other.json dialogue 0"),
+        ([{"text": "no dialogue"}], "other.json[0]: this is a table"),
         (
             [
                 {"dialog": [{"speaker": "seeker", "content": "Hi"}]},
                 {"dialog": [{"speaker": "usr", "text": "Hi"}]},
             ],
-            "other.json: mixes dialects",
+            "other.json[1], dialog[0]: mixes dialects",
         ),
-        ([{"id": "a", "messages": [], "strategy": "Offer Hope"}], "other.json dialogue 0: not a"),
+        (
+            [{"id": "a", "messages": [], "strategy": "Offer Hope"}],
+            "nothing to write in 1 dialogues",
+        ),
         ([{"dialog": [{"speaker": "seeker", "content": 5}]}], "'content' must be a string"),
         ([{"dialog": [{"speaker": "seeker", "content": "Hi"}]}], "nothing to write in 1 dialogues"),
     ],

@@ -19,13 +19,14 @@ from transformers import (
 )
 
 import sra_fast
-from chat_tokenizers import byte_level_bpe
+from chat_tokenizers import CHATML, QWEN_3, byte_level_bpe
 from fake_endpoint import HANG, FakeEndpoint, Request, Response, always, completion, failure
 from model_families import FAMILIES, random_tokens
+from sra_fast.chat.chat_template import control_tokens, read_chat_template
 from sra_fast.chat.conversations import as_conversations
-from sra_fast.chat.encoding import control_tokens
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.training.pipeline.endpoint import FAILURES_IN_A_ROW, Endpoint
+from sra_fast.training.pipeline.endpoint import Endpoint
+from sra_fast.training.pipeline.endpoint_patience import FAILURES_IN_A_ROW
 from sra_fast.training.pipeline.generation import local
 from sra_fast.training.pipeline.generation.cache import GrowingLayer, growing_cache
 from sra_fast.training.pipeline.generation.cleaning import clean_reply
@@ -268,7 +269,7 @@ def test_a_prompt_is_what_scoring_reads_before_the_reply(template: str) -> None:
     conversations = as_conversations([talk("a", 3), talk("b", 2, situation="A hard week.")])
     prompts = generation_prompts(conversations, TEMPLATES[template])
     batch = sra_fast.encode(tokenizer, conversations, template, turns="last")
-    for row, ids in enumerate(tokenized_prompts(tokenizer, prompts)):
+    for row, ids in enumerate(tokenized_prompts(read_chat_template(tokenizer), prompts)):
         reply = int(batch["response_mask"][row].nonzero()[0])
         assert ids.tolist() == batch["input_ids"][row, :reply].tolist()
     assert prompts[0].messages[-1] == {"role": "user", "content": "I feel low, day 3."}
@@ -282,7 +283,7 @@ def test_the_strategies_of_a_conversation_begin_alike_where_history_comes_first(
     ]
     prompts = generation_prompts(as_conversations(records), TEMPLATES["c1_hf"])
     assert prompts[0].group == prompts[1].group
-    one, other = tokenized_prompts(tokenizer, prompts)
+    one, other = tokenized_prompts(read_chat_template(tokenizer), prompts)
     common = tokenizer.decode(one[: local._common([one, other])])
     assert "Hope grows slowly, a 3." in common
     assert 'with the "' in common
@@ -295,7 +296,6 @@ def test_the_strategies_of_a_conversation_begin_alike_where_history_comes_first(
         ("Here is a response: I hear you.", "I hear you."),
         ('Sure, here\'s a possible reply that offers hope:\n\n"I hear you."', "I hear you."),
         ("**Supporter:** I hear you.", "I hear you."),
-        ("<think>hm</think>\nI hear you.", "I hear you."),
         ("I hear you. My response: is that fine?", "I hear you. My response: is that fine?"),
         ('"One" and "two"', '"One" and "two"'),
         ("  assistant:  ", ""),
@@ -375,6 +375,42 @@ def test_a_model_replies_to_conversations(tiny: Any, tmp_path: Path) -> None:
     assert complete(few, prompts, tmp_path / "2") == complete(many, prompts, tmp_path / "32")
 
 
+@pytest.mark.parametrize(
+    ("thoughts", "text"),
+    [(("<think>", "</think>"), "I hear you."), (None, "<think>Hm.</think> I hear you.")],
+)
+def test_the_thought_of_an_answer_is_taken_off_if_its_tags_are_given(
+    thoughts: Any, text: str, tmp_path: Path
+) -> None:
+    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
+    with always(completion("<think>Hm.</think> I hear you.")) as server:
+        endpoint = Endpoint(server.url, "big", retries=0)
+        replier = EndpointReplier(endpoint, DRAWN, thoughts=thoughts)
+        replies = complete(replier, prompts, tmp_path)
+    assert [(r.text, r.raw) for r in replies.values()] == [(text, "<think>Hm.</think> I hear you.")]
+
+
+@pytest.mark.parametrize(
+    ("chat", "thoughts", "says", "text"),
+    [
+        (QWEN_3, None, "<think>Hm.</think> I hear you.", "I hear you."),
+        (CHATML, None, "<think>Hm.</think> I hear you.", "<think>Hm.</think> I hear you."),
+        (CHATML, ("<think>", "</think>"), "<think>Hm.</think> I hear you.", "I hear you."),
+        # Tags that are control tokens are no text, and are read all the same.
+        (CHATML, ("<turn>", "<end_turn>"), "<turn>Hm.<end_turn> I hear you.</s>", "I hear you."),
+    ],
+)
+def test_the_thought_of_a_model_is_taken_off_by_template_or_argument(
+    tiny: Any, chat: str, thoughts: Any, says: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = byte_level_bpe(chat)
+    new = Generated(tokenizer(says, add_special_tokens=False)["input_ids"], True)
+    monkeypatch.setattr(LocalModel, "reply", lambda self, items, encoded, groups: [new])
+    replier = LocalReplier(tiny, tokenizer, DRAWN, thoughts=thoughts)
+    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
+    assert [reply.text for reply in replier.reply(prompts)] == [text]
+
+
 def test_an_endpoint_replies(tmp_path: Path) -> None:
     conversations = as_conversations([talk("a"), talk("b")])
     prompts = generation_prompts(conversations, TEMPLATES["standard"])
@@ -429,7 +465,7 @@ def test_a_prompt_without_a_reply_leaves_the_others_theirs(
     assert len(server.requests) == 5
 
 
-@pytest.mark.parametrize(("status", "asked"), [(500, FAILURES_IN_A_ROW), (401, 5)])
+@pytest.mark.parametrize(("status", "asked"), [(500, FAILURES_IN_A_ROW), (401, 1)])
 def test_an_endpoint_that_only_fails_is_given_up(tmp_path: Path, status: int, asked: int) -> None:
     conversations = as_conversations([talk(str(number)) for number in range(40)])
     prompts = generation_prompts(conversations, TEMPLATES["standard"])
@@ -438,7 +474,7 @@ def test_an_endpoint_that_only_fails_is_given_up(tmp_path: Path, status: int, as
         with pytest.raises(MissingRepliesError, match=f"40 of 40 .* {asked} × ") as caught:
             complete(EndpointReplier(endpoint, DRAWN, batch=5), prompts, tmp_path)
     assert caught.value.given_up
-    assert len(server.requests) == asked
+    assert len(server.requests) <= asked + 1  # one more may be under way when the last comes back
     assert not list(tmp_path.glob("*.jsonl"))
 
 

@@ -26,14 +26,14 @@ pytest.importorskip("scipy", reason="needs the package scipy (extra 'pipeline')"
 
 import scipy.stats
 
-from sra_fast.training.pipeline.endpoint import FAILURES_IN_A_ROW
+from sra_fast.training.pipeline.endpoint_patience import FAILURES_IN_A_ROW
 from sra_fast.training.pipeline.items import Item
 from sra_fast.training.pipeline.judging.judge_prompt import (
     DEFAULT_PROMPT,
     PLACEHOLDERS,
-    read_verdict,
 )
 from sra_fast.training.pipeline.judging.tally import Judged, tally
+from sra_fast.training.pipeline.judging.verdicts import read_verdict
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 KEY = "sk-not-to-be-seen-0123456789"
@@ -147,6 +147,34 @@ def lines(out: Path) -> list[dict[str, Any]]:
         ("At first I thought so", None),
         ("VERDICT: FIRST\nI hope this helps!", None),
         ("FIRSTLY", None),
+        ("FIRST?", None),
+        ("not FIRST", None),
+        ("**VERDICT: FIRST**", "first"),
+        ("**VERDICT:** *SECOND*.", "second"),
+        ("verdict: first.", "first"),
+        ("“VERDICT: TIE”", "tie"),
+        ("'second'", "second"),
+        ("Because.\n```\nVERDICT: TIE\n```", "tie"),
+        ("> VERDICT – FIRST", "first"),
+        ("## Verdict\n\n✅ **First**", "first"),
+        ("VERDICT：FIRST。", "first"),
+        ("[[FIRST]]", "first"),
+        ("<verdict>SECOND</verdict>", "second"),
+        ("<first>", "first"),
+        ("VERDICT: FIRST<|im_end|>", "first"),
+        ("VERDICT: SECOND</s>", "second"),
+        (r"$\boxed{\text{FIRST}}$", "first"),
+        ("__Final Answer:__ the second candidate", "second"),
+        ("Decision: tie", "tie"),
+        ('{"verdict": "first", "reason": "It is warmer than the second."}', "first"),
+        ('```json\n{\n  "reason": "…",\n  "final_verdict": "SECOND."\n}\n```', "second"),
+        ('Here it is: {"winner": "TIE", "why": {"first": 1}}', "tie"),
+        ("{'verdict': 'FIRST'}", "first"),
+        ('{"verdict": "FIRST", "winner": "SECOND"}', None),
+        ('{"reason": "FIRST"}', None),
+        ('{"verdict": null}', None),
+        ('{"verdict": "FIRST or SECOND"}', None),
+        ("{" * 50_000 + "}", None),
         ("1", None),
     ],
 )
@@ -592,6 +620,48 @@ def test_items_that_are_refused_do_not_keep_the_judge_from_the_others(
     assert counts(found["overall"]) == (1, 0, 0)
 
 
+def test_a_judge_that_takes_other_parameters_is_told_of_in_the_result(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    mind = judging(dict.fromkeys((f"i{n}" for n in range(6)), "tuned"))
+
+    def answer(request: Request, number: int) -> Response:
+        for name in ("max_tokens", "temperature"):
+            if name in request.body:
+                return failure(400, f"Unsupported parameter: '{name}' is not supported.")
+        return mind(request, number)
+
+    with FakeEndpoint(answer) as server:
+        given = ("--temperature", 0.5, "--max-tokens", 99, "--concurrency", 1)
+        result = judged(files, server, tmp_path / "out", *given)
+        assert result["left_out"] == ["temperature"]
+        assert len(server.requests) == 2 + 12
+        assert server.requests[-1].body["max_completion_tokens"] == 99
+        again = judged(files, server, tmp_path / "out", *given)
+        assert again["left_out"] == ["temperature"]
+        assert len(server.requests) == 2 + 12
+        error = error_of(files, server, tmp_path / "out")
+    assert "its setting 'temperature' is 0.5, and now it is 0.0" in error
+
+
+def test_a_value_that_the_judge_refuses_names_the_option(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    refusal = failure(422, "Input validation error: `temperature` must be strictly positive")
+    with always(refusal) as server:
+        said = error_of(files, server, tmp_path / "out", "--concurrency", 1)
+        assert len(server.requests) <= 2
+    assert "refused the value of temperature" in said
+    assert "(--temperature)" in said
+
+
+def test_a_judge_that_drips_ends_in_a_named_gap(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    with always(Response("", drips="body")) as server:
+        said = error_of(files, server, tmp_path / "out", "--timeout", 0.2, "--concurrency", 12)
+    assert "6 of 6 items lack an answer" in said
+    assert "did not answer within 0.2 s" in said
+
+
 def test_nobody_there(tmp_path: Path, files: tuple[Path, Path]) -> None:
     with always(TIE) as server:
         pass
@@ -638,10 +708,27 @@ def test_a_foreign_line_is_refused(
     with always(TIE) as server:
         judged(files, server, tmp_path / "out")
         written = lines(tmp_path / "out")
+        del written[2]["sha256"]  # earlier versions wrote none
         written[2] = change(written[2])  # type: ignore[call-overload]
         write_jsonl(tmp_path / "out" / "transcript.jsonl", written)
         said = error_of(files, server, tmp_path / "out")
     assert "transcript.jsonl line 3 is not an answer to a question of this run" in said
+    assert len(server.requests) == 12
+
+
+@pytest.mark.parametrize("name", ["answer", "verdict", "usage", "finish_reason"])
+def test_a_line_that_was_changed_is_named_and_no_result_is_made_from_it(
+    tmp_path: Path, files: tuple[Path, Path], name: str
+) -> None:
+    with always(TIE) as server:
+        judged(files, server, tmp_path / "out")
+        before = (tmp_path / "out" / "result.json").read_bytes()
+        written = lines(tmp_path / "out")
+        written[2][name] = {"answer": "FIRST", "verdict": "first", "usage": {}}.get(name, [])
+        write_jsonl(tmp_path / "out" / "transcript.jsonl", written)
+        said = error_of(files, server, tmp_path / "out")
+    assert "transcript.jsonl line 3 is not as it was written" in said
+    assert (tmp_path / "out" / "result.json").read_bytes() == before
     assert len(server.requests) == 12
 
 

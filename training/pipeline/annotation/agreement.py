@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 
 from sra_fast.tools.coefficients import Floats
 from sra_fast.tools.estimates import Correlation, Estimate, interval_settings
-from sra_fast.tools.intervals import correlation, rate_interval, trimmed
+from sra_fast.tools.intervals import rate_interval, trimmed
 
 from .alpha import krippendorff_alpha
 from .judgements import Judgements
-
-LOW, HIGH = 0.01, 0.99  # quantiles between which trimming keeps values
+from .sides import HIGH, LOW, Explained, explain, pearson, points_of, trimmed_pearson
 
 
 @dataclass(frozen=True)
 class WinRate:
-    """How often one system won, over all judgements.
+    """How often one system won, over all judgements that compare it.
 
     Attributes:
         wins: the number of judgements that prefer this system.
@@ -48,7 +47,9 @@ class Agreement:
             annotators or more judged.
         alpha_trimmed: the same without the items whose SRA difference is unknown or lies outside
             the 1st to 99th percentile.
+        explained: how much of r the comparison alone explains.
         win_rates: how often each system won, by its name.
+        pairs: how often each system of a pair won against the other, by the pair.
     """
 
     judgements: Judgements
@@ -56,7 +57,9 @@ class Agreement:
     pearson_trimmed: dict[str, Correlation]
     alpha: Estimate
     alpha_trimmed: Estimate
+    explained: Explained
     win_rates: dict[str, WinRate]
+    pairs: dict[tuple[str, str], dict[str, WinRate]]
 
     @property
     def n(self) -> int:
@@ -83,7 +86,7 @@ def analyse(judgements: Judgements) -> Agreement:
     Raises:
         ValueError: the package krippendorff is not installed.
     """
-    points = {name: _points(judgements, name) for name in judgements.annotators}
+    points = {name: points_of(judgements, name) for name in judgements.annotators}
     known = {
         item: one.difference for item, one in judgements.items.items() if one.difference is not None
     }
@@ -92,15 +95,21 @@ def analyse(judgements: Judgements) -> Agreement:
     middle = [item for item, stays in zip(known, kept, strict=True) if stays]
     return Agreement(
         judgements=judgements,
-        pearson={name: _pearson(*columns, judgements.over) for name, columns in points.items()},
+        pearson={
+            name: pearson(one.preferences, one.differences, one.groups, over=one.over)
+            for name, one in points.items()
+        },
         pearson_trimmed={
-            name: _trimmed_pearson(*columns, judgements.over) for name, columns in points.items()
+            name: trimmed_pearson(one.preferences, one.differences, one.groups, over=one.over)
+            for name, one in points.items()
         },
         alpha=_alpha(judgements, list(judgements.items)),
         alpha_trimmed=_alpha(judgements, middle),
-        win_rates={
-            judgements.system_a: _win_rate(judgements, -1),
-            judgements.system_b: _win_rate(judgements, 1),
+        explained=explain(judgements, points),
+        win_rates={name: _win_rate(judgements, name) for name in judgements.systems},
+        pairs={
+            pair: {name: _win_rate(judgements, name, pair) for name in pair}
+            for pair in judgements.pairs
         },
     )
 
@@ -118,6 +127,7 @@ def to_json(agreement: Agreement) -> dict[str, Any]:
     intervals: dict[str, Any] = {}
     result: dict[str, Any] = {
         "n": agreement.n,
+        "systems": list(judgements.systems),
         "annotators": list(judgements.annotators),
         "ratings": len(judgements.preferences),
         "missing": {
@@ -139,15 +149,18 @@ def to_json(agreement: Agreement) -> dict[str, Any]:
         result[name], intervals[name] = estimate.value, _interval(estimate)
         if estimate.why:
             notes[name] = estimate.why
+    result["comparison"] = agreement.explained.to_json()
+    result["pairs"] = [
+        {
+            "systems": list(pair),
+            "items": sum(one.systems == pair for one in judgements.items.values()),
+            "win_rate": {name: _win_json(one) for name, one in found.items()},
+        }
+        for pair, found in agreement.pairs.items()
+    ]
     result["win_rate"] = {}
     for system, one in agreement.win_rates.items():
-        result["win_rate"][system] = {
-            "wins": one.wins,
-            "ties": one.ties,
-            "losses": one.losses,
-            **{name: rate.value for name, rate in one.rates.items()},
-            "intervals": {name: _interval(rate) for name, rate in one.rates.items()},
-        }
+        result["win_rate"][system] = _win_json(one)
         reasons = {name: rate.why for name, rate in one.rates.items() if rate.why}
         if reasons:
             notes.setdefault("win_rate", {})[system] = reasons
@@ -158,31 +171,18 @@ def to_json(agreement: Agreement) -> dict[str, Any]:
     return {**result, "intervals": intervals, "notes": notes, "interval": method}
 
 
+def _win_json(one: WinRate) -> dict[str, Any]:
+    return {
+        "wins": one.wins,
+        "ties": one.ties,
+        "losses": one.losses,
+        **{name: rate.value for name, rate in one.rates.items()},
+        "intervals": {name: _interval(rate) for name, rate in one.rates.items()},
+    }
+
+
 def _interval(one: Correlation | Estimate) -> dict[str, Any]:
     return {"low": one.low, "high": one.high, "n": one.n}
-
-
-def _points(judgements: Judgements, annotator: str) -> tuple[Floats, Floats, list[str]]:
-    """Return preferences and SRA differences of one annotator where both are known, with groups."""
-    points = {
-        item: (float(judgements.preferences[item, annotator]), one.difference)
-        for item, one in judgements.items.items()
-        if (item, annotator) in judgements.preferences and one.difference is not None
-    }
-    x, y = numpy.array(list(points.values()), dtype=numpy.float64).reshape(-1, 2).T
-    return x, y, judgements.groups(points)
-
-
-def _pearson(x: Floats, y: Floats, groups: list[str], over: str) -> Correlation:
-    found = correlation(x, y, groups=groups, over=over)
-    if found.why is None or found.r is not None:
-        return found
-    return replace(found, why=f"{found.why} (x: preferences, y: SRA differences)")
-
-
-def _trimmed_pearson(x: Floats, y: Floats, groups: list[str], over: str) -> Correlation:
-    kept = trimmed(x, y, LOW, HIGH)
-    return _pearson(x[kept], y[kept], [groups[at] for at in kept.nonzero()[0]], over)
 
 
 def _alpha(judgements: Judgements, items: list[str]) -> Estimate:
@@ -200,10 +200,18 @@ def _ratings(judgements: Judgements, items: list[str]) -> Floats:
     return numpy.array(rows, dtype=numpy.float64).reshape(len(rows), len(items))
 
 
-def _win_rate(judgements: Judgements, sign: int) -> WinRate:
-    """Count the wins of b (sign 1) or of a (sign -1), with intervals over groups of items."""
-    mine = sign * numpy.array(list(judgements.preferences.values()), dtype=numpy.int64)
-    groups = judgements.groups(item for item, _ in judgements.preferences)
+def _win_rate(judgements: Judgements, system: str, pair: tuple[str, str] | None = None) -> WinRate:
+    """Count the wins of a system, in one pair or all, with intervals over groups."""
+    places = [
+        (item, annotator)
+        for item, annotator in judgements.preferences
+        if system in judgements.items[item].systems
+        and pair in (None, judgements.items[item].systems)
+    ]
+    signs = [1 if system == judgements.items[item].system_b else -1 for item, _ in places]
+    preferences = [judgements.preferences[place] for place in places]
+    mine = numpy.array(signs, dtype=numpy.int64) * numpy.array(preferences, dtype=numpy.int64)
+    groups = judgements.groups(item for item, _ in places)
     won, tied, lost = (mine > 0) * 1.0, (mine == 0) * 1.0, (mine < 0) * 1.0
     all_of_them, over = numpy.ones(len(mine)), judgements.over
     return WinRate(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from sra_fast.tools.number_text import finite_number
 from sra_fast.tools.strict_json import decode_utf8, read_json_lines
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -97,11 +97,8 @@ def number_of(value: object, what: str) -> float | None:
     text = "" if value is None else str(value).strip()
     if not text:
         return None
-    try:
-        number = math.nan if isinstance(value, bool) else float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    number = None if isinstance(value, bool) else finite_number(text)
+    if number is None:
         raise AnnotationError(f"{what} must be a finite number or empty, found {text!r:.60}")
     return number
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import AnnotationError
-from .judgements import AnnotatedItem, Judgements
+from .judgements import AnnotatedItem, Judgements, aligned
 from .key import Key
 from .label_studio import is_label_studio, read_label_studio
 from .rating_tables import TableRow, number_of, read_table, text_of
@@ -18,23 +18,19 @@ STRONGEST = 4  # preferences run from -4 to +4
 FLAT_FIELDS = ("item", "annotator", PREFERENCE, "sra_a", "sra_b", "system_a", "system_b")
 FILLED_FIELDS = ("export", "annotator", "item", PREFERENCE)
 
-_WHOLE = re.compile(r"[+-]?\d{1,9}(\.0*)?")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
 
 
 @dataclass(frozen=True)
 class _Rating:
+    """One line of a file, with a and b as the line has them."""
+
     where: str
     item: str
     annotator: str
     preference: int | None
-    systems: tuple[str, str]
     about: AnnotatedItem
-
-    def turned(self) -> _Rating:
-        """Return the same judgement with systems a and b swapped."""
-        preference = None if self.preference is None else -self.preference
-        about = replace(self.about, sra_a=self.about.sra_b, sra_b=self.about.sra_a)
-        return replace(self, preference=preference, systems=self.systems[::-1], about=about)
+    swapped: bool = False
 
 
 def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements:
@@ -48,17 +44,22 @@ def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements
 
     Raises:
         AnnotationError: a file is malformed, a preference is no whole number from -4 to +4, an
-            item is judged twice by one annotator or has two different SRAs or dialogues, the files
-            compare more than two systems or name the dialogue of some items only, nothing is
+            item is judged twice by one annotator, compares other systems or has another SRA or
+            dialogue in another line, the files name the dialogue of some items only, nothing is
             judged, or the key belongs to other sheets.
         OSError: a file cannot be read.
     """
+    ratings = list(_ratings(files, key))
+    directions: dict[frozenset[str], tuple[str, str]] = {}
+    for rating in ratings:
+        directions.setdefault(frozenset(rating.about.systems), rating.about.systems)
     items = {} if key is None else {item: _keyed_item(key, item) for item in key.items}
     described: dict[str, str] = {}
     seen: dict[tuple[str, str], str] = {}
     preferences: dict[tuple[str, str], int] = {}
-    ratings = list(_turned_alike(_ratings(files, key)))
-    for rating in ratings:
+    swapped: set[tuple[str, str]] = set()
+    for given in ratings:
+        rating = _turned(given, directions[frozenset(given.about.systems)])
         place = (rating.item, rating.annotator)
         if place in seen:
             raise AnnotationError(
@@ -66,14 +67,12 @@ def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements
                 f"{seen[place]} already; keep one"
             )
         seen[place] = rating.where
-        if items.setdefault(rating.item, rating.about) != rating.about:
-            raise AnnotationError(
-                f"{rating.where}: item {rating.item!r} has another SRA or another dialogue than "
-                f"in {described[rating.item]}; an item is one pair of replies"
-            )
+        _check_same(rating, items.setdefault(rating.item, rating.about), described)
         described.setdefault(rating.item, rating.where)
         if rating.preference is not None:
             preferences[place] = rating.preference
+        if rating.swapped:
+            swapped.add(place)
     if not preferences:
         raise AnnotationError(
             f"{', '.join(file.name for file in files)}: no preference is filled in; write whole "
@@ -81,27 +80,40 @@ def read_judgements(files: Sequence[Path], key: Key | None = None) -> Judgements
         )
     _refuse_some_dialogues(items, described)
     annotators = tuple(dict.fromkeys(annotator for _, annotator in seen))
-    return Judgements(*ratings[0].systems, items, annotators, preferences)
+    return aligned(Judgements(items, annotators, preferences, frozenset(swapped)))
 
 
-def _turned_alike(ratings: Iterable[_Rating]) -> Iterator[_Rating]:
-    """Yield the ratings, all with the two systems in the order of the first rating.
+def _turned(rating: _Rating, systems: tuple[str, str]) -> _Rating:
+    """Return a rating with the two systems in this order, and whether that was not the shown one.
+
+    So all items of a pair are alike, as the first line of the pair has the systems.
+    """
+    if rating.about.systems == systems:
+        return rating
+    preference = None if rating.preference is None else -rating.preference
+    return replace(
+        rating, preference=preference, about=rating.about.turned(), swapped=not rating.swapped
+    )
+
+
+def _check_same(rating: _Rating, known: AnnotatedItem, described: Mapping[str, str]) -> None:
+    """Check that a rating is about the same two replies as those before it of the same item.
 
     Raises:
-        AnnotationError: the ratings compare more than two systems.
+        AnnotationError: it is not.
     """
-    first: _Rating | None = None
-    for rating in ratings:
-        first = first or rating
-        if rating.systems == first.systems:
-            yield rating
-        elif rating.systems == first.systems[::-1]:
-            yield rating.turned()
-        else:
-            raise AnnotationError(
-                f"{rating.where}: compares other systems ({' and '.join(rating.systems)}) than "
-                f"{first.where} ({' and '.join(first.systems)}); analyse each pair by itself"
-            )
+    if known == rating.about:
+        return
+    other = described.get(rating.item, "the key")
+    if known.systems != rating.about.systems:
+        raise AnnotationError(
+            f"{rating.where}: item {rating.item!r} compares {' and '.join(rating.about.systems)}, "
+            f"and in {other} {' and '.join(known.systems)}; an item is one pair of replies"
+        )
+    raise AnnotationError(
+        f"{rating.where}: item {rating.item!r} has another SRA or another dialogue than "
+        f"in {other}; an item is one pair of replies"
+    )
 
 
 def _refuse_some_dialogues(
@@ -149,6 +161,7 @@ def _flat_rating(where: str, row: TableRow) -> _Rating:
         text_of(row["system_b"], f"{where}: column 'system_b'"),
     )
     about = AnnotatedItem(
+        *systems,
         number_of(row["sra_a"], f"{where}: column 'sra_a'"),
         number_of(row["sra_b"], f"{where}: column 'sra_b'"),
         _dialogue(row.get("dialogue"), where),
@@ -160,7 +173,6 @@ def _flat_rating(where: str, row: TableRow) -> _Rating:
         text_of(row["item"], f"{where}: column 'item'"),
         text_of(row["annotator"], f"{where}: column 'annotator'"),
         _preference(row[PREFERENCE], where),
-        systems,
         about,
     )
 
@@ -182,13 +194,12 @@ def _sheet_rating(where: str, row: TableRow, key: Key) -> _Rating:
     preference = _preference(row[PREFERENCE], where)
     if preference is not None and side == "b":
         preference = -preference
-    systems = (key.system_a, key.system_b)
-    return _Rating(where, item, annotator, preference, systems, _keyed_item(key, item))
+    return _Rating(where, item, annotator, preference, _keyed_item(key, item), side == "b")
 
 
 def _keyed_item(key: Key, item: str) -> AnnotatedItem:
     entry = key.items[item]
-    return AnnotatedItem(entry.sra_a, entry.sra_b, entry.dialogue)
+    return AnnotatedItem(key.system_a, key.system_b, entry.sra_a, entry.sra_b, entry.dialogue)
 
 
 def _dialogue(value: object, where: str) -> str | None:

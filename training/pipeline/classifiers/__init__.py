@@ -10,7 +10,7 @@ from __future__ import annotations
 from sra_fast.names import ClassifierKind
 
 from .interface import ClassifierError, StrategyClassifier
-from .kinds import PLAIN, PLAIN_REPLIES, load_classifier, train_classifier
+from .kinds import PLAIN, PLAIN_REPLIES, check_model, load_classifier, train_classifier
 
 __all__ = [
     "PLAIN",
@@ -18,6 +18,7 @@ __all__ = [
     "ClassifierError",
     "ClassifierKind",
     "StrategyClassifier",
+    "check_model",
     "load_classifier",
     "train_classifier",
 ]

@@ -24,7 +24,7 @@ from sra_fast.names import ClassifierKind
 from sra_fast.tools.sra_warning import SRAWarning
 
 from .classifier_settings import checked_settings
-from .interface import ClassifierError
+from .interface import ClassifierError, check_finite
 from .logistic import (
     fit_logistic,
     logistic_shapes,
@@ -58,6 +58,8 @@ class EmbeddingSettings:
         batch_size: how many responses go through the model at once.
         max_length: most tokens that are read of a response, if the model's own limit is not lower;
             a longer response is cut, with a warning.
+        allow_missing: whether weights that the model's files lack are only told; random numbers
+            stand in for them then.
 
     Raises:
         ClassifierError: a value is out of range.
@@ -67,6 +69,7 @@ class EmbeddingSettings:
     c: float = 10.0
     batch_size: int = 32
     max_length: int = 512
+    allow_missing: bool = False
 
     def __post_init__(self) -> None:
         if self.c <= 0 or self.batch_size < 1 or self.max_length < 1:
@@ -138,11 +141,19 @@ class EmbeddingClassifier:
             ClassifierError: the files are damaged, or the embedding model cannot be loaded or has
                 changed.
         """
+        from sra_fast.files.weights import MissingWeightsError
+
         given = dict(record["settings"])
         fingerprint = given.pop("fingerprint", None)
         settings = checked_settings(EmbeddingSettings, given)
         tensors = read_weights(folder, logistic_shapes(len(record["classes"]), None))
-        embedder = SentenceEmbedder(settings)
+        try:
+            embedder = SentenceEmbedder(settings)
+        except MissingWeightsError as error:
+            raise ClassifierError(
+                f"{error.problem}; put the files back with which the classifier in {folder} was "
+                "trained, or train it anew"
+            ) from error
         if embedder.fingerprint != fingerprint:
             raise ClassifierError(
                 f"{folder}: the weights of the embedding model {settings.model!r} have changed "
@@ -160,29 +171,14 @@ class SentenceEmbedder:
 
     Raises:
         ClassifierError: the model cannot be loaded.
+        MissingWeightsError: its files do not hold all the weights that an embedding depends on.
     """
 
     def __init__(self, settings: EmbeddingSettings) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        from sra_fast.files.hub_names import hub_problem
         from sra_fast.files.models import choose_device
 
         self.settings = settings
-        source = packaged_model() if settings.model == PACKAGED else settings.model
-        way_out = (
-            "give a folder or a hub name with safetensors, or use the packaged one: " + _INSTALL
-        )
-        problem = None if Path(source).is_dir() else hub_problem(str(source))
-        if problem is not None:
-            raise ClassifierError(f"embedding model {settings.model!r} is {problem}; {way_out}")
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModel.from_pretrained(source, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise ClassifierError(
-                f"embedding model {settings.model!r}: {str(error).splitlines()[0]}; {way_out}"
-            ) from error
+        self._tokenizer, model = embedding_model(settings)
         self.fingerprint = weights_fingerprint(model)
         self._model = model.float().eval().to(choose_device("auto"))
         limits = [self._tokenizer.model_max_length, model.config.max_position_embeddings]
@@ -207,7 +203,60 @@ class SentenceEmbedder:
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
             embeddings.append(torch.nn.functional.normalize(mean, dim=1).double().cpu().numpy())
-        return numpy.concatenate(embeddings)
+        found = numpy.concatenate(embeddings)
+        check_finite(found, f"embedding model {self.settings.model!r}")
+        return found
+
+
+def embedding_model(settings: EmbeddingSettings, **arguments: Any) -> tuple[Any, Any]:
+    """Load the tokenizer and the model that the settings name.
+
+    Args:
+        settings: the settings, of which ``model`` and ``allow_missing`` count here.
+        arguments: further arguments of ``from_pretrained``.
+
+    Raises:
+        ClassifierError: the model cannot be loaded.
+        MissingWeightsError: its files do not hold all the weights that an embedding depends on.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    from sra_fast.files.hub_names import hub_problem
+    from sra_fast.files.model_files import DamagedModelError, check_model_files, loading
+    from sra_fast.files.weights import load_weights
+
+    source = str(packaged_model() if settings.model == PACKAGED else settings.model)
+    what = f"embedding model {settings.model!r}"
+    way_out = "give a folder or a hub name with safetensors, or use the packaged one: " + _INSTALL
+    problem = None if Path(source).is_dir() else hub_problem(source)
+    if problem is not None:
+        raise ClassifierError(f"{what} is {problem}; {way_out}")
+    try:
+        if Path(source).is_dir():
+            check_model_files(Path(source))
+        with loading(f"the tokenizer of {what}", source):
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        model = load_weights(
+            AutoModel,
+            source,
+            what,
+            allow_missing=settings.allow_missing,
+            unneeded=_pooler,
+            why_unneeded="that no embedding depends on",
+            use_safetensors=True,
+            **arguments,
+        )
+    except DamagedModelError as error:
+        raise ClassifierError(f"{error}; {way_out}") from error
+    return tokenizer, model
+
+
+def _pooler(model: Any) -> set[str]:
+    """Return the names of the weights that come after the last hidden states."""
+    from sra_fast.files.weights import weights_of
+
+    pooler = getattr(model, "pooler", None)
+    return set() if pooler is None else weights_of(model, pooler)
 
 
 def packaged_model() -> Path:

@@ -23,7 +23,7 @@ from sra_fast.tools.missing_extra import needed
 
 from .classifier_settings import checked_settings
 from .embedding import warn_of_long
-from .interface import ClassifierError
+from .interface import ClassifierError, check_finite
 from .stored import MODEL, begin, write_record
 
 
@@ -41,6 +41,8 @@ class EncoderSettings:
         max_length: most tokens that are read of a response, if the model's own limit is not lower;
             a longer response is cut, with a warning.
         seed: the seed of the head's first weights, the order of the responses and dropout.
+        allow_missing: whether weights that the model's files lack are only told; random numbers
+            stand in for them then. A new classification head has none in any case.
 
     Raises:
         ClassifierError: a value is out of range.
@@ -54,6 +56,7 @@ class EncoderSettings:
     weight_decay: float = 0.0
     max_length: int = 512
     seed: int = 42
+    allow_missing: bool = False
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.device_batch_size, self.max_length) < 1:
@@ -103,7 +106,7 @@ class EncoderClassifier:
         set_seed(settings.seed)
         classes = tuple(sorted(set(strategies)))
         try:
-            model, tokenizer = _loaded(settings.model, classes)
+            model, tokenizer = encoder_model(settings.model, classes, settings, new_head=True)
         except ClassifierError as error:
             raise ClassifierError(str(error), "model") from error
         classifier = cls(model, tokenizer, classes, settings)
@@ -158,6 +161,7 @@ class EncoderClassifier:
             with torch.inference_mode():
                 logits = self._model(**batch.to(self._model.device)).logits
             found[first : first + size] = logits.double().softmax(dim=1).cpu().numpy()
+        check_finite(found, f"encoder {self._model.name_or_path!r}")
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -180,10 +184,14 @@ class EncoderClassifier:
             ClassifierError: the files of the folder are damaged.
         """
         from sra_fast.files.models import choose_device
+        from sra_fast.files.weights import MissingWeightsError
 
         settings = checked_settings(EncoderSettings, record["settings"])
         classes = tuple(record["classes"])
-        model, tokenizer = _loaded(str(folder / MODEL), classes)
+        try:
+            model, tokenizer = encoder_model(str(folder / MODEL), classes, settings, new_head=False)
+        except MissingWeightsError as error:
+            raise ClassifierError(f"{error.problem}; train the classifier anew") from error
         return cls(model.to(choose_device("auto")), tokenizer, classes, settings)
 
     def _tokens(self, responses: Sequence[str]) -> list[dict[str, Any]]:
@@ -197,28 +205,70 @@ class EncoderClassifier:
         ]
 
 
-def _loaded(name: str, classes: tuple[str, ...]) -> tuple[Any, Any]:
+def encoder_model(
+    name: str,
+    classes: tuple[str, ...],
+    settings: EncoderSettings,
+    *,
+    new_head: bool,
+    **arguments: Any,
+) -> tuple[Any, Any]:
+    """Load an encoder with a classification head, and its tokenizer.
+
+    Args:
+        name: the folder or the name on the hub.
+        classes: the strategies that the head tells apart.
+        settings: the settings, of which ``allow_missing`` counts here.
+        new_head: whether the head is still to be trained, and may be missing.
+        arguments: further arguments of ``from_pretrained``.
+
+    Raises:
+        ClassifierError: it cannot be loaded.
+        MissingWeightsError: the files do not hold all of its weights.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from sra_fast.files.hub_names import hub_problem
+    from sra_fast.files.model_files import DamagedModelError, check_model_files, loading
+    from sra_fast.files.weights import load_weights
 
     way_out = "give a folder or a hub name of an encoder with safetensors"
     problem = None if Path(name).is_dir() else hub_problem(name)
     if problem is not None:
         raise ClassifierError(f"encoder {name!r} is {problem}; {way_out}")
+    what = f"encoder {name!r}"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForSequenceClassification.from_pretrained(
+        if Path(name).is_dir():
+            check_model_files(Path(name))
+        with loading(f"the tokenizer of {what}", name):
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        model = load_weights(
+            AutoModelForSequenceClassification,
             name,
+            what,
+            allow_missing=settings.allow_missing and new_head,
+            unneeded=_head if new_head else lambda model: (),
+            reseeded=False,
             num_labels=len(classes),
             id2label=dict(enumerate(classes)),
             label2id={strategy: index for index, strategy in enumerate(classes)},
             dtype=torch.float32,
             use_safetensors=True,
+            **arguments,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ClassifierError(
-            f"encoder {name!r}: {str(error).splitlines()[0]}; {way_out}"
-        ) from error
+    except DamagedModelError as error:
+        raise ClassifierError(f"{error}; {way_out}") from error
     return model, tokenizer
+
+
+def _head(model: Any) -> set[str]:
+    """Return the names of the weights that are trained anew: the head, and a pooler below it."""
+    from sra_fast.files.weights import weights_of
+
+    encoder = model.base_model
+    kept = weights_of(model, encoder)
+    pooler = getattr(encoder, "pooler", None)
+    if pooler is not None:
+        kept -= weights_of(model, pooler)
+    return set(model.state_dict()) - kept

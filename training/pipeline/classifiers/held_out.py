@@ -1,18 +1,15 @@
 """Measure a kind of classifier on responses it has not seen, then train it on all of them.
 
-It is measured on a held-out part and in folds. Each of these leaves its predictions in ``splits/``
-until the end, so a run that was interrupted continues after the last one that was finished.
+It is measured on a held-out part and in folds. Each of these leaves its predictions in the run's
+folder until the end, so a run that was interrupted continues after the last one that was finished.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from sra_fast.names import ClassifierKind
 from sra_fast.tools.atomic import replaced_atomically, write_json, write_text
 
 from ...data.trained_on import digest, write_trained_on
-from . import train_classifier
+from . import load_classifier, train_classifier
 from .confusion_figure import write_confusion
 from .interface import ClassifierError, StrategyClassifier, most_probable
 from .labelled import LabelledResponse
@@ -32,34 +29,23 @@ from .quality import (
     sentence,
 )
 from .splits import Indices, dialogue_of, folds, holdout
-from .stored import RECORD
-
-REPORT, REPORT_TEXT = "report.json", "report.md"
-CONFUSION, NGRAMS = "confusion.png", "ngrams.csv"
+from .training_folder import (
+    CONFUSION,
+    FILES,
+    NGRAMS,
+    REPORT,
+    REPORT_TEXT,
+    HeldOutQuality,
+    TrainingFolder,
+    settings_of_run,
+)
 
 TEST_FRACTION, FOLDS = 0.2, 4
 """The share of responses that is held out, and the number of folds, unless others are given."""
 
 _logger = logging.getLogger(__name__)
 
-_SPLITS = "splits"
 _FORMAT = "sra_fast.classifier_report/1"
-
-
-@dataclass(frozen=True)
-class HeldOutQuality:
-    """How well a kind of classifier predicts the strategies of responses it has not seen.
-
-    Attributes:
-        held_out: its quality on the held-out part.
-        folds: its quality on each fold; empty if there are no folds.
-        all_folds: its quality on all folds together, where each response is predicted once; None
-            if there are no folds.
-    """
-
-    held_out: Quality
-    folds: tuple[Quality, ...]
-    all_folds: Quality | None
 
 
 def train_with_report(
@@ -79,67 +65,87 @@ def train_with_report(
     Args:
         kind: "lexical", "embedding" or "roberta".
         labelled: the responses, all with a strategy.
-        folder: where the classifier and the report are written; it is made if need be.
+        folder: the folder of the run, which is new, or holds this very run.
         data: what the report calls the responses.
         test_fraction: the share of responses that is held out, in (0, 0.5].
         fold_count: the number of folds of the cross-validation; 0 for none.
         seed: the seed of the splits.
         settings: the settings of the kind.
-        replace: whether a classifier that the folder holds may be replaced.
+        replace: whether another classifier that the folder holds may be replaced.
 
     Returns:
-        The measurements, and the content of ``report.json``.
+        The measurements, and the content of ``report.json``; those of an earlier call if the folder
+        holds this very run, finished and whole.
 
     Raises:
-        ClassifierError: there are too few responses for the splits, the folder holds a classifier,
-            or ``train_classifier`` raises it.
+        ClassifierError: there are too few responses for the splits, or ``train_classifier`` raises
+            it.
+        RunFolderError: the folder holds something else, or another process works in it.
         OSError: the folder cannot be written.
     """
     if fold_count == 1 or fold_count < 0:
         raise ClassifierError(
             f"folds must be 2 or more, or 0 for none, found {fold_count}", "folds"
         )
-    if (folder / RECORD).exists() and not replace:
-        raise ClassifierError(
-            f"{folder} already holds a classifier; give another folder, or replace it",
-            "out",
-            "force",
-        )
     pairs = [holdout(labelled, test_fraction, seed)]
     pairs += folds(labelled, fold_count, seed) if fold_count else []
-    folder.mkdir(parents=True, exist_ok=True)
-    key = _key(kind, labelled, test_fraction, fold_count, seed, settings)
-    predictions = []
-    for index, (train, test) in enumerate(pairs):
-        name = f"fold {index} of {fold_count}" if index else "held-out part"
-        kept = folder / _SPLITS / f"{index:02}.json"
-        predictions.append(
-            _kept(kept, key, len(test)) or _split(kind, labelled, train, test, settings)
-        )
-        write_json(kept, {"key": key, "predicted": predictions[-1]})
-        hits = sum(labelled[i].label == p for i, p in zip(test, predictions[-1], strict=True))
-        _logger.info("%s: %.1f%% of %d right", name, 100 * hits / len(test), len(test))
-    evaluation = _evaluation(labelled, [test for _, test in pairs], predictions)
-    classifier = train_classifier(
-        kind, [one.response for one in labelled], [one.label for one in labelled], **settings
+    run = TrainingFolder(
+        folder,
+        settings_of_run(
+            kind,
+            labelled,
+            test_fraction=test_fraction,
+            fold_count=fold_count,
+            seed=seed,
+            settings=settings,
+        ),
     )
-    report = {
-        "format": _FORMAT,
-        "kind": kind,
-        "data": data,
-        "responses": len(labelled),
-        "settings": _without_paths(classifier.settings),
-        "seed": seed,
-        "test_fraction": test_fraction,
-        "held_out": evaluation.held_out.to_json(),
-        "folds": [one.to_json() for one in evaluation.folds],
-        "all_folds": evaluation.all_folds and evaluation.all_folds.to_json(),
-    }
-    _write_report(folder, report, evaluation, classifier)
-    write_trained_on(folder, (digest(one.response) for one in labelled))
-    classifier.save(folder)  # last: from here on the folder is taken
-    shutil.rmtree(folder / _SPLITS)
+    with run.taken(replace=replace) as to_be_done:
+        if not to_be_done:
+            _logger.info("this classifier was trained before; nothing is trained")
+            evaluation, report = run.report()
+            if run.damaged():
+                _write_what_follows(folder, labelled, report, evaluation, load_classifier(folder))
+                run.finish(FILES)
+            return evaluation, report
+        kept = run.parts(sorted({one.label for one in labelled}))
+        predictions = []
+        for index, (train, test) in enumerate(pairs):
+            predicted = kept.get_or_compute(
+                f"{index:02}",
+                partial(_is_of, test),
+                partial(_split, kind, labelled, train, test, settings),
+            )
+            predictions.append(predicted)
+            name = f"fold {index} of {fold_count}" if index else "held-out part"
+            hits = sum(labelled[i].label == p for i, p in zip(test, predicted, strict=True))
+            _logger.info("%s: %.1f%% of %d right", name, 100 * hits / len(test), len(test))
+        evaluation = _evaluation(labelled, [test for _, test in pairs], predictions)
+        classifier = train_classifier(
+            kind, [one.response for one in labelled], [one.label for one in labelled], **settings
+        )
+        report = {
+            "format": _FORMAT,
+            "kind": kind,
+            "data": data,
+            "responses": len(labelled),
+            "settings": _without_paths(classifier.settings),
+            "seed": seed,
+            "test_fraction": test_fraction,
+            "held_out": evaluation.held_out.to_json(),
+            "folds": [one.to_json() for one in evaluation.folds],
+            "all_folds": evaluation.all_folds and evaluation.all_folds.to_json(),
+        }
+        write_json(folder / REPORT, report)
+        evaluation, report = run.report()  # as they are read when the run is found finished
+        classifier.save(folder)
+        _write_what_follows(folder, labelled, report, evaluation, classifier)
+        run.finish(FILES)
     return evaluation, report
+
+
+def _is_of(test: Indices, predicted: Sequence[str]) -> bool:
+    return len(predicted) == len(test)
 
 
 def _split(
@@ -157,24 +163,6 @@ def _split(
     )
     found = classifier.probabilities([labelled[index].response for index in test])
     return most_probable(classifier.classes, found)
-
-
-def _kept(path: Path, key: str, count: int) -> list[str] | None:
-    """Read the predictions of an interrupted run with the same key, or None."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        path.parent.mkdir(exist_ok=True)
-        return None
-    if found["key"] != key or len(found["predicted"]) != count:
-        return None
-    predicted: list[str] = found["predicted"]
-    return predicted
-
-
-def _key(*everything: Any) -> str:
-    """Return the SHA-256 of what predictions depend on, except the content of a model's folder."""
-    return hashlib.sha256(repr(everything).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _evaluation(
@@ -199,9 +187,15 @@ def _evaluation(
     return HeldOutQuality(each[0], tuple(each[1:]), together)
 
 
-def _write_report(
-    folder: Path, report: dict[str, Any], evaluation: HeldOutQuality, classifier: StrategyClassifier
+def _write_what_follows(
+    folder: Path,
+    labelled: Sequence[LabelledResponse],
+    report: dict[str, Any],
+    evaluation: HeldOutQuality,
+    classifier: StrategyClassifier,
 ) -> None:
+    """Write the files that follow from the classifier, its report and what it has learnt from."""
+    write_trained_on(folder, (digest(one.response) for one in labelled))
     shown = evaluation.all_folds or evaluation.held_out
     what = "all folds" if evaluation.all_folds else "held-out part"
     write_confusion(shown, folder / CONFUSION, f"{report['kind']}, {what}")
@@ -215,7 +209,6 @@ def _write_report(
             writer = csv.writer(file)
             writer.writerow(("strategy", "ngram", "coefficient"))
             writer.writerows(classifier.telling_ngrams())
-    write_json(folder / REPORT, report)
 
 
 def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:

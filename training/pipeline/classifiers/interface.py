@@ -55,6 +55,25 @@ class StrategyClassifier(Protocol):
         ...
 
 
+def check_finite(numbers: NDArray[numpy.float64], what: str) -> None:
+    """Check that a model gives numbers, and not NaN, whose greatest one would be any.
+
+    Args:
+        numbers: ``[n, …]`` what the model gives for n responses.
+        what: the model, with which the message begins.
+
+    Raises:
+        ClassifierError: a number is NaN or infinite.
+    """
+    wrong = (~numpy.isfinite(numbers)).nonzero()[0]
+    if len(wrong):
+        raise ClassifierError(
+            f"{what} gives NaN or infinite numbers for response {wrong[0]}, counted from 0; its "
+            "weights are damaged, or its number format is too small",
+            "model",
+        )
+
+
 def most_probable(classes: Sequence[str], probabilities: NDArray[numpy.float64]) -> list[str]:
     """Return the most probable strategy of each response; of equal ones the first.
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from sra_fast.files.run_folder import damaged_files
 from sra_fast.names import ClassifierKind
 from sra_fast.tools.suggestions import did_you_mean
 
 from .classifier_settings import checked_settings
 from .interface import ClassifierError, StrategyClassifier
-from .stored import read_record
+from .stored import CLASSIFIER_FILES, read_record
+
+if TYPE_CHECKING:
+    from .embedding import EmbeddingSettings
+    from .encoder import EncoderSettings
+    from .lexical import LexicalSettings
 
 PLAIN = "plain"
 """The name of the library's own classifier: ``lexical``, trained on replies that come with it."""
@@ -56,26 +62,65 @@ def train_classifier(
             f"a classifier needs at least two strategies, and the {len(strategies)} responses have "
             f"{len(set(strategies))}; add responses that follow another strategy"
         )
+    checked: Any = settings_of_kind(kind, settings)
     if kind == "lexical":
-        from .lexical import (
-            LexicalClassifier,
-            LexicalSettings,
-        )
+        from .lexical import LexicalClassifier
 
-        lexical = checked_settings(LexicalSettings, settings)
-        return LexicalClassifier.train(responses, strategies, lexical)
+        return LexicalClassifier.train(responses, strategies, checked)
     if kind == "embedding":
-        from .embedding import (
-            EmbeddingClassifier,
-            EmbeddingSettings,
-        )
+        from .embedding import EmbeddingClassifier
 
-        embedding = checked_settings(EmbeddingSettings, settings)
-        return EmbeddingClassifier.train(responses, strategies, embedding)
-    from .encoder import EncoderClassifier, EncoderSettings
+        return EmbeddingClassifier.train(responses, strategies, checked)
+    from .encoder import EncoderClassifier
 
-    encoder = checked_settings(EncoderSettings, settings)
-    return EncoderClassifier.train(responses, strategies, encoder)
+    return EncoderClassifier.train(responses, strategies, checked)
+
+
+def settings_of_kind(
+    kind: ClassifierKind, settings: Mapping[str, Any]
+) -> LexicalSettings | EmbeddingSettings | EncoderSettings:
+    """Return the settings of a kind of classifier, those that are not given at their defaults.
+
+    Args:
+        kind: "lexical", "embedding" or "roberta".
+        settings: the settings that are given, by name.
+
+    Raises:
+        ClassifierError: a setting is unknown, or its value cannot be.
+    """
+    if kind == "lexical":
+        from .lexical import LexicalSettings
+
+        return checked_settings(LexicalSettings, settings)
+    if kind == "embedding":
+        from .embedding import EmbeddingSettings
+
+        return checked_settings(EmbeddingSettings, settings)
+    from .encoder import EncoderSettings
+
+    return checked_settings(EncoderSettings, settings)
+
+
+def check_model(kind: ClassifierKind, settings: Mapping[str, Any]) -> None:
+    """Check that the model of a kind of classifier is there with all of its weights, unread.
+
+    Args:
+        kind: "lexical", which has no model, "embedding" or "roberta".
+        settings: the settings of that kind.
+
+    Raises:
+        ClassifierError: a setting is unknown, or the model cannot be loaded.
+        MissingWeightsError: the model's files do not hold all of its weights.
+    """
+    if kind == "embedding":
+        from .embedding import EmbeddingSettings, embedding_model
+
+        embedding_model(checked_settings(EmbeddingSettings, settings), device_map="meta")
+    elif kind == "roberta":
+        from .encoder import EncoderSettings, encoder_model
+
+        encoder = checked_settings(EncoderSettings, settings)
+        encoder_model(encoder.model, ("one", "other"), encoder, new_head=True, device_map="meta")
 
 
 def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
@@ -97,6 +142,7 @@ def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
             "lexical", [one.response for one in replies], [one.label for one in replies]
         )
     path = Path(folder)
+    _check_whole(path)
     record = read_record(path)
     if record["kind"] == "lexical":
         from .lexical import LexicalClassifier
@@ -109,3 +155,17 @@ def load_classifier(folder: str | os.PathLike[str]) -> StrategyClassifier:
     from .encoder import EncoderClassifier
 
     return EncoderClassifier.load(path, record)
+
+
+def _check_whole(folder: Path) -> None:
+    """Check the files of a classifier against the digests that its training recorded, if it did.
+
+    Raises:
+        ClassifierError: a file is missing or damaged.
+    """
+    for name in damaged_files(folder):
+        if name.partition("/")[0] in CLASSIFIER_FILES:
+            raise ClassifierError(
+                f"{folder / name} is missing, or not as it was trained; the same training into "
+                "this folder makes it again"
+            )

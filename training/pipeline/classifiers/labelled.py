@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sra_fast.chat.conversations import read_conversations
+from sra_fast.chat.foreign_files import foreign_formats_named
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError, lookup
-from sra_fast.tools.strict_json import clean_text, read_json_lines
+from sra_fast.tools.strict_json import clean_text, json_values
 from sra_fast.tools.suggestions import did_you_mean
 
 from .interface import ClassifierError
@@ -54,7 +55,7 @@ class LabelledResponse:
 
 
 def read_responses(path: str | os.PathLike[str]) -> list[LabelledResponse]:
-    """Read a JSONL file of conversations, or of ``{"response", "strategy"?, "id"?, "dialogue"?}``.
+    """Read a file of conversations, or of ``{"response", "strategy"?, "id"?, "dialogue"?}``.
 
     The reply of a conversation is its ``response`` or, without one, its last assistant message.
 
@@ -64,14 +65,15 @@ def read_responses(path: str | os.PathLike[str]) -> list[LabelledResponse]:
     Raises:
         ClassifierError: a line has neither form or the file mixes both, a response is empty, two
             ids are the same, or the file is empty.
-        ConversationError: a conversation is not valid.
+        ConversationError: a conversation is not valid, or the file is of another format.
         OSError: the file cannot be read.
     """
-    lines = read_json_lines(
-        path,
-        raises=ClassifierError,
-        instead_of_a_list="convert ESConv's files with sra_fast.chat.esconv.convert",
-    )
+    with foreign_formats_named(path):
+        return _read(path)
+
+
+def _read(path: str | os.PathLike[str]) -> list[LabelledResponse]:
+    lines = list(json_values(path, raises=ClassifierError))
     if not lines:
         raise ClassifierError(
             f"{Path(path).name}: the file holds no response; write one JSON object on each line"
@@ -127,8 +129,7 @@ def _of_conversations(path: str | os.PathLike[str]) -> list[LabelledResponse]:
     return [
         LabelledResponse(
             id=one.id,
-            response=one.response
-            or next(m.content for m in reversed(one.messages) if m.role == "assistant"),
+            response=one.last_reply[1],
             strategy=one.strategy,
             dialogue=one.dialogue,
             where=one.where,
@@ -150,9 +151,9 @@ def _of_line(line: object, index: int, where: str) -> LabelledResponse:
                 f"{where}: unknown field {str(key)!r}{did_you_mean(key, _FIELDS)} (known: {known})"
             )
     texts = {
-        field: clean_text(line[field], f"{where}: field {field!r}", raises=ClassifierError)
+        field: _text(line[field], f"{where}: field {field!r}", field in ("id", "dialogue"))
         for field in _FIELDS
-        if field in line
+        if line.get(field) is not None
     }
     if "response" not in texts:
         raise ClassifierError(f"{where}: field 'response' is missing")
@@ -163,3 +164,9 @@ def _of_line(line: object, index: int, where: str) -> LabelledResponse:
         dialogue=texts.get("dialogue"),
         where=where,
     )
+
+
+def _text(value: object, what: str, is_identity: bool) -> str:
+    if is_identity and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return clean_text(value, what, raises=ClassifierError)

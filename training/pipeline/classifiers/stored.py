@@ -22,6 +22,9 @@ VOCABULARY = "vocabulary.json"
 MODEL = "encoder"
 """The name of the folder of a fine-tuned model and its tokenizer."""
 
+CLASSIFIER_FILES = (RECORD, WEIGHTS, VOCABULARY, MODEL)
+"""The files and the folder of a classifier, of which each kind writes some."""
+
 _FORMAT = "sra_fast.classifier/1"
 _FIELDS = {"format", "kind", "classes", "settings"}
 
@@ -99,7 +102,8 @@ def read_weights(
         shapes: the shape of each tensor, by its name; None where any length will do.
 
     Raises:
-        ClassifierError: the file is missing or damaged, or belongs to another classifier.
+        ClassifierError: the file is missing or damaged, holds numbers that are not finite, or
+            belongs to another classifier.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -121,5 +125,9 @@ def read_weights(
             raise ClassifierError(
                 f"{path}: tensor {name!r} should have the shape {shape}, found {found}; the files "
                 "of this folder do not belong together, so train the classifier anew"
+            )
+        if not numpy.isfinite(tensors[name]).all():
+            raise ClassifierError(
+                f"{path}: tensor {name!r} holds NaN or infinite numbers; train the classifier anew"
             )
     return {name: tensors[name] for name in shapes}

@@ -9,14 +9,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sra_fast.chat.chat_template import read_chat_template
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.files.models import ModelSource
 from sra_fast.result import SRAResult
 
@@ -78,6 +81,9 @@ def fill_condition(
     batch: int,
     folder: Path,
     on_progress: Callable[[int], None],
+    *,
+    thoughts: Thoughts | None = None,
+    now: datetime | None = None,
 ) -> Condition:
     """Generate and score the replies of a condition that are not in its folder yet.
 
@@ -90,12 +96,14 @@ def fill_condition(
         batch: how many prompts go through the model at once.
         folder: where replies and scores of this condition are kept.
         on_progress: called with the number of replies that a batch brought.
+        thoughts, now: the arguments of those names of :func:`sra_fast.encode`.
 
     Raises:
         ValueError: all replies are empty, or a conversation cannot be used.
     """
-    prompts = generation_prompts(conversations, plan.template, strategies)
-    replier = LocalReplier(model, tokenizer, sampling, batch=batch)
+    pairs = read_chat_template(tokenizer, thoughts=thoughts, now=now).thoughts
+    prompts = generation_prompts(conversations, plan.template, strategies, pairs)
+    replier = LocalReplier(model, tokenizer, sampling, batch=batch, thoughts=thoughts, now=now)
     replies = complete(replier, prompts, folder / REPLIES, on_progress)
     whole = [
         one.with_last_reply(replies[one.id].text) for one in conversations if replies[one.id].text
@@ -108,7 +116,17 @@ def fill_condition(
     scores = folder / f"{SCORES}-{replies_digest(whole)}"
     for stale in set(folder.glob(f"{SCORES}*")) - {scores}:  # scores of earlier replies
         shutil.rmtree(stale)
-    result = score_replies(model, tokenizer, whole, plan.template, strategies, scores, settings)
+    result = score_replies(
+        model,
+        tokenizer,
+        whole,
+        plan.template,
+        strategies,
+        scores,
+        settings,
+        thoughts=thoughts,
+        now=now,
+    )
     return Condition(
         plan,
         whole,

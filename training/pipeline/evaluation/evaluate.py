@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sra_fast.chat.conversations import Conversation, read_conversations, write_conversations
 from sra_fast.chat.templates import TEMPLATES, PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import file_sha256, versions
+from sra_fast.files.run_date import DATE, first_day, start_of
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.names import Device, DType
 from sra_fast.tools.argument_error import ArgumentError
@@ -74,6 +77,9 @@ class Evaluation:
         dtype, device: the number format of the models and the device they run on.
         batch: how many prompts go through the model at once.
         perplexity: whether to measure the perplexity of the replies.
+        thoughts: the tags around a thought before a reply, as :func:`sra_fast.encode` takes them.
+        part_of: the folder of the run that this evaluation is a stage of, whose date counts; None
+            for one that stands alone.
     """
 
     file: Path
@@ -90,6 +96,17 @@ class Evaluation:
     device: Device = "auto"
     batch: int = 32
     perplexity: bool = True
+    thoughts: Thoughts | None = None
+    part_of: Path | None = None
+
+    @property
+    def now(self) -> datetime | None:
+        """The date that templates with a date write: the day of the run's first start."""
+        return start_of(self._first_day)
+
+    @property
+    def _first_day(self) -> str | None:
+        return first_day(self.part_of or self.out, self.base, self.tuned)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the replies and their scores depend on, as ``run.json`` holds it.
@@ -104,10 +121,12 @@ class Evaluation:
             "templates": [asdict(template) for template in self.templates],
             "strategies": dict(self.strategies),
             "sampling": asdict(self.sampling),
+            "thoughts": self.thoughts,
             "items": self.items,
             "dtype": self.dtype,
             "device": choose_device(self.device),
             "versions": versions("sra_fast", "torch", "transformers"),
+            DATE: self._first_day,
             "file_sha256": file_sha256(self.file),
         }
 
@@ -183,6 +202,8 @@ def collect(
                     TEMPLATES[LANGUAGE_TEMPLATE],
                     evaluation.strategies,
                     evaluation.out / CONDITIONS / name,
+                    thoughts=evaluation.thoughts,
+                    now=evaluation.now,
                 )
             )
         conversations_of = evaluation.out / CONVERSATIONS / f"{name}.jsonl"
@@ -230,6 +251,8 @@ def answer(
         evaluation.batch,
         evaluation.out / CONDITIONS / folder,
         lambda done: on_progress(plan.name, done, len(conversations)),
+        thoughts=evaluation.thoughts,
+        now=evaluation.now,
     )
 
 
@@ -238,11 +261,16 @@ def opened(evaluation: Evaluation) -> Iterator[None]:
     """Open the folder of a run inside ``with``: no other process may work in it meanwhile.
 
     Raises:
-        ValueError: the conversations cannot be evaluated, or the folder holds something else.
+        ValueError: the conversations cannot be evaluated, the folder holds something else, or the
+            files of a model do not hold all of its weights.
     """
     evaluation.plans()
     _check_unseen(evaluation, chosen(evaluation))  # before the folder takes the file as its own
     folder = RunFolder(evaluation.out, evaluation.settings())
+    folder.check()
+    for source in (evaluation.base, evaluation.tuned):
+        if source is not None:
+            source.check()  # the base model is loaded last, after all replies of the tuned one
     with folder.opened():
         yield
         folder.finish()

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import encode_prompts
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.files.kept_parts import KeptParts
 from sra_fast.measure.watching import IGNORED_LABEL
 from sra_fast.tools.atomic import write_json
@@ -36,6 +38,9 @@ def perplexities(
     conversations: Sequence[Conversation],
     template: PromptTemplate,
     strategies: Mapping[str, str],
+    *,
+    thoughts: Thoughts | None = None,
+    now: datetime | None = None,
 ) -> list[float]:
     """Compute the perplexity of the last reply of each conversation, given its prompt.
 
@@ -48,13 +53,20 @@ def perplexities(
         template: the template of the prompt, which must be the same for all replies that are
             compared.
         strategies: the description of each strategy, by its name.
+        thoughts, now: the arguments of those names of :func:`sra_fast.encode`.
 
     Returns:
         n perplexities, in order.
     """
     found = []
     for prompt in encode_prompts(
-        tokenizer, conversations, template, strategies=strategies, turns="last"
+        tokenizer,
+        conversations,
+        template,
+        strategies=strategies,
+        turns="last",
+        thoughts=thoughts,
+        now=now,
     ):
         labels = prompt.input_ids.masked_fill(prompt.response_mask == 0, IGNORED_LABEL)
         batch = {"input_ids": prompt.input_ids[None], "labels": labels[None]}
@@ -69,6 +81,9 @@ def condition_perplexities(
     template: PromptTemplate,
     strategies: Mapping[str, str],
     folder: Path,
+    *,
+    thoughts: Thoughts | None = None,
+    now: datetime | None = None,
 ) -> list[float]:
     """Compute the perplexity of each reply of a condition, continuing from what ``folder`` holds.
 
@@ -80,6 +95,7 @@ def condition_perplexities(
             the same for all conditions that are compared.
         strategies: the description of each strategy, by its name.
         folder: where finished perplexities are kept.
+        thoughts, now: the arguments of those names of :func:`sra_fast.encode`.
 
     Returns:
         One perplexity for each reply, in order.
@@ -93,7 +109,7 @@ def condition_perplexities(
     values = kept.values if kept is not None and kept.replies == replies else []
     while len(values) < len(condition.conversations):
         part = condition.conversations[len(values) : len(values) + _AT_ONCE]
-        found = perplexities(*judge(), part, template, strategies)
+        found = perplexities(*judge(), part, template, strategies, thoughts=thoughts, now=now)
         for one, value in zip(part, found, strict=True):
             if not math.isfinite(value):
                 raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
@@ -29,6 +31,9 @@ def score_replies(
     strategies: Mapping[str, str],
     folder: Path,
     settings: Mapping[str, Any],
+    *,
+    thoughts: Thoughts | None = None,
+    now: datetime | None = None,
 ) -> SRAResult:
     """Score the last reply of each conversation by every definition of SRA.
 
@@ -43,12 +48,19 @@ def score_replies(
         strategies: the description of each strategy, by its name.
         folder: the folder that finished batches are kept in.
         settings: everything else that the result depends on, to recognise the folder by.
+        thoughts, now: the arguments of those names of :func:`sra_fast.encode`.
 
     Returns:
         The SRA of the n replies, in order.
     """
     prompts = encode_prompts(
-        tokenizer, conversations, template, strategies=strategies, turns="last"
+        tokenizer,
+        conversations,
+        template,
+        strategies=strategies,
+        turns="last",
+        thoughts=thoughts,
+        now=now,
     )
     pad = padding_token(tokenizer)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sra_fast.chat.conversations import Conversation, as_conversations
-from sra_fast.chat.esconv import Dialogue
+from sra_fast.chat.dialogues import Dialogue
 from sra_fast.tools.argument_error import ArgumentError
 
 from ..generation.generation_prompts import PLACEHOLDER

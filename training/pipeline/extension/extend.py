@@ -19,9 +19,13 @@ from typing import Any
 
 from sra_fast import __version__
 from sra_fast.chat.conversations import Conversation, write_conversations
-from sra_fast.chat.esconv import Dialogue, read_dialogues
+from sra_fast.chat.conversion import read_dialogues
+from sra_fast.chat.dialogues import Dialogue
 from sra_fast.chat.templates import PromptTemplate
+from sra_fast.chat.thoughts import Thoughts
+from sra_fast.files.models import ModelSource
 from sra_fast.files.provenance import file_sha256
+from sra_fast.files.run_date import DATE, first_day
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.names import TEST_SHARE, VALIDATION_SHARE
 from sra_fast.tools.atomic import write_json, write_text
@@ -54,6 +58,11 @@ class Extension:
         replier: what identifies the model, as values of JSON, for ``run.json``.
         test: the share of dialogues in the test part; the default is the paper's.
         validation: the share of dialogues in the validation part; the default is the paper's.
+        thoughts: the tags around a thought before a reply, which is taken off, as
+            :func:`sra_fast.encode` takes them.
+        source: the model that replies, if it is loaded here: its chat template may write the date.
+        part_of: the folder of the run that this extension is a stage of, whose date counts; None
+            for one that stands alone.
     """
 
     file: Path
@@ -65,6 +74,9 @@ class Extension:
     replier: Mapping[str, Any]
     test: float = TEST_SHARE
     validation: float = VALIDATION_SHARE
+    thoughts: Thoughts | None = None
+    source: ModelSource | None = None
+    part_of: Path | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the replies depend on, as values of JSON."""
@@ -77,7 +89,9 @@ class Extension:
             "sampling": asdict(self.sampling),
             "test": self.test,
             "validation": self.validation,
+            "thoughts": self.thoughts,
             "version": __version__,
+            DATE: first_day(self.part_of or self.out, self.source),
             "file": self.file.stem,  # ids begin with it, and random numbers come from ids
             "file_sha256": file_sha256(self.file),
         }
@@ -121,7 +135,8 @@ def fill_cuts(
 
     The other arguments, the result and the errors are those of :func:`extend`.
     """
-    prompts = generation_prompts(cuts.opened, extension.template, extension.strategies)
+    given = () if extension.thoughts is None else (extension.thoughts,)
+    prompts = generation_prompts(cuts.opened, extension.template, extension.strategies, given)
     folder = RunFolder(extension.out, extension.settings())
     with folder.opened():
         try:

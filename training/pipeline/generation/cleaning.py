@@ -26,21 +26,19 @@ _ANNOUNCED_APART = re.compile(
     r"(?=[^\S\n]*(?:\n|[\"\u201c]|$))\s*",
     re.IGNORECASE,
 )
-_THOUGHT = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
 _QUOTES = (('"', '"'), ("\u201c", "\u201d"))
 
 
 def clean_reply(text: str) -> str:
     """Return the reply alone, without what the model wrote around it.
 
-    The thoughts of a reasoning model, role labels ("assistant:") and announcements ("Here is a
-    response:") are taken off the front, and quotation marks off both ends. The result is empty if
-    nothing is left.
+    Role labels ("assistant:") and announcements ("Here is a response:") are taken off the front,
+    and quotation marks off both ends. The result is empty if nothing is left.
 
     Args:
-        text: what the model wrote.
+        text: what the model wrote, without its thoughts.
     """
-    text = _THOUGHT.sub("", text).strip()
+    text = text.strip()
     before = None
     while text != before:
         before = text

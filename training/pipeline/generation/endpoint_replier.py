@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
-from ..endpoint import FAILURES_IN_A_ROW, Endpoint
+from sra_fast.chat.thoughts import Thoughts, reply_start
+
+from ..endpoint import Endpoint
+from ..endpoint_error import EndpointError
+from ..endpoint_patience import Patience
 from .cleaning import clean_reply
 from .generation_prompts import GenerationPrompt
 from .replies import BATCH, Reply, UnansweredError
@@ -18,11 +23,21 @@ class EndpointReplier:
         endpoint: the model behind its URL.
         sampling: how tokens are drawn; each request carries a seed of its own.
         batch: the most prompts of a batch, whose replies are saved together.
+        thoughts: the opening and the closing tag of a thought, which is taken off the beginning of
+            an answer; None to take nothing off.
     """
 
-    def __init__(self, endpoint: Endpoint, sampling: Sampling, *, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        sampling: Sampling,
+        *,
+        batch: int = BATCH,
+        thoughts: Thoughts | None = None,
+    ) -> None:
         self._endpoint, self._sampling, self._batch = endpoint, sampling, batch
-        self._failed_in_a_row = 0
+        self._thoughts = () if thoughts is None else (thoughts,)
+        self._patience = Patience()
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
         """Return batches of indices into ``prompts``, in the order of the prompts."""
@@ -33,22 +48,26 @@ class EndpointReplier:
         """Return the replies to one batch of prompts, whose requests run at the same time.
 
         Raises:
-            UnansweredError: some requests failed for good; the others were brought to their end.
+            UnansweredError: some requests failed for good. The others were brought to their end,
+                unless its ``for_all`` is True.
         """
         replies: dict[str, Reply] = {}
-        reasons: list[str] = []
+        errors: list[EndpointError] = []
         for_all = False
-        for prompt, outcome in self._endpoint.each(prompts, self._one):
-            if isinstance(outcome, Reply):
-                replies[prompt.item] = outcome
-                self._failed_in_a_row = 0
-            else:
-                reasons.append(str(outcome))
-                self._failed_in_a_row += not outcome.for_this
-                for_all |= outcome.for_all or self._failed_in_a_row >= FAILURES_IN_A_ROW
+        with closing(self._endpoint.each(prompts, self._one)) as done:
+            for prompt, outcome in done:
+                if isinstance(outcome, Reply):
+                    replies[prompt.item] = outcome
+                    self._patience.answered()
+                    continue
+                errors.append(outcome)
+                for_all = self._patience.ends_with(outcome)
+                if for_all:
+                    break  # the requests that have not been sent would fail as well
         in_order = [replies[prompt.item] for prompt in prompts if prompt.item in replies]
-        if reasons:
-            raise UnansweredError(in_order, reasons, for_all=for_all)
+        if errors:
+            at_fault = dict.fromkeys(name for error in errors for name in error.arguments)
+            raise UnansweredError(in_order, list(map(str, errors)), *at_fault, for_all=for_all)
         return in_order
 
     def _one(self, prompt: GenerationPrompt) -> Reply:
@@ -61,5 +80,5 @@ class EndpointReplier:
             seed=item_seed(sampling.seed, prompt.item) % 2**31,
         )
         used = int(answer.usage.get("completion_tokens", 0))
-        text = clean_reply(answer.text)
+        text = clean_reply(answer.text[reply_start(answer.text, self._thoughts) :])
         return Reply(prompt.item, text, answer.text, used, answer.finish_reason != "length")

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sra_fast.chat.chat_text import takes_system_message, write_chat
+from sra_fast.chat.chat_template import ChatTemplate
+from sra_fast.chat.chat_text import write_chat
 from sra_fast.chat.conversations import Conversation
-from sra_fast.chat.encoding import check_tokenizer, control_tokens
 from sra_fast.chat.templates import Prompt, PromptTemplate, render_prompts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from sra_fast.chat.thoughts import Thoughts
 
 PLACEHOLDER = "\u2026"  # stands for the reply that is yet to come
 
@@ -50,6 +47,7 @@ def generation_prompts(
     conversations: Iterable[Conversation],
     template: PromptTemplate,
     strategies: Mapping[str, str] | None = None,
+    thoughts: Sequence[Thoughts] = (),
 ) -> list[GenerationPrompt]:
     """Make a prompt for the last reply of each conversation; the reply itself is not read.
 
@@ -57,6 +55,8 @@ def generation_prompts(
         conversations: the conversations, one prompt each.
         template: the prompt template that turns a conversation into messages.
         strategies: names and descriptions of the strategies; None for those of the library.
+        thoughts: pairs of tags around a thought before a reply; older replies that become history
+            stand there without it.
 
     Raises:
         ConversationError: the strategy of a conversation is not among ``strategies``.
@@ -64,34 +64,29 @@ def generation_prompts(
     made = []
     for conversation in conversations:
         opened = conversation.with_last_reply(PLACEHOLDER)
-        (prompt,) = render_prompts(opened, template, strategies, turns="last")
+        (prompt,) = render_prompts(opened, template, strategies, turns="last", thoughts=thoughts)
         group = f"{opened.dialogue or opened.id}/{len(opened.messages)}"
         made.append(GenerationPrompt(conversation.id, group, prompt))
     return made
 
 
-def tokenized_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[GenerationPrompt]
-) -> list[Tensor]:
+def tokenized_prompts(template: ChatTemplate, prompts: Sequence[GenerationPrompt]) -> list[Tensor]:
     """Return the token ids of each prompt up to where the reply begins, ``[T]`` int64.
 
     Args:
-        tokenizer: the tokenizer of the model, with its chat template.
+        template: the chat template of the model's tokenizer.
         prompts: the prompts to encode.
 
     Raises:
-        EncodingError: the tokenizer or a prompt cannot be used, for the same reasons as in
+        EncodingError: a prompt cannot be used, for the same reasons as in
             :func:`sra_fast.encode`.
     """
-    check_tokenizer(tokenizer)
-    takes_system = takes_system_message(tokenizer)
-    control = control_tokens(tokenizer)
     texts = []
     for prompt in prompts:
-        written = write_chat(tokenizer, prompt.prompt, takes_system, control)
+        written = write_chat(template, prompt.prompt)
         begin = next(start for part, start, _ in written.spans if part.turn is not None)
         texts.append(written.text[:begin])
-    encoded = tokenizer(
+    encoded = template.tokenizer(
         texts, add_special_tokens=False, return_attention_mask=False, padding=False, verbose=False
     )
     return [torch.tensor(ids, dtype=torch.int64) for ids in encoded["input_ids"]]

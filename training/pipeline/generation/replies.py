@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sra_fast.chat.encoding import control_tokens
+from sra_fast.chat.chat_template import read_chat_template
+from sra_fast.chat.thoughts import Thoughts, reply_start
 from sra_fast.files.kept_parts import KeptParts
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import write_json_lines
 from sra_fast.tools.strict_json import read_json_lines
 
@@ -34,12 +37,13 @@ BATCH = 32
 _NAMED = 3  # the most reasons that an error names; it counts the others
 
 
-class UnansweredError(ValueError):
+class UnansweredError(ArgumentError):
     """Raised when prompts of a batch got no reply; the message gives the reasons.
 
     Args:
         replies: the attribute of that name.
         reasons: the attribute of that name.
+        arguments: names of arguments that were at fault.
         for_all: the attribute of that name.
 
     Attributes:
@@ -48,18 +52,21 @@ class UnansweredError(ValueError):
         for_all: whether further requests would fail as well, so that the run should stop.
     """
 
-    def __init__(self, replies: Sequence[Reply], reasons: Sequence[str], *, for_all: bool) -> None:
-        super().__init__("; ".join(reasons[:_NAMED]))
+    def __init__(
+        self, replies: Sequence[Reply], reasons: Sequence[str], *arguments: str, for_all: bool
+    ) -> None:
+        super().__init__("; ".join(reasons[:_NAMED]), *arguments)
         self.replies, self.reasons, self.for_all = list(replies), list(reasons), for_all
 
 
-class MissingRepliesError(ValueError):
+class MissingRepliesError(ArgumentError):
     """Raised when prompts have no reply; the message says how many, why, and how to go on.
 
     Args:
         replies: the attribute of that name.
         wanted: the number of all prompts.
         failures: how many prompts failed for each reason.
+        arguments: names of arguments that were at fault.
         given_up: the attribute of that name.
 
     Attributes:
@@ -68,13 +75,19 @@ class MissingRepliesError(ValueError):
     """
 
     def __init__(
-        self, replies: Mapping[str, Reply], wanted: int, failures: Counter[str], *, given_up: bool
+        self,
+        replies: Mapping[str, Reply],
+        wanted: int,
+        failures: Counter[str],
+        *arguments: str,
+        given_up: bool,
     ) -> None:
         reasons = [f"{count} × {reason}" for reason, count in failures.most_common(_NAMED)]
         more = f"; and {len(failures) - _NAMED} more reasons" if len(failures) > _NAMED else ""
         super().__init__(
             f"{wanted - len(replies)} of {wanted} prompts have no reply; what is done is kept, and "
-            f"the same command asks for the others. Requests failed: {'; '.join(reasons)}{more}"
+            f"the same command asks for the others. Requests failed: {'; '.join(reasons)}{more}",
+            *arguments,
         )
         self.replies, self.given_up = dict(replies), given_up
 
@@ -121,6 +134,8 @@ class LocalReplier:
         sampling: how tokens are drawn.
         batch: the most prompts of a forward pass.
         share: whether the common beginning of a group's prompts is computed once.
+        thoughts, now: the arguments of those names of :func:`sra_fast.encode`. A thought before a
+            reply is taken off.
     """
 
     def __init__(
@@ -131,29 +146,39 @@ class LocalReplier:
         *,
         batch: int = BATCH,
         share: bool = True,
+        thoughts: Thoughts | None = None,
+        now: datetime | None = None,
     ) -> None:
         from .local import LocalModel
 
         self._tokenizer: Any = tokenizer
-        self._controls = control_tokens(tokenizer)
+        self._template = read_chat_template(tokenizer, thoughts=thoughts, now=now)
         self._batch = batch
         self._model = LocalModel(model, tokenizer, sampling, share=share)
 
     def plan(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
         """Return batches of indices into ``prompts``: groups of similar length share a batch."""
-        encoded = tokenized_prompts(self._tokenizer, prompts)
+        encoded = tokenized_prompts(self._template, prompts)
         return batches([p.group for p in prompts], [len(ids) for ids in encoded], self._batch)
 
     def reply(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
         """Return the replies to one batch of prompts, in their order."""
-        encoded = tokenized_prompts(self._tokenizer, prompts)
+        encoded = tokenized_prompts(self._template, prompts)
         items, groups = [p.item for p in prompts], [p.group for p in prompts]
         replies = []
         for item, new in zip(items, self._model.reply(items, encoded, groups), strict=True):
             raw = self._tokenizer.decode(new.tokens, skip_special_tokens=True)
-            text = clean_reply(_without(self._controls, raw))
+            text = clean_reply(_without(self._template.control_tokens, self._reply(new.tokens)))
             replies.append(Reply(item, text, raw, len(new.tokens), new.finished))
         return replies
+
+    def _reply(self, tokens: Sequence[int]) -> str:
+        """Return the text of new tokens without the thoughts at its beginning."""
+        pairs = self._template.thoughts
+        # The tags of a thought may be control tokens.
+        controls = any(tag in self._template.control_tokens for pair in pairs for tag in pair)
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=not controls)
+        return text[reply_start(text, pairs) :]
 
 
 def _without(tokens: Sequence[str], text: str) -> str:
@@ -210,6 +235,7 @@ def complete(
     kept = {reply.item: reply for part in parts.all() for reply in part}
     replies: dict[str, Reply] = {}
     failures: Counter[str] = Counter()
+    arguments: dict[str, None] = {}
     given_up = False
     for batch in replier.plan(prompts):
         wanted = [prompts[index] for index in batch]
@@ -220,6 +246,7 @@ def complete(
             except UnansweredError as error:
                 found, given_up = error.replies, error.for_all
                 failures.update(error.reasons)
+                arguments.update(dict.fromkeys(error.arguments))
             if found:
                 parts.append(found)
             kept.update({reply.item: reply for reply in found})
@@ -229,7 +256,7 @@ def complete(
         if given_up:
             break
     if failures:
-        raise MissingRepliesError(replies, len(prompts), failures, given_up=given_up)
+        raise MissingRepliesError(replies, len(prompts), failures, *arguments, given_up=given_up)
     return replies
 
 

@@ -20,9 +20,12 @@ from typing import Any, get_args
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_folder import RunFolder
+from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.atomic import write_json
 
-from ..endpoint import FAILURES_IN_A_ROW, ChatMessage, Endpoint
+from ..endpoint import ChatMessage, Endpoint
+from ..endpoint_error import EndpointError
+from ..endpoint_patience import Patience
 from ..items import Item, read_items
 from .judge_prompt import (
     DEFAULT_PROMPT,
@@ -46,7 +49,6 @@ from .transcript import (
 )
 
 RESULT = "result.json"
-TEMPERATURE = 0.0
 MAX_TOKENS = 2048
 """The most tokens of an answer, with room for a judge that thinks before it answers."""
 
@@ -54,7 +56,7 @@ _NAMED = 3  # the most reasons that an error names; it counts the others
 _ORDERS: tuple[Order, ...] = get_args(Order)
 
 
-class MissingAnswersError(ValueError):
+class MissingAnswersError(ArgumentError):
     """Raised when items lack an answer of the judge; the message says how many, and why."""
 
 
@@ -71,6 +73,9 @@ class JudgingRun:
         strategies: the strategies as a mapping of names to descriptions.
         items: how many items to draw at random; None for all.
         seed: seed of that draw.
+        temperature: what the judge's logits are divided by before a token is drawn; 0 takes the
+            likeliest.
+        max_tokens: the most tokens of an answer, thoughts included where the server counts them.
         name_a: the name of the first system in the result.
         name_b: the name of the second system in the result.
         on_answer: called with the number of questions that are answered and the number of
@@ -85,6 +90,8 @@ class JudgingRun:
     strategies: Mapping[str, str] = field(default_factory=lambda: DEFAULT_STRATEGIES)
     items: int | None = None
     seed: int = 0
+    temperature: float = 0.0
+    max_tokens: int = MAX_TOKENS
     name_a: str = "A"
     name_b: str = "B"
     on_answer: Callable[[int, int], None] = lambda done, total: None
@@ -100,6 +107,9 @@ class JudgingResult:
         requests: how many requests were answered, in this call or an earlier one.
         usage: the tokens of those requests, as far as the endpoint counted them.
         failures: how many requests failed in this call, by the reason.
+        left_out: parameters of the requests that the judge's server refused, so that its own choice
+            counted in their place.
+        arguments: names of arguments that were at fault in the failures.
     """
 
     overall: Tally
@@ -107,6 +117,8 @@ class JudgingResult:
     requests: int
     usage: Mapping[str, int]
     failures: Mapping[str, int]
+    left_out: Sequence[str] = ()
+    arguments: Sequence[str] = ()
 
     def check_complete(self) -> None:
         """Check that every item has the answers it needs.
@@ -122,7 +134,8 @@ class JudgingResult:
         raise MissingAnswersError(
             f"{missing} of {self.overall.items} items lack an answer of the judge; what is done "
             f"is kept, and the same command goes on. Requests failed: "
-            f"{'; '.join(reasons[:_NAMED])}{more}"
+            f"{'; '.join(reasons[:_NAMED])}{more}",
+            *self.arguments,
         )
 
 
@@ -149,8 +162,8 @@ def judge(run: JudgingRun) -> JudgingResult:
     with folder.opened():
         path = folder.path / TRANSCRIPT
         transcript = Transcript(path, hashlib.sha256(run.prompt.encode()).hexdigest(), messages_of)
-        failures = _ask_all(run, items, transcript, messages_of)
-        result = _result(items, transcript.answers, failures)
+        errors = _ask_all(run, items, transcript, messages_of)
+        result = _result(items, transcript.answers, errors)
         write_json(folder.path / RESULT, result_json(run, result))
         if not result.overall.missing:
             folder.finish()
@@ -171,6 +184,7 @@ def result_json(run: JudgingRun, result: JudgingResult) -> dict[str, Any]:
         "requests": result.requests,
         "usage": dict(result.usage),
         "failures": dict(result.failures),
+        "left_out": list(result.left_out),
         "interval": interval_settings(),
         "overall": asdict(result.overall),
         "by_strategy": [
@@ -184,16 +198,16 @@ def _ask_all(
     items: Sequence[Item],
     transcript: Transcript,
     messages_of: MessagesOf,
-) -> Counter[str]:
+) -> list[EndpointError]:
     """Ask every question that lacks an answer, and ask again where the answer had no verdict.
 
     Returns:
-        How many requests failed, by the reason.
+        Why each request that failed did.
     """
     answers = transcript.answers
     firsts = [Question(item.id, order, 1) for item in items for order in _ORDERS]
-    failures: Counter[str] = Counter()
-    in_a_row = 0
+    errors: list[EndpointError] = []
+    patience = Patience()
     for attempt in (1, 2):
         wanted = [replace(one, attempt=attempt) for one in firsts]
         if attempt == 2:
@@ -201,25 +215,24 @@ def _ask_all(
         waiting = [(one, messages_of(one, answers)) for one in wanted if one not in answers]
         answered = len(wanted) - len(waiting)
         run.on_answer(answered, len(wanted))
-        done = run.endpoint.each(waiting, lambda task: _ask(run.endpoint, task[1]))
+        done = run.endpoint.each(waiting, lambda task: _ask(run, task[1]))
         with closing(done):
             for (one, _), outcome in done:
                 if isinstance(outcome, Answer):
                     transcript.add(one, outcome)
-                    in_a_row = 0
+                    patience.answered()
                     answered += 1
                     run.on_answer(answered, len(wanted))
                     continue
-                failures[str(outcome)] += 1
-                in_a_row += not outcome.for_this
-                if outcome.for_all or in_a_row == FAILURES_IN_A_ROW:
-                    return failures
-    return failures
+                errors.append(outcome)
+                if patience.ends_with(outcome):
+                    return errors
+    return errors
 
 
-def _ask(endpoint: Endpoint, messages: Sequence[ChatMessage]) -> Answer:
-    reply = endpoint.chat(messages, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
-    return Answer(reply.text, reply.finish_reason, reply.usage)
+def _ask(run: JudgingRun, messages: Sequence[ChatMessage]) -> Answer:
+    reply = run.endpoint.chat(messages, temperature=run.temperature, max_tokens=run.max_tokens)
+    return Answer(reply.text, reply.finish_reason, reply.usage, reply.left_out)
 
 
 def _first(again: Question) -> Question:
@@ -246,7 +259,7 @@ def _judged(item: Item, answers: Mapping[Question, Answer]) -> Judged:
 
 
 def _result(
-    items: Sequence[Item], answers: Mapping[Question, Answer], failures: Counter[str]
+    items: Sequence[Item], answers: Mapping[Question, Answer], errors: Sequence[EndpointError]
 ) -> JudgingResult:
     judged = [_judged(item, answers) for item in items]
     usage: Counter[str] = Counter()
@@ -257,7 +270,9 @@ def _result(
         by_strategy=tally_by_strategy(judged),
         requests=len(answers),
         usage=usage,
-        failures=failures,
+        failures=Counter(map(str, errors)),
+        left_out=sorted({name for answer in answers.values() for name in answer.left_out}),
+        arguments=list(dict.fromkeys(name for error in errors for name in error.arguments)),
     )
 
 
@@ -269,8 +284,8 @@ def _settings(run: JudgingRun, items: Sequence[Item]) -> dict[str, Any]:
         "b_sha256": file_sha256(run.file_b),
         "endpoint": run.endpoint.base_url,
         "judge": run.endpoint.model,
-        "temperature": TEMPERATURE,
-        "max_tokens": MAX_TOKENS,
+        "temperature": run.temperature,
+        "max_tokens": run.max_tokens,
         "prompt": run.prompt,
         "strategies": {item.strategy: item.description for item in items},
         "items": run.items,

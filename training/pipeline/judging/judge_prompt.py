@@ -1,4 +1,4 @@
-"""Write the questions to the judge, and read the verdicts in its answers."""
+"""Write the questions to the judge."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from sra_fast.tools.suggestions import did_you_mean
 from ..endpoint import ChatMessage
 from ..items import SPEAKERS, Item
 
-Verdict = Literal["first", "second", "tie"]
-"""What one answer says: the first reply is better, the second is, or neither."""
 Order = Literal["ab", "ba"]
 """Which reply the judge reads first: that of system A ("ab") or that of system B ("ba")."""
 
@@ -58,11 +56,6 @@ REMINDER = (
 """The second question, to a judge whose first answer had no verdict."""
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
-_DECORATION = re.compile(r"""[*_#`'"(){}\[\].:,!<>=\s]+""")
-_VERDICT = re.compile(
-    r"(?:(?:my |the )?(?:final )?(?:verdict|answer|choice)(?: is)? )?"
-    r"(?:the )?(first|second|tie)(?: (?:response|candidate|reply|one))?"
-)
 
 
 class JudgePromptError(ValueError):
@@ -132,28 +125,6 @@ def asked_again(messages: Sequence[ChatMessage], answer: str) -> list[ChatMessag
         {"role": "assistant", "content": answer.strip() or "(no answer)"},
         {"role": "user", "content": REMINDER},
     ]
-
-
-def read_verdict(answer: str) -> Verdict | None:
-    """Return the verdict in the last line of an answer; None if that line is anything else.
-
-    A sentence that names a reply is no verdict: one that begins "the first one is warmer" may go on
-    to prefer the second.
-
-    Args:
-        answer: the text of the judge's answer.
-    """
-    lines = [line for line in (_plain(line) for line in answer.splitlines()) if line]
-    match = _VERDICT.fullmatch(lines[-1]) if lines else None
-    if match is None:
-        return None
-    found: dict[str, Verdict] = {"first": "first", "second": "second", "tie": "tie"}
-    return found[match[1]]
-
-
-def _plain(line: str) -> str:
-    """Return the line in lower case, without Markdown, punctuation and the signs of JSON."""
-    return _DECORATION.sub(" ", line).strip().lower()
 
 
 def _conversation(situation: str | None, messages: Sequence[Message]) -> str:

@@ -10,7 +10,8 @@ from sra_fast.tools import estimates
 from sra_fast.tools.intervals import rate_interval
 
 from ..items import Item
-from .judge_prompt import Order, Verdict
+from .judge_prompt import Order
+from .verdicts import Verdict
 
 Outcome = Literal["win", "tie", "loss"]
 """What came of an item for system A: it won, neither won, or it lost."""

@@ -1,11 +1,14 @@
 """Keep every answer of the judge in a transcript, one a line, written when it comes.
 
 A run that was killed leaves whole lines and at most one cut line, which is dropped. A question that
-a whole line answers is never asked again.
+a whole line answers is never asked again. Each line carries a digest of what it says, so that no
+result is made from a line that was changed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +19,12 @@ from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.strict_json import decode_utf8, parse_json
 
 from ..endpoint import ChatMessage
-from .judge_prompt import Order, Verdict, read_verdict
+from .judge_prompt import Order
+from .verdicts import Verdict, read_verdict
 
 TRANSCRIPT = "transcript.jsonl"
+
+_DIGEST = "sha256"
 
 
 class TranscriptError(ArgumentError):
@@ -48,11 +54,13 @@ class Answer:
         text: the text of the answer.
         finish_reason: why the answer ended, in the endpoint's words; "length" if it was cut.
         usage: the numbers of tokens, as far as the endpoint counts them.
+        left_out: parameters of the request that the endpoint refused.
     """
 
     text: str
     finish_reason: str | None
     usage: Mapping[str, int]
+    left_out: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -108,14 +116,23 @@ class Transcript:
             "finish_reason": answer.finish_reason,
             "verdict": answer.verdict,
             "usage": dict(answer.usage),
+            "left_out": list(answer.left_out),
         }
-        append_line(self._path, record)
+        append_line(self._path, {**record, _DIGEST: _digest(record)})
         self.answers[question] = answer
 
     def _take(self, line: bytes, where: str) -> None:
         record = parse_json(
             decode_utf8(line, where, raises=TranscriptError), where, raises=TranscriptError
         )
+        if isinstance(record, dict) and _DIGEST in record:  # earlier versions wrote none
+            written = {name: value for name, value in record.items() if name != _DIGEST}
+            if record[_DIGEST] != _digest(written):
+                raise TranscriptError(
+                    f"{where} is not as it was written; put the file back as it was written, or "
+                    "give another folder",
+                    "out",
+                )
         read = _read(record)
         if read is not None and read[0] not in self.answers:
             question, answer, messages = read
@@ -132,6 +149,12 @@ class Transcript:
         )
 
 
+def _digest(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a line says, with which the line can be checked."""
+    text = json.dumps(record, ensure_ascii=True, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _read(record: object) -> tuple[Question, Answer, object] | None:
     """Return question, answer and messages of a line; None if the line is something else."""
     if not isinstance(record, dict):
@@ -139,6 +162,7 @@ def _read(record: object) -> tuple[Question, Answer, object] | None:
     names = ("item", "order", "attempt", "answer", "finish_reason", "usage", "messages")
     found: list[Any] = [record.get(name) for name in names]
     item, order, attempt, text, reason, usage, messages = found
+    left_out = record.get("left_out", [])  # earlier versions sent every parameter
     fits = (
         isinstance(item, str)
         and order in get_args(Order)
@@ -147,7 +171,9 @@ def _read(record: object) -> tuple[Question, Answer, object] | None:
         and (reason is None or isinstance(reason, str))
         and isinstance(usage, dict)
         and all(type(count) is int for count in usage.values())
+        and isinstance(left_out, list)
+        and all(isinstance(name, str) for name in left_out)
     )
     if not fits:
         return None
-    return Question(item, order, attempt), Answer(text, reason, usage), messages
+    return Question(item, order, attempt), Answer(text, reason, usage, tuple(left_out)), messages

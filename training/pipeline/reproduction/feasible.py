@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...lora.adapter import check_base
+from ..classifiers import check_model
 from ..classifiers.held_out import FOLDS, TEST_FRACTION
 from ..classifiers.labelled import LabelledResponse
 from ..classifiers.splits import dialogues_by_strategy, holdout_parts
@@ -11,7 +12,7 @@ from .stages import Reproduction, ReproductionError
 
 
 def check_feasible(reproduction: Reproduction) -> Cuts:
-    """Check that there is a test part, a base model, and enough data to train the classifier on.
+    """Check that there is a test part, whole models, and enough data to train the classifier on.
 
     Args:
         reproduction: the settings.
@@ -21,7 +22,8 @@ def check_feasible(reproduction: Reproduction) -> Cuts:
 
     Raises:
         ReproductionError: there is no test part, or too little data for the classifier.
-        ValueError: the dialogues cannot be read, cut or split, or the model is an adapter.
+        ValueError: the dialogues cannot be read, cut or split, the model is an adapter, or the
+            files of a model do not hold all of its weights.
         OSError: the dialogues cannot be read.
     """
     if not reproduction.test > 0:
@@ -30,6 +32,7 @@ def check_feasible(reproduction: Reproduction) -> Cuts:
             "test",
         )
     check_base(reproduction.base)
+    check_model(reproduction.classifier, reproduction.classifier_settings)
     cuts = cut_and_split(reproduction.extension())
     found = dialogues_by_strategy(
         [LabelledResponse(c.id, "", c.strategy, c.dialogue, c.id) for c in cuts.parts["train"]]

@@ -20,19 +20,21 @@ from typing import Any
 
 from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import commit
+from sra_fast.files.run_date import first_day, start_of
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.tools.atomic import write_json
 
 from ...data.trained_on import digest, read_trained_on
 from ...lora.train import OnLog, train
 from ..classifiers import PLAIN, ClassifierError, StrategyClassifier, load_classifier
-from ..classifiers.held_out import REPORT, train_with_report
+from ..classifiers.held_out import train_with_report
 from ..classifiers.labelled import (
     LabelledResponse,
     read_labelled,
     read_responses,
 )
 from ..classifiers.stored import RECORD
+from ..classifiers.training_folder import REPORT
 from ..evaluation.analysis import Analysis
 from ..evaluation.conclude import conclude
 from ..evaluation.condition_records import records
@@ -159,7 +161,12 @@ def _replier(reproduction: Reproduction) -> Callable[[], Replier]:
         source = reproduction.base
         model = source.load(reproduction.dtype, choose_device(reproduction.device))
         return LocalReplier(
-            model, source.tokenizer(), reproduction.sampling, batch=reproduction.batch
+            model,
+            source.tokenizer(),
+            reproduction.sampling,
+            batch=reproduction.batch,
+            thoughts=reproduction.training.tags_of_thoughts,
+            now=start_of(first_day(reproduction.out, reproduction.base)),
         )
 
     return load

@@ -20,7 +20,7 @@ from sra_fast.tools.missing_extra import needed
 
 from ...lora.curves import CURVES
 from ...lora.settings import settings_of
-from ..classifiers.held_out import CONFUSION
+from ..classifiers.training_folder import CONFUSION
 from ..evaluation.analysis import Analysis
 from ..evaluation.evaluate import TUNED as TUNED_CONDITION
 from ..evaluation.evaluation_report import REPORT as EVALUATION_REPORT

@@ -9,7 +9,9 @@ from typing import Any
 
 from sra_fast import __version__
 from sra_fast.chat.templates import TEMPLATES
+from sra_fast.chat.thoughts import Thoughts
 from sra_fast.files.models import ModelSource, choose_device, find_model
+from sra_fast.files.run_date import DATE, first_day
 from sra_fast.names import ClassifierKind, Device, DType
 from sra_fast.tools.argument_error import ArgumentError
 
@@ -36,7 +38,12 @@ class ReproductionError(ArgumentError):
 
 
 def read_training(
-    path: Path | None, *, strategies: Path | None, seed: int | None, dtype: DType | None
+    path: Path | None,
+    *,
+    strategies: Path | None,
+    seed: int | None,
+    dtype: DType | None,
+    thoughts: Thoughts | None = None,
 ) -> TrainingConfig:
     """Read the settings of the fine-tuning.
 
@@ -47,13 +54,14 @@ def read_training(
         strategies: a file of strategies and their descriptions, or None for the paper's.
         seed: the seed of the fine-tuning, or None.
         dtype: the number format of the model, or None.
+        thoughts: the tags around a thought before a reply, or None.
 
     Raises:
         ReproductionError: the file sets something that the reproduction itself decides.
         TrainingConfigError: :func:`read_config` raises it.
         OSError: the file cannot be read.
     """
-    config = read_config(path, {"seed": seed, "dtype": dtype})
+    config = read_config(path, {"seed": seed, "dtype": dtype, "thoughts": thoughts})
     for name in _NOT_ASKED:
         if path is not None and getattr(config, name) != getattr(TrainingConfig(), name):
             raise ReproductionError(
@@ -124,6 +132,7 @@ class Reproduction:
             "items": self.items,
             "ablate": self.ablate,
             "version": __version__,
+            DATE: first_day(self.out, self.base),
         }
 
     def extension(self) -> Extension:
@@ -138,6 +147,9 @@ class Reproduction:
             replier=self.base.as_run(self.dtype, choose_device(self.device)),
             test=self.test,
             validation=self.validation,
+            thoughts=self.training.tags_of_thoughts,
+            source=self.base,
+            part_of=self.out,
         )
 
     def training_run(self, on_log: Callable[[int, int, Mapping[str, Any]], None]) -> TrainingRun:
@@ -154,6 +166,7 @@ class Reproduction:
             out=self.out / TUNED,
             config=config or self.training,
             device=self.device,
+            part_of=self.out,
             on_log=on_log,
         )
 
@@ -173,7 +186,9 @@ class Reproduction:
             file=self.out / EXTENDED / TEST,
             out=self.out / EVALUATION,
             base=self.base,
-            tuned=find_model(str(self.out / TUNED / ADAPTER)),
+            tuned=find_model(
+                str(self.out / TUNED / ADAPTER), allow_missing=self.base.allow_missing
+            ),
             templates=list(TEMPLATES.values()),
             strategies=self.strategies,
             classifier=classifier,
@@ -183,4 +198,6 @@ class Reproduction:
             dtype=self.dtype,
             device=self.device,
             batch=self.batch,
+            thoughts=self.training.tags_of_thoughts,
+            part_of=self.out,
         )

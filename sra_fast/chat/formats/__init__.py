@@ -1,0 +1,1 @@
+"""Read the forms in which others keep conversations, one module each, and tell them apart."""

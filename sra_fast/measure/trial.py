@@ -1,0 +1,146 @@
+"""Try a model on a few tokens, to learn what none of its attributes tells.
+
+A loop over layers is in a model's code, positions are made inside its embeddings, and whether its
+layers answer a request shows when they are asked. So each decoder is run once on a few tokens
+before its first score. What it is refused for is said here, before any of the user's text runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from sra_fast.kernels.contract import SpanQuery, segment_tensor
+from sra_fast.measure.packing import fresh_rope
+from sra_fast.measure.reduction import UnansweredRequestError, answered_layers
+from sra_fast.measure.request import REQUEST, SpanRequest
+from sra_fast.measure.served import ServedModel, evaluating, switched
+from sra_fast.measure.unserved import UnservedAttentionError, UnservedModelError
+
+TOKENS = 4
+_NOISE = 1e-3  # of a mass, between two runs of the same computation in half precision
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What a trial found in a decoder.
+
+    Attributes:
+        parts: the identities of the decoder's modules, by which a changed one is known.
+        attention_layers: the layers that answered.
+        counts_from_zero: whether ``position_ids`` from 0 change nothing.
+    """
+
+    parts: tuple[int, ...]
+    attention_layers: tuple[int, ...]
+    counts_from_zero: bool
+
+
+_FOUND: WeakKeyDictionary[nn.Module, _Findings] = WeakKeyDictionary()
+
+
+def tried(served: ServedModel) -> ServedModel:
+    """Return what is known of a model after a trial on a few tokens, which runs once per decoder.
+
+    A model that cannot be run twice without cost (offloaded, compiled) is not tried: its layers are
+    not stopped early, and it makes its positions itself.
+
+    Raises:
+        UnservedModelError: a layer does not answer or answers twice, its attention is none that
+            this library computes, or the model fails on plain text.
+    """
+    if not served.can_stop:
+        return served
+    parts = tuple(id(part) for part in served.decoder.modules())
+    found = _FOUND.get(served.decoder)
+    if found is None or found.parts != parts:
+        found = _try(served, parts)
+        _FOUND[served.decoder] = found
+    return replace(
+        served,
+        attention_layers=found.attention_layers,
+        counts_from_zero=found.counts_from_zero,
+    )
+
+
+def _try(served: ServedModel, parts: tuple[int, ...]) -> _Findings:
+    ids = _some_tokens(served)
+    try:
+        with (
+            torch.no_grad(),
+            switched(served),
+            evaluating(served.decoder),
+            fresh_rope(served.decoder),
+        ):
+            plain = _run(served, ids)
+            layers = answered_layers(plain, served.attention_layers)
+            counts = served.takes_positions and _same(plain, _run(served, ids, positions=True))
+    except UnservedAttentionError as error:
+        if getattr(type(served.config), "is_encoder_decoder", False):
+            raise UnservedModelError(
+                f"{served.name} is the decoder of an encoder-decoder model: its layers also attend "
+                "to what an encoder gives"
+            ) from error
+        raise UnservedModelError(f"{served.name} cannot be scored: {error}") from error
+    except (UnservedModelError, UnansweredRequestError) as error:
+        raise UnservedModelError(f"{served.name} cannot be scored: {error}") from error
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnservedModelError(_why(served, ids, error)) from error
+    return _Findings(parts, layers, counts)
+
+
+def _run(served: ServedModel, ids: Tensor, positions: bool = False) -> SpanRequest:
+    """Ask every row of a short text for its attention on every key."""
+    keys = torch.arange(ids.shape[1])
+    query = SpanQuery(
+        (1 << keys)[None].int(),
+        keys,
+        segment_tensor([(0, 0, len(keys))], keys.device),
+        tuple(f"key {key}" for key in keys.tolist()),
+    )
+    request = SpanRequest(query, mass_grad=False, in_outputs=False)
+    given = {"position_ids": keys[None].to(ids.device)} if positions else {}
+    served.decoder(input_ids=ids, **given, use_cache=False, **{REQUEST: request})
+    return request
+
+
+def _same(one: SpanRequest, other: SpanRequest) -> bool:
+    """Return whether positions made for a decoder gave the masses that its own gave.
+
+    The first layer's must be the same bit for bit. Those of later ones may differ in their last
+    digits where a GPU adds up the outputs of experts in no fixed order.
+    """
+    first, *later = one.masses
+    pairs = [(one.masses[layer], other.masses[layer]) for layer in later]
+    return torch.equal(
+        torch.nan_to_num(one.masses[first]), torch.nan_to_num(other.masses[first])
+    ) and all(torch.allclose(a, b, rtol=0, atol=_NOISE, equal_nan=True) for a, b in pairs)
+
+
+def _why(served: ServedModel, ids: Tensor, error: Exception) -> str:
+    """Say what stands in the way: the attention implementation, or the model's own run too."""
+    told = f"{type(error).__name__}: {error}"
+    try:
+        with torch.no_grad(), evaluating(served.decoder), fresh_rope(served.decoder):
+            served.decoder(input_ids=ids, use_cache=False)
+    except Exception:
+        return f"{served.name} fails on {TOKENS} tokens of plain text, also by itself ({told})"
+    return (
+        f"{served.name} runs with its own attention only: it works on masks or maps that no "
+        f"attention implementation is given ({told})"
+    )
+
+
+def _some_tokens(served: ServedModel) -> Tensor:
+    """Return a few token ids that are none of the config's special ones, ``[1, TOKENS]``."""
+    weight: Tensor = served.decoder.get_input_embeddings().weight
+    special = [value for name, value in vars(served.config).items() if name.endswith("_token_id")]
+    plain = (token for token in range(3, len(weight)) if token not in special)
+    ids = list(itertools.islice(plain, TOKENS)) or [0]
+    return torch.tensor([ids], device="cpu" if weight.device.type == "meta" else weight.device)
