@@ -17,7 +17,7 @@ import sra_fast
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.files.models import ModelSource, find_model
 from sra_fast.tools.atomic import write_json
-from sra_fast.tools.bootstrap import interval_of_sums
+from sra_fast.tools.intervals import interval_of_sums
 from sra_fast.training.lora.checkpoints import newest_checkpoint
 from sra_fast.training.lora.settings import TrainingConfig
 from sra_fast.training.lora.train import TrainingRun, train
@@ -107,9 +107,11 @@ def run_weight(
 def ratio_interval(
     scores: Sequence[float], base: Sequence[float], dialogues: Sequence[str]
 ) -> tuple[float | None, float | None]:
-    """Return the 95% bootstrap interval of mean(scores) / mean(base), over whole dialogues."""
+    """Return the 95% interval of mean(scores) / mean(base), over whole dialogues."""
     columns = numpy.stack([scores, base], axis=1)
-    return interval_of_sums(columns, lambda sums: sums[:, 0] / sums[:, 1], dialogues)[:2]
+    return interval_of_sums(columns, lambda sums: sums[:, 0] / sums[:, 1], dialogues, scale="log")[
+        :2
+    ]
 
 
 def dialogues_of(held_out: Path) -> list[str]:

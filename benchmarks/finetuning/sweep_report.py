@@ -126,7 +126,7 @@ def _text(
         minutes = "–" if outcome.seconds is None else f"{outcome.seconds / 60:.1f}"
         first, last = _training_losses(outcome)
         low, high = one["sra_ratio_interval"]
-        interval = "" if low is None else f" ({low:.3f} … {high:.3f})"
+        interval = " (–)" if low is None else f" ({low:.3f} … {high:.3f})"
         rows.append(
             [
                 f"{outcome.weight:g}",
@@ -155,7 +155,7 @@ Training: {counts["training"]}; held out: {counts["held-out"]}: {chosen.rule}. L
 {config.rank}, learning rate {config.learning_rate:g}, {base["epochs"]:.2g} × all of them in steps \
 of {config.batch_size * config.accumulation} conversations, `{config.template}` template, \
 {config.dtype}; ESConv's own eight strategies. SRA is the paper's definition; intervals are 95 % \
-bootstrap intervals over held-out dialogues. A row is of the step with the lowest held-out loss \
+intervals over held-out dialogues. A row is of the step with the lowest held-out loss \
 (for a weight above 0, the language model's part alone); the training loss is the mean of the \
 first and of the last {EDGE} steps.
 

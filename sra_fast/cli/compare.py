@@ -49,7 +49,7 @@ def compare(
         from sra_fast.files.run_date import DATE, first_day
         from sra_fast.files.run_folder import RunFolder
         from sra_fast.report.comparison import compare as compared
-        from sra_fast.report.comparison import undefined_note
+        from sra_fast.report.comparison import interval_note, undefined_note
         from sra_fast.report.write import REPORT_FILES, write_report
 
         conversations = read_conversations(file)
@@ -96,6 +96,8 @@ def compare(
             current.show(table)
         if undefined := undefined_note(definition, comparison.by_template.values()):
             current.say(undefined)
+        if missing := interval_note(comparison.estimates):
+            current.say(missing)
         current.say(f"written to {folder}: {', '.join(REPORT_FILES)}")
         current.result = {
             "command": "compare",

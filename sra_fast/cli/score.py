@@ -42,7 +42,7 @@ def score(
         from sra_fast.files.run_folder import RUN
         from sra_fast.files.score_file import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.files.score_folder import MASSES
-        from sra_fast.report.comparison import groups, mean_sra, undefined_note
+        from sra_fast.report.comparison import groups, interval_note, mean_sra, undefined_note
         from sra_fast.result import PASSED
 
         conversations = read_conversations(file)
@@ -77,6 +77,8 @@ def score(
         )
         if undefined := undefined_note(definition, [whole]):
             current.say(undefined)
+        if missing := interval_note([whole, *estimates.values()]):
+            current.say(missing)
         if (checked := scored.result.checked) != PASSED:
             current.say(f"self-check of the model: {checked}")
         current.say(f"written to {folder}")

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS, REPORT_SEED, Estimate, rate_interval
+from sra_fast.tools.estimates import Estimate, interval_settings
+from sra_fast.tools.intervals import mean_interval
 
 if TYPE_CHECKING:
     from sra_fast.files.score_file import ScoreRow
@@ -44,7 +45,7 @@ class MeanSRA:
         return math.log(self.sra) if self.sra is not None and self.sra > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON can say them, ``undefined`` only if it is not 0."""
+        """Return the numbers as JSON can say them; ``undefined`` and ``why`` where there is one."""
         return {
             "responses": self.responses,
             "dialogues": self.dialogues,
@@ -53,6 +54,7 @@ class MeanSRA:
             "high": self.mean.high,
             "log_sra": self.log_sra,
             **({"undefined": self.undefined} if self.undefined else {}),
+            **({"why": self.mean.why} if self.mean.why else {}),
         }
 
 
@@ -74,16 +76,17 @@ class Comparison:
     by_turn: dict[tuple[str, int], MeanSRA]
     by_strategy: dict[tuple[str, str], MeanSRA]
 
+    @property
+    def estimates(self) -> list[MeanSRA]:
+        """The means of all groups."""
+        found = (self.by_template, self.by_turn, self.by_strategy)
+        return [one for groups in found for one in groups.values()]
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as values of JSON, with how the intervals were computed."""
         return {
             "definition": self.definition,
-            "interval": {
-                "level": LEVEL,
-                "method": "percentile bootstrap over dialogues",
-                "resamples": REPORT_DRAWS,
-                "seed": REPORT_SEED,
-            },
+            "interval": interval_settings("mean"),
             "by_template": [
                 {"template": template, **found.to_json()}
                 for template, found in self.by_template.items()
@@ -141,17 +144,28 @@ def groups(rows: Iterable[ScoreRow], key: Callable[[ScoreRow], Any]) -> dict[Any
 def mean_sra(rows: Sequence[ScoreRow]) -> MeanSRA:
     """Return the mean of the rows' ``sra`` with its interval over dialogues.
 
-    Replies of one dialogue resemble each other, so whole dialogues are drawn.
+    Replies of one dialogue resemble each other, so a dialogue counts as one observation.
 
     Args:
         rows: one row for each scored response; rows whose ``sra`` is None are counted and left out.
     """
     known = [row for row in rows if row["sra"] is not None]
     dialogues = [row["dialogue"] for row in known]
-    scores = [row["sra"] for row in known]
-    ones = [1.0] * len(known)
-    mean = rate_interval(scores, ones, dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
+    mean = mean_interval([row["sra"] for row in known], dialogues)
     return MeanSRA(mean, len(set(dialogues)), len(rows) - len(known))
+
+
+def interval_note(estimates: Iterable[MeanSRA]) -> str | None:
+    """Return the sentence that says why some means have no interval, or None if all have one.
+
+    Args:
+        estimates: the means that are shown.
+    """
+    reasons = dict.fromkeys(
+        one.mean.why for one in estimates if one.sra is not None and one.mean.low is None
+    )
+    told = "; ".join(reason for reason in reasons if reason)
+    return f"Where there is no interval: {told}." if told else None
 
 
 def undefined_note(definition: str, estimates: Iterable[MeanSRA]) -> str | None:

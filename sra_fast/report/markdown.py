@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sra_fast.report.comparison import Comparison, MeanSRA, undefined_note
-from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS
+from sra_fast.report.comparison import Comparison, MeanSRA, interval_note, undefined_note
+from sra_fast.tools.estimates import METHODS
 from sra_fast.tools.markdown_table import markdown_table, markdown_text
+from sra_fast.tools.small_samples import LEVEL
 
 MEANING: dict[str, str] = {
     "paper": "mean attention per strategy token",
@@ -56,10 +57,11 @@ def markdown_report(comparison: Comparison, notes: Sequence[str], plots: Sequenc
         lines += [markdown_text(note), ""]
     lines += [
         f"SRA is the `{name}` definition: {meaning}. Means over responses; log is the natural "
-        f"logarithm of the mean; intervals are {LEVEL:.0%} percentile bootstrap intervals over "
-        f"dialogues ({REPORT_DRAWS} resamples).",
+        f"logarithm of the mean; intervals are {LEVEL:.0%} intervals: {METHODS['mean']}.",
         "",
     ]
+    if missing := interval_note(comparison.estimates):
+        lines += [missing, ""]
     if undefined := undefined_note(name, comparison.by_template.values()):
         lines += [markdown_text(undefined), ""]
     lines += [

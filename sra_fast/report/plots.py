@@ -12,9 +12,9 @@ from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.report.drawing import new_figure, save_figure, title
 from sra_fast.report.markdown import MEANING, OWN_MEANING, number
 from sra_fast.report.palette import DARK_GREY, GRID, TEMPLATE_STYLES, style_of
-from sra_fast.tools.bootstrap import LEVEL
 from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.printable import printable, shortened
+from sra_fast.tools.small_samples import LEVEL
 
 BY_TEMPLATE = "sra_by_template.png"
 BY_TURN = "sra_by_turn.png"
@@ -119,7 +119,7 @@ def _by_turn(comparison: Comparison) -> Any:
     parts.append("1 dialogue" if dialogues == 1 else f"up to {dialogues} dialogues")
     if smooth:
         parts.append(f"dots: single turns, lines: mean of {_WINDOW} turns around")
-    elif len(curves) <= 3 and dialogues > 1:
+    elif len(curves) <= 3 and any(e.mean.low is not None for e in comparison.by_turn.values()):
         parts.append(f"shaded: {LEVEL:.0%} interval over dialogues")
     title(figure, "SRA by turn", "; ".join(printable(part) for part in parts))
     return figure

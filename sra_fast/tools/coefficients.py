@@ -1,8 +1,8 @@
 """Compute correlation coefficients of weighted points, for many sets of weights at a time.
 
-A resample of a bootstrap is a set of weights: how often each point was drawn. SciPy takes one data
-set at a time for Spearman's coefficient and no weights for either, so thousands of resamples would
-be a loop.
+Leaving out a group is a set of weights: 0 for its points, 1 for all others. SciPy takes one data
+set at a time for Spearman's coefficient and no weights for either, so a thousand groups would be a
+loop.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ _MOVED = {
     "training.request_flow": "training.pipeline.request_flow",
     "training.run": "training.lora.train",
     "training.run_data": "training.lora.train_data",
-    "training.statistics": "tools.bootstrap",
+    "training.statistics": "tools.intervals",
     "training.trained_on": "training.data.trained_on",
     "training.trainer": "training.sra.trainer",
     "watching": "measure.watching",

@@ -155,10 +155,9 @@ def test_the_section_of_the_gpu_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_interval_is_of_dialogues() -> None:
-    base = [1.0, 1.0, 2.0, 2.0]
-    assert ratio_interval([2.0, 2.0, 4.0, 4.0], base, ["a", "a", "b", "b"]) == (
-        None,
-        None,
-    )  # all alike
-    low, high = ratio_interval([3.0, 1.0, 2.0, 2.0], base, ["a", "a", "b", "b"])
-    assert (low, high) == (1.0, 2.0)  # dialogue a alone, or b alone
+    base, dialogues = [1.0, 1.0, 2.0, 2.0] * 4, [n // 2 for n in range(16)]
+    assert ratio_interval([2 * one for one in base], base, dialogues) == (None, None)  # all alike
+    scores = [3.0, 1.0, 2.0, 2.0] * 4
+    low, high = ratio_interval(scores, base, dialogues)
+    assert 0 < (low or 0) < 32 / 24 < (high or 0)
+    assert ratio_interval(scores, base, [n // 4 for n in range(16)]) == (None, None)  # too few

@@ -1,4 +1,4 @@
-"""The means of a comparison, and that their intervals are the library's one bootstrap."""
+"""The means of a comparison, and that their intervals are the library's one method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from sra_fast.report.comparison import compare, mean_sra, undefined_note
 from sra_fast.report.write import REPORT_FILES, write_report
-from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, rate_interval
+from sra_fast.tools.estimates import FEWEST
+from sra_fast.tools.intervals import mean_interval
 
 
 def scored(dialogues: int = 12, seed: int = 0) -> list[dict[str, Any]]:
@@ -31,7 +32,7 @@ def scored(dialogues: int = 12, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def test_intervals_of_a_comparison_are_those_of_rate_interval() -> None:
+def test_intervals_of_a_comparison_are_those_of_mean_interval() -> None:
     rows = scored()
     found = compare("paper", ["standard", "c1_hf"], rows, rows)
     groups = {
@@ -43,16 +44,10 @@ def test_intervals_of_a_comparison_are_those_of_rate_interval() -> None:
     for (kind, *key), one in groups.items():
         names = ("template",) if kind == "template" else ("template", kind)
         mine = [row for row in rows if [row[name] for name in names] == key]
-        expected = rate_interval(
-            [row["sra"] for row in mine],
-            [1] * len(mine),
-            [row["dialogue"] for row in mine],
-            draws=REPORT_DRAWS,
-            seed=REPORT_SEED,
-        )
+        expected = mean_interval([row["sra"] for row in mine], [row["dialogue"] for row in mine])
         assert one.mean == expected
-        assert one.mean.low is not None
         assert one.dialogues == len({row["dialogue"] for row in mine})
+        assert (one.mean.low is None) == (one.dialogues < FEWEST)
 
 
 def test_a_mean_as_json_says_how_many_and_how_sure() -> None:
@@ -69,9 +64,21 @@ def test_a_mean_as_json_says_how_many_and_how_sure() -> None:
 def test_a_single_dialogue_and_equal_dialogues_have_no_interval() -> None:
     one = mean_sra([{"dialogue": "d", "sra": 0.1}, {"dialogue": "d", "sra": 0.3}])
     assert (one.sra, one.mean.low, one.mean.high) == (pytest.approx(0.2), None, None)
-    same = mean_sra([{"dialogue": name, "sra": 0.1} for name in "abc"])
+    same = mean_sra([{"dialogue": name, "sra": 0.1} for name in "abcdefgh"])
     assert (same.sra, same.mean.low, same.mean.high) == (pytest.approx(0.1), None, None)
-    assert "the same in every resample" in (same.mean.why or "")
+    assert "the same without any of the dialogues" in (same.mean.why or "")
+
+
+def test_a_mean_of_few_dialogues_says_why_it_has_no_interval(tmp_path: Path) -> None:
+    rows = scored(dialogues=4)
+    found = mean_sra(rows).to_json()
+    why = "fewer than 8 dialogues, too few for an interval that holds"
+    assert (found["low"], found["high"], found["why"]) == (None, None, why)
+    write_report(compare("paper", ["standard", "c1_hf"], rows, rows), tmp_path)
+    page = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    single = "a single dialogue, so there is no interval"  # of the last turn
+    assert f"Where there is no interval: {why}; {single}." in page
+    assert page.count(why) == 1
 
 
 def test_a_mean_of_zero_has_no_logarithm() -> None:

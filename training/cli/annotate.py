@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from sra_fast.tools.bootstrap import Correlation, Estimate
+    from sra_fast.tools.estimates import Correlation, Estimate
 
     from ..pipeline.annotation.agreement import Agreement, WinRate
 
@@ -166,7 +166,7 @@ def agree(
     A preference from 1 to 4 says that system B is better, one from -1 to -4 that system A is. The
     difference of SRA is that of B minus that of A. Trimmed figures leave out values below the 1st
     or above the 99th percentile. Missing preferences are counted and named, and never taken for 0.
-    The intervals draw whole dialogues if the key or a column 'dialogue' names them, and else items.
+    The intervals are over dialogues if the key or a column 'dialogue' names them, else over items.
     Beside r stands what the comparison alone explains. Any number of systems may be compared.
     """
     with session(as_json, debug, continues=False) as current:
@@ -226,7 +226,7 @@ def _win_table(title: str, won_by: Mapping[str, WinRate]) -> Table:
 
 
 def _notes(agreement: Agreement) -> list[str]:
-    """Say what is missing, why figures are missing, and what the intervals draw."""
+    """Say what is missing, why figures are missing, and what the intervals are over."""
     figures: list[tuple[str, Correlation | Estimate]] = [
         *((f"r of {name}", one) for name, one in agreement.pearson.items()),
         *((f"trimmed r of {name}", one) for name, one in agreement.pearson_trimmed.items()),
@@ -254,7 +254,7 @@ def _notes(agreement: Agreement) -> list[str]:
         if places:
             more = "" if len(places) <= _SHOWN_GAPS else ", …; --json has all"
             notes.append(f"{title}: {len(places)} ({', '.join(places[:_SHOWN_GAPS])}{more})")
-    notes.append(f"the intervals come from a bootstrap that draws whole {agreement.drawn}")
+    notes.append(f"the intervals count whole {agreement.over} as one observation")
     return notes
 
 

@@ -203,8 +203,8 @@ def _cells(one: Tally) -> list[str]:
 def _share(share: Share) -> str:
     if share.percent is None:
         return _NONE
-    between = "" if share.low is None else f"\n[{share.low:.1f}, {share.high:.1f}]"
-    return f"{share.count} = {share.percent:.2f}%{between}"
+    between = _NONE if share.low is None else f"{share.low:.1f}, {share.high:.1f}"
+    return f"{share.count} = {share.percent:.2f}%\n[{between}]"
 
 
 def _gaps(overall: Tally) -> Iterator[str]:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from sra_fast.cli.app import app
-from sra_fast.tools.bootstrap import DRAWS, REPORT_SEED, correlation, rate_interval
+from sra_fast.tools.estimates import METHODS
+from sra_fast.tools.intervals import correlation, rate_interval
 from sra_fast.training.pipeline.annotation.alpha import alpha_of_sums, krippendorff_alpha
 from sra_fast.training.pipeline.annotation.rating_tables import (
     plain_text,
@@ -610,7 +612,8 @@ def test_the_figures_are_those_of_scipy_and_krippendorff(tmp_path: Path) -> None
     assert found["alpha"] == pytest.approx(alpha)
     alpha = krippendorff.alpha(reliability_data=ratings[:, inside], level_of_measurement="interval")
     assert found["alpha_trimmed"] == pytest.approx(alpha)
-    assert found["notes"] == {}
+    few = "fewer than 8 items, too few for an interval that holds"  # after trimming
+    assert found["notes"] == {"pearson_trimmed": {"bob": few}}
 
 
 def test_win_rates_by_hand(tmp_path: Path) -> None:
@@ -805,44 +808,32 @@ def with_dialogues(path: Path, dialogues: Iterable[object]) -> Path:
     return path
 
 
-def test_intervals_draw_whole_dialogues_where_they_are_known(tmp_path: Path) -> None:
+def test_intervals_are_over_dialogues_where_they_are_known(tmp_path: Path) -> None:
     by_item = call_json("agree", flat(tmp_path / "t.csv", PEOPLE, DIFFERENCES))
-    assert by_item["interval"]["method"] == "percentile bootstrap over items"
-    assert (
-        "the intervals come from a bootstrap that draws whole items"
-        in call("agree", tmp_path / "t.csv")[1]
-    )
-    groups = [f"d{item // 2}" for item in range(10)]
+    assert by_item["interval"]["over"] == "items"
+    said = call("agree", tmp_path / "t.csv")[1]
+    assert "the intervals count whole items as one observation" in said
+    groups = [f"d{item % 8}" for item in range(10)]
     path = with_dialogues(tmp_path / "t.csv", groups)
     found = call_json("agree", path)
-    assert found["interval"]["method"] == "percentile bootstrap over dialogues"
-    assert (
-        "the intervals come from a bootstrap that draws whole dialogues" in call("agree", path)[1]
-    )
+    assert found["interval"]["over"] == "dialogues"
+    assert found["interval"]["methods"]["share"] == METHODS["share"]
+    assert "the intervals count whole dialogues as one observation" in call("agree", path)[1]
     for name in ("pearson", "alpha", "alpha_trimmed"):
         assert found[name] == by_item[name]
         assert found["intervals"][name] != by_item["intervals"][name]
     for name, given in PEOPLE.items():
-        truth = correlation(given, DIFFERENCES, groups=groups, seed=REPORT_SEED)
+        truth = correlation(given, DIFFERENCES, groups=groups)
         interval = found["intervals"]["pearson"][name]
         assert (interval["low"], interval["high"]) == pytest.approx((truth.low, truth.high))
     won = [float(value > 0) for item in zip(*PEOPLE.values(), strict=True) for value in item]
     twice = [name for name in groups for _ in PEOPLE]
-    rate = rate_interval(won, [1] * 20, twice, seed=REPORT_SEED)
+    rate = rate_interval(won, [1] * 20, twice)
     interval = found["win_rate"]["tuned"]["intervals"]["rate_ties_lost"]
     assert (interval["low"], interval["high"]) == pytest.approx((rate.low, rate.high))
-    ratings = numpy.array(list(PEOPLE.values()), dtype=float)
-    drawn = numpy.random.default_rng(REPORT_SEED).integers(5, size=(DRAWS, 5))[:300]
-    each = [
-        krippendorff.alpha(
-            ratings[:, [item for at in rows for item in (2 * at, 2 * at + 1)]],
-            level_of_measurement="interval",
-        )
-        for rows in drawn
-    ]
-    interval = found["intervals"]["alpha"]
-    inside = numpy.mean([interval["low"] <= one <= interval["high"] for one in each])
-    assert inside == pytest.approx(0.95, abs=0.04)
+    few = call_json("agree", with_dialogues(tmp_path / "t.csv", [n // 2 for n in range(10)]))
+    assert few["intervals"]["alpha"]["low"] is None
+    assert "fewer than 8 dialogues" in few["notes"]["alpha"]
 
 
 def test_items_of_one_dialogue_count_as_one_in_intervals(tmp_path: Path) -> None:
@@ -878,14 +869,13 @@ def test_the_key_names_the_dialogues_and_one_without_them_is_read(tmp_path: Path
     key = json.loads(path.read_text())
     assert key["items"]["c7"]["dialogue"] == "d1"
     sheet = fill(out / "sheet-annotator-1.csv", {f"c{i}": i % 5 - 2 for i in range(16)})
-    method = "percentile bootstrap over "
     found = call_json("agree", sheet, "--key", path)
-    assert found["interval"]["method"] == method + "dialogues"
+    assert found["interval"]["over"] == "dialogues"
     assert "d1" not in sheet.read_text()
     for item in key["items"].values():
         del item["dialogue"]
     path.write_text(json.dumps(key))
-    assert call_json("agree", sheet, "--key", path)["interval"]["method"] == method + "items"
+    assert call_json("agree", sheet, "--key", path)["interval"]["over"] == "items"
     key["items"]["c7"]["dialogue"] = None
     path.write_text(json.dumps(key))
     assert "the key was altered" in error_of("agree", sheet, "--key", path)
@@ -896,7 +886,7 @@ def test_annotators_who_always_agree_have_an_alpha_without_an_interval(tmp_path:
     found = call_json("agree", flat(tmp_path / "t.csv", given, DIFFERENCES))
     assert found["alpha"] == 1
     assert found["intervals"]["alpha"]["low"] is None
-    assert "the same in every resample" in found["notes"]["alpha"]
+    assert "the same without any of the items" in found["notes"]["alpha"]
 
 
 def test_missing_preferences_are_gaps_and_no_zeros(tmp_path: Path) -> None:
@@ -1076,21 +1066,21 @@ def test_alpha_by_hand() -> None:
     assert found.value == pytest.approx(1 - 3 / 11)
 
 
-def test_the_interval_of_alpha_is_that_of_resampling_items() -> None:
+def test_the_interval_of_alpha_is_that_of_leaving_out_items() -> None:
     columns = OBSERVERS[:, :11]  # the last item has one observer
-    drawn = numpy.random.default_rng(REPORT_SEED).integers(11, size=(DRAWS, 11))[:300]
-    each = [krippendorff.alpha(columns[:, rows], level_of_measurement="interval") for rows in drawn]
+    kept = [[item for item in range(11) if item != out] for out in range(11)]
+    each = [krippendorff.alpha(columns[:, rows], level_of_measurement="interval") for rows in kept]
     m = (~numpy.isnan(columns)).sum(axis=0)
     v, vv = numpy.nansum(columns, axis=0), numpy.nansum(columns**2, axis=0)
     within = (m * vv - v * v) / (m - 1)
-    sums = numpy.stack([m, v, vv, within], axis=1)[drawn].sum(axis=1)
+    sums = numpy.stack([m, v, vv, within], axis=1)[kept].sum(axis=1)
     numpy.testing.assert_allclose(alpha_of_sums(sums), each)
 
     found = krippendorff_alpha(OBSERVERS)
-    assert found.low is not None
-    assert found.high is not None
-    inside = numpy.mean([found.low <= one <= found.high for one in each])
-    assert inside == pytest.approx(0.95, abs=0.04)
+    assert found.value is not None
+    reach = stats.t.ppf(0.975, 10) * math.sqrt(10 * numpy.var(numpy.log(1 - numpy.array(each))))
+    ends = [1 - (1 - found.value) * math.exp(sign * reach) for sign in (1, -1)]
+    assert (found.low, found.high) == pytest.approx(tuple(ends))
 
 
 @pytest.mark.parametrize(

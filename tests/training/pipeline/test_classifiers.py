@@ -15,7 +15,6 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 from transformers import (
     BertConfig,
@@ -30,6 +29,7 @@ from chat_tokenizers import byte_level_bpe, word_piece
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.files.run_folder import RunFolderError
 from sra_fast.names import ClassifierKind
+from sra_fast.tools.intervals import rate_interval
 from sra_fast.training.pipeline.classifiers import (
     PLAIN_REPLIES,
     ClassifierError,
@@ -46,7 +46,7 @@ from sra_fast.training.pipeline.classifiers.labelled import (
     read_responses,
 )
 from sra_fast.training.pipeline.classifiers.lexical import LexicalClassifier
-from sra_fast.training.pipeline.classifiers.quality import accuracy_interval, quality
+from sra_fast.training.pipeline.classifiers.quality import quality, sentence
 from sra_fast.training.pipeline.classifiers.splits import folds, holdout
 from tiny_chat_model import talk, write_jsonl
 
@@ -454,23 +454,15 @@ def test_quality_agrees_with_scikit_learn() -> None:
     assert found.uniform == 0.25
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 5), (7, 10), (90, 90), (41, 300)])
-def test_interval_is_wilsons(hits: int, n: int) -> None:
-    right = numpy.array([1.0] * hits + [0.0] * (n - hits))
-    truth = binomtest(hits, n).proportion_ci(method="wilson")
-    assert accuracy_interval(right, range(n)) == pytest.approx((truth.low, truth.high), abs=1e-12)
-
-
-def test_copies_of_a_response_add_no_certainty() -> None:
-    """Expect ten copies in each of C dialogues to count (C-1)/C as much as the responses alone."""
-    once = numpy.array([1.0, 0.0] * 25)
-    tenfold = numpy.repeat(once, 10)
-    low, high = accuracy_interval(tenfold, [i // 10 for i in range(500)])
-    truth = binomtest(25, 50).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((truth.low, truth.high), abs=0.005)
-    assert accuracy_interval(numpy.ones(500), [i // 10 for i in range(500)])[0] == pytest.approx(
-        binomtest(50, 50).proportion_ci(method="wilson").low
-    )
+def test_an_accuracy_has_the_interval_of_a_share_over_dialogues() -> None:
+    known, predicted, dialogues = ["A"] * 12, ["A", "A", "B"] * 4, [n // 2 for n in range(12)]
+    found = quality(known, predicted, ["A", "B"], dialogues)
+    share = rate_interval([1, 1, 0] * 4, [1] * 12, dialogues)
+    assert (found.low, found.high) == (share.low, share.high)
+    assert f"95% interval {share.low:.1%} to {share.high:.1%}" in sentence(found)
+    alone = quality(known, predicted, ["A", "B"], [0] * 12)
+    assert alone.low is alone.high is None
+    assert "(no interval from a single dialogue)" in sentence(alone)
 
 
 def test_an_interrupted_report_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,13 @@ from sklearn.metrics import roc_auc_score
 
 from evaluation_records import PLAIN, brute_force_auc, synthetic
 from sra_fast.report.comparison import mean_sra
-from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, numbered, rate_interval
+from sra_fast.tools.grouped import numbered
+from sra_fast.tools.intervals import mean_interval
 from sra_fast.training.pipeline.evaluation.analysis import AnalysisError
 from sra_fast.training.pipeline.evaluation.condition_correlation import (
-    drawn_correlations,
     leave_one_out,
 )
+from sra_fast.training.pipeline.evaluation.group_means import group_means
 from sra_fast.training.pipeline.evaluation.language_quality import (
     analyse_quality,
     distinct,
@@ -36,7 +37,6 @@ from sra_fast.training.pipeline.evaluation.ranking import (
 )
 from sra_fast.training.pipeline.evaluation.records import Record, RecordError, write_records
 from sra_fast.training.pipeline.evaluation.relation import analyse, table_of_conditions
-from sra_fast.training.pipeline.evaluation.resampling import group_means, resampling
 
 
 @pytest.fixture(scope="module")
@@ -113,34 +113,17 @@ def test_weights_of_auc_are_repetitions() -> None:
         assert value == pytest.approx(roc_auc_score(positive[again], scores[again]), abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["pearson", "spearman"])
-def test_drawn_correlations_are_scipys(kind: Any) -> None:
-    generator = numpy.random.default_rng(2)
-    xs, ys = generator.normal(size=(5, 8)), numpy.round(generator.normal(size=(5, 8)))
-    xs[3, 2], ys[4] = numpy.nan, 1.0
-    truth = stats.pearsonr if kind == "pearson" else stats.spearmanr
-    found = drawn_correlations(xs, ys, kind)
-    for at in range(3):
-        assert found[at] == pytest.approx(truth(xs[at], ys[at]).statistic, abs=1e-12)
-    assert numpy.isnan(found[3:]).all()
-
-
-def test_drawn_means_are_means_of_drawn_dialogues() -> None:
+def test_means_of_groups_are_those_of_their_responses() -> None:
     dialogues = ["a", "a", "b", "c", "c", "c"]
     column = numpy.array([1.0, 2.0, 4.0, numpy.nan, 8.0, 16.0])
-    draws = resampling(dialogues, 50, 3)
-    means = group_means(column[:, None], numpy.array([0, 1, 0, 0, 1, 1]), 2, draws)
+    group = numpy.array([0, 1, 0, 0, 1, 1])
+    means = group_means(column[:, None], group, 2, numbered(dialogues)[0])
     assert means.values[:, 0].tolist() == [2.5, 26 / 3]
-    assert means.counts[:, 0].tolist() == [2, 3]
-    index = numbered(dialogues)[0]
-    for counts, (first, second) in zip(draws.counts, means.drawn[:, :, 0], strict=True):
-        weights = counts[index].astype(float)
-        for group, value in (([0, 2], first), ([1, 4, 5], second)):
-            total = weights[group].sum()
-            if total:
-                assert value == pytest.approx((weights[group] * column[group]).sum() / total)
-            else:
-                assert numpy.isnan(value)
+    assert means.responses[:, 0].tolist() == [2, 3]
+    assert means.dialogues[:, 0].tolist() == [2, 2]
+    few = means.estimate(0, 0)
+    assert (few.value, few.low, few.n) == (2.5, None, 2)
+    assert few.why == "fewer than 8 dialogues, too few for an interval that holds"
 
 
 def test_table_1_by_hand() -> None:
@@ -156,35 +139,33 @@ def test_table_1_by_hand() -> None:
         for row, hits in (("standard", (0, 1)), ("c1_hf", (1, 1)))
         for at, hit in enumerate(hits)
     ]
-    standard, c1 = table_of_conditions(hand, draws=200)
+    standard, c1 = table_of_conditions(hand)
     assert (standard.accuracy.value, c1.accuracy.value) == (0.5, 1.0)
     assert standard.scores["paper"].value == pytest.approx(0.002)
     assert standard.log_scores["paper"].value == pytest.approx(math.log(0.002))
     assert (c1.scores["paper"].value, c1.scores["paper"].n) == (0.004, 1)
     assert c1.accuracy_difference.value == 0.5
     assert c1.score_differences["paper"].value == pytest.approx(0.002)
-    assert c1.accuracy.low is None  # 1 in every resample
-    assert "same in every resample" in (c1.accuracy.why or "")
+    assert c1.accuracy.high == 1.0
+    assert 0 < (c1.accuracy.low or 0) < 0.5  # two of two say little
     assert "single dialogue" in (c1.scores["paper"].why or "")
     assert standard.auc["paper"].value == 1.0
     assert "every response adheres" in (c1.auc["paper"].why or "")
 
 
 def test_differences_are_paired(records: list[Record]) -> None:
-    """Copy a condition: it differs from the original by nothing, in every draw."""
+    """Copy a condition: it differs from the original by nothing, in every dialogue."""
     copied = [replace(one, row="copy") for one in records if one.row == "standard"]
-    row = next(
-        one for one in table_of_conditions([*records, *copied], draws=200) if one.row == "copy"
-    )
+    row = next(one for one in table_of_conditions([*records, *copied]) if one.row == "copy")
     assert (row.accuracy_difference.value, row.accuracy_difference.low) == (0.0, None)
-    assert "same in every resample" in (row.accuracy_difference.why or "")
-    tuned = table_of_conditions(records, draws=400)[-1].accuracy_difference
+    assert "the same without any of the dialogues" in (row.accuracy_difference.why or "")
+    tuned = table_of_conditions(records)[-1].accuracy_difference
     assert tuned.low is not None
     assert 0 < tuned.low < (tuned.value or 0) < (tuned.high or 0)
 
 
 def test_relation_over_conditions_is_scipys_of_their_means(records: list[Record]) -> None:
-    found = analyse(records, draws=300)
+    found = analyse(records)
     sra = [row.scores["paper"].value for row in found.rows]
     accuracy = [row.accuracy.value for row in found.rows]
     relation = found.over_rows["paper"]
@@ -198,7 +179,7 @@ def test_relation_over_conditions_is_scipys_of_their_means(records: list[Record]
 
 
 def test_turns_and_strategies_are_plain_means(records: list[Record]) -> None:
-    found = analyse(records, draws=50)
+    found = analyse(records)
     for turn in found.turns:
         mine = [one for one in records if (one.row, one.turn) == (turn.row, turn.turn)]
         assert turn.accuracy.value == pytest.approx(numpy.mean([one.adherent for one in mine]))
@@ -219,7 +200,7 @@ def test_turns_and_strategies_are_plain_means(records: list[Record]) -> None:
 
 def test_aucs_compare_pairs_of_one_condition_and_strategy() -> None:
     made = synthetic(languages=("en", "de"))
-    found = analyse(made, draws=50)
+    found = analyse(made)
     for groups, name in (
         (found.rows, "row"),
         (found.strategies, "strategy"),
@@ -248,7 +229,7 @@ def test_a_longer_name_that_is_followed_more_is_no_prediction() -> None:
         for one in synthetic(dialogues=300)
         for long in [one.strategy == "Clarification"]
     ]
-    found = analyse(made, draws=200)
+    found = analyse(made)
     for row in found.rows:
         mine = [one for one in made if one.row == row.row]
         pooled = roc_auc_score([one.adherent for one in mine], [one.sra["mass"] for one in mine])
@@ -257,15 +238,15 @@ def test_a_longer_name_that_is_followed_more_is_no_prediction() -> None:
 
 
 def test_languages_need_two() -> None:
-    assert analyse(synthetic(languages=("en",)), draws=20).languages == ()
-    found = analyse(synthetic(languages=("en", "de", None)), draws=20).languages
+    assert analyse(synthetic(languages=("en",))).languages == ()
+    found = analyse(synthetic(languages=("en", "de", None))).languages
     assert [group.name for group in found] == ["en", "de"]
     assert sum(group.accuracy.n for group in found) == 2 * 120
 
 
 def test_what_is_undefined_has_a_reason(records: list[Record]) -> None:
     constant = [replace(one, sra={"paper": 0.001, "mass": math.nan}) for one in records]
-    found = analyse(constant, base="c5_hl", draws=50)
+    found = analyse(constant, base="c5_hl")
     assert found.over_rows["paper"].pearson.r is None
     assert "score constant" in (found.over_rows["paper"].pearson.why or "")
     assert "4 of 4 conditions without a value" in (found.over_rows["mass"].pearson.why or "")
@@ -273,23 +254,19 @@ def test_what_is_undefined_has_a_reason(records: list[Record]) -> None:
     assert row.auc["paper"].value == 0.5  # all ties
     assert (row.scores["mass"].value, row.scores["mass"].why) == (None, "no response with a value")
     assert "no condition 'c5_hl'" in (row.accuracy_difference.why or "")
-    two = analyse([one for one in records if one.row in ("standard", "c1_hf")], draws=50)
+    two = analyse([one for one in records if one.row in ("standard", "c1_hf")])
     assert "2 conditions" in (two.over_rows["paper"].pearson.why or "")
     with pytest.raises(AnalysisError, match="no records"):
         analyse([])
 
 
 def test_auc_without_pairs_of_one_stratum_is_undefined() -> None:
-    draws = resampling(["a", "b"], 20, 0)
     strata, positive = numpy.array([0, 1]), numpy.array([True, False])
-    found = auc(numpy.array([1.0, 2.0]), positive, strata, draws, numpy.array([True, True]))
+    found = auc(
+        numpy.array([1.0, 2.0]), positive, strata, numpy.array([0, 1]), numpy.array([True, True])
+    )
     assert found.value is None
     assert "no condition and strategy has both" in (found.why or "")
-
-
-def test_draws_depend_on_the_seed_alone(records: list[Record]) -> None:
-    assert analyse(records, draws=60, seed=1) == analyse(records, draws=60, seed=1)
-    assert analyse(records, draws=60, seed=1) != analyse(records, draws=60, seed=2)
 
 
 # The published SRA has few digits, so the third decimal of r is what the table gives, no more.
@@ -326,7 +303,7 @@ def test_quality_against_the_base_row() -> None:
         made.append(replace(PLAIN, dialogue=str(at), text=text, perplexity=float(4 + at % 3)))
         broken = " ".join(["so", "it", "goes", "on"] * (4 + at % 2))
         made.append(replace(made[-1], row="fine-tuned", text=broken, perplexity=2.0))
-    base, tuned = analyse_quality(made, draws=200).rows
+    base, tuned = analyse_quality(made).rows
     assert base.words.value == 12.0
     assert tuned.words_difference.value == pytest.approx(18 - 12)
     assert base.perplexity.value == pytest.approx(
@@ -350,7 +327,7 @@ def test_distinct_compares_rows_of_different_size() -> None:
 
     small = [replace(PLAIN, dialogue=str(i), text=text()) for i in range(30)]
     large = [replace(PLAIN, row="c1_hf", dialogue=str(i), text=text()) for i in range(300)]
-    found = analyse_quality([*small, *large], draws=20)
+    found = analyse_quality([*small, *large])
     assert found.distinct_words == 900
     one, other = (row.distinct[1] or 0 for row in found.rows)
     assert one == pytest.approx(other, abs=0.03)
@@ -362,7 +339,7 @@ def test_empty_texts_are_a_gap() -> None:
         for at in range(3)
         for row, text in (("standard", "a b c d e"), ("fine-tuned", "…"))
     ]
-    base, tuned = analyse_quality(made, draws=20).rows
+    base, tuned = analyse_quality(made).rows
     assert tuned.distinct == {1: None, 2: None, 3: None}
     assert tuned.repetition.value is None
     assert base.perplexity.why == "no response with a value"
@@ -392,13 +369,13 @@ def test_the_published_relation_hangs_on_no_single_row() -> None:
         assert min(r for r in without.values() if r is not None) > 0.6
 
 
-def test_an_evaluation_a_comparison_and_a_rate_have_one_interval(records: list[Record]) -> None:
-    """The same responses, the same draws: the three ways to ask give the same numbers."""
+def test_an_evaluation_a_comparison_and_a_mean_have_one_interval(records: list[Record]) -> None:
+    """The same responses: the three ways to ask give the same numbers."""
     mine = [one for one in records if one.row == "standard"]
     scores, dialogues = [one.sra["paper"] for one in mine], [one.dialogue for one in mine]
     evaluated = analyse(mine).rows[0].scores["paper"]
     rows = [{"sra": sra, "dialogue": name} for sra, name in zip(scores, dialogues, strict=True)]
-    rate = rate_interval(scores, [1] * len(mine), dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
+    rate = mean_interval(scores, dialogues)
     for found in (evaluated, mean_sra(rows).mean):
         assert (found.value, found.low, found.high) == pytest.approx(
             (rate.value, rate.low, rate.high), rel=1e-12

@@ -286,7 +286,7 @@ def test_noise_that_was_put_in_is_found(noise: float) -> None:
     named = numpy.where(generator.random(20_000) < 0.9, true, generator.integers(15, size=20_000))
     texts = [[str(one) for one in column] for column in (label, named)]
     right_when_plain = 0.9 + 0.1 / 15
-    found = label_noise(*texts, dialogues=range(20_000), when_plain=right_when_plain, draws=200)
+    found = label_noise(*texts, dialogues=range(20_000), when_plain=right_when_plain)
     assert found.noise.value == pytest.approx(noise, abs=0.02)
     assert found.noise.low <= found.noise.value <= found.noise.high
 
@@ -295,7 +295,7 @@ def test_one_dialogue_gives_no_interval_and_a_useless_classifier_no_noise() -> N
     one = label_noise(["a", "b"], ["a", "b"], ["d", "d"], 0.9)
     assert one.noise.value == 0.0
     assert one.noise.low is None
-    assert "a single group" in str(one.noise.why)
+    assert "a single dialogue" in str(one.noise.why)
     useless = label_noise(["a", "a"], ["a", "a"], range(2), 0.9)
     assert useless.noise.value is None
     assert "no better than chance" in str(useless.noise.why)

@@ -7,16 +7,9 @@ from typing import Any
 
 import numpy
 
-from sra_fast.tools.bootstrap import (
-    DRAWS,
-    LEVEL,
-    REPORT_SEED,
-    Correlation,
-    Estimate,
-    rate_interval,
-    trimmed,
-)
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.estimates import Correlation, Estimate, interval_settings
+from sra_fast.tools.intervals import rate_interval, trimmed
 
 from .alpha import krippendorff_alpha
 from .judgements import Judgements
@@ -74,9 +67,9 @@ class Agreement:
         return len({item for item, _ in self.judgements.preferences})
 
     @property
-    def drawn(self) -> str:
-        """Return what the bootstrap draws: "dialogues", or "items" if no dialogue is known."""
-        return "dialogues" if self.judgements.by_dialogue else "items"
+    def over(self) -> str:
+        """Return what the intervals are over: "dialogues", or "items" if no dialogue is known."""
+        return self.judgements.over
 
     @property
     def without_sra(self) -> list[str]:
@@ -103,11 +96,11 @@ def analyse(judgements: Judgements) -> Agreement:
     return Agreement(
         judgements=judgements,
         pearson={
-            name: pearson(one.preferences, one.differences, one.groups)
+            name: pearson(one.preferences, one.differences, one.groups, over=one.over)
             for name, one in points.items()
         },
         pearson_trimmed={
-            name: trimmed_pearson(one.preferences, one.differences, one.groups)
+            name: trimmed_pearson(one.preferences, one.differences, one.groups, over=one.over)
             for name, one in points.items()
         },
         alpha=_alpha(judgements, list(judgements.items)),
@@ -172,10 +165,7 @@ def to_json(agreement: Agreement) -> dict[str, Any]:
         if reasons:
             notes.setdefault("win_rate", {})[system] = reasons
     method = {
-        "level": LEVEL,
-        "method": f"percentile bootstrap over {agreement.drawn}",
-        "resamples": DRAWS,
-        "seed": REPORT_SEED,
+        **interval_settings("correlation", "share", "other", over=agreement.over),
         "trimmed": [LOW, HIGH],
     }
     return {**result, "intervals": intervals, "notes": notes, "interval": method}
@@ -192,11 +182,13 @@ def _win_json(one: WinRate) -> dict[str, Any]:
 
 
 def _interval(one: Correlation | Estimate) -> dict[str, Any]:
-    return {"low": one.low, "high": one.high, "n": one.n, "resamples_left_out": one.left_out}
+    return {"low": one.low, "high": one.high, "n": one.n}
 
 
 def _alpha(judgements: Judgements, items: list[str]) -> Estimate:
-    return krippendorff_alpha(_ratings(judgements, items), judgements.groups(items))
+    return krippendorff_alpha(
+        _ratings(judgements, items), judgements.groups(items), over=judgements.over
+    )
 
 
 def _ratings(judgements: Judgements, items: list[str]) -> Floats:
@@ -209,7 +201,7 @@ def _ratings(judgements: Judgements, items: list[str]) -> Floats:
 
 
 def _win_rate(judgements: Judgements, system: str, pair: tuple[str, str] | None = None) -> WinRate:
-    """Count the wins of a system, in one pair or all; intervals draw whole groups of items."""
+    """Count the wins of a system, in one pair or all, with intervals over groups."""
     places = [
         (item, annotator)
         for item, annotator in judgements.preferences
@@ -221,14 +213,14 @@ def _win_rate(judgements: Judgements, system: str, pair: tuple[str, str] | None 
     mine = numpy.array(signs, dtype=numpy.int64) * numpy.array(preferences, dtype=numpy.int64)
     groups = judgements.groups(item for item, _ in places)
     won, tied, lost = (mine > 0) * 1.0, (mine == 0) * 1.0, (mine < 0) * 1.0
-    all_of_them = numpy.ones(len(mine))
+    all_of_them, over = numpy.ones(len(mine)), judgements.over
     return WinRate(
         wins=int(won.sum()),
         ties=int(tied.sum()),
         losses=int(lost.sum()),
         rates={
-            "rate_ties_half": rate_interval(won + tied / 2, all_of_them, groups, seed=REPORT_SEED),
-            "rate_ties_lost": rate_interval(won, all_of_them, groups, seed=REPORT_SEED),
-            "rate_ties_left_out": rate_interval(won, won + lost, groups, seed=REPORT_SEED),
+            "rate_ties_half": rate_interval(won + tied / 2, all_of_them, groups, over=over),
+            "rate_ties_lost": rate_interval(won, all_of_them, groups, over=over),
+            "rate_ties_left_out": rate_interval(won, won + lost, groups, over=over),
         },
     )

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import numpy
 
-from sra_fast.tools.bootstrap import REPORT_SEED, Estimate, interval_of_sums
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.estimates import Estimate
+from sra_fast.tools.intervals import interval_of_sums
 from sra_fast.tools.missing_extra import needed
 
 
-def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> Estimate:
+def krippendorff_alpha(
+    ratings: Floats, groups: Sequence[str] | None = None, *, over: str = "items"
+) -> Estimate:
     """Compute Krippendorff's alpha at the interval level, with a 95% interval over groups of items.
 
     With m_i values v of item i, and sums over the n values of items that have two or more:
@@ -19,8 +22,9 @@ def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> 
 
     Args:
         ratings: the preferences, ``[annotators, items]`` float64, NaN where there is none.
-        groups: the group of each item, ``[items]``; the bootstrap draws all items of a group
-            together. None draws each item by itself.
+        groups: the group of each item, ``[items]``; items of one group count as one observation.
+            None: each item is a group of its own.
+        over: what the reason for a missing interval calls the groups, in the plural.
 
     Raises:
         MissingExtraError: the package krippendorff is missing.
@@ -41,19 +45,24 @@ def krippendorff_alpha(ratings: Floats, groups: Sequence[str] | None = None) -> 
     m = (~numpy.isnan(paired)).sum(axis=0).astype(numpy.float64)
     v, vv = numpy.nansum(paired, axis=0), numpy.nansum(paired**2, axis=0)
     columns = numpy.stack([m, v, vv, (m * vv - v * v) / (m - 1)], axis=1)
-    drawn = None if groups is None else [groups[at] for at in twice.nonzero()[0]]
-    low, high, left_out, why = interval_of_sums(columns, alpha_of_sums, drawn, seed=REPORT_SEED)
-    return Estimate(alpha, low, high, items, why, left_out)
+    kept = None if groups is None else [groups[at] for at in twice.nonzero()[0]]
+    # 1 − alpha, a ratio of two spreads, is what lies symmetrically on the scale of the logarithm
+    low, high, why = interval_of_sums(
+        columns, lambda sums: 1 - alpha_of_sums(sums), kept, scale="log", over=over
+    )
+    if low is None or high is None:
+        return Estimate(alpha, None, None, items, why)
+    return Estimate(alpha, 1 - high, 1 - low, items)
 
 
 def alpha_of_sums(sums: Floats) -> Floats:
-    """Compute alpha from the sums of each bootstrap draw.
+    """Compute alpha from sums over items, for many sets of items at a time.
 
     Args:
-        sums: Σ m, Σ v, Σ v² and Σ_i m_i·S_i/(m_i − 1) of each draw, ``[draws, 4]`` float64.
+        sums: Σ m, Σ v, Σ v² and Σ_i m_i·S_i/(m_i − 1) of each set, ``[k, 4]`` float64.
 
     Returns:
-        Alpha of each draw, ``[draws]`` float64; NaN where it is 0/0.
+        Alpha of each set, ``[k]`` float64; NaN where it is 0/0.
     """
     n, v, vv, within = sums.T
     spread = n * vv - v * v  # n·S; exact, as preferences are whole numbers

@@ -80,13 +80,18 @@ class Judgements:
         """Tell whether the dialogue of every item is known."""
         return all(item.dialogue is not None for item in self.items.values())
 
+    @property
+    def over(self) -> str:
+        """Return what intervals are over: "dialogues", or "items" if no dialogue is known."""
+        return "dialogues" if self.by_dialogue else "items"
+
     def differences(self, pair: tuple[str, str]) -> list[float]:
         """Return the SRA differences of a pair's items, where they are known."""
         found = (one.difference for one in self.items.values() if one.systems == pair)
         return [difference for difference in found if difference is not None]
 
     def groups(self, items: Iterable[str]) -> list[str]:
-        """Return the group of each item that a bootstrap draws whole: its dialogue, or itself."""
+        """Return the group that counts each item as one observation: its dialogue, or itself."""
         return [self.items[item].dialogue or item for item in items]
 
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy
 
-from sra_fast.tools.bootstrap import REPORT_SEED, Correlation, Estimate, correlation, trimmed
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.estimates import Correlation, Estimate
+from sra_fast.tools.intervals import correlation, trimmed
 
 from .alpha import krippendorff_alpha
 from .judgements import Judgements
@@ -39,6 +40,7 @@ class Points:
         systems: ``[n]``, 1 where b is the system of its pair with the higher mean SRA, else -1.
         pairs: ``[n]``, the number of the pair of systems.
         groups: ``[n]``, the group of the item that intervals keep together.
+        over: what the groups are, "dialogues" or "items".
     """
 
     preferences: Floats
@@ -47,6 +49,7 @@ class Points:
     systems: Floats
     pairs: Floats
     groups: list[str]
+    over: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def points_of(judgements: Judgements, annotator: str) -> Points:
     preferences, differences, shown, systems, pairs = (
         numpy.array([row[at] for row in rows], dtype=numpy.float64) for at in range(5)
     )
-    return Points(preferences, differences, shown, systems, pairs, judgements.groups(kept))
+    groups = judgements.groups(kept)
+    return Points(preferences, differences, shown, systems, pairs, groups, judgements.over)
 
 
 def explain(judgements: Judgements, points: Mapping[str, Points]) -> Explained:
@@ -116,18 +120,20 @@ def explain(judgements: Judgements, points: Mapping[str, Points]) -> Explained:
         return {name: figure(one) for name, one in points.items()}
 
     def as_shown(one: Points) -> Correlation:
-        return pearson(one.preferences * one.shown, one.differences * one.shown, one.groups)
+        x, y = one.preferences * one.shown, one.differences * one.shown
+        return pearson(x, y, one.groups, over=one.over)
 
     def as_shown_trimmed(one: Points) -> Correlation:
-        return trimmed_pearson(one.preferences * one.shown, one.differences * one.shown, one.groups)
+        x, y = one.preferences * one.shown, one.differences * one.shown
+        return trimmed_pearson(x, y, one.groups, over=one.over)
 
     def alone(one: Points) -> Correlation:
-        identity = one.systems * one.shown
-        return pearson(one.preferences * one.shown, identity, one.groups, "systems of the sides")
+        x, identity = one.preferences * one.shown, one.systems * one.shown
+        return pearson(x, identity, one.groups, "systems of the sides", over=one.over)
 
     def within(one: Points) -> Correlation:
         x, y = (_centred(column, one.pairs) for column in (one.preferences, one.differences))
-        return pearson(x, y, one.groups)
+        return pearson(x, y, one.groups, over=one.over)
 
     return Explained(
         as_shown=each(as_shown),
@@ -138,7 +144,9 @@ def explain(judgements: Judgements, points: Mapping[str, Points]) -> Explained:
     )
 
 
-def pearson(x: Floats, y: Floats, groups: list[str], what: str = "SRA differences") -> Correlation:
+def pearson(
+    x: Floats, y: Floats, groups: list[str], what: str = "SRA differences", *, over: str
+) -> Correlation:
     """Compute Pearson's r of preferences and something else, with its interval over groups.
 
     Args:
@@ -146,17 +154,18 @@ def pearson(x: Floats, y: Floats, groups: list[str], what: str = "SRA difference
         y: what they are compared with, ``[n]``.
         groups: the group of each point, which the interval keeps together.
         what: what the reason of an undefined r calls ``y``.
+        over: what the groups are, in the plural.
     """
-    found = correlation(x, y, groups=groups, seed=REPORT_SEED)
+    found = correlation(x, y, groups=groups, over=over)
     if found.why is None or found.r is not None:
         return found
     return replace(found, why=f"{found.why} (x: preferences, y: {what})")
 
 
-def trimmed_pearson(x: Floats, y: Floats, groups: list[str]) -> Correlation:
+def trimmed_pearson(x: Floats, y: Floats, groups: list[str], *, over: str) -> Correlation:
     """Compute :func:`pearson` without the points where either value is among the extremes."""
     kept = trimmed(x, y, LOW, HIGH)
-    return pearson(x[kept], y[kept], [groups[at] for at in kept.nonzero()[0]])
+    return pearson(x[kept], y[kept], [groups[at] for at in kept.nonzero()[0]], over=over)
 
 
 def _centred(column: Floats, pairs: Floats) -> Floats:
@@ -180,4 +189,5 @@ def _alpha_as_shown(judgements: Judgements) -> Estimate:
         if len(sides) > 1:
             why = "annotators saw an item with its sides in different orders"
             return Estimate(None, None, None, 0, why)
-    return krippendorff_alpha(ratings, judgements.groups(judgements.items))
+    groups = judgements.groups(judgements.items)
+    return krippendorff_alpha(ratings, groups, over=judgements.over)

@@ -6,17 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy
-from numpy.typing import NDArray
 
-from sra_fast.tools.bootstrap import LEVEL
+from sra_fast.tools.estimates import interval_settings
+from sra_fast.tools.intervals import rate_interval
 from sra_fast.tools.markdown_table import markdown_table
 from sra_fast.tools.missing_extra import needed
-
-_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class Quality:
 
     Attributes:
         responses, dialogues: how many were predicted, and how many dialogues they come from.
-        accuracy, low, high: the share of right predictions and its 95% interval.
+        accuracy, low, high: the share of right predictions and its 95% interval; None both where
+            all responses are of one dialogue.
         macro_f1: the mean f1 over the strategies that have responses, where None counts as 0.
         majority: the accuracy of always answering with the most frequent strategy.
         uniform: the accuracy of guessing, 1/K.
@@ -57,8 +55,8 @@ class Quality:
     responses: int
     dialogues: int
     accuracy: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     macro_f1: float
     majority: float
     uniform: float
@@ -68,10 +66,7 @@ class Quality:
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures, and the method of the interval, as JSON can hold them."""
-        return {**asdict(self), "interval": {"level": LEVEL, "method": INTERVAL}}
-
-
-INTERVAL = "Wilson, with the number of responses cut by the design effect of dialogues"
+        return {**asdict(self), "interval": interval_settings("share")}
 
 
 def quality(
@@ -103,13 +98,13 @@ def quality(
     )
     right = numpy.array([a == b for a, b in zip(known, predicted, strict=True)], dtype=float)
     numbers = list(range(len(known))) if dialogues is None else list(dialogues)
-    low, high = accuracy_interval(right, numbers)
+    accuracy = rate_interval(right, numpy.ones(len(right)), numbers)
     return Quality(
         responses=len(known),
         dialogues=len(set(numbers)),
         accuracy=float(right.mean()),
-        low=low,
-        high=high,
+        low=accuracy.low,
+        high=accuracy.high,
         macro_f1=float(numpy.mean([one.f1 or 0.0 for one in by_class if one.responses])),
         majority=max(Counter(known).values()) / len(known),
         uniform=1 / len(classes),
@@ -117,42 +112,6 @@ def quality(
         by_class=by_class,
         confusion=tuple(tuple(int(value) for value in line) for line in counts),
     )
-
-
-def accuracy_interval(
-    right: NDArray[numpy.float64], dialogues: Sequence[int]
-) -> tuple[float, float]:
-    """Compute Wilson's 95% interval of an accuracy, wider where responses share dialogues.
-
-    With p the mean of ``right``, C dialogues, and n_c responses in dialogue c, n is replaced by
-
-        n_eff = n / deff,   deff = C/(C-1) · Σ_c (right_c − p n_c)² / (n p (1−p)),   deff ≥ 1
-
-    (right_c: how many responses are right in c), and by C where p is 0 or 1.
-
-    Args:
-        right: ``[n]`` 1 for each right prediction, else 0.
-        dialogues: ``[n]`` the number of each response's dialogue, from 0.
-
-    Returns:
-        The lower and the upper end.
-    """
-    n, p = len(right), float(right.mean())
-    totals = numpy.bincount(dialogues, weights=right - p)
-    count = len(set(dialogues))
-    effective = float(n)
-    if count < n:
-        spread = float((totals**2).sum())
-        if count < 2 or p in (0.0, 1.0):
-            effective = float(count)
-        else:
-            effective = n / max(1.0, count / (count - 1) * spread / (n * p * (1 - p)))
-    centre = p + _Z**2 / (2 * effective)
-    margin = _Z * math.sqrt(p * (1 - p) / effective + _Z**2 / (4 * effective**2))
-    scale = 1 + _Z**2 / effective
-    low = 0.0 if p == 0 else (centre - margin) / scale
-    high = 1.0 if p == 1 else (centre + margin) / scale
-    return low, high
 
 
 def by_class_table(measured: Quality) -> list[str]:
@@ -166,9 +125,13 @@ def by_class_table(measured: Quality) -> list[str]:
 
 def sentence(measured: Quality) -> str:
     """Return words that state the accuracy, its interval, and what chance would give."""
+    interval = (
+        "no interval from a single dialogue"
+        if measured.low is None
+        else f"95% interval {measured.low:.1%} to {measured.high:.1%}"
+    )
     return (
-        f"accuracy {measured.accuracy:.1%} (95% interval {measured.low:.1%} to "
-        f"{measured.high:.1%}) of {measured.responses} responses; chance: "
+        f"accuracy {measured.accuracy:.1%} ({interval}) of {measured.responses} responses; chance: "
         f"{measured.majority:.1%} by the most frequent strategy, {measured.uniform:.1%} by guessing"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.tools.bootstrap import numbered
+from sra_fast.tools.grouped import numbered
 from sra_fast.tools.missing_extra import needed
 
 from .interface import ClassifierError

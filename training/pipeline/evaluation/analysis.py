@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.estimates import Correlation, Estimate
 
 LOOKBACK = "lookback"
 
@@ -72,9 +72,10 @@ class ConditionRelation:
     """How one score goes together with accuracy over the conditions, each of which is a point.
 
     Attributes:
-        pearson: Pearson's r of mean score and accuracy.
-        pearson_log: Pearson's r of the logarithm of the mean score and accuracy.
-        spearman: Spearman's rank correlation of mean score and accuracy.
+        pearson: Pearson's r of mean score and accuracy, with the interval of r without the noise
+            of the means.
+        pearson_log: Pearson's r of the logarithm of the mean score and accuracy, likewise.
+        spearman: Spearman's rank correlation of mean score and accuracy, without an interval.
         without: Pearson's r of all conditions but one; the key is the name of the one left out.
     """
 
@@ -118,7 +119,6 @@ class Analysis:
         over_rows: how each score goes together with accuracy over the conditions.
         strategies: the figures of each strategy.
         languages: the figures of each language; empty where there are fewer than two.
-        draws, seed: how many times the bootstrap drew dialogues, and the seed of the draws.
     """
 
     responses: int
@@ -130,5 +130,3 @@ class Analysis:
     over_rows: dict[str, ConditionRelation]
     strategies: tuple[GroupResult, ...]
     languages: tuple[GroupResult, ...]
-    draws: int
-    seed: int

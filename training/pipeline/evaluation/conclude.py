@@ -126,7 +126,7 @@ def _heads(conditions: Sequence[Condition], evaluated: Evaluated, best: int) -> 
         numpy.concatenate([condition.mass.numpy() for condition in conditions]),
         [record.adherent for record in of_base],
         dialogue=[record.dialogue for record in of_base],
-        condition=[record.row for record in of_base],
+        row=[record.row for record in of_base],
         strategy=[record.strategy for record in of_base],
         item=[record.item for record in of_base],
         best=best,

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.tools.atomic import write_json, write_text
-from sra_fast.tools.bootstrap import LEVEL
+from sra_fast.tools.estimates import METHODS, interval_settings
 from sra_fast.tools.markdown_table import markdown_text
+from sra_fast.tools.small_samples import LEVEL
 
 from ..classifiers import PLAIN
 from .analysis import Analysis, ConditionResult
+from .exchange import PLANTED
 from .gaps import gaps
 from .heads import HeadAnalysis
 from .language_quality import LanguageQuality
@@ -81,7 +83,6 @@ def write_report(folder: Path, findings: Findings, figures: Sequence[str]) -> No
 
 def results(findings: Findings) -> dict[str, Any]:
     """Return the content of ``results.json``, with None for NaN."""
-    analysis = findings.analysis
     found: dict[str, Any] = plain(findings)
     return {
         "format": FORMAT,
@@ -94,12 +95,7 @@ def results(findings: Findings) -> dict[str, Any]:
             for model, conditions in PUBLISHED.items()
         },
         "gaps": _all_gaps(findings),
-        "interval": {
-            "level": LEVEL,
-            "method": "percentile bootstrap over dialogues, the same draws for all conditions",
-            "resamples": analysis.draws,
-            "seed": analysis.seed,
-        },
+        "interval": interval_settings(*METHODS),
     }
 
 
@@ -123,9 +119,9 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         "# Strategy following and SRA",
         "",
         f"{analysis.responses:,} responses of {analysis.dialogues:,} dialogues. In brackets: "
-        f"{LEVEL:.0%} percentile intervals, from drawing whole dialogues {analysis.draws:,} times "
-        "(the same draws for all conditions, so differences are paired). A dash is an undefined "
-        "figure; the reasons stand under Gaps.",
+        f"{LEVEL:.0%} intervals over dialogues (means: {METHODS['mean']}; shares: "
+        f"{METHODS['share']}; differences are paired). A dash is an undefined figure or interval; "
+        "the reasons stand under Gaps.",
         "",
         "## Table 1",
         "",
@@ -143,9 +139,10 @@ def markdown(findings: Findings, figures: Sequence[str]) -> str:
         "## SRA against accuracy over conditions",
         "",
         f"Each of the {len(analysis.rows)} conditions is a point. Pearson of the means (r), of the "
-        "logarithm of mean SRA (log r), and Spearman (rho). Intervals draw dialogues and compute "
-        "all conditions anew; they do not tell how other conditions would lie. The last column "
-        "leaves out one condition at a time, and says which.",
+        "logarithm of mean SRA (log r), and Spearman (rho). The noise of the means pulls r towards "
+        "0; the intervals are of r without it, and may reach further out. They do not tell how "
+        "other conditions would lie. The last column leaves out one condition at a time, and says "
+        "which.",
         "",
         *relation_table(analysis),
         "## SRA against adherence within conditions",
@@ -210,9 +207,13 @@ def _heads(heads: HeadAnalysis) -> list[str]:
         if heads.threshold is None
         else f"{heads.beyond} of {heads.layers * heads.heads} lie beyond 0.5 ± "
         f"{heads.threshold:.3f}, which the best of all heads exceeds in 5% of "
-        f"{heads.permutations} shuffles of adherence among the conversations of one strategy, all "
-        f"conditions of a conversation together ({heads.shuffled:,} responses can be shuffled)."
+        f"{heads.permutations} shuffles of adherence among the {heads.exchanged:,} dialogues that "
+        "share their strategies and conditions with another, whole dialogues at a time."
     )
+    if heads.power is not None:
+        chance += (
+            f" Of heads with an AUC of {PLANTED:g} planted at random, {heads.power:.0%} lie beyond."
+        )
     median = "undefined" if heads.median is None else f"{heads.median:.3f}"
     text = (
         "AUC of a head's attention on the strategy for adherence, over pairs of the same "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.estimates import Correlation, Estimate
 from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.printable import shortened
 

@@ -9,7 +9,7 @@ from typing import Any
 from sra_fast.report.drawing import new_figure, save_figure, title
 from sra_fast.report.markdown import MEANING
 from sra_fast.report.palette import BLACK, BLUE, DARK_GREY, GREY, GRID, ORANGE, style_of
-from sra_fast.tools.bootstrap import Estimate
+from sra_fast.tools.estimates import Estimate
 from sra_fast.tools.printable import shortened
 
 from .analysis import Analysis, AnalysisError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.estimates import Correlation, Estimate
 
 from .analysis import Analysis, ConditionResult
 from .heads import HeadAnalysis

@@ -5,39 +5,43 @@ compared, that is of one condition and strategy. A mass is a sum over the tokens
 strategy, so longer strategies and other templates get more of it, and that alone must not look like
 prediction. Heads are chosen on one half of the dialogues and measured on the other.
 
-What chance gives comes from shuffles: conversations with one strategy that are answered under the
-same conditions exchange their labels (adherent or not), all conditions of a conversation together
-and for all heads at once. So every stratum keeps its number of adherent responses, and the
-responses to one conversation stay as alike as they are. For each shuffle the largest |AUC − 0.5| of
-any head is noted; the threshold is their 95% quantile (max-statistic), so it allows for how many
-heads are tried. The assumption: without prediction, conversations with one strategy are
-exchangeable. Whatever else goes together with both mass and adherence (the turn, the length of the
-conversation, its dialogue) counts as prediction.
+What chance gives comes from shuffles: dialogues with the same strategies and rows exchange their
+labels (adherent or not), all responses of a dialogue together and for all heads at once
+(:mod:`~.exchange`). For each shuffle the largest |AUC − 0.5| of any head is noted; the threshold is
+their 95% quantile (max-statistic), so it allows for how many heads are tried. The assumption:
+without prediction, dialogues are independent of each other. Whatever goes together with both mass
+and adherence within a dialogue (the turn, the length of the conversation) counts as prediction. How
+often the threshold finds a head that is planted there, and one that is not, stands in
+``benchmarks/statistics/``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS, REPORT_SEED, Estimate, Integers, numbered
-from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.estimates import REPORT_SEED, Estimate
+from sra_fast.tools.grouped import Integers, numbered
 
-from .ranking import (
-    Booleans,
-    auc,
-    aucs_of_ranks,
-    stratum_ranks,
+from .exchange import (
+    changeable,
+    exchangeable,
+    power,
+    shuffles,
+    threshold,
+    too_few_exchanges,
 )
-from .resampling import resampling
+from .ranking import Booleans, Ranks, auc, aucs_of_ranks, stratum_ranks
 
 PERMUTATIONS = 200
+PLANTED_HEADS = 200
 BEST = 10
 
-Answered = tuple[object, object, object]  # condition, strategy, item
+Answered = tuple[object, object, object]  # row, strategy, item
 
 
 class HeadsError(ValueError):
@@ -73,9 +77,10 @@ class HeadAnalysis:
         threshold: the |AUC − 0.5| that the best of all heads exceeds by chance in 5% of the
             shuffles.
         beyond: how many heads exceed the threshold on the measuring half, above or below 0.5.
-        shuffled: how many responses of the measuring half have a label that a shuffle could change.
-        permutations, seed: the number of shuffles and their seed, which also splits the dialogues
-            (:func:`halves`).
+        exchanged: how many dialogues of the measuring half exchange their labels in a shuffle.
+        power: the share of heads with an AUC of 0.7, planted at random, that exceed the threshold.
+        permutations, draws: the number of shuffles, and of planted heads.
+        seed: the seed of both, which also splits the dialogues (:func:`halves`).
         gaps: sentences on what is undefined, and why.
     """
 
@@ -88,8 +93,10 @@ class HeadAnalysis:
     median: float | None
     threshold: float | None
     beyond: int | None
-    shuffled: int
+    exchanged: int
+    power: float | None
     permutations: int
+    draws: int
     seed: int
     gaps: tuple[str, ...]
 
@@ -117,12 +124,12 @@ def analyse_heads(
     adherent: ArrayLike,
     *,
     dialogue: Sequence[object],
-    condition: Sequence[object],
+    row: Sequence[object],
     strategy: Sequence[object],
     item: Sequence[object],
     best: int = BEST,
     permutations: int = PERMUTATIONS,
-    draws: int = REPORT_DRAWS,
+    draws: int = PLANTED_HEADS,
     seed: int = REPORT_SEED,
 ) -> HeadAnalysis:
     """Measure how well each head predicts adherence, and choose the best heads.
@@ -130,34 +137,33 @@ def analyse_heads(
     Args:
         mass: ``[n, layers, heads]`` finite: the mean share of a response's attention that each head
             puts on the strategy span.
-        adherent: ``[n]`` bool: whether the response adheres to its strategy, the label.
-        dialogue, condition, strategy: ``[n]`` those of each response, hashable.
-        item: ``[n]`` the conversation that was answered, hashable; a condition answers it at most
-            once with one strategy.
+        adherent: ``[n]`` True, False, 1 or 0: whether the response adheres to its strategy.
+        dialogue, row, strategy: ``[n]`` those of each response, hashable; the row is its condition.
+        item: ``[n]`` the conversation that was answered, hashable; a row answers it at most once
+            with one strategy.
         best: how many heads to choose.
         permutations: how many times to shuffle the labels.
-        draws: how many times to draw dialogues for the intervals.
-        seed: the seed of the split, the shuffles and the draws.
+        draws: how many heads to plant, one at a time, to measure the power of the threshold.
+        seed: the seed of the split, the shuffles and the planted heads.
 
     Raises:
-        HeadsError: the shapes do not go together, a mass is NaN or infinite, there is no response,
-            or a condition answers an item twice with one strategy.
+        HeadsError: the shapes do not go together, a mass is NaN or infinite, a label is neither
+            true nor false, there is no response, or a row answers an item twice with one strategy.
     """
     values = numpy.asarray(mass)
-    labels = numpy.asarray(adherent, dtype=bool)
     _refuse_wrong(
         values,
-        adherent=labels,
+        adherent=numpy.asarray(adherent),
         dialogue=dialogue,
-        condition=condition,
+        row=row,
         strategy=strategy,
         item=item,
     )
-    answered = list(zip(condition, strategy, item, strict=True))
-    _refuse_second_answers(answered)
+    labels = numpy.asarray(adherent).astype(bool)
+    _refuse_second_answers(list(zip(row, strategy, item, strict=True)))
     n, layers, heads = values.shape
     values = values.reshape(n, layers * heads)
-    strata = numbered([(one, asked) for one, asked, _ in answered])[0]
+    strata = numbered(list(zip(row, strategy, strict=True)))[0]
     choose, measure = halves(dialogue, seed)
     ours = numpy.array([one in measure for one in dialogue])
     theirs = stratum_ranks(values[~ours], strata[~ours])
@@ -172,26 +178,25 @@ def analyse_heads(
     ]
     picked: list[HeadResult] = []
     if chosen is not None:
-        draw = resampling([one for one in dialogue if one in measure], draws, seed)
+        number = numbered(dialogue)[0][ours]
         everyone = numpy.ones(int(ours.sum()), dtype=bool)
         for at in numpy.argsort(-chosen[0], kind="stable")[:best]:
             column = values[ours, at].astype(numpy.float64)
-            estimate = auc(column, labels[ours], strata[ours], draw, everyone)
+            estimate = auc(column, labels[ours], strata[ours], number, everyone)
             layer, head = divmod(int(at), heads)
             picked.append(HeadResult(layer, head, float(chosen[0, at]), estimate))
-    threshold, beyond, shuffled = None, None, 0
+    groups: list[Integers] = []
+    chance, found_power, why = None, None, None
     if measured is not None:
-        pools = _pools([one for one, mine in zip(answered, ours, strict=True) if mine])
-        shuffled = sum(_movable(labels[ours][pool]) for pool in pools)
-        if shuffled:
-            many = _shuffles(labels[ours], pools, permutations, seed)
-            threshold = _threshold(aucs_of_ranks(ranks, many, strata[ours]))
-            beyond = int((numpy.abs(measured[0] - 0.5) > threshold).sum())
-        else:
-            gaps.append(
-                "no two items of one strategy, answered in the same conditions, differ in "
-                "adherence, so labels cannot be shuffled and what chance gives is unknown"
-            )
+        cells = (
+            [one for one, mine in zip(column, ours, strict=True) if mine]
+            for column in (dialogue, strategy, row)
+        )
+        groups = changeable(labels[ours], exchangeable(*cells))
+        why = too_few_exchanges(labels[ours], groups)
+        if why is None:
+            many = shuffles(labels[ours], groups, max(permutations, draws), seed)
+            chance, found_power = _chance(ranks, many, strata[ours], permutations, draws, seed)
     grid = [None] * (layers * heads) if measured is None else measured[0].tolist()
     return HeadAnalysis(
         layers=layers,
@@ -201,57 +206,37 @@ def analyse_heads(
         best=tuple(picked),
         measured=tuple(tuple(grid[i * heads : (i + 1) * heads]) for i in range(layers)),
         median=None if measured is None else float(numpy.median(measured[0])),
-        threshold=threshold,
-        beyond=beyond,
-        shuffled=shuffled,
+        threshold=chance,
+        beyond=None
+        if chance is None or measured is None
+        else int((numpy.abs(measured[0] - 0.5) > chance).sum()),
+        exchanged=sum(map(len, groups)),
+        power=found_power,
         permutations=permutations,
+        draws=draws,
         seed=seed,
-        gaps=tuple(gaps),
+        gaps=(*gaps, *([why] if why else [])),
     )
 
 
-def _pools(answered: Sequence[Answered]) -> list[Integers]:
-    """Group the responses whose items may exchange labels: indices ``[items, conditions]`` each."""
-    items: dict[tuple[object, object], dict[object, int]] = {}
-    for at, (condition, strategy, item) in enumerate(answered):
-        items.setdefault((strategy, item), {})[condition] = at
-    pools: dict[tuple[object, frozenset[object]], list[dict[object, int]]] = {}
-    for (strategy, _), by_condition in items.items():
-        pools.setdefault((strategy, frozenset(by_condition)), []).append(by_condition)
-    return [
-        numpy.array([[one[condition] for condition in alike[0]] for one in alike])
-        for alike in pools.values()
-    ]
+def _chance(
+    ranks: Ranks, labels: Booleans, strata: Integers, permutations: int, draws: int, seed: int
+) -> tuple[float, float | None]:
+    """Return the threshold of ``permutations`` shuffles, and its power by ``draws`` planted heads.
 
-
-def _movable(labels: Booleans) -> int:
-    """Count the ``labels [items, conditions]`` of a pool that a shuffle could change."""
-    return len(labels) * int((labels.any(axis=0) & ~labels.all(axis=0)).sum())
-
-
-def _shuffles(labels: Booleans, pools: Sequence[Integers], number: int, seed: int) -> Booleans:
-    """Return ``labels [n]``, then ``number`` shuffles of them within pools, ``[1 + number, n]``."""
-    generator = numpy.random.default_rng([seed, 1])  # not the stream that splits the halves
-    shuffled = numpy.tile(labels, (1 + number, 1))
-    for pool in pools:
-        order = numpy.argsort(generator.random((number, len(pool))), axis=1)
-        shuffled[1:, pool] = labels[pool][order]
-    return shuffled
-
-
-def _threshold(aucs: Floats | None) -> float:
-    """Return the 95% quantile, over shuffles, of the largest |AUC − 0.5| of any head.
-
-    The unshuffled labels count as one of the shuffles, and the quantile is one of the values, not
-    a number between two: only then do the labels exceed it by chance in at most 5% of cases,
-    however few shuffles there are.
+    The first of ``labels [1 + k, n]`` are as they are, the others are shuffled, k ≥ both numbers.
     """
+    aucs = aucs_of_ranks(ranks, labels[: 1 + permutations], strata)
     assert aucs is not None  # a shuffle keeps the number of pairs
-    largest = numpy.abs(aucs - 0.5).max(axis=1)
-    return float(numpy.quantile(largest, LEVEL, method="inverted_cdf"))
+    beyond = threshold(aucs)
+    if not draws:
+        return beyond, None
+    return beyond, power(ranks, labels[1 : 1 + draws], strata, beyond, seed)
 
 
-def _refuse_wrong(mass: NDArray[numpy.floating], **columns: Sequence[object] | Booleans) -> None:
+def _refuse_wrong(
+    mass: NDArray[numpy.floating], **columns: Sequence[object] | NDArray[Any]
+) -> None:
     if mass.ndim != 3 or not mass.size:
         raise HeadsError(f"mass must be [n, layers, heads] with n ≥ 1, found shape {mass.shape}")
     for name, column in columns.items():
@@ -263,14 +248,18 @@ def _refuse_wrong(mass: NDArray[numpy.floating], **columns: Sequence[object] | B
         raise HeadsError(
             f"mass[{i}, {layer}, {head}] is {mass[i, layer, head]}; leave the response out"
         )
+    labels = numpy.asarray(columns["adherent"])
+    for at, label in enumerate(labels.tolist()):
+        if label not in (0, 1):
+            raise HeadsError(f"adherent[{at}] is {label!r}; it must be True, False, 1 or 0")
 
 
 def _refuse_second_answers(answered: Sequence[Answered]) -> None:
     first: dict[Answered, int] = {}
     for at, one in enumerate(answered):
         if first.setdefault(one, at) != at:
-            condition, _, item = one
+            row, _, item = one
             raise HeadsError(
-                f"mass[{first[one]}] and mass[{at}] are both of condition {condition!r} and item "
+                f"mass[{first[one]}] and mass[{at}] are both of row {row!r} and item "
                 f"{item!r}; name the items apart, or leave one out"
             )

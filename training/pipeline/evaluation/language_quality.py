@@ -24,15 +24,17 @@ from functools import lru_cache
 
 import numpy
 
-from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, Estimate, numbered
+from sra_fast.tools.estimates import REPORT_SEED, Estimate
+from sra_fast.tools.grouped import numbered
 
 from .analysis import AnalysisError
+from .group_means import Means, group_means
 from .records import Record
-from .resampling import Means, group_means, resampling
 
 SHUFFLES = 5
 ORDERS = (1, 2, 3)
 
+_FINISHED = 1  # the column that holds whether the model ended a reply itself
 _REPEATED = 4  # words of an n-gram that counts as repeated
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
@@ -78,14 +80,13 @@ class LanguageQuality:
         distinct_words: how many words the texts of each condition were cut to for distinct-n;
             conditions without a word are not counted.
         shuffles: how many shuffles distinct-n is the mean of.
-        draws, seed: how many times dialogues were drawn for the intervals, and the seed.
+        seed: the seed of the shuffles.
     """
 
     base: str
     rows: tuple[ConditionQuality, ...]
     distinct_words: int
     shuffles: int
-    draws: int
     seed: int
 
 
@@ -93,7 +94,6 @@ def analyse_quality(
     records: Sequence[Record],
     *,
     base: str = "standard",
-    draws: int = REPORT_DRAWS,
     seed: int = REPORT_SEED,
 ) -> LanguageQuality:
     """Measure the language of the replies that are in the records.
@@ -101,8 +101,7 @@ def analyse_quality(
     Args:
         records: the records, with their texts.
         base: the name of the condition that the others are compared with.
-        draws: how many times to draw dialogues for the intervals.
-        seed: the seed of the draws and the shuffles.
+        seed: the seed of the shuffles.
 
     Raises:
         AnalysisError: there is no record, or all texts are empty.
@@ -125,9 +124,8 @@ def analyse_quality(
             for record, text in zip(records, texts, strict=True)
         ]
     )
-    means = group_means(
-        columns, condition, len(names), resampling([one.dialogue for one in records], draws, seed)
-    )
+    dialogue = numbered([record.dialogue for record in records])[0]
+    means = group_means(columns, condition, len(names), dialogue, shares=(_FINISHED,))
     by_condition = [
         [text for text, at in zip(texts, condition, strict=True) if at == i]
         for i in range(len(names))
@@ -141,7 +139,6 @@ def analyse_quality(
         ),
         distinct_words=size,
         shuffles=SHUFFLES,
-        draws=draws,
         seed=seed,
     )
 
@@ -199,7 +196,7 @@ def _condition_quality(
     means: Means, names: list[str], at: int, base: str, variety: dict[int, float | None]
 ) -> ConditionQuality:
     def difference(column: int) -> Estimate:
-        n = int(means.counts[at, column])
+        n = int(means.responses[at, column])
         if base not in names:
             return Estimate(None, None, None, n, f"there is no condition {base!r} to compare with")
         if names[at] == base:
@@ -209,7 +206,7 @@ def _condition_quality(
     length, ended, repeated, log_perplexity = (means.estimate(at, column) for column in range(4))
     return ConditionQuality(
         row=names[at],
-        n=int(means.counts[at, 0]),
+        n=int(means.responses[at, 0]),
         words=length,
         finished=ended,
         distinct=variety,

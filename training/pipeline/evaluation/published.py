@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sra_fast.tools.bootstrap import Correlation, correlation
+from sra_fast.tools.estimates import Correlation
+from sra_fast.tools.intervals import correlation
 
 from .condition_correlation import leave_one_out
 
@@ -93,12 +94,12 @@ def published_relation(model: str) -> PublishedRelation:
         [condition.log_sra for condition in conditions],
     )
     found = (
-        correlation(raw, accuracy, draws=1),
-        correlation(log, accuracy, draws=1),
-        correlation(raw, accuracy, "spearman", draws=1),
+        correlation(raw, accuracy),
+        correlation(log, accuracy),
+        correlation(raw, accuracy, "spearman"),
     )
     pearson, pearson_log, spearman = (
-        replace(one, low=None, high=None, why=NO_INTERVAL, left_out=0) for one in found
+        replace(one, low=None, high=None, why=NO_INTERVAL) for one in found
     )
     without = leave_one_out([condition.row for condition in conditions], raw, accuracy)
     return PublishedRelation(pearson, pearson_log, spearman, without)

@@ -20,11 +20,11 @@ from __future__ import annotations
 import numpy
 from numpy.typing import NDArray
 
-from sra_fast.tools.bootstrap import Estimate, Integers
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.estimates import Estimate, too_few
+from sra_fast.tools.grouped import Integers, leave_out_weights, numbered
+from sra_fast.tools.intervals import jackknife_limits
 from sra_fast.tools.missing_extra import needed
-
-from .resampling import Resampling, estimate
 
 Booleans = NDArray[numpy.bool_]
 Ranks = NDArray[numpy.float32]  # multiples of 0.5, which are exact up to 2²³
@@ -33,7 +33,7 @@ _AT_ONCE = 4096  # responses that are in float64 at once; bounds the memory
 
 
 def auc(
-    scores: Floats, positive: Booleans, strata: Integers, draws: Resampling, chosen: Booleans
+    scores: Floats, positive: Booleans, strata: Integers, dialogue: Integers, chosen: Booleans
 ) -> Estimate:
     """Compute the AUC of a score for adherence, with its interval over dialogues.
 
@@ -41,7 +41,7 @@ def auc(
         scores: ``[n]`` the score of each response; NaN leaves a response out.
         positive: ``[n]`` whether the response adheres.
         strata: ``[n]`` the number of its stratum, from 0.
-        draws: draws of dialogues for the same n responses.
+        dialogue: ``[n]`` the number of its dialogue, from 0.
         chosen: ``[n]`` whether the response counts.
 
     Returns:
@@ -61,19 +61,26 @@ def auc(
             "undefined"
         )
         return Estimate(None, None, None, len(at), why)
-    drawn = [weighted_auc(scores[at], labels, strata[at], weights) for weights in draws.weights(at)]
-    dialogues = len(numpy.unique(draws.dialogue[at]))
-    return estimate(value, numpy.concatenate(drawn), len(at), dialogues)
+    index, names = numbered(dialogue[at].tolist())
+    few = too_few(len(names))
+    if few:
+        return Estimate(value, None, None, len(at), few)
+    without = [
+        weighted_auc(scores[at], labels, strata[at], weights)
+        for weights in leave_out_weights(index, len(names))
+    ]
+    low, high, no_interval = jackknife_limits(value, numpy.concatenate(without), "logit")
+    return Estimate(value, low, high, len(at), no_interval)
 
 
 def weighted_auc(scores: Floats, positive: Booleans, strata: Integers, weights: Floats) -> Floats:
-    """Compute the AUC of n weighted responses for each draw, ``[draws]``; NaN without a pair.
+    """Compute the AUC of n responses for each set of weights, ``[k]``; NaN without a pair.
 
     Args:
         scores: ``[n]`` the score of each response, without NaN; n ≥ 1.
         positive: ``[n]`` whether the response adheres.
         strata: ``[n]`` the number of its stratum, from 0.
-        weights: ``[draws, n]`` how many times each draw has the response.
+        weights: ``[k, n]`` how many times each response counts, from 0.
     """
     order = numpy.lexsort((scores, strata))
     x, s, y = scores[order], strata[order], positive[order]
@@ -81,7 +88,7 @@ def weighted_auc(scores: Floats, positive: Booleans, strata: Integers, weights: 
     ties = (begins | numpy.concatenate([[True], x[1:] != x[:-1]])).nonzero()[0]
     ordered = weights[:, order]
     every = numpy.add.reduceat(ordered, ties, axis=1)
-    hits = numpy.add.reduceat(ordered * y, ties, axis=1)  # [draws, ties], as what follows
+    hits = numpy.add.reduceat(ordered * y, ties, axis=1)  # [k, ties], as what follows
     misses = every - hits
     below = numpy.cumsum(misses, axis=1) - misses  # in this stratum and all before it
     firsts = begins[ties].nonzero()[0]

@@ -1,8 +1,8 @@
 """Analyse adherence, SRA and how they go together: by condition, turn, strategy and language.
 
 A *condition* is one model under one prompt template; a *score* is SRA by one definition, or
-"lookback". Intervals are 95% percentile intervals over dialogues, which are drawn once for all
-figures. A figure that is undefined is None with its reason, never a number.
+"lookback". Intervals are 95% intervals over dialogues. A figure that is undefined is None with its
+reason, never a number.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from sra_fast.tools.bootstrap import REPORT_DRAWS, REPORT_SEED, Estimate, Integers, numbered
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.estimates import Estimate
+from sra_fast.tools.grouped import Integers, numbered
 
 from .analysis import (
     LOOKBACK,
@@ -26,9 +27,11 @@ from .analysis import (
     TurnResult,
 )
 from .condition_correlation import condition_correlation, leave_one_out
+from .group_means import Means, group_means
 from .ranking import Booleans, auc
 from .records import Record
-from .resampling import Means, Resampling, group_means, resampling
+
+_SHARES = (0,)  # the columns of 0 and 1: adherence
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class _Columns:
         scores: the names of the scores.
         values: ``[n, 1 + scores]``; the first column is adherence, 0 or 1, the others are the
             scores, NaN where unknown.
-        draws: draws of the records' dialogues.
+        dialogue: ``[n]`` the number of each record's dialogue.
     """
 
     conditions: tuple[str, ...]
@@ -50,7 +53,7 @@ class _Columns:
     stratum: Integers
     scores: tuple[str, ...]
     values: Floats
-    draws: Resampling
+    dialogue: Integers
 
     @property
     def adherent(self) -> Booleans:
@@ -62,8 +65,6 @@ def analyse(
     records: Sequence[Record],
     *,
     base: str = "standard",
-    draws: int = REPORT_DRAWS,
-    seed: int = REPORT_SEED,
 ) -> Analysis:
     """Analyse the records of all conditions.
 
@@ -72,22 +73,20 @@ def analyse(
     Args:
         records: the records of a model under several templates, with those of its tuned versions.
         base: the name of the condition that the others are compared with.
-        draws: how many times the bootstrap draws dialogues.
-        seed: the seed of the draws.
 
     Raises:
         AnalysisError: there is no record.
     """
-    columns = _columns(records, draws, seed)
+    columns = _columns(records)
     by_condition = group_means(
-        columns.values, columns.condition, len(columns.conditions), columns.draws
+        columns.values, columns.condition, len(columns.conditions), columns.dialogue, _SHARES
     )
     languages, names = numbered([record.language for record in records])
     known = [(i, str(name)) for i, name in enumerate(names) if name is not None]
     strategies, strategy_names = numbered([record.strategy for record in records])
     return Analysis(
         responses=len(records),
-        dialogues=columns.draws.counts.shape[1],
+        dialogues=int(columns.dialogue.max()) + 1,
         base=base,
         scores=columns.scores,
         rows=_conditions(columns, by_condition, base),
@@ -109,8 +108,6 @@ def analyse(
             columns, strategies, [(i, str(name)) for i, name in enumerate(strategy_names)]
         ),
         languages=_groups(columns, languages, known) if len(known) > 1 else (),
-        draws=draws,
-        seed=seed,
     )
 
 
@@ -118,8 +115,6 @@ def table_of_conditions(
     records: Sequence[Record],
     *,
     base: str = "standard",
-    draws: int = REPORT_DRAWS,
-    seed: int = REPORT_SEED,
 ) -> tuple[ConditionResult, ...]:
     """Compute the figures of each condition, as in Table 1, and nothing else.
 
@@ -128,20 +123,18 @@ def table_of_conditions(
     Args:
         records: the records of all conditions.
         base: the name of the condition that the others are compared with.
-        draws: how many times the bootstrap draws dialogues.
-        seed: the seed of the draws.
 
     Raises:
         AnalysisError: there is no record.
     """
-    columns = _columns(records, draws, seed)
+    columns = _columns(records)
     by_condition = group_means(
-        columns.values, columns.condition, len(columns.conditions), columns.draws
+        columns.values, columns.condition, len(columns.conditions), columns.dialogue, _SHARES
     )
     return _conditions(columns, by_condition, base)
 
 
-def _columns(records: Sequence[Record], draws: int, seed: int) -> _Columns:
+def _columns(records: Sequence[Record]) -> _Columns:
     if not records:
         raise AnalysisError("there are no records to analyse; generate and score responses first")
     condition, names = numbered([record.row for record in records])
@@ -160,15 +153,17 @@ def _columns(records: Sequence[Record], draws: int, seed: int) -> _Columns:
         stratum=numbered([(record.row, record.strategy) for record in records])[0],
         scores=(*definitions, LOOKBACK),
         values=numpy.array(values, dtype=numpy.float64),
-        draws=resampling([record.dialogue for record in records], draws, seed),
+        dialogue=numbered([record.dialogue for record in records])[0],
     )
 
 
 def _conditions(columns: _Columns, means: Means, base: str) -> tuple[ConditionResult, ...]:
     at_base = columns.conditions.index(base) if base in columns.conditions else None
 
+    counts, dialogues = means.responses, means.dialogues
+
     def difference(at: int, column: int) -> Estimate:
-        n = int(means.counts[at, column])
+        n = int(counts[at, column])
         if at_base is None:
             return Estimate(None, None, None, n, f"there is no condition {base!r} to compare with")
         if at == at_base:
@@ -181,8 +176,8 @@ def _conditions(columns: _Columns, means: Means, base: str) -> tuple[ConditionRe
         found.append(
             ConditionResult(
                 row=condition,
-                n=int(means.counts[at, 0]),
-                dialogues=int(means.dialogues[at, 0]),
+                n=int(counts[at, 0]),
+                dialogues=int(dialogues[at, 0]),
                 accuracy=means.estimate(at, 0),
                 scores=scores,
                 log_scores={name: _log(one) for name, one in scores.items()},
@@ -199,7 +194,7 @@ def _conditions(columns: _Columns, means: Means, base: str) -> tuple[ConditionRe
 def _turns(columns: _Columns, turns: Sequence[int]) -> tuple[TurnResult, ...]:
     keys = list(zip(columns.condition.tolist(), turns, strict=True))
     group, names = numbered(keys)
-    means = group_means(columns.values, group, len(names), columns.draws)
+    means = group_means(columns.values, group, len(names), columns.dialogue, _SHARES)
     numbers = {key: at for at, key in enumerate(names)}
     return tuple(
         TurnResult(
@@ -226,16 +221,17 @@ def _groups(
         names: number and name of the groups that are wanted.
     """
     conditions, number = len(columns.conditions), int(group.max()) + 1
-    together = group_means(columns.values, group, number, columns.draws)
+    together = group_means(columns.values, group, number, columns.dialogue, _SHARES)
     apart = group_means(
-        columns.values, group * conditions + columns.condition, number * conditions, columns.draws
+        columns.values,
+        group * conditions + columns.condition,
+        number * conditions,
+        columns.dialogue,
+        _SHARES,
     )
     found = []
     for at, name in names:
-        mine = slice(at * conditions, (at + 1) * conditions)
-        means = Means(
-            apart.values[mine], apart.drawn[:, mine], apart.counts[mine], apart.dialogues[mine]
-        )
+        means = apart.of_groups(slice(at * conditions, (at + 1) * conditions))
         found.append(
             GroupResult(
                 name=name,
@@ -252,9 +248,9 @@ def _groups(
 
 def _auc(columns: _Columns, chosen: Booleans) -> dict[str, Estimate]:
     """Compute the AUC of each score, over pairs of one condition and strategy, among ``chosen``."""
-    strata, draws = columns.stratum, columns.draws
+    strata, dialogue = columns.stratum, columns.dialogue
     return {
-        score: auc(columns.values[:, 1 + i], columns.adherent, strata, draws, chosen)
+        score: auc(columns.values[:, 1 + i], columns.adherent, strata, dialogue, chosen)
         for i, score in enumerate(columns.scores)
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from sra_fast.report.markdown import number
-from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.estimates import Correlation, Estimate
 from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
 from .analysis import (
@@ -33,23 +33,20 @@ def signed(shown: Format) -> Format:
 
 
 def figure(one: Estimate, shown: Format = rate) -> str:
-    """Write a value and its interval, such as ``0.594 [0.550, 0.640]``."""
+    """Write a value and its interval: ``0.594 [0.550, 0.640]``, or ``0.594 [–]`` without one."""
     return _cell(one.value, one.low, one.high, shown)
 
 
 def coefficient(one: Correlation) -> str:
-    """Write a coefficient and its interval, such as ``0.914 [0.800, 0.950]``."""
+    """Write a coefficient and its interval, as :func:`figure` does."""
     return _cell(one.r, one.low, one.high, rate)
 
 
 def _cell(value: float | None, low: float | None, high: float | None, shown: Format) -> str:
     if value is None:
         return DASH
-    return (
-        shown(value)
-        if low is None or high is None
-        else (f"{shown(value)} [{shown(low)}, {shown(high)}]")
-    )
+    between = DASH if low is None or high is None else f"{shown(low)}, {shown(high)}"
+    return f"{shown(value)} [{between}]"
 
 
 def condition_table(analysis: Analysis, definition: str) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sra_fast.tools.bootstrap import LEVEL, REPORT_DRAWS, REPORT_SEED, rate_interval
+from sra_fast.tools import estimates
+from sra_fast.tools.intervals import rate_interval
 
 from ..items import Item
 from .judge_prompt import Order
@@ -63,8 +64,7 @@ class Share:
     Attributes:
         count: the number of those items.
         percent: their share of the decided items, in percent; None if no item is decided.
-        low: the lower end of the 95% interval, in percent. None with fewer than two dialogues, or
-            if all dialogues have the same share, where a bootstrap has no spread to measure.
+        low: the lower end of the 95% interval, in percent; None with fewer than two dialogues.
         high: the upper end of that interval, in percent, or None like ``low``.
         why: the reason why one of these is None; None if none of them is.
     """
@@ -112,8 +112,7 @@ class Tally:
 
 def interval_settings() -> dict[str, Any]:
     """Return how the intervals are computed, as values of JSON."""
-    method = "percentile bootstrap over dialogues"
-    return {"level": LEVEL, "method": method, "resamples": REPORT_DRAWS, "seed": REPORT_SEED}
+    return estimates.interval_settings("share")
 
 
 def tally(judged: Sequence[Judged]) -> Tally:
@@ -162,11 +161,11 @@ def _for_a(verdict: Verdict, order: Order) -> Outcome:
 def _share(outcome: Outcome, decided: Sequence[Judged]) -> Share:
     """Return how often an outcome occurs, with an interval.
 
-    Items of one dialogue resemble each other, so the bootstrap draws whole dialogues.
+    Items of one dialogue resemble each other, so a dialogue counts as one observation.
     """
     hits = [float(one.outcome == outcome) for one in decided]
     dialogues = [one.item.dialogue for one in decided]
-    found = rate_interval(hits, [1.0] * len(hits), dialogues, draws=REPORT_DRAWS, seed=REPORT_SEED)
+    found = rate_interval(hits, [1.0] * len(hits), dialogues)
     return Share(
         count=round(sum(hits)),
         percent=_percent(found.value),

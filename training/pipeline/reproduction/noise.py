@@ -19,14 +19,10 @@ from dataclasses import dataclass
 
 import numpy
 
-from sra_fast.tools.bootstrap import (
-    REPORT_DRAWS,
-    REPORT_SEED,
-    Estimate,
-    interval_of_sums,
-    numbered,
-)
 from sra_fast.tools.coefficients import Floats
+from sra_fast.tools.estimates import Estimate
+from sra_fast.tools.grouped import numbered
+from sra_fast.tools.intervals import interval_of_sums
 
 from ..classifiers import PLAIN_REPLIES, train_classifier
 from ..classifiers.interface import most_probable
@@ -59,20 +55,15 @@ def label_noise(
     named: Sequence[str],
     dialogues: Sequence[object],
     when_plain: float,
-    *,
-    draws: int = REPORT_DRAWS,
-    seed: int = REPORT_SEED,
 ) -> LabelNoise:
     """Estimate the noise of n ≥ 1 labels.
 
     Args:
         labels: ``[n]`` the strategies that the model was told to follow.
         named: ``[n]`` the strategies that the classifier names.
-        dialogues: ``[n]`` the dialogue of each reply, hashable; replies of one dialogue are drawn
-            together.
+        dialogues: ``[n]`` the dialogue of each reply, hashable; replies of one dialogue count as
+            one observation.
         when_plain: c, the accuracy of the classifier where a reply plainly follows its strategy.
-        draws: how many times the bootstrap draws dialogues.
-        seed: the seed of the draws.
     """
     number, names = numbered([*labels, *named])
     told, found = number[: len(labels)], number[len(labels) :]
@@ -93,22 +84,17 @@ def label_noise(
         return LabelNoise(
             agreement, chance, when_plain, Estimate(None, None, None, len(labels), why)
         )
-    value = float(_noise(numpy.array(agreement), numpy.array(chance), when_plain))
-    low, high, left_out, no_interval = interval_of_sums(
-        columns,
-        lambda sums: _noise(*parts(sums), when_plain),
-        dialogues,
-        draws=draws,
-        seed=seed,
-    )
-    noise = Estimate(value, low, high, len(labels), no_interval, left_out)
+
+    def noise_of(sums: Floats) -> Floats:
+        agreed, chances = parts(sums)
+        with numpy.errstate(divide="ignore", invalid="ignore"):
+            return numpy.asarray((when_plain - agreed) / (when_plain - chances))
+
+    value: float | None = float(noise_of(columns.sum(axis=0)[None])[0])
+    low, high, why_not = interval_of_sums(columns, noise_of, dialogues)
+    value, *ends = (None if x is None else min(1.0, max(0.0, x)) for x in (value, low, high))
+    noise = Estimate(value, ends[0], ends[1], len(labels), why_not)
     return LabelNoise(agreement, chance, when_plain, noise)
-
-
-def _noise(agreement: Floats, chance: Floats, when_plain: float) -> Floats:
-    with numpy.errstate(divide="ignore", invalid="ignore"):
-        found = (when_plain - agreement) / (when_plain - chance)
-    return numpy.clip(numpy.nan_to_num(found, nan=1.0), 0.0, 1.0)
 
 
 def plain_quality(seed: int) -> Quality:

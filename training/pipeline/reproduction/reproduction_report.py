@@ -14,7 +14,7 @@ from sra_fast.files.models import choose_device
 from sra_fast.files.provenance import file_sha256, versions
 from sra_fast.report.markdown import number
 from sra_fast.tools.atomic import write_json, write_text
-from sra_fast.tools.bootstrap import Correlation, Estimate
+from sra_fast.tools.estimates import Correlation, Estimate
 from sra_fast.tools.markdown_table import markdown_table, markdown_text
 from sra_fast.tools.missing_extra import needed
 
@@ -247,7 +247,7 @@ def _of(estimate: Mapping[str, Any], shown: Any = rate, *, signed: bool = False)
     if estimate["value"] is None:
         return f"an undefined figure ({estimate['why']})"
     if estimate["low"] is None:
-        return text(estimate["value"])
+        return f"{text(estimate['value'])} [–]"
     return f"{text(estimate['value'])} [{text(estimate['low'])}, {text(estimate['high'])}]"
 
 
@@ -291,7 +291,8 @@ def _classifier(reproduced: Reproduced) -> list[str]:
 def _quality_cells(name: str, measured: Mapping[str, Any] | None) -> list[str]:
     if measured is None:
         return [name, *["–"] * 5]
-    interval = f"[{rate(measured['low'])}, {rate(measured['high'])}]"
+    low, high = measured["low"], measured["high"]
+    interval = "[–]" if low is None else f"[{rate(low)}, {rate(high)}]"
     return [
         name,
         f"{measured['responses']:,}",
