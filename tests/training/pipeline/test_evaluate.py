@@ -220,7 +220,7 @@ def test_a_second_call_computes_nothing(
 def test_a_perplexity_that_is_no_number_is_refused_and_not_kept(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: Any, tokenizer: Any, conversations: Any, *_: Any) -> list[float]:
+    def broken(model: Any, tokenizer: Any, conversations: Any, *_: Any, **more: Any) -> list[float]:
         return [math.nan] * len(conversations)
 
     place = "sra_fast.training.pipeline.evaluation.perplexity.perplexities"
