@@ -6,7 +6,7 @@ the attention of the longer one's every row on every key, in all layers and head
 the maps of the same weights under eager attention, where that sequence is alone.
 
 A window or a chunk is longer than that. So each layer is also asked which keys the queries around
-its border see, on made-up queries and keys, and is compared with the mask function of the model.
+its border see (:mod:`sra_fast.measure.mask_borders`).
 
 Nothing of the model is changed or copied: modes, configurations, rotary state and random numbers
 are afterwards what they were.
@@ -21,18 +21,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from sra_fast.kernels.contract import SpanQuery, segment_tensor
-from sra_fast.measure import attention, compat
+from sra_fast.measure import compat, mask_borders
 from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.packing import forwards, fresh_rope
 from sra_fast.measure.parts_of_models import is_shared
 from sra_fast.measure.reduction import answered_layers
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
-from sra_fast.measure.served import ServedModel, UnservedModelError, evaluating, switched
+from sra_fast.measure.served import ServedModel, evaluating, switched
+from sra_fast.measure.unserved import SelfCheckError
 from sra_fast.result import PASSED, SKIPPED
-from sra_fast.tools.argument_error import ArgumentError
 
 LENGTHS = (4, 12)
 TOLERANCE = 1e-4
@@ -43,29 +42,7 @@ GROSS = 0.1
 It is the mean distance (total variation) between rows. Eager attention in bfloat16 itself is off by
 up to 0.02, and 0.008 in SmolLM2, where a scale that is 1.5 times too large makes 0.13."""
 
-_NAME = f"{attention.NAME}_check"
-_REACH = 2**17  # tokens; borders beyond that are not looked for
-_ASKED = "asked_of_the_model"
-
 _CHECKED: dict[tuple[object, ...], str] = {}
-
-
-class SelfCheckError(ArgumentError, UnservedModelError):
-    """Raised when a model's masses are not those of its own eager attention.
-
-    Attributes:
-        layer: the ``layer_idx`` of the first layer that differs.
-        difference: the largest difference in that layer.
-    """
-
-    def __init__(self, name: str, layer: int, difference: float, what: str) -> None:
-        super().__init__(
-            f"{name} is not measured right: in layer {layer}, {what}, so its scores would be "
-            "wrong; please report this family. check=False scores it unchecked",
-            "check",
-        )
-        self.layer = layer
-        self.difference = difference
 
 
 def self_check(served: ServedModel, backend: str) -> str:
@@ -140,10 +117,10 @@ def _check(served: ServedModel, backend: str) -> str:
     pieces = _some_tokens(served)
     try:
         with _left_as_it_was(served):
-            with switched(served, _NAME):
+            with switched(served, mask_borders.NAME):
                 modules = _look_at_borders(served, pieces[-1])
             with switched(served):
-                ours = _our_maps(served, pieces, backend)
+                ours, sinks = _our_maps(served, pieces, backend)
             with switched(served, "eager"):
                 eager = _eager_maps(served, modules, pieces[-1])
     except (SelfCheckError, torch.OutOfMemoryError, MemoryError):
@@ -156,8 +133,18 @@ def _check(served: ServedModel, backend: str) -> str:
     if not all(map_.isfinite().all() for map_ in (*eager.values(), *ours.values())):
         return _NOT_FINITE
     for layer, mass in sorted(ours.items()):
-        _compare(served, layer, mass, eager[layer])
+        _compare(served, layer, mass, _with_sinks(eager[layer], sinks.get(layer)))
     return PASSED
+
+
+def _with_sinks(own: Tensor, sinks: Tensor | None) -> Tensor:
+    """Put the sinks' share into a layer's eager map, ``[H, n, n]``, where it leaves that out.
+
+    Some families scale the output of their attention instead, and give away rows that sum to 1.
+    """
+    if sinks is None or not torch.allclose(own.sum(-1), torch.ones(own.shape[:-1]), atol=1e-2):
+        return own
+    return own * (1.0 - sinks)[..., None]
 
 
 @contextmanager
@@ -183,17 +170,33 @@ def _some_tokens(served: ServedModel) -> list[Tensor]:
     return list(torch.tensor(chosen).split(LENGTHS))
 
 
+def _look_at_borders(served: ServedModel, piece: Tensor) -> dict[int, nn.Module]:
+    """Run one sequence, hold each layer's sight to its mask, and return the modules that attend."""
+    inputs, places = laid_out([piece], packed=False)
+    asked = _asking_for_all(served, inputs["input_ids"].shape, [piece], places, "auto")
+    look = mask_borders.BorderLook(
+        served.name, min(served.context_length or mask_borders.REACH, mask_borders.REACH), asked
+    )
+    _run(served, {"input_ids": inputs["input_ids"]}, look)
+    return look.modules
+
+
 # --- the masses, both ways ---
 
 
-def _our_maps(served: ServedModel, pieces: Sequence[Tensor], backend: str) -> dict[int, Tensor]:
-    """Return what ``score`` would measure of the last sequence by layer, ``[H, n, n]``.
+def _our_maps(
+    served: ServedModel, pieces: Sequence[Tensor], backend: str
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Return what ``score`` would measure of the last sequence by layer: maps and sinks' shares.
+
+    The maps are ``[H, n, n]``, and the shares ``[H, n]`` of those layers that have sinks.
 
     The others run along where ``score`` would let them: in one row before it, or in a row beside.
     """
     lengths = [len(piece) for piece in pieces]
     last = len(pieces) - 1
     found: dict[int, Tensor] = {}
+    sinks: dict[int, Tensor] = {}
     for forward in forwards(served, lengths, sum(lengths)):
         if last not in forward.members:
             continue
@@ -205,7 +208,9 @@ def _our_maps(served: ServedModel, pieces: Sequence[Tensor], backend: str) -> di
         for layer in answered_layers(request, served.attention_layers):
             mass = request.masses[layer][at : at + lengths[last], :, : lengths[last]]
             found[layer] = mass.transpose(0, 1).float().cpu()
-    return found
+        for layer, share in request.sink_masses.items():
+            sinks[layer] = share[at : at + lengths[last]].T.float().cpu()
+    return found, sinks
 
 
 def _asking_for_all(
@@ -283,132 +288,3 @@ def _compare(served: ServedModel, layer: int, ours: Tensor, own: Tensor) -> None
         )
     if not difference <= limit:
         raise SelfCheckError(served.name, layer, difference, what)
-
-
-# --- windows and chunks ---
-
-
-class _Look(SpanRequest):
-    """A request that also keeps which modules attend, and how far they may look."""
-
-    def __init__(self, name: str, reach: int, asked: SpanRequest) -> None:
-        super().__init__(
-            asked.query, stop_after=asked.stop_after, mass_grad=False, in_outputs=False
-        )
-        self.name = name
-        self.reach = reach
-        self.modules: dict[int, nn.Module] = {}
-
-
-def _look_at_borders(served: ServedModel, piece: Tensor) -> dict[int, nn.Module]:
-    """Run one sequence, hold each layer's sight to its mask, and return the modules that attend."""
-    inputs, places = laid_out([piece], packed=False)
-    asked = _asking_for_all(served, inputs["input_ids"].shape, [piece], places, "auto")
-    look = _Look(served.name, min(served.context_length or _REACH, _REACH), asked)
-    _run(served, {"input_ids": inputs["input_ids"]}, look)
-    return look.modules
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Attend as ``"sra_fast"``, after a look at the borders of the layer's sight."""
-    look: _Look | None = kwargs.get(REQUEST)  # None: the model drops it, as its masses will tell
-    layer: Any = getattr(module, "layer_idx", None)
-    asked = getattr(attention_mask, _ASKED, None)
-    if look is not None and layer is not None:
-        look.modules[layer] = module
-    if look and asked and not _looks_tokens_up(asked["mask_function"]):
-        rule = {name: one for name, one in kwargs.items() if name not in (REQUEST, "s_aux")}
-        _compare_sight(module, layer, look, asked, rule, query.device)
-    answer: tuple[Tensor, Tensor | None] = attention.attention(
-        module, query, key, value, attention_mask, **kwargs
-    )
-    return answer
-
-
-def _attention_mask(**asked: Any) -> Tensor:
-    """Make the mask of ``"sra_fast"``, and write down on it what it was made of."""
-    mask: Tensor | None = attention.attention_mask(**asked)
-    if mask is None:
-        shape = (asked["batch_size"], asked["kv_length"])
-        mask = torch.ones(shape, dtype=torch.bool, device=asked.get("device"))
-    setattr(mask, _ASKED, asked)
-    return mask
-
-
-AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, _attention_mask)
-
-
-def _compare_sight(
-    module: nn.Module,
-    layer: int,
-    look: _Look,
-    asked: dict[str, Any],
-    rule: dict[str, Any],
-    device: torch.device,
-) -> None:
-    """Compare which keys a layer sees around the first border with the model's mask function."""
-    sees: Callable[..., Tensor] = asked["mask_function"]
-    zero = torch.zeros(1, dtype=torch.int64, device=device)
-    places = torch.arange(look.reach, device=device)
-    hidden = (~sees(zero, zero, places, zero).expand(look.reach)).nonzero()
-    # Three queries around the first one that does not see the first key; or the last one of all.
-    keys = look.reach if len(hidden) == 0 else min(int(hidden[0]) + 2, look.reach)
-    queries = min(3, keys)
-    at = torch.arange(keys - queries, keys, device=device)[:, None]
-    true = sees(zero, zero, at, places[None, :keys]) & (places[:keys] <= at)  # [queries, keys]
-    looked_at = sorted(
-        {
-            key
-            for row, first in enumerate(true.int().argmax(dim=1).tolist())
-            for key in (0, first - 1, first, keys - queries + row)
-            if 0 <= key < keys
-        }
-    )
-    labels = torch.zeros(1, keys, dtype=torch.int32)
-    labels[0, looked_at] = (1 << torch.arange(len(looked_at))).int()
-    query = SpanQuery(
-        labels,
-        torch.arange(queries),
-        segment_tensor([(0, 0, keys)], labels.device),
-        tuple(f"key {key}" for key in looked_at),
-    )
-    request = SpanRequest(query, mass_grad=False, in_outputs=False, backend="reference")
-    sizes = {"q_length": queries, "kv_length": keys, "q_offset": keys - queries, "kv_offset": 0}
-    mask = attention.attention_mask(**{**asked, **sizes, "attention_mask": None, "batch_size": 1})
-    blank = torch.zeros(1, 1, keys, 8, device=device)
-    attention.attention(
-        module, blank[:, :, :queries], blank, blank, mask, **rule, **{REQUEST: request}
-    )
-    # All logits are 0, so that a key that is seen has one part in as many as are seen.
-    number = true.sum(dim=1, keepdim=True).cpu()
-    ours = request.masses[layer][:, 0].cpu() * number
-    apart = (ours - true[:, looked_at].cpu().float()).abs()
-    if not bool((apart < 0.01).all()):
-        row = int(apart.amax(dim=1).argmax())
-        where = keys - queries + row
-        what = (
-            f"the token at position {where} does not see the {int(number[row])} keys that the "
-            "model's own mask lets it see (a window or a chunk)"
-        )
-        raise SelfCheckError(look.name, layer, float(apart.max()), what)
-
-
-def _looks_tokens_up(function: Any) -> bool:
-    """Return whether a mask function looks tokens up, so that it knows no other length.
-
-    There is one sequence, so what it may look up per sequence is a single number.
-    """
-    if isinstance(function, Tensor):
-        return function.numel() > 1
-    if isinstance(function, (tuple, list)):
-        return any(map(_looks_tokens_up, function))
-    cells = getattr(function, "__closure__", None) or ()
-    return any(_looks_tokens_up(cell.cell_contents) for cell in cells)
