@@ -177,11 +177,19 @@ def test_a_checkpoint_that_lost_a_weight_is_neither_merged_nor_trained_on(
     error = call(TRAINING, given, *more, "--merge", status=1)["error"]
     assert f"lacks 1 weight: {name}" in error
     assert not (run / "merged").exists()
+    (run / "run.json").write_text(_without_digests(run / "run.json"), encoding="utf-8")
     for damaged in (last, run / "adapter"):
         shutil.rmtree(damaged)
     error = call(TRAINING, given, *more, status=1)["error"]
     assert f"{before / ADAPTER} is not whole: 1 weights of the adapter are missing" in error
     assert name in error
+
+
+def _without_digests(file: Path) -> str:
+    """Return what a run of an earlier version wrote down, which kept no digests of its files."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    del record["digests"]
+    return json.dumps(record)
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)

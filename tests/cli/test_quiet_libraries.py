@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from sra_fast.backends import check_backend
 from sra_fast.cli.session import session
 from sra_fast.tools.sra_warning import SRAWarning
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
@@ -39,8 +40,9 @@ def spoken(folder: Path, *arguments: str) -> list[str]:
 
 def test_scoring_shows_its_own_lines_alone(folder: Path) -> None:
     arguments = ("score", "chats.jsonl", "--model", "tiny", "--out")
-    progress, written = spoken(folder, *arguments, "quiet")
+    progress, note, written = spoken(folder, *arguments, "quiet")
     assert "tokens, standard" in progress
+    assert "interval" in note
     assert written == "written to quiet"
     assert "Loading weights" in "".join(spoken(folder, *arguments, "loud", "--debug"))
 
@@ -95,13 +97,15 @@ def test_our_warnings_are_sentences_of_the_first_process(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("rank", "printed"), [(0, "error: no\n"), (3, "process 3: error: no\n")])
+@pytest.mark.parametrize(("rank", "whose"), [(0, "error: "), (3, "process 3: error: ")])
 def test_the_error_of_a_further_process_says_whose_it_is(
-    rank: int, printed: str, capsys: pytest.CaptureFixture[str]
+    rank: int, whose: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with pytest.raises(ValueError, match="no") as error:
+        check_backend("no")
     with pytest.raises(typer.Exit), session(False, False, continues=True, rank=rank):
-        raise ValueError("no")
-    assert capsys.readouterr().err == printed
+        check_backend("no")
+    assert capsys.readouterr().err == f"{whose}{error.value}\n"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -59,22 +59,25 @@ def remove_damaged(out: Path, damaged: Sequence[str]) -> list[str]:
         damaged: what :func:`damaged_results` returned.
 
     Returns:
-        One sentence for each file.
+        One sentence for each damaged result, and for each checkpoint that is removed.
     """
     first = {name.partition("/")[0] for name in damaged}
     steps = [one.step for one in checkpoints(out) if one.name in first]
     earliest = 0 if HISTORY in first else min(steps, default=math.inf)
-    for one in checkpoints(out):
-        if one.step >= earliest:
-            shutil.rmtree(one.folder)
+    removed = [one for one in checkpoints(out) if one.step >= earliest]
+    for one in removed:
+        shutil.rmtree(one.folder)
     for name in first & {ADAPTER, MERGED}:
         shutil.rmtree(out / name, ignore_errors=True)
     for name in first & {HISTORY, CURVES, RESULT}:
         (out / name).unlink(missing_ok=True)
     return [
-        f"{out / name} is missing, or not as it was written, so it is made again"
-        for name in damaged
-        if name.partition("/")[0] in RESULT_FILES
+        *(
+            f"{out / name} is missing, or not as it was written, so it is made again"
+            for name in damaged
+            if name.partition("/")[0] in RESULT_FILES
+        ),
+        *(f"{one.folder} cannot be trained on from, so it is removed" for one in removed),
     ]
 
 
