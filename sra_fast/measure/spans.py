@@ -226,9 +226,11 @@ def _column(
     column = batch.get(name)
     if column is None:
         return None
-    found = tuple(column.shape) if isinstance(column, Tensor) else ()
-    wanted = tuple(have if want is None else want for want, have in zip(shape, found, strict=False))
-    if len(found) != len(shape) or found != wanted:
+    if (
+        not isinstance(column, Tensor)
+        or column.ndim != len(shape)
+        or any(want not in (None, have) for want, have in zip(shape, column.shape, strict=True))
+    ):
         raise ValueError(f"{name}: expected a tensor {meaning}, got {column!r}")
     return column.cpu()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sra_fast.chat.change_tally import ChangeTally
-from sra_fast.chat.conversations import Role
+from sra_fast.chat.checked_conversation import Role
 from sra_fast.chat.dialogues import Dialogue, Repeats, Utterance, joined_turns
 from sra_fast.chat.formats.entries import missing_column
 from sra_fast.chat.formats.roles import role_of
