@@ -398,6 +398,8 @@ def _fill(key: str, where: Any, value: Any) -> Any:
         ("input_ids: expected a tensor", _set("input_ids", lambda b: b["input_ids"].tolist())),
         ("input_ids: expected a tensor", _set("input_ids", lambda b: b["input_ids"][0])),
         ("turns: expected a tensor", _set("turns", lambda b: [[1]])),
+        ("turns: expected a tensor", _set("turns", lambda b: torch.ones(2))),
+        ("as_written: expected a tensor", _set("as_written", lambda b: [[True, False]] * 2)),
         ("response_mask: expected a tensor", _set("response_mask", lambda b: [[1]])),
         ("attention_mask: expected shape", _set("attention_mask", lambda b: b["input_ids"][:1])),
         ("input_ids: expected int64", _set("input_ids", lambda b: b["input_ids"].float())),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sra_fast.chat.change_tally import ChangeTally
-from sra_fast.chat.conversations import Role
+from sra_fast.chat.checked_conversation import Role
 from sra_fast.chat.record_fields import ConversationError
 from sra_fast.tools.strict_json import clean_text
 

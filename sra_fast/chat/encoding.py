@@ -175,8 +175,8 @@ def encode_prompts(
             )
     if len(encoded) > len(prompts):
         _logger.info(
-            "the chat template writes earlier turns differently once others follow, so %d "
-            "conversations have %d prompts",
+            "the chat template writes earlier turns differently once others follow, so %d prompts "
+            "became %d",
             len(prompts),
             len(encoded),
         )

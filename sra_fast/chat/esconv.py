@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from sra_fast.chat.change_tally import ChangeTally
-from sra_fast.chat.conversations import Role
+from sra_fast.chat.checked_conversation import Role
 from sra_fast.chat.dialogues import Dialogue, Repeats, Utterance, joined_turns
 from sra_fast.chat.formats.scalars import metadata
 from sra_fast.chat.record_fields import ConversationError

@@ -10,7 +10,23 @@ from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.strict_json import clean_text
 from sra_fast.tools.suggestions import did_you_mean
 
-_LARGEST = 2**63  # whole numbers beyond it are no numbers to the tables that results are kept in
+RECORD_FIELDS = (
+    "id",
+    "dialogue",
+    "language",
+    "situation",
+    "messages",
+    "strategy",
+    "response",
+    "meta",
+)
+"""The fields that a conversation has in a file."""
+
+MESSAGE_FIELDS = ("role", "content", "strategy")
+"""The fields that a message of a conversation has in a file."""
+
+LARGEST = 2**63
+"""The first whole number that is none to the tables that results are kept in."""
 
 
 class ConversationError(ArgumentError):
@@ -104,7 +120,7 @@ def _check_value(value: object, place: str, label: str) -> None:
         if value.strip():
             clean_text(value, f"{label}: field {place!r}", raises=ConversationError)
     elif isinstance(value, int):
-        if not -_LARGEST <= value < _LARGEST:
+        if not -LARGEST <= value < LARGEST:
             fail(label, place, "has more than 64 bits; write it as a text")
     elif isinstance(value, float):
         if not math.isfinite(value):

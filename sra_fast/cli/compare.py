@@ -30,6 +30,7 @@ def compare(
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
     allow_missing: options.AllowMissing = False,
+    check: options.CheckOption = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -51,6 +52,7 @@ def compare(
         from sra_fast.report.comparison import compare as compared
         from sra_fast.report.comparison import interval_note, undefined_note
         from sra_fast.report.write import REPORT_FILES, write_report
+        from sra_fast.result import PASSED
 
         conversations = read_conversations(file)
         folder = out or RESULTS / f"{file.stem}-compare"
@@ -66,6 +68,7 @@ def compare(
             layout,
             thoughts,
             allow_missing=allow_missing,
+            check=check,
         )
         day = first_day(folder, scorer.source)
         dated = {} if day is None else {DATE: day}
@@ -86,6 +89,7 @@ def compare(
         with whole.opened():
             with token_progress(current, jobs) as on_progress:
                 scored = scorer.run(jobs, on_progress)
+            checked = "; ".join(dict.fromkeys(one.result.checked for one in scored))
             rows = [row for one in scored for row in one.rows]
             names = [template.name for template in chosen]
             comparison = compared(definition, names, rows, rows)
@@ -98,12 +102,15 @@ def compare(
             current.say(undefined)
         if missing := interval_note(comparison.estimates):
             current.say(missing)
+        if checked != PASSED:
+            current.say(f"self-check of the model: {checked}")
         current.say(f"written to {folder}: {', '.join(REPORT_FILES)}")
         current.result = {
             "command": "compare",
             "out": str(folder),
             "files": list(REPORT_FILES),
             "model": model_name,
+            "checked": checked,
             **comparison.to_json(),
         }
 

@@ -12,7 +12,7 @@ from sra_fast.cli import options
 from sra_fast.cli.session import session
 
 if TYPE_CHECKING:
-    from sra_fast.chat.conversations import Role
+    from sra_fast.chat.checked_conversation import Role
     from sra_fast.chat.formats.dialogue_tables import Columns
 
 

@@ -40,6 +40,7 @@ def demo(
     ] = "auto",
     device: options.DeviceOption = "auto",
     allow_missing: options.AllowMissing = False,
+    check: options.CheckOption = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -74,6 +75,7 @@ def demo(
             device,
             "auto",
             allow_missing=allow_missing,
+            check=check,
         )
         scorer.load()
         whole = RunFolder(out, scorer.settings("demo"))

@@ -206,7 +206,13 @@ def _memory_hint() -> str:
 def _options_of(arguments: Sequence[str]) -> list[str]:
     """Return the options of the running command for those of these arguments that it has."""
     options = {parameter.name: parameter for parameter in running_parameters()}
-    return [max(options[name].opts, key=len) for name in arguments if name in options]
+    return [_name_of(options[name]) for name in arguments if name in options]
+
+
+def _name_of(option: Any) -> str:
+    """Return the long name of an option; of a switch that is on by default, what turns it off."""
+    off = option.secondary_opts if option.default is True else []
+    return str(max(off or option.opts, key=len))
 
 
 @contextmanager

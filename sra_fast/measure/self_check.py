@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sra_fast.kernels.contract import SpanQuery, segment_tensor
 from sra_fast.measure import compat, mask_borders
+from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
 from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.packing import forwards, fresh_rope
 from sra_fast.measure.parts_of_models import is_shared
@@ -161,11 +161,8 @@ def _left_as_it_was(served: ServedModel) -> Iterator[None]:
 
 
 def _some_tokens(served: ServedModel) -> list[Tensor]:
-    """Return two sequences of token ids, none of which the configuration gives a meaning."""
-    vocabulary = len(served.decoder.get_input_embeddings().weight)
-    special = {value for name, value in vars(served.config).items() if name.endswith("_id")}
-    plain = [token for token in range(vocabulary) if token not in special]
-    number = sum(LENGTHS)
+    """Return two sequences of token ids from all over the vocabulary."""
+    plain, number = plain_tokens(served), sum(LENGTHS)
     chosen = [plain[(2 * at + 1) * len(plain) // (2 * number)] for at in range(number)]
     return list(torch.tensor(chosen).split(LENGTHS))
 
@@ -173,7 +170,7 @@ def _some_tokens(served: ServedModel) -> list[Tensor]:
 def _look_at_borders(served: ServedModel, piece: Tensor) -> dict[int, nn.Module]:
     """Run one sequence, hold each layer's sight to its mask, and return the modules that attend."""
     inputs, places = laid_out([piece], packed=False)
-    asked = _asking_for_all(served, inputs["input_ids"].shape, [piece], places, "auto")
+    asked = _asking_for_all(served, inputs["input_ids"].shape, [len(piece)], places, "auto")
     look = mask_borders.BorderLook(
         served.name, min(served.context_length or mask_borders.REACH, mask_borders.REACH), asked
     )
@@ -202,7 +199,8 @@ def _our_maps(
             continue
         members = [pieces[member] for member in forward.members]
         inputs, places = laid_out(members, forward.packed)
-        request = _asking_for_all(served, inputs["input_ids"].shape, members, places, backend)
+        sizes = [lengths[member] for member in forward.members]
+        request = _asking_for_all(served, inputs["input_ids"].shape, sizes, places, backend)
         _run(served, inputs, request)
         at = sum(lengths[member] for member in forward.members[: forward.members.index(last)])
         for layer in answered_layers(request, served.attention_layers):
@@ -216,20 +214,12 @@ def _our_maps(
 def _asking_for_all(
     served: ServedModel,
     shape: Sequence[int],
-    members: Sequence[Tensor],
+    lengths: Sequence[int],
     places: Sequence[tuple[int, int]],
     backend: str,
 ) -> SpanRequest:
-    """Ask for the mass of every row on every key: span j is the j-th key of each sequence."""
-    labels = torch.zeros(*shape, dtype=torch.int32)
-    rows, segments = [], []
-    for piece, (b, start) in zip(members, places, strict=True):
-        at = torch.arange(len(piece))
-        labels[b, start : start + len(piece)] = (1 << at).int()
-        rows.append(b * shape[1] + start + at)
-        segments.append((b, start, start + len(piece)))
-    names = tuple(f"key {key}" for key in range(max(LENGTHS)))
-    query = SpanQuery(labels, torch.cat(rows), segment_tensor(segments, labels.device), names)
+    """Ask for the mass of every row on every key, and for nothing behind the last layer."""
+    query = every_row_on_every_key(lengths, places, shape)
     stop = max(served.attention_layers, default=None)
     return SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
 

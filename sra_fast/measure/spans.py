@@ -109,12 +109,8 @@ def read_batch(
     if segments is None:
         segments = _segments(batch, shape)
     conversations = _column(batch, "conversation", (shape[0],), "[B]")
-    turns = batch.get("turns")
-    if turns is not None:
-        turns = _column(batch, "turns", (shape[0], turns.shape[-1]), "[B, K]")
-    layouts = batch.get("as_written")
-    if layouts is not None:
-        layouts = _column(batch, "as_written", (shape[0], layouts.shape[-1]), "[B, K]")
+    turns = _column(batch, "turns", (shape[0], None), "[B, K]")
+    layouts = _column(batch, "as_written", (shape[0], None), "[B, K]")
     inside = torch.zeros(shape, dtype=torch.bool)
     sequences: list[MarkedSequence] = []
     numbered: dict[int, int] = {}
@@ -171,7 +167,7 @@ def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
         ):
             raise ValueError(f"span_masks: {name!r} is taken by a span the library derives itself")
     responses = batch["response_mask"]
-    for name in ("response_mask", "input_ids", "turns"):
+    for name in ("response_mask", "input_ids"):
         value = responses if batch.get(name) is None else batch[name]
         if not isinstance(value, Tensor) or value.ndim != 2:
             given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -224,12 +220,17 @@ def _segments(batch: Mapping[str, Any], shape: Sequence[int]) -> list[tuple[int,
 
 
 def _column(
-    batch: Mapping[str, Any], name: str, shape: Sequence[int], meaning: str
+    batch: Mapping[str, Any], name: str, shape: Sequence[int | None], meaning: str
 ) -> Tensor | None:
+    """Return a column of a batch, whose shape is ``shape`` with any size for None."""
     column = batch.get(name)
     if column is None:
         return None
-    if not isinstance(column, Tensor) or tuple(column.shape) != tuple(shape):
+    if (
+        not isinstance(column, Tensor)
+        or column.ndim != len(shape)
+        or any(want not in (None, have) for want, have in zip(shape, column.shape, strict=True))
+    ):
         raise ValueError(f"{name}: expected a tensor {meaning}, got {column!r}")
     return column.cpu()
 

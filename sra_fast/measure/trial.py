@@ -7,14 +7,13 @@ before its first score. What it is refused for is said here, before any of the u
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from sra_fast.kernels.contract import SpanQuery, segment_tensor
+from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
 from sra_fast.measure.packing import fresh_rope
 from sra_fast.measure.reduction import UnansweredRequestError, answered_layers
 from sra_fast.measure.request import REQUEST, SpanRequest
@@ -22,6 +21,7 @@ from sra_fast.measure.served import ServedModel, evaluating, switched
 from sra_fast.measure.unserved import UnservedAttentionError, UnservedModelError
 
 TOKENS = 4
+_FIRST = 3  # the first token id that is tried
 _NOISE = 1e-3  # of a mass, between two runs of the same computation in half precision
 
 
@@ -97,15 +97,10 @@ def _try(served: ServedModel, parts: tuple[int, ...]) -> _Findings:
 
 def _run(served: ServedModel, ids: Tensor, positions: bool = False) -> SpanRequest:
     """Ask every row of a short text for its attention on every key."""
-    keys = torch.arange(ids.shape[1])
-    query = SpanQuery(
-        (1 << keys)[None].int(),
-        keys,
-        segment_tensor([(0, 0, len(keys))], keys.device),
-        tuple(f"key {key}" for key in keys.tolist()),
-    )
+    query = every_row_on_every_key([ids.shape[1]], [(0, 0)], ids.shape)
     request = SpanRequest(query, mass_grad=False, in_outputs=False)
-    given = {"position_ids": keys[None].to(ids.device)} if positions else {}
+    counted = torch.arange(ids.shape[1], device=ids.device)[None]
+    given = {"position_ids": counted} if positions else {}
     served.decoder(input_ids=ids, **given, use_cache=False, **{REQUEST: request})
     return request
 
@@ -138,9 +133,7 @@ def _why(served: ServedModel, ids: Tensor, error: Exception) -> str:
 
 
 def _some_tokens(served: ServedModel) -> Tensor:
-    """Return a few token ids that are none of the config's special ones, ``[1, TOKENS]``."""
-    weight: Tensor = served.decoder.get_input_embeddings().weight
-    special = [value for name, value in vars(served.config).items() if name.endswith("_token_id")]
-    plain = (token for token in range(3, len(weight)) if token not in special)
-    ids = list(itertools.islice(plain, TOKENS)) or [0]
-    return torch.tensor([ids], device="cpu" if weight.device.type == "meta" else weight.device)
+    """Return a few token ids, ``[1, TOKENS]`` at most; the first three are often special ones."""
+    device = served.decoder.get_input_embeddings().weight.device
+    ids = [token for token in plain_tokens(served) if token >= _FIRST][:TOKENS] or [0]
+    return torch.tensor([ids], device="cpu" if device.type == "meta" else device)

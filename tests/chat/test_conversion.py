@@ -394,6 +394,8 @@ def test_two_texts_under_one_number_are_refused(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"utterance_id": "first"}, "holds 'first', which is no number"),
+        ({"utterance_id": "1_0"}, "holds '1_0', which is no number"),
+        ({"utterance_id": "nan"}, "holds 'nan', which is no number"),
         ({"interlocutor": "moderator"}, "the role is 'moderator', and no role is known"),
         ({"interlocutor": "system"}, "those of a user and of an assistant alone"),
         ({"transcript_id": ""}, "the id is empty"),

@@ -10,6 +10,7 @@ import pytest
 from sra_fast.tools.text_lines import text_lines
 
 TEXT = "one\r\ntwo\u2028\x85 still two\nnaïve"
+PACKED, PACKED_LONG = (gzip.compress(TEXT.encode() * times, mtime=0) for times in (1, 99))
 LINES = [(1, "one\r\n"), (2, "two\u2028\x85 still two\n"), (3, "naïve")]
 
 
@@ -29,11 +30,8 @@ def test_lines_come_back_with_their_ends(tmp_path: Path, encoding: str, packed: 
         (TEXT.encode("utf-16-le"), "a.txt line 1: holds zero bytes"),
         (TEXT.encode("utf-32"), "a.txt: this is UTF-32"),
         (TEXT.encode("utf-16")[:-1], "a.txt: the file begins as UTF-16 and is not"),
-        (
-            gzip.compress(TEXT.encode() * 99, mtime=0)[:40],
-            "a.txt: the gzip file is damaged after line",
-        ),
-        (gzip.compress(TEXT.encode(), mtime=0)[:-8] + b"\0" * 8, "a.txt: the gzip file is damaged"),
+        (PACKED_LONG[:40], "a.txt: the gzip file is damaged after line"),
+        (PACKED[:-8] + b"\0" * 8, "a.txt: the gzip file is damaged"),
     ],
 )
 def test_what_is_no_text_is_told_with_its_line(tmp_path: Path, data: bytes, says: str) -> None:

@@ -64,6 +64,7 @@ def evaluate(
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
     allow_missing: options.AllowMissing = False,
+    check: options.CheckOption = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -102,6 +103,7 @@ def evaluate(
             batch=batch_size,
             perplexity=perplexity,
             thoughts=thoughts,
+            check=check,
         )
         with opened(evaluation), condition_progress(current) as on_progress:
             found = collect(evaluation, on_progress)

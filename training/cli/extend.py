@@ -63,7 +63,6 @@ def extend(
         chosen = choose_template(template, "--template")
 
         from sra_fast.chat.strategies import STRATEGIES, read_strategies
-        from sra_fast.files.models import find_model
 
         from ..pipeline.extension.cuts import Cutting
         from ..pipeline.extension.extend import PARTS, STATISTICS, Extension
@@ -72,7 +71,7 @@ def extend(
         from .pipeline_progress import reply_progress
 
         sampling = Sampling(temperature, top_p, max_new_tokens, seed)
-        named, make = replying.replier(
+        named, make, source = replying.replier(
             model,
             endpoint,
             sampling,
@@ -97,7 +96,7 @@ def extend(
             test=test,
             validation=validation,
             thoughts=thoughts,
-            source=find_model(model) if endpoint is None else None,
+            source=source,
         )
         with reply_progress(current) as on_progress:
             described = run(extension, make, on_progress)

@@ -14,6 +14,7 @@ from . import pipeline_options
 
 if TYPE_CHECKING:
     from sra_fast.chat.thoughts import Thoughts
+    from sra_fast.files.models import ModelSource
     from sra_fast.names import Device, DType
 
     from ..pipeline.generation.replies import Replier
@@ -122,8 +123,10 @@ def replier(
     thoughts: Thoughts | None,
     out: Path,
     token_limit: TokenLimit,
-) -> tuple[Mapping[str, Any], Callable[[], Replier]]:
-    """Return the settings that identify a model, and a function that loads it to reply.
+) -> tuple[Mapping[str, Any], Callable[[], Replier], ModelSource | None]:
+    """Return the settings that identify a model, a function that loads it to reply, and its source.
+
+    The source is None for a model behind an endpoint.
 
     Args:
         model: the model that replies, as ``--model`` names it.
@@ -159,7 +162,7 @@ def replier(
 
             return EndpointReplier(place, sampling, batch=batch, thoughts=thoughts)
 
-        return {"name": model, "endpoint": endpoint}, ask
+        return {"name": model, "endpoint": endpoint}, ask, None
 
     from sra_fast.files.models import choose_device, find_model
 
@@ -180,4 +183,4 @@ def replier(
             now=start_of(first_day(out, source)),
         )
 
-    return source.as_run(dtype, where), load
+    return source.as_run(dtype, where), load, source

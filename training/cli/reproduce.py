@@ -76,6 +76,7 @@ def reproduce(
     ] = None,
     device: options.DeviceOption = "auto",
     allow_missing: options.AllowMissing = False,
+    check: options.CheckOption = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -121,6 +122,7 @@ def reproduce(
                 dtype=training.dtype,
                 device=device,
                 batch=batch_size,
+                check=check,
             ),
             Progress(
                 replies=lambda: reply_progress(current),

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sra_fast.chat.thoughts import Thoughts
 from sra_fast.names import Differentiable, DType, TooLong
-from sra_fast.tools.argument_error import ArgumentError
-from sra_fast.tools.missing_extra import needed
-from sra_fast.tools.number_text import finite_number, whole_number
 from sra_fast.tools.suggestions import did_you_mean
 
-
-class TrainingConfigError(ArgumentError):
-    """Raised when a setting is unknown or out of range; the message names it and the way out."""
+from .yaml_settings import TrainingConfigError as TrainingConfigError
+from .yaml_settings import as_type, read_yaml
 
 
 @dataclass(frozen=True)
@@ -229,7 +224,7 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainingConf
             the wrong type, or out of range.
         OSError: the file cannot be read.
     """
-    given = {} if path is None else _read_yaml(path)
+    given = {} if path is None else read_yaml(path)
     where = "" if path is None else f"{path.name}: "
     known = typing.get_type_hints(TrainingConfig)
     settings: dict[str, Any] = {}
@@ -238,7 +233,7 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> TrainingConf
             raise TrainingConfigError(
                 f"{where}unknown setting {name!r}{did_you_mean(name, known) or _all_of(known)}"
             )
-        settings[name] = _as_type(value, known[name], f"{where}{name}")
+        settings[name] = as_type(value, known[name], f"{where}{name}")
     settings |= {name: value for name, value in overrides.items() if value is not None}
     try:
         return TrainingConfig(**settings)
@@ -257,105 +252,3 @@ def settings_of(config: TrainingConfig) -> dict[str, Any]:
 
 def _all_of(known: Mapping[str, object]) -> str:
     return f"; the settings are {', '.join(known)}"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    with needed("train", "yaml"):
-        import yaml
-
-    class UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
-        """A YAML loader that refuses a key given twice, as YAML demands and PyYAML does not."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise TrainingConfigError(f"{path.name}: {key!r} is given twice; keep one")
-            found: dict[Any, Any] = super().construct_mapping(node, deep)
-            return found
-
-    def decimal(loader: Any, node: Any) -> int | float:
-        """Read a number in decimal digits: to YAML 1.1 ``1_0`` is 10, ``010`` 8, ``1:30`` 90."""
-        whole, number = whole_number(node.value), finite_number(node.value)
-        if number is None or (whole is not None and node.value.lstrip("+-") != str(abs(whole))):
-            raise TrainingConfigError(
-                f"{path.name} line {node.start_mark.line + 1}: {node.value!r} is not a finite "
-                "number in plain decimal digits; write it as 10, 0.5 or 1e-4, or a text in quotes"
-            )
-        return number if whole is None else whole
-
-    for kind in ("int", "float"):
-        UniqueKeys.add_constructor(f"tag:yaml.org,2002:{kind}", decimal)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
-    except UnicodeDecodeError as error:
-        raise TrainingConfigError(
-            f"{path.name}: is not in UTF-8; save the file as UTF-8"
-        ) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise TrainingConfigError(f"{path.name}{place}: not valid YAML ({problem})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise TrainingConfigError(
-            f"{path.name}: expected settings, one 'name: value' a line, found "
-            f"{type(content).__name__}"
-        )
-    return content
-
-
-def _as_type(value: Any, wanted: Any, what: str) -> Any:
-    """Convert a value of YAML to the type of a setting, where that changes no meaning.
-
-    Raises:
-        TrainingConfigError: the value is of another type.
-    """
-    for option in _options(wanted):
-        found = _as_one(value, option)
-        if found is not _NOT:
-            return found
-    names = " or ".join(_shown(option) for option in _options(wanted))
-    raise TrainingConfigError(f"{what} must be {names}, found {value!r}")
-
-
-_NOT: Any = object()
-
-
-def _as_one(value: Any, wanted: Any) -> Any:
-    if typing.get_origin(wanted) is Literal:
-        return value if value in typing.get_args(wanted) else _NOT
-    if typing.get_origin(wanted) is tuple:
-        (kind, _) = typing.get_args(wanted)
-        if isinstance(value, str) and kind is str:
-            return (value,)
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            return _NOT
-        items = [_as_one(item, kind) for item in value]
-        return _NOT if any(item is _NOT for item in items) else tuple(items)
-    if wanted is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a text
-        value = finite_number(value)
-    if isinstance(value, bool) and wanted is not bool:
-        return _NOT
-    if wanted is float and isinstance(value, int):
-        value = float(value)
-    if not isinstance(value, wanted) or (wanted is float and not math.isfinite(value)):
-        return _NOT
-    return value
-
-
-def _options(wanted: Any) -> tuple[Any, ...]:
-    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
-        return typing.get_args(wanted)
-    return (wanted,)
-
-
-def _shown(wanted: Any) -> str:
-    if typing.get_origin(wanted) is Literal:
-        return f"one of {', '.join(typing.get_args(wanted))}"
-    if typing.get_origin(wanted) is tuple:
-        return f"a list of {_shown(typing.get_args(wanted)[0]).removeprefix('a ')}s"
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return names.get(wanted, "null")

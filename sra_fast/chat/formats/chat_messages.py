@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from typing import Literal
 
 from sra_fast.chat.change_tally import ChangeTally
-from sra_fast.chat.conversations import Role
+from sra_fast.chat.checked_conversation import Role
 from sra_fast.chat.dialogues import Dialogue, Repeats, Utterance, joined_turns
 from sra_fast.chat.formats.roles import role_of
 from sra_fast.chat.formats.scalars import identity_of, metadata
-from sra_fast.chat.record_fields import ConversationError, meta_field
+from sra_fast.chat.record_fields import RECORD_FIELDS, ConversationError, meta_field
 
 _LISTS = ("messages", "conversations", "conversation")
 _IDS = ("id", "conversation_id", "dialogue_id")
-_OWN = ("strategy", "situation", "response", "language", "dialogue", "meta")
 _CALLS = ("tool_calls", "function_call", "tool_call_id")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
@@ -64,7 +63,7 @@ class ChatReader:
         messages = next((entry[name] for name in _LISTS if name in entry), None)
         if not isinstance(messages, list):
             raise ConversationError(f"{where}: holds no list of messages")
-        used = {*_LISTS, *_IDS, *_OWN}
+        used = {*_LISTS, *_IDS, *RECORD_FIELDS}
         meta = {**meta_field(entry, where), **metadata(entry, used, tally)}
         said = _utterances(messages, where, self._form, self._roles, meta, tally)
         if said is None:

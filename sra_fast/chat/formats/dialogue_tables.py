@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sra_fast.chat.change_tally import ChangeTally
-from sra_fast.chat.conversations import Role
+from sra_fast.chat.checked_conversation import Role
 from sra_fast.chat.dialogues import Dialogue, Repeats, Utterance, joined_turns
 from sra_fast.chat.formats.entries import missing_column
 from sra_fast.chat.formats.roles import role_of
 from sra_fast.chat.formats.scalars import identity_of, scalar
 from sra_fast.chat.record_fields import ConversationError
+from sra_fast.tools.number_text import finite_number
 from sra_fast.tools.suggestions import did_you_mean
 
 FIELDS = (
@@ -185,13 +186,12 @@ def _in_order(
     found: dict[float, tuple[str, list[Mapping[str, object]]]] = {}
     for where, row in group:
         value = row[columns.names["order"]]
-        try:
-            number = float(str(value))
-        except ValueError:
+        number = finite_number(str(value))
+        if number is None:
             raise ConversationError(
                 f"{where}: column {columns.names['order']!r} holds {value!r}, which is no number "
                 "to put utterances in order by"
-            ) from None
+            )
         first, rows = found.setdefault(number, (where, []))
         rows.append(row)
         for name in ("role", "content"):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from sra_fast.chat.record_fields import MESSAGE_FIELDS, RECORD_FIELDS
 from sra_fast.tools.strict_json import is_json_whole
 from sra_fast.tools.text_lines import GZIP, opened_bytes
 
@@ -45,8 +46,6 @@ _DELIMITERS = ",;\t|"
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 ANNOMI_COLUMNS = ("transcript_id", "utterance_id", "interlocutor", "utterance_text")
 """The columns that tell AnnoMI's table."""
-
-_OWN = {"id", "dialogue", "language", "situation", "messages", "strategy", "response", "meta"}
 
 
 def container_of(path: Path) -> Container | None:
@@ -145,11 +144,11 @@ def _cells(line: str, delimiter: str) -> list[str]:
 def _is_own(entry: Mapping[str, object]) -> bool:
     """Tell whether messages are a conversation of our own form: nothing in it is foreign to it."""
     messages = entry["messages"]
-    if not isinstance(messages, list) or not set(entry) <= _OWN:
+    if not isinstance(messages, list) or not set(entry) <= set(RECORD_FIELDS):
         return False
     named = entry.get("strategy") is not None
     for message in messages:
-        if not isinstance(message, Mapping) or not set(message) <= {"role", "content", "strategy"}:
+        if not isinstance(message, Mapping) or not set(message) <= set(MESSAGE_FIELDS):
             return False
         if message.get("role") not in ("user", "assistant"):
             return False

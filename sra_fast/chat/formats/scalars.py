@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 
 from sra_fast.chat.change_tally import ChangeTally
-from sra_fast.chat.record_fields import ConversationError
+from sra_fast.chat.record_fields import LARGEST, ConversationError
 from sra_fast.tools.strict_json import clean_text
 
-_LARGEST = 2**63
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -36,7 +35,7 @@ def scalar(value: object) -> object:
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return value if -_LARGEST <= value < _LARGEST else None
+        return value if -LARGEST <= value < LARGEST else None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return None

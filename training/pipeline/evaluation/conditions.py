@@ -84,6 +84,7 @@ def fill_condition(
     *,
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
+    check: bool = True,
 ) -> Condition:
     """Generate and score the replies of a condition that are not in its folder yet.
 
@@ -97,6 +98,7 @@ def fill_condition(
         folder: where replies and scores of this condition are kept.
         on_progress: called with the number of replies that a batch brought.
         thoughts, now: the arguments of those names of :func:`sra_fast.encode`.
+        check: the argument of that name of :func:`sra_fast.score`.
 
     Raises:
         ValueError: all replies are empty, or a conversation cannot be used.
@@ -126,6 +128,7 @@ def fill_condition(
         settings,
         thoughts=thoughts,
         now=now,
+        check=check,
     )
     return Condition(
         plan,

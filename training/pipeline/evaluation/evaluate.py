@@ -80,6 +80,7 @@ class Evaluation:
         thoughts: the tags around a thought before a reply, as :func:`sra_fast.encode` takes them.
         part_of: the folder of the run that this evaluation is a stage of, whose date counts; None
             for one that stands alone.
+        check: whether a model is checked before its first score (no score depends on it).
     """
 
     file: Path
@@ -98,6 +99,7 @@ class Evaluation:
     perplexity: bool = True
     thoughts: Thoughts | None = None
     part_of: Path | None = None
+    check: bool = True
 
     @property
     def now(self) -> datetime | None:
@@ -253,6 +255,7 @@ def answer(
         lambda done: on_progress(plan.name, done, len(conversations)),
         thoughts=evaluation.thoughts,
         now=evaluation.now,
+        check=evaluation.check,
     )
 
 

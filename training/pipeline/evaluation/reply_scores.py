@@ -34,6 +34,7 @@ def score_replies(
     *,
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
+    check: bool = True,
 ) -> SRAResult:
     """Score the last reply of each conversation by every definition of SRA.
 
@@ -49,6 +50,7 @@ def score_replies(
         folder: the folder that finished batches are kept in.
         settings: everything else that the result depends on, to recognise the folder by.
         thoughts, now: the arguments of those names of :func:`sra_fast.encode`.
+        check: the argument of that name of :func:`sra_fast.score`.
 
     Returns:
         The SRA of the n replies, in order.
@@ -67,7 +69,8 @@ def score_replies(
     def score_batch(batch: Sequence[EncodedPrompt]) -> SRAResult:
         tensors = collate(batch, pad)
         spans = {STRATEGY: tensors.pop("strategy_mask"), REPLY: tensors["response_mask"] > 0}
-        return score(model, {**tensors, "span_masks": spans}, forward_tokens=FORWARD_TOKENS)
+        batch_of_spans = {**tensors, "span_masks": spans}
+        return score(model, batch_of_spans, forward_tokens=FORWARD_TOKENS, check=check)
 
     run = ScoreFolder(folder, {"kind": "evaluate", **settings})
     return run.complete(prompts, FORWARD_TOKENS, score_batch)

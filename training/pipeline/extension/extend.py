@@ -49,7 +49,7 @@ class Extension:
     """The settings of an extension: which dialogues, how, and where the results go.
 
     Attributes:
-        file: the file of dialogues, in one of ESConv's forms.
+        file: the file of dialogues, in one of the formats that ``convert`` tells apart.
         out: the folder of the run.
         template: the prompt template.
         strategies: the strategies to draw from, as a mapping of names to descriptions.

@@ -78,7 +78,7 @@ class Reproduction:
     """The settings of a reproduction: a model, dialogues, and how each stage works.
 
     Attributes:
-        file: the file of dialogues, in one of ESConv's forms.
+        file: the file of dialogues, in one of the formats that ``convert`` tells apart.
         out: the folder of the run.
         base: the model.
         strategies: the description of each strategy, by its name.
@@ -95,6 +95,7 @@ class Reproduction:
         ablate: how many of the best heads to switch off in a further experiment; 0 for none.
         dtype, device: the number format of the model and the device it runs on.
         batch: how many prompts go through the model at once.
+        check: whether a model is checked before its first score (no score depends on it).
     """
 
     file: Path
@@ -113,6 +114,7 @@ class Reproduction:
     dtype: DType = "auto"
     device: Device = "auto"
     batch: int = 32
+    check: bool = True
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the report depends on, as ``run.json`` holds it.
@@ -200,4 +202,5 @@ class Reproduction:
             batch=self.batch,
             thoughts=self.training.tags_of_thoughts,
             part_of=self.out,
+            check=self.check,
         )
