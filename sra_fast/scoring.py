@@ -102,8 +102,10 @@ def score(
     _check_definable(marked, definition)
     _check_lengths(served, marked)
     lengths = [sequence.length for sequence in marked.sequences]
-    plan = [Forward(tuple(range(len(lengths))), packed=False)]
     laid_out_anew = content.only_tokens and not served.fed_from_above
+    if laid_out_anew:
+        _check_ids(served, marked, content.tokens["input_ids"])
+    plan = [Forward(tuple(range(len(lengths))), packed=False)]
     if laid_out_anew:
         plan = forwards(served, lengths, forward_tokens)
     checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
@@ -187,6 +189,27 @@ def _check_lengths(served: ServedModel, marked: MarkedBatch) -> None:
                 sequence.row,
                 f"{sequence.length} tokens, and {served.name} reaches to {limit}; shorten the "
                 "conversation or take a template that keeps fewer turns",
+            )
+
+
+def _check_ids(served: ServedModel, marked: MarkedBatch, input_ids: Tensor) -> None:
+    """Check that every token has an embedding; on a GPU an unknown one would end all further work.
+
+    Padding is not looked at: it is not run, and tokenizers give it numbers of their own.
+    """
+    known = getattr(served.decoder.get_input_embeddings(), "num_embeddings", None)
+    if known is None:
+        return
+    ids = input_ids.cpu()
+    for sequence in marked.sequences:
+        here = ids[sequence.row, sequence.start : sequence.end]
+        if bool((unknown := (here < 0) | (here >= known)).any()):
+            at = int(unknown.nonzero()[0])
+            raise BatchRowError(
+                sequence.row,
+                f"token id {int(here[at])} at position {sequence.start + at}, and {served.name} "
+                f"has embeddings for 0 to {known - 1}; encode with the model's own tokenizer, or "
+                "call model.resize_token_embeddings if it has new tokens",
             )
 
 
