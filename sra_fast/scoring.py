@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
 from sra_fast.kernels.contract import SpanQuery
+from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
 from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.marked_query import build_query, query_as_given
@@ -46,7 +47,8 @@ def score(
     (arXiv 2402.10453).
 
     A batch with inputs that are worked in above the decoder, such as images, or with positions that
-    are not 0, 1, 2, … in each sequence runs through the whole model, as it was given.
+    are not 0, 1, 2, … in each sequence runs through the whole model, as it was given. So does every
+    batch where a hook or a forward method above the decoder changes what the decoder is given.
 
     Args:
         model: what ``AutoModelForCausalLM.from_pretrained`` gives; also PEFT-wrapped, quantised,
@@ -92,14 +94,19 @@ def score(
     check_backend(backend)
     if forward_tokens < 1:
         raise ValueError(f"forward_tokens must be at least 1, got {forward_tokens}")
-    served = tried(serve(model))
+    served = serve(model)
+    refuse_adapters(served.top)
+    served = tried(served)
     content = read_content(served, batch)
     marked = content.marked
     _check_definable(marked, definition)
     _check_lengths(served, marked)
     lengths = [sequence.length for sequence in marked.sequences]
+    laid_out_anew = content.only_tokens and not served.fed_from_above
+    if laid_out_anew:
+        _check_ids(served, marked, content.tokens["input_ids"])
     plan = [Forward(tuple(range(len(lengths))), packed=False)]
-    if content.only_tokens:
+    if laid_out_anew:
         plan = forwards(served, lengths, forward_tokens)
     checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
     with torch.no_grad(), switched(served), evaluating(served.whole):
@@ -107,7 +114,7 @@ def score(
             _run(
                 served, marked, content.tokens["input_ids"], forward, definition, keep_rows, backend
             )
-            if content.only_tokens
+            if laid_out_anew
             else _run_as_given(served, content, definition, keep_rows, backend)
             for forward in plan
         ]
@@ -182,6 +189,27 @@ def _check_lengths(served: ServedModel, marked: MarkedBatch) -> None:
                 sequence.row,
                 f"{sequence.length} tokens, and {served.name} reaches to {limit}; shorten the "
                 "conversation or take a template that keeps fewer turns",
+            )
+
+
+def _check_ids(served: ServedModel, marked: MarkedBatch, input_ids: Tensor) -> None:
+    """Check that every token has an embedding; on a GPU an unknown one would end all further work.
+
+    Padding is not looked at: it is not run, and tokenizers give it numbers of their own.
+    """
+    known = getattr(served.decoder.get_input_embeddings(), "num_embeddings", None)
+    if known is None:
+        return
+    ids = input_ids.cpu()
+    for sequence in marked.sequences:
+        here = ids[sequence.row, sequence.start : sequence.end]
+        if bool((unknown := (here < 0) | (here >= known)).any()):
+            at = int(unknown.nonzero()[0])
+            raise BatchRowError(
+                sequence.row,
+                f"token id {int(here[at])} at position {sequence.start + at}, and {served.name} "
+                f"has embeddings for 0 to {known - 1}; encode with the model's own tokenizer, or "
+                "call model.resize_token_embeddings if it has new tokens",
             )
 
 

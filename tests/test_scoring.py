@@ -19,6 +19,7 @@ from model_families import (
     MULTIMODAL,
     NOT_SERVED,
     VARIANTS,
+    VOCABULARY,
     Family,
     random_tokens,
 )
@@ -355,6 +356,19 @@ def test_prompt_learning_is_refused() -> None:
 def test_something_that_is_no_model_is_refused() -> None:
     with pytest.raises(UnservedModelError, match="expected a transformers model, got Linear"):
         sra_fast.score(nn.Linear(2, 2), marked_batch((40,)))
+
+
+@pytest.mark.parametrize("unknown", [-100, VOCABULARY])
+def test_a_token_without_an_embedding_is_refused_by_its_place_unless_it_is_padding(
+    unknown: int,
+) -> None:
+    batch = marked_batch((40, 30))
+    batch["input_ids"][1, 35] = unknown
+    sra_fast.score(LLAMA.build(), batch)
+    batch["input_ids"][1, 20] = unknown
+    says = rf"row 1: token id {unknown} at position 20, .* embeddings for 0 to {VOCABULARY - 1}"
+    with pytest.raises(ValueError, match=says):
+        sra_fast.score(LLAMA.build(), batch)
 
 
 def test_nan_in_the_hidden_states_is_an_error_that_names_row_and_layer() -> None:

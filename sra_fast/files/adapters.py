@@ -29,6 +29,7 @@ from sra_fast.files.weights import (
     seeded,
     tell,
 )
+from sra_fast.measure.adapter_kinds import why_not_in_layers
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
@@ -95,7 +96,13 @@ def with_adapter_of(base: Any, folder: Path, *, allow_missing: bool) -> PeftMode
             f"{folder} is an adapter of the kind {config.peft_type.value}, which puts virtual "
             "tokens before the prompt; only adapters that change the model's layers can be used"
         )
+    if reason := why_not_in_layers(config):
+        raise DamagedModelError(
+            f"{folder} {reason}; only adapters that change the model's layers can be used"
+        )
     config.inference_mode = True
+    if base.device.type == "meta" and hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = False  # some kinds split the base weights, which are not here
     shapes = _shapes(folder)
     with warnings.catch_warnings(), seeded():
         warnings.simplefilter("ignore")  # everything that is warned of here is judged below

@@ -106,6 +106,7 @@ def read_content(served: ServedModel, batch: Mapping[str, Any]) -> BatchContent:
         raise ValueError(f"{POSITIONS}: {type(served.whole).__name__} takes none; leave them out")
     if positions.own:
         _check_reach(served, tokens[POSITIONS])
+    if positions.own or served.fed_from_above:  # the row runs as it was given
         _check_packable(served, positions)
     return BatchContent(
         read_batch(given, positions.segments),

@@ -46,7 +46,8 @@ def run_whole(
         raise
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         given = ", ".join(name for name in inputs if name not in ("input_ids", "attention_mask"))
-        raise ValueError(f"{type(served.whole).__name__} with {given}: {error}") from error
+        what = f"{type(served.whole).__name__} with {given}" if given else served.name
+        raise ValueError(f"{what}: {error}") from error
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from sra_fast.measure import attention, compat, model_kinds
+from sra_fast.measure.above_decoder import is_hooked_above, package_of
 from sra_fast.measure.parts_of_models import missing_part
 from sra_fast.measure.unserved import UnservedModelError
 
@@ -35,6 +36,8 @@ class ServedModel:
         counts_from_zero: whether the positions that it makes itself count from 0, so that
             ``position_ids`` may be made for it; False as long as nobody has tried
             (:func:`sra_fast.measure.trial.tried`).
+        fed_from_above: whether something above the decoder changes what it is given, such as a
+            hook, so that the whole model has to run.
     """
 
     top: nn.Module
@@ -45,6 +48,7 @@ class ServedModel:
     takes_positions: bool
     can_stop: bool
     counts_from_zero: bool = False
+    fed_from_above: bool = False
 
     @property
     def config(self) -> Any:
@@ -94,6 +98,7 @@ def serve(model: nn.Module) -> ServedModel:
     if part := missing_part(model, inner, decoder):
         raise UnservedModelError(f"{type(inner).__name__} cannot be scored here: {part}")
     model_kinds.refuse(type(inner).__name__, decoder)
+    _refuse_implementation(decoder)
     types = set(getattr(decoder.config, "layer_types", None) or ())
     return ServedModel(
         top=model,
@@ -103,6 +108,7 @@ def serve(model: nn.Module) -> ServedModel:
         stateful=compat.is_stateful(decoder) or bool(types - model_kinds.ATTENTION_LAYER_TYPES),
         takes_positions="position_ids" in inspect.signature(decoder.forward).parameters,
         can_stop=may_be_stopped(decoder),
+        fed_from_above=is_hooked_above(inner, decoder),
     )
 
 
@@ -141,6 +147,23 @@ def rope_types(config: Any) -> set[str]:
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     return {str(part.get("rope_type", "default")) for part in nested or [parameters]}
+
+
+def _refuse_implementation(decoder: PreTrainedModel) -> None:
+    """Refuse a decoder that attends by a function of the user's own, which may be any function.
+
+    Raises:
+        UnservedModelError: it does.
+    """
+    name = compat.attn_implementation(decoder.config)
+    function = AttentionInterface().get(name)
+    source = package_of(function) if function is not None and "/" not in str(name) else None
+    if source not in (None, "transformers", "sra_fast"):
+        raise UnservedModelError(
+            f"{type(decoder).__name__} attends by {name!r}, a function that {source} registered "
+            "and that may do anything, so its masses are not known; if it stands for ordinary "
+            "attention, call model.set_attn_implementation('eager') first"
+        )
 
 
 def _decoder(model: PreTrainedModel) -> Any:

@@ -13,15 +13,18 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from sra_fast.measure.above_decoder import hangs_above, modules_above
 from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
 from sra_fast.measure.packing import fresh_rope
 from sra_fast.measure.reduction import UnansweredRequestError, answered_layers
 from sra_fast.measure.request import REQUEST, SpanRequest
-from sra_fast.measure.served import ServedModel, evaluating, switched
+from sra_fast.measure.run_as_given import run_whole
+from sra_fast.measure.served import ServedModel, evaluating, may_be_stopped, switched
 from sra_fast.measure.unserved import UnservedAttentionError, UnservedModelError
 
 TOKENS = 4
 _FIRST = 3  # the first token id that is tried
+_DIGITS = 1e-5  # of a mass, between two ways to compute the same in float32
 _NOISE = 1e-3  # of a mass, between two runs of the same computation in half precision
 
 
@@ -30,14 +33,17 @@ class _Findings:
     """What a trial found in a decoder.
 
     Attributes:
-        parts: the identities of the decoder's modules, by which a changed one is known.
+        parts: the identities of the decoder's modules, and of what hangs above it, by which a
+            changed one is known.
         attention_layers: the layers that answered.
         counts_from_zero: whether ``position_ids`` from 0 change nothing.
+        fed_from_above: whether the whole model's call gives other masses than the decoder's own.
     """
 
     parts: tuple[int, ...]
     attention_layers: tuple[int, ...]
     counts_from_zero: bool
+    fed_from_above: bool
 
 
 _FOUND: WeakKeyDictionary[nn.Module, _Findings] = WeakKeyDictionary()
@@ -55,7 +61,8 @@ def tried(served: ServedModel) -> ServedModel:
     """
     if not served.can_stop:
         return served
-    parts = tuple(id(part) for part in served.decoder.modules())
+    above = hangs_above(served.whole, served.decoder)
+    parts = (*(id(part) for part in served.decoder.modules()), *above)
     found = _FOUND.get(served.decoder)
     if found is None or found.parts != parts:
         found = _try(served, parts)
@@ -64,6 +71,7 @@ def tried(served: ServedModel) -> ServedModel:
         served,
         attention_layers=found.attention_layers,
         counts_from_zero=found.counts_from_zero,
+        fed_from_above=served.fed_from_above or found.fed_from_above,
     )
 
 
@@ -92,7 +100,41 @@ def _try(served: ServedModel, parts: tuple[int, ...]) -> _Findings:
         raise
     except Exception as error:
         raise UnservedModelError(_why(served, ids, error)) from error
-    return _Findings(parts, layers, counts)
+    return _Findings(parts, layers, counts, not _passes_on(served, ids, plain))
+
+
+def _passes_on(served: ServedModel, ids: Tensor, plain: SpanRequest) -> bool:
+    """Return whether a call of the whole model gives the masses that the decoder gave by itself.
+
+    A model that cannot be called on text alone, such as one that wants an image, is not asked.
+    """
+    if not modules_above(served.whole, served.decoder) or not may_be_stopped(served.whole):
+        return True
+    request = SpanRequest(
+        plain.query,
+        stop_after=max(served.attention_layers, default=None),
+        mass_grad=False,
+        in_outputs=False,
+    )
+    try:
+        with (
+            torch.no_grad(),
+            switched(served),
+            evaluating(served.whole),
+            fresh_rope(served.decoder),
+        ):
+            run_whole(served, {"input_ids": ids}, request, ids.device)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:
+        return True
+    exact = served.decoder.dtype in (torch.float32, torch.float64)
+    return plain.masses.keys() == request.masses.keys() and all(
+        torch.allclose(
+            mass, request.masses[layer], rtol=0, atol=_DIGITS if exact else _NOISE, equal_nan=True
+        )
+        for layer, mass in plain.masses.items()
+    )
 
 
 def _run(served: ServedModel, ids: Tensor, positions: bool = False) -> SpanRequest:
@@ -106,7 +148,7 @@ def _run(served: ServedModel, ids: Tensor, positions: bool = False) -> SpanReque
 
 
 def _same(one: SpanRequest, other: SpanRequest) -> bool:
-    """Return whether positions made for a decoder gave the masses that its own gave.
+    """Return whether two runs on the same text gave the same masses.
 
     The first layer's must be the same bit for bit. Those of later ones may differ in their last
     digits where a GPU adds up the outputs of experts in no fixed order.

@@ -38,6 +38,8 @@ KINDS: dict[str, Callable[[], Any]] = {
     "norms": lambda: peft.LNTuningConfig(),
 }
 MORE = {
+    "pissa": lambda: peft.LoraConfig(r=2, target_modules=TARGETS, init_lora_weights="pissa"),
+    "olora": lambda: peft.LoraConfig(r=2, target_modules=TARGETS, init_lora_weights="olora"),
     "loha": lambda: peft.LoHaConfig(r=2, target_modules=TARGETS),
     "oft": lambda: peft.OFTConfig(r=0, oft_block_size=4, target_modules=TARGETS),
     "vera": lambda: peft.VeraConfig(r=2, target_modules=["q_proj"]),
@@ -97,6 +99,17 @@ def test_an_adapter_does_what_it_did_when_it_was_saved(
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, adapted(ids).logits)
     assert type(loaded).__name__ == "LlamaForCausalLM"
+
+
+def test_an_adapter_that_acts_from_certain_tokens_on_is_refused_by_name(
+    tmp_path: Path, base: Path
+) -> None:
+    config = peft.LoraConfig(
+        r=2, target_modules=TARGETS, task_type="CAUSAL_LM", alora_invocation_tokens=[3, 4]
+    )
+    save_adapter(tmp_path / "adapter", base, config)
+    with pytest.raises(DamagedModelError, match="adapter is an activated LoRA"):
+        find_model(str(tmp_path / "adapter")).check()
 
 
 @pytest.mark.parametrize("kind", KINDS)
