@@ -29,7 +29,10 @@ def test_lines_come_back_with_their_ends(tmp_path: Path, encoding: str, packed: 
         (TEXT.encode("utf-16-le"), "a.txt line 1: holds zero bytes"),
         (TEXT.encode("utf-32"), "a.txt: this is UTF-32"),
         (TEXT.encode("utf-16")[:-1], "a.txt: the file begins as UTF-16 and is not"),
-        (gzip.compress(TEXT.encode() * 99, mtime=0)[:40], "a.txt: the gzip file is damaged after line"),
+        (
+            gzip.compress(TEXT.encode() * 99, mtime=0)[:40],
+            "a.txt: the gzip file is damaged after line",
+        ),
         (gzip.compress(TEXT.encode(), mtime=0)[:-8] + b"\0" * 8, "a.txt: the gzip file is damaged"),
     ],
 )
