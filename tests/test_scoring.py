@@ -418,7 +418,7 @@ def _fill(key: str, where: Any, value: Any) -> Any:
         ("attention_mask: expected shape", _set("attention_mask", lambda b: b["input_ids"][:1])),
         ("input_ids: expected int64", _set("input_ids", lambda b: b["input_ids"].float())),
         ("row 1: no token is marked as 'strategy'", _fill("strategy_mask", 1, False)),
-        ("row 1: response_mask marks no token", _fill("response_mask", 1, 0)),
+        ("row 1: response_mask marks no token at positions 0 to 28", _fill("response_mask", 1, 0)),
         ("start at 1", _fill("response_mask", (1, 3), -1)),
         ("row 1: a mask marks position 39, which is padding", _fill("response_mask", (1, 39), 1)),
         ("row 1: a mask marks position 30", _fill("strategy_mask", (1, 30), True)),

@@ -187,7 +187,8 @@ def _parts(
             if start == end:
                 raise EncodingError(
                     f"{prompt.conversation.label}: the reply of turn {message.turn} is empty "
-                    "after its thoughts; add the text that the person reads"
+                    "after its thoughts (one without a closing tag goes on to the end); add the "
+                    "text that the person reads"
                 )
             name = f"the reply of turn {message.turn}"
             yield Part(number, start, end, name, turn=message.turn)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sra_fast.chat.formats.recognition import foreign_format
+from sra_fast.chat.formats.recognition import foreign_format, is_plain_json
 from sra_fast.chat.record_fields import ConversationError
 from sra_fast.tools.argument_error import UnconvertedError
 
@@ -35,8 +35,11 @@ def foreign_formats_named(path: str | os.PathLike[str]) -> Iterator[None]:
         found = foreign_format(Path(path))
         if found is None:
             raise
+        # What a reader of JSON says of a table or of packed bytes leads astray.
+        why = f" ({error})" if is_plain_json(Path(path)) else ""
         raise ForeignFormatError(
-            f"{Path(path).name}: this is {found}, not a file of conversations in this library's "
-            f"own form; convert it with sra_fast.chat.conversion.convert_file ({error})",
+            f"{Path(path).name}: this is {found}; what is read here is JSON in this library's own "
+            f"form, in UTF-8 and not packed; convert it with "
+            f"sra_fast.chat.conversion.convert_file{why}",
             path=Path(path),
         ) from error

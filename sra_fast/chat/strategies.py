@@ -145,11 +145,12 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
         _check_name(name, f"strategy {name!r}")
         return strategies[name]
     names = ", ".join(repr(known) for known in strategies)
-    problem = f"strategy {name!r} is not one of the {len(strategies)} strategies"
-    if hint := did_you_mean(name, strategies):
-        raise StrategyError(f"{problem}{hint}")
+    one = len(strategies) == 1
+    known_ones = "the only strategy" if one else f"one of the {len(strategies)} strategies"
+    hint = did_you_mean(name, strategies) or f"; known: {names}"
     raise StrategyError(
-        f"{problem}; known are {names}; to use your own, give them as `strategies`", "strategies"
+        f"strategy {name!r} is not {known_ones}{hint} (to use your own, give them as `strategies`)",
+        "strategies",
     )
 
 

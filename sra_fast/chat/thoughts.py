@@ -81,12 +81,18 @@ def without_tags(content: str, thoughts: Sequence[Thoughts]) -> str:
 
 
 def _thought(content: str, thoughts: Sequence[Thoughts]) -> tuple[int, int, int] | None:
-    """Return where the thought of a message begins and ends, and where its closing tag ends."""
+    """Return where the thought of a message begins and ends, and where its closing tag ends.
+
+    A thought that is never closed, as where a limit of tokens cut it, goes on to the message's end.
+    """
     first = len(content) - len(content.lstrip())
     for opening, closing in thoughts:
         begin = first + len(opening)
         if content.startswith(opening, first) and (end := content.find(closing, begin)) >= 0:
             return begin, end, end + len(closing)
+    for opening, _ in thoughts:
+        if opening.strip() and content.startswith(opening, first):
+            return first + len(opening), len(content), len(content)
     return None
 
 

@@ -45,9 +45,17 @@ def run_whole(
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
-        given = ", ".join(name for name in inputs if name not in ("input_ids", "attention_mask"))
-        what = f"{type(served.whole).__name__} with {given}" if given else served.name
-        raise ValueError(f"{what}: {error}") from error
+        raise ValueError(f"{_what_ran(served, inputs)}: {error}") from error
+    except (AttributeError, AssertionError) as error:
+        raise ValueError(
+            f"{_what_ran(served, inputs)}: {type(error).__name__}: {error}; another input may be "
+            "missing: give all that the processor makes, as tensors"
+        ) from error
+
+
+def _what_ran(served: ServedModel, inputs: Mapping[str, Any]) -> str:
+    given = ", ".join(name for name in inputs if name not in ("input_ids", "attention_mask"))
+    return f"{type(served.whole).__name__} with {given}" if given else served.name
 
 
 @contextmanager

@@ -243,7 +243,10 @@ def _entry(column: Tensor, row: int, number: int, name: str, meaning: str) -> Te
 
 def _check(sequence: MarkedSequence, names: tuple[str, ...]) -> None:
     if not sequence.responses:
-        problem = "response_mask marks no token; every row needs a response"
+        problem = (
+            f"response_mask marks no token at positions {sequence.start} to {sequence.end - 1}; "
+            "every sequence needs a response, which `labels` mark where there is no response_mask"
+        )
         raise BatchRowError(sequence.row, problem)
     if not bool(sequence.spans[0].any()):
         raise BatchRowError(sequence.row, f"no token is marked as {names[0]!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ def test_a_text_that_breaks_off_is_refused(tmp_path: Path, kind: str) -> None:
         ("wide.json", '{"a": 1}'.encode("utf-32"), "this is UTF-32"),
         ("sheet.xlsx", b"PK\x03\x04rest", "save the sheet as CSV"),
         ("notes.txt", b"Dear diary", "notes.txt line 1, column 1: not valid JSON"),
+        ("talks.txt", b"talk,who\n1,user", "if this is a table, its name must end in .csv"),
         ("a.csv", b"talk,,said\n1,2,3", "a column has no name"),
         ("a.csv", b"talk,who,talk\n1,2,3", "two columns are called 'talk'"),
         ("a.csv", b"talk,who\n1,2,3", "a.csv line 2: has 3 columns, and the first line names 2"),
@@ -472,6 +474,23 @@ def test_conversations_come_through_as_they_are(tmp_path: Path) -> None:
     one_for_all = convert(path, Conversion("Offer Hope")).records[0]
     assert one_for_all["strategy"] == "Offer Hope"
     assert "'strategy'" not in str(one_for_all["messages"])
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, lambda data: data.decode().encode("utf-16")])
+def test_packed_conversations_are_told_apart_from_those_that_are_read(
+    tmp_path: Path, packed: Callable[[bytes], bytes]
+) -> None:
+    path = write(tmp_path / "own.jsonl", packed(made.as_lines([made.openai_entry()]).encode()))
+    with pytest.raises(ForeignFormatError, match="in UTF-8 and not packed; convert") as caught:
+        read_conversations(path)
+    assert "save the file as UTF-8" not in str(caught.value)
+
+
+def test_a_misspelt_list_of_messages_among_conversations_is_named(tmp_path: Path) -> None:
+    right = made.openai_entry()
+    wrong = {name.replace("messages", "mesages"): value for name, value in right.items()}
+    path = write(tmp_path / "own.jsonl", made.as_lines([right, wrong]))
+    assert "own.jsonl line 2: holds no list of messages; did you mean 'messages'?" in told(path)
 
 
 def test_an_unknown_field_of_a_conversation_is_kept_beside_it(tmp_path: Path) -> None:

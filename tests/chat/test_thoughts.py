@@ -65,7 +65,9 @@ def test_a_template_is_asked_for_its_tags(
         ("<think>Hm.</think>Write </think> after it.", "Write </think> after it."),
         ("Models write </think> when done.", "Models write </think> when done."),
         ("Models write <think> and </think>.", "Models write <think> and </think>."),
-        ("<think>Never done.", "<think>Never done."),
+        ("<think>Never done.", ""),
+        ("\n[T]Never done.</think>", ""),
+        ("Never <think> done.", "Never <think> done."),
         ("<think>Hm.</think>\n", ""),
         ("Yes.", "Yes."),
     ],
@@ -129,6 +131,13 @@ def test_a_mention_that_the_template_takes_for_a_thought_is_refused_with_the_cau
     assert f'thoughts=("", {tag!r})' in text
     # The way out that it names is one.
     assert replies(chat, f"Hm. {tag} Yes.", thoughts=("", tag)) == ["Yes."]
+
+
+@pytest.mark.parametrize(("chat", "thoughts"), [(QWEN_3, None), (CHATML, TAGS)])
+def test_a_thought_that_is_never_closed_is_no_reply(chat: str, thoughts: Thoughts | None) -> None:
+    with pytest.raises(EncodingError, match="turn 1 is empty after its thoughts"):
+        replies(chat, "<think>I should offer", thoughts=thoughts)
+    assert replies(CHATML, "<think>I should offer") == ["<think>I should offer"]
 
 
 def test_thoughts_of_older_replies_stand_in_no_history() -> None:

@@ -115,6 +115,14 @@ def test_what_the_model_says_of_its_inputs_is_passed_on_with_its_name() -> None:
         sra_fast.score(LLAVA.build(), batch)
 
 
+def test_an_input_that_goes_with_an_image_and_is_missing_is_said_with_the_models_name() -> None:
+    batch = image_batch(QWEN2_5_VL, (WIDTH,))
+    del batch["image_grid_thw"]
+    says = r"Qwen2_5_VLForConditionalGeneration with pixel_values.*another input may be missing"
+    with pytest.raises(ValueError, match=says):
+        sra_fast.score(QWEN2_5_VL.build(), batch)
+
+
 def test_a_decoder_that_gets_another_number_of_tokens_is_refused() -> None:
     batch, model = image_batch(LLAVA, (WIDTH,)), LLAVA.build()
     inner = model.model.language_model

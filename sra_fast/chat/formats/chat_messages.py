@@ -16,6 +16,7 @@ from sra_fast.chat.dialogues import Dialogue, Repeats, Utterance, joined_turns
 from sra_fast.chat.formats.roles import role_of
 from sra_fast.chat.formats.scalars import identity_of, metadata
 from sra_fast.chat.record_fields import RECORD_FIELDS, ConversationError, meta_field
+from sra_fast.tools.suggestions import did_you_mean
 
 _LISTS = ("messages", "conversations", "conversation")
 _IDS = ("id", "conversation_id", "dialogue_id")
@@ -62,7 +63,9 @@ class ChatReader:
         entry = given if isinstance(given, Mapping) else {_LISTS[0]: given}
         messages = next((entry[name] for name in _LISTS if name in entry), None)
         if not isinstance(messages, list):
-            raise ConversationError(f"{where}: holds no list of messages")
+            unknown = [name for name in entry if name not in (*_LISTS, *_IDS, *RECORD_FIELDS)]
+            hint = next(filter(None, (did_you_mean(name, _LISTS) for name in unknown)), "")
+            raise ConversationError(f"{where}: holds no list of messages{hint}")
         used = {*_LISTS, *_IDS, *RECORD_FIELDS}
         meta = {**meta_field(entry, where), **metadata(entry, used, tally)}
         said = _utterances(messages, where, self._form, self._roles, meta, tally)

@@ -90,7 +90,12 @@ def _unknown(path: Path) -> Iterator[tuple[str, object]]:
     for _number, line in text_lines(path, raises=ConversationError):
         if line.strip():
             # It is no table either, or its name says so: the error shows where it stops being JSON.
-            parse_json(line, path.name, raises=ConversationError)
+            try:
+                parse_json(line, path.name, raises=ConversationError)
+            except ConversationError as error:
+                raise ConversationError(
+                    f"{error}; if this is a table, its name must end in .csv or .tsv"
+                ) from error
             raise ConversationError(
                 f"{path.name}: this is neither JSON nor CSV, Parquet or a folder of the datasets "
                 "library; a table needs a name that ends in .csv or .tsv"

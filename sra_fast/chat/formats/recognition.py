@@ -124,6 +124,15 @@ def foreign_format(path: Path) -> str | None:
     return how if form is None else f"{FORMS[form]} ({how})"
 
 
+def is_plain_json(path: Path) -> bool:
+    """Tell whether a file begins like JSON that is neither packed nor in UTF-16.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return container_of(path) in ("lines", "whole") and not _starts_with(path, GZIP, *_UTF16)
+
+
 def header_of(line: str) -> list[str]:
     """Return the names of the columns in the first line of a table."""
     return [name.strip() for name in _cells(line, delimiter_of(line))]

@@ -396,6 +396,7 @@ def test_the_thought_of_an_answer_is_taken_off_if_its_tags_are_given(
         (QWEN_3, None, "<think>Hm.</think> I hear you.", "I hear you."),
         (CHATML, None, "<think>Hm.</think> I hear you.", "<think>Hm.</think> I hear you."),
         (CHATML, ("<think>", "</think>"), "<think>Hm.</think> I hear you.", "I hear you."),
+        (QWEN_3, None, "<think>I should say", ""),  # cut by the limit of tokens
         # Tags that are control tokens are no text, and are read all the same.
         (CHATML, ("<turn>", "<end_turn>"), "<turn>Hm.<end_turn> I hear you.</s>", "I hear you."),
     ],

@@ -26,7 +26,7 @@ class Record:
     Attributes:
         row: the name of the condition, such as "standard", "c1_hf" or "fine-tuned".
         item: the id of the conversation that was answered.
-        dialogue: the id of the dialogue the conversation was cut from; resampling draws dialogues.
+        dialogue: the id of the dialogue the conversation was cut from; intervals count dialogues.
         strategy: the strategy that the reply was asked to follow.
         turn: the number of the reply among the assistant messages of its conversation, from 1.
         language: the language of the conversation, or None where it is not known.
