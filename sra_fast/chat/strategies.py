@@ -145,11 +145,11 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
         _check_name(name, f"strategy {name!r}")
         return strategies[name]
     names = ", ".join(repr(known) for known in strategies)
-    one = len(strategies) == 1
-    known_ones = "the only strategy" if one else f"one of the {len(strategies)} strategies"
+    many = f"{len(strategies)} strategies" if len(strategies) != 1 else "strategies"
     hint = did_you_mean(name, strategies) or f"; known: {names}"
     raise StrategyError(
-        f"strategy {name!r} is not {known_ones}{hint} (to use your own, give them as `strategies`)",
+        f"strategy {name!r} is not one of the {many}{hint} (to use your own, give them as "
+        "`strategies`)",
         "strategies",
     )
 

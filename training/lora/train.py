@@ -335,7 +335,8 @@ def _size(config: TrainingConfig, data: RunData) -> str:
     held_out = "nothing is held out"
     if data.evaluation is not None:
         dialogues = len(set(data.evaluation["dialogue"]))
-        held_out = f"{len(data.evaluation)} of {dialogues} dialogues are held out"
+        of = f"{dialogues} {'dialogue' if dialogues == 1 else 'dialogues'}"
+        held_out = f"{len(data.evaluation)} held out (of {of})"
     number = processes.count()
     together = number * config.batch_size * config.accumulation
     return (
