@@ -376,18 +376,62 @@ def test_a_model_replies_to_conversations(tiny: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("thoughts", "text"),
-    [(("<think>", "</think>"), "I hear you."), (None, "<think>Hm.</think> I hear you.")],
+    ("thoughts", "says"),
+    [
+        (("<think>", "</think>"), "<think>Hm.</think> I hear you."),
+        (("", "</think>"), "Hm.</think> I hear you."),
+        (None, "I hear you."),
+    ],
 )
 def test_the_thought_of_an_answer_is_taken_off_if_its_tags_are_given(
-    thoughts: Any, text: str, tmp_path: Path
+    thoughts: Any, says: str, tmp_path: Path
 ) -> None:
     prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
-    with always(completion("<think>Hm.</think> I hear you.")) as server:
+    with always(completion(says)) as server:
         endpoint = Endpoint(server.url, "big", retries=0)
         replier = EndpointReplier(endpoint, DRAWN, thoughts=thoughts)
         replies = complete(replier, prompts, tmp_path)
-    assert [(r.text, r.raw) for r in replies.values()] == [(text, "<think>Hm.</think> I hear you.")]
+    assert [(r.text, r.raw) for r in replies.values()] == [("I hear you.", says)]
+
+
+THINK = ("<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "says", "reason"),
+    [
+        (None, "<think>Hm.</think> I hear you.", "give the tags '<think>' and '</think>'"),
+        (None, "Hm.</think> I hear you.", "give the tags '' and '</think>'"),
+        (THINK, "Hm.</think> I hear you.", "give the tags '' and '</think>'"),
+        (THINK, "<think>Hm, I wonder", "thought without an end .*; allow more tokens"),
+        (("<r>", "</r>"), "<r>Hm, I wonder", "thought without an end"),
+        (None, "[THINK]Hm.[/THINK]I hear you.", r"give the tags '\[THINK\]'"),
+        (None, "I hear you.<|im_end|>\n<|im_start|>user", r"control token '<\|im_end\|>'"),
+        (None, "<|channel|>analysis<|message|>Hm.", r"control token '<\|channel\|>'"),
+        (None, "I hear you.<end_of_turn>", "control token '<end_of_turn>'"),
+        (None, "I hear you.</s>", "control token '</s>'"),
+    ],
+)
+def test_an_answer_that_holds_more_than_a_reply_is_a_gap_with_its_reason(
+    thoughts: Any, says: str, reason: str, tmp_path: Path
+) -> None:
+    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
+    with always(completion(says)) as server:
+        replier = EndpointReplier(Endpoint(server.url, "big", retries=0), DRAWN, thoughts=thoughts)
+        with pytest.raises(MissingRepliesError, match=reason):
+            complete(replier, prompts, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "says", ["I <3 you | think", "5 < 6 > 4", "a <s>struck</s>word", "[INSTEAD]"]
+)
+def test_a_reply_may_hold_signs_that_only_look_like_control_tokens(
+    says: str, tmp_path: Path
+) -> None:
+    prompts = generation_prompts(as_conversations([talk("a")]), TEMPLATES["standard"])
+    with always(completion(says)) as server:
+        replier = EndpointReplier(Endpoint(server.url, "big", retries=0), DRAWN)
+        assert [one.text for one in complete(replier, prompts, tmp_path).values()] == [says]
 
 
 @pytest.mark.parametrize(

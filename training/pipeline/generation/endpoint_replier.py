@@ -12,6 +12,7 @@ from ..endpoint_error import EndpointError
 from ..endpoint_patience import Patience
 from .cleaning import clean_reply
 from .generation_prompts import GenerationPrompt
+from .leftovers import leftover_in
 from .replies import BATCH, Reply, UnansweredError
 from .sampling import Sampling, item_seed
 
@@ -80,5 +81,14 @@ class EndpointReplier:
             seed=item_seed(sampling.seed, prompt.item) % 2**31,
         )
         used = int(answer.usage.get("completion_tokens", 0))
-        text = clean_reply(answer.text[reply_start(answer.text, self._thoughts) :])
-        return Reply(prompt.item, text, answer.text, used, answer.finish_reason != "length")
+        rest = answer.text[reply_start(answer.text, self._thoughts) :]
+        if leftover := leftover_in(rest, self._thoughts):
+            raise EndpointError(
+                f"endpoint {self._endpoint.base_url}: sent an answer that {leftover}",
+                "thoughts",
+                for_this=True,
+                unknown=True,  # it may be so with every answer
+            )
+        return Reply(
+            prompt.item, clean_reply(rest), answer.text, used, answer.finish_reason != "length"
+        )
