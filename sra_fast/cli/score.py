@@ -40,8 +40,8 @@ def score(
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import estimates_table
         from sra_fast.files.run_folder import RUN
-        from sra_fast.files.score_file import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.files.score_folder import MASSES
+        from sra_fast.files.score_tables import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.report.comparison import groups, interval_note, mean_sra, undefined_note
         from sra_fast.result import PASSED
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,25 +19,23 @@ from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import code_fingerprint, file_sha256, versions
 from sra_fast.files.run_date import DATE, first_day, start_of
 from sra_fast.files.score_folder import ScoreFolder
+from sra_fast.files.score_tables import (
+    SCORES_JSONL,
+    SCORES_PARQUET,
+    ScoreRow,
+    score_rows,
+    write_tables,
+)
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.names import FORWARD_TOKENS, Device, DType, TurnLayout, Turns
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
-from sra_fast.tools.atomic import replaced_atomically, write_json_lines
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-ScoreRow = dict[str, Any]
-"""What the tables say of one response, by column."""
-
-SCORES_JSONL = "scores.jsonl"
-SCORES_PARQUET = "scores.parquet"
-META = "meta/"
-"""What the columns of a conversation's metadata begin with, in the tables."""
 
 
 class ScoringError(ArgumentError):
@@ -234,20 +230,20 @@ class FileScorer:
         def score_batch(batch: Sequence[EncodedPrompt]) -> SRAResult:
             return self._score(job, batch)
 
-        def write_tables(result: SRAResult) -> None:
-            rows = self._rows(job, result)
-            _write_jsonl(folder / SCORES_JSONL, rows)
-            _write_parquet(folder / SCORES_PARQUET, rows)
+        def rows_of(result: SRAResult) -> list[ScoreRow]:
+            return score_rows(
+                result, job.prompts, job.conversations, job.template.name, self.options.definition
+            )
 
         done = job.folder.complete(
             job.prompts,
             self.options.batch_tokens,
             score_batch,
-            write_tables,
+            lambda result: write_tables(folder, rows_of(result)),
             lambda tokens: on_progress(job, tokens),
             (SCORES_JSONL, SCORES_PARQUET),
         )
-        return ScoredJob(job, done, self._rows(job, done))
+        return ScoredJob(job, done, rows_of(done))
 
     def _score(self, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
         try:
@@ -262,33 +258,6 @@ class FileScorer:
         except BatchRowError as error:
             label = job.conversations[batch[error.row].conversation].label
             raise ScoringError(f"{label}: {error.problem}") from error
-
-    def _rows(self, job: Job, result: SRAResult) -> list[ScoreRow]:
-        scores = {name: _shortest(result.score(name).tolist()) for name in result.by_layer}
-        places = [(prompt, k) for prompt in job.prompts for k in range(1, len(prompt.turns) + 1)]
-        names = list(dict.fromkeys(name for one in job.conversations for name in one.meta))
-        rows: list[ScoreRow] = []
-        for index, (prompt, k) in enumerate(places):
-            conversation = job.conversations[prompt.conversation]
-            chosen = scores[self.options.definition][index]
-            row: ScoreRow = {
-                "conversation": conversation.id,
-                "dialogue": conversation.dialogue or conversation.id,
-                "turn": prompt.turns[k - 1],
-                "layout": prompt.layouts[k - 1],
-                "strategy": conversation.strategy_of(prompt.turns[k - 1]),
-                "template": job.template.name,
-                "prompt_tokens": int((prompt.response_mask == k).nonzero()[0]),
-                "response_tokens": int(result.response_tokens[index]),
-                "strategy_tokens": int(result.span_tokens[index, 0]),
-                **{name: values[index] for name, values in scores.items()},
-                "definition": self.options.definition,
-                "sra": chosen,
-                "log_sra": math.log(chosen) if chosen is not None and chosen > 0 else None,
-                **{f"{META}{name}": conversation.meta.get(name) for name in names},
-            }
-            rows.append(row)
-        return rows
 
     def _check_definable(
         self, prompt: EncodedPrompt, conversations: Sequence[Conversation]
@@ -343,40 +312,3 @@ def _digest(prompts: Sequence[EncodedPrompt]) -> str:
         for tensor in (prompt.input_ids, prompt.strategy_mask, prompt.response_mask):
             digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _shortest(values: Sequence[float]) -> list[float | None]:
-    """Write float32 values as the shortest decimals that say the same, and NaN as None."""
-    import numpy
-
-    return [None if math.isnan(v) else float(str(numpy.float32(v))) for v in values]
-
-
-def _write_jsonl(path: Path, rows: Sequence[ScoreRow]) -> None:
-    write_json_lines(path, rows)
-
-
-def _write_parquet(path: Path, rows: Sequence[ScoreRow]) -> None:
-    with needed("cli", "pandas"):
-        import pandas
-
-    table = pandas.DataFrame(rows)
-    for name in table.columns:
-        if str(name).startswith(META):
-            values = _of_one_type([row[name] for row in rows])
-            table[name] = pandas.Series(values, dtype=object)
-    with replaced_atomically(path) as temporary:
-        table.to_parquet(temporary, index=False, engine="pyarrow")
-
-
-def _of_one_type(values: Sequence[object]) -> list[object]:
-    """Return values that a column of a table can hold: of one type, or else written as JSON."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {str} or kinds <= {bool} or kinds <= {int}:
-        return list(values)
-    if kinds <= {int, float}:
-        return [None if value is None else float(value) for value in values]  # type: ignore[arg-type]
-    return [
-        None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
-        for value in values
-    ]

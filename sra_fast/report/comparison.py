@@ -11,7 +11,7 @@ from sra_fast.tools.estimates import Estimate, interval_settings
 from sra_fast.tools.intervals import mean_interval
 
 if TYPE_CHECKING:
-    from sra_fast.files.score_file import ScoreRow
+    from sra_fast.files.score_tables import ScoreRow
 
 
 @dataclass(frozen=True)

@@ -654,7 +654,6 @@ def test_a_lack_of_memory_names_an_option_that_the_command_has(
     def too_much(*_: object, **__: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("sra_fast.chat.conversations.read_conversations", too_much)
     monkeypatch.setattr("sra_fast.chat.conversion.convert_file", too_much)
     monkeypatch.setattr("sra_fast.files.models.find_model", too_much)
     of_model = ["--model", model] if command != "convert" else []
