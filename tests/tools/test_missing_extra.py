@@ -22,7 +22,7 @@ from sra_fast.tools.missing_extra import (
 
 ROOT = Path(__file__).resolve().parents[2]
 ALWAYS_THERE = {"torch", "transformers", "safetensors", "numpy", "triton", "sra_fast"}
-ALWAYS_THERE |= {"huggingface_hub"}  # transformers brings it
+ALWAYS_THERE |= {"huggingface_hub", "jinja2"}  # transformers and torch bring them
 OF_DEVELOPERS = {"test", "lint", "docs"}
 OF_THE_TRAINER = {"Trainer", "TrainerCallback", "TrainingArguments", "EarlyStoppingCallback"}
 COMMAND_LINE = {"typer", "rich"}  # without them no command starts: sra_fast/cli/entry.py says so

@@ -157,7 +157,8 @@ def check_resumable(model: PeftModel, checkpoint: Checkpoint) -> None:
     Raises:
         LoRAError: it does not.
     """
-    from peft import get_peft_model_state_dict
+    with needed("peft", "peft"):
+        from peft import get_peft_model_state_dict
 
     file = checkpoint.adapter_files[0]
     found, wanted = set(tensor_shapes(file)), set(get_peft_model_state_dict(model))

@@ -160,7 +160,10 @@ class Endpoint:
             tries += 1
 
     def each(
-        self, tasks: Sequence[T], ask: Callable[[T], R]
+        self,
+        tasks: Sequence[T],
+        ask: Callable[[T], R],
+        ends: Callable[[EndpointError], bool] = lambda _: False,
     ) -> Generator[tuple[T, R | EndpointError], None, None]:
         """Call ``ask`` for every task, in as many threads as ``concurrency`` allows.
 
@@ -170,11 +173,13 @@ class Endpoint:
             tasks: what ``ask`` is called with, one after the other.
             ask: a function that calls :meth:`chat`. An ``EndpointError`` becomes the outcome of
                 its task; any other error ends the iteration.
+            ends: whether no further task is begun after such an error; by default one is. Those
+                that have begun are brought to their end, so that no answer that came is lost.
 
         Yields:
-            Each task with its outcome, in the order in which they are done.
+            Each task that has begun with its outcome, in the order in which they are done.
         """
-        return in_threads(tasks, ask, self.concurrency, EndpointError)
+        return in_threads(tasks, ask, self.concurrency, EndpointError, ends)
 
     def _connect(self) -> openai.AsyncOpenAI:
         with needed("pipeline", "openai"):

@@ -35,7 +35,11 @@ class Pace:
 
 
 def in_threads(
-    tasks: Sequence[T], ask: Callable[[T], R], threads: int, expected: type[E]
+    tasks: Sequence[T],
+    ask: Callable[[T], R],
+    threads: int,
+    expected: type[E],
+    ends: Callable[[E], bool] = lambda _: False,
 ) -> Generator[tuple[T, R | E], None, None]:
     """Call ``ask`` for every task, several at a time.
 
@@ -47,22 +51,28 @@ def in_threads(
         threads: how many tasks may run at the same time.
         expected: an error of this class becomes the outcome of its task; any other error ends the
             iteration.
+        ends: whether no further task is begun after such an error; by default one is. Those that
+            have begun are brought to their end.
 
     Yields:
-        Each task with its outcome, in the order in which they are done.
+        Each task that has begun with its outcome, in the order in which they are done.
     """
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
     stopped = threading.Event()
+    begun = 0
+    beginning = threading.Lock()
     for task in tasks:
         waiting.put(task)
 
     def work() -> None:
-        while not stopped.is_set():
-            try:
-                task = waiting.get_nowait()
-            except queue.Empty:
-                return
+        nonlocal begun
+        while True:
+            with beginning:
+                if stopped.is_set() or waiting.empty():
+                    return
+                task = waiting.get()
+                begun += 1
             try:
                 done.put((task, ask(task)))
             except BaseException as error:
@@ -71,10 +81,17 @@ def in_threads(
     for _ in range(min(threads, len(tasks))):
         # Daemon threads, so that an interrupted program does not wait for a server that hangs.
         threading.Thread(target=work, daemon=True).start()
+    came, expecting = 0, len(tasks)
     try:
-        for _ in tasks:
+        while came < expecting:
             task, outcome = done.get()
-            if isinstance(outcome, BaseException) and not isinstance(outcome, expected):
+            came += 1
+            if isinstance(outcome, expected):
+                if not stopped.is_set() and ends(outcome):
+                    with beginning:
+                        stopped.set()
+                        expecting = begun
+            elif isinstance(outcome, BaseException):
                 raise outcome
             yield task, outcome
     finally:

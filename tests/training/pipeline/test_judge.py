@@ -593,7 +593,10 @@ def test_an_endpoint_that_only_fails_is_given_up(
         more = ("--concurrency", 4, "--timeout", 0.2)
         said = error_of(files, server, tmp_path / "out", *more)
     assert "6 of 6 items lack an answer" in said
-    assert f"{FAILURES_IN_A_ROW} × endpoint {server.url}" in said
+    failed = re.search(r"(\d+) × endpoint " + re.escape(server.url), said)
+    assert failed is not None
+    # Up to three more were under way when the tenth came back; 12 are all that there are.
+    assert FAILURES_IN_A_ROW <= int(failed.group(1)) <= 12
 
 
 FILTERED = Response(

@@ -49,22 +49,25 @@ class EndpointReplier:
         """Return the replies to one batch of prompts, whose requests run at the same time.
 
         Raises:
-            UnansweredError: some requests failed for good. The others were brought to their end,
-                unless its ``for_all`` is True.
+            UnansweredError: some requests failed for good. The others were brought to their end;
+                those that had not been sent are left out where its ``for_all`` is True.
         """
         replies: dict[str, Reply] = {}
         errors: list[EndpointError] = []
         for_all = False
-        with closing(self._endpoint.each(prompts, self._one)) as done:
+
+        def ends(error: EndpointError) -> bool:
+            nonlocal for_all
+            for_all = self._patience.ends_with(error)
+            return for_all  # the requests that have not been sent would fail as well
+
+        with closing(self._endpoint.each(prompts, self._one, ends)) as done:
             for prompt, outcome in done:
                 if isinstance(outcome, Reply):
                     replies[prompt.item] = outcome
                     self._patience.answered()
-                    continue
-                errors.append(outcome)
-                for_all = self._patience.ends_with(outcome)
-                if for_all:
-                    break  # the requests that have not been sent would fail as well
+                else:
+                    errors.append(outcome)
         in_order = [replies[prompt.item] for prompt in prompts if prompt.item in replies]
         if errors:
             at_fault = dict.fromkeys(name for error in errors for name in error.arguments)

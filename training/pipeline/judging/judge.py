@@ -208,14 +208,23 @@ def _ask_all(
     firsts = [Question(item.id, order, 1) for item in items for order in _ORDERS]
     errors: list[EndpointError] = []
     patience = Patience()
+    ended = False
+
+    def ends(error: EndpointError) -> bool:
+        nonlocal ended
+        ended = patience.ends_with(error)
+        return ended
+
     for attempt in (1, 2):
+        if ended:
+            break
         wanted = [replace(one, attempt=attempt) for one in firsts]
         if attempt == 2:
             wanted = [one for one in wanted if _names_neither(answers.get(_first(one)))]
         waiting = [(one, messages_of(one, answers)) for one in wanted if one not in answers]
         answered = len(wanted) - len(waiting)
         run.on_answer(answered, len(wanted))
-        done = run.endpoint.each(waiting, lambda task: _ask(run, task[1]))
+        done = run.endpoint.each(waiting, lambda task: _ask(run, task[1]), ends)
         with closing(done):
             for (one, _), outcome in done:
                 if isinstance(outcome, Answer):
@@ -223,10 +232,8 @@ def _ask_all(
                     patience.answered()
                     answered += 1
                     run.on_answer(answered, len(wanted))
-                    continue
-                errors.append(outcome)
-                if patience.ends_with(outcome):
-                    return errors
+                else:
+                    errors.append(outcome)
     return errors
 
 
