@@ -94,6 +94,7 @@ def test_every_turn_of_a_long_conversation_is_scored_in_one_pass(
     model, tokenizer = smollm2
     path = Path(sra_fast.__file__).parent / "chat" / "data" / "demo_conversations.jsonl"
     from sra_fast.chat.conversations import read_conversations
+    from sra_fast.measure.trial import TOKENS as TRIED
 
     long = [c for c in read_conversations(path) if c.id == "long-drift"]
     batch = sra_fast.encode(tokenizer, long)
@@ -103,7 +104,7 @@ def test_every_turn_of_a_long_conversation_is_scored_in_one_pass(
     )
     result = sra_fast.score(model, batch, check=False)
     handle.remove()
-    assert len(forwards) == 1
+    assert len([shape for shape in forwards if shape[1] > TRIED]) == 1
     assert len(result) > 60
     assert result.turn.tolist() == list(range(1, len(result) + 1))
     assert ((result.scores["mass"] > 0) & (result.scores["mass"] < 1)).all()

@@ -195,7 +195,8 @@ def test_an_unknown_strategy_is_named_with_its_conversation() -> None:
         render_prompts(made, TEMPLATES["standard"])
     text = str(caught.value)
     assert text.startswith("conversation 'c7' (chats.jsonl line 12): strategy 'Hope' is not one of")
-    assert text.endswith("did you mean 'Offer Hope'?")
+    assert "did you mean 'Offer Hope'?" in text
+    assert text.endswith("(to use your own, give them as `strategies`)")
 
 
 def test_turns_takes_two_words_only() -> None:

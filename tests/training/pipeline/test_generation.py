@@ -516,10 +516,12 @@ def test_an_endpoint_that_only_fails_is_given_up(tmp_path: Path, status: int, as
     prompts = generation_prompts(conversations, TEMPLATES["standard"])
     with always(failure(status)) as server:
         endpoint = Endpoint(server.url, "big", retries=0, concurrency=1)
-        with pytest.raises(MissingRepliesError, match=f"40 of 40 .* {asked} × ") as caught:
+        # One more may be under way when the last comes back.
+        failed = f"40 of 40 .* ({asked}|{asked + 1}) × "
+        with pytest.raises(MissingRepliesError, match=failed) as caught:
             complete(EndpointReplier(endpoint, DRAWN, batch=5), prompts, tmp_path)
     assert caught.value.given_up
-    assert len(server.requests) <= asked + 1  # one more may be under way when the last comes back
+    assert len(server.requests) <= asked + 1
     assert not list(tmp_path.glob("*.jsonl"))
 
 

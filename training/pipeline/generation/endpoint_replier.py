@@ -85,7 +85,8 @@ class EndpointReplier:
         )
         used = int(answer.usage.get("completion_tokens", 0))
         rest = answer.text[reply_start(answer.text, self._thoughts) :]
-        if leftover := leftover_in(rest, self._thoughts):
+        endless = not rest and not any(closing in answer.text for _, closing in self._thoughts)
+        if leftover := leftover_in(answer.text if endless else rest, self._thoughts):
             raise EndpointError(
                 f"endpoint {self._endpoint.base_url}: sent an answer that {leftover}",
                 "thoughts",
