@@ -15,9 +15,14 @@ were refused in the same words that do not blame their content, and none was ans
 
 
 class Patience:
-    """The patience with an endpoint, which is told of the outcome of each request."""
+    """The patience with an endpoint, which is told of the outcome of each request.
+
+    Attributes:
+        ended: whether the run should send no more requests.
+    """
 
     def __init__(self) -> None:
+        self.ended = False
         self._in_a_row = 0
         self._answered = False
         self._refused: Counter[str] = Counter()
@@ -37,4 +42,5 @@ class Patience:
         else:
             self._in_a_row += 1
         alike = 0 if self._answered else self._refused[str(error)]
-        return error.for_all or max(self._in_a_row, alike) >= FAILURES_IN_A_ROW
+        self.ended = error.for_all or max(self._in_a_row, alike) >= FAILURES_IN_A_ROW
+        return self.ended

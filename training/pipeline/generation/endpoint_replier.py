@@ -54,13 +54,7 @@ class EndpointReplier:
         """
         replies: dict[str, Reply] = {}
         errors: list[EndpointError] = []
-        for_all = False
-
-        def ends(error: EndpointError) -> bool:
-            nonlocal for_all
-            for_all = self._patience.ends_with(error)
-            return for_all  # the requests that have not been sent would fail as well
-
+        ends = self._patience.ends_with  # the requests that have not been sent would fail as well
         with closing(self._endpoint.each(prompts, self._one, ends)) as done:
             for prompt, outcome in done:
                 if isinstance(outcome, Reply):
@@ -71,7 +65,9 @@ class EndpointReplier:
         in_order = [replies[prompt.item] for prompt in prompts if prompt.item in replies]
         if errors:
             at_fault = dict.fromkeys(name for error in errors for name in error.arguments)
-            raise UnansweredError(in_order, list(map(str, errors)), *at_fault, for_all=for_all)
+            raise UnansweredError(
+                in_order, list(map(str, errors)), *at_fault, for_all=self._patience.ended
+            )
         return in_order
 
     def _one(self, prompt: GenerationPrompt) -> Reply:

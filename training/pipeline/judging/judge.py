@@ -208,15 +208,8 @@ def _ask_all(
     firsts = [Question(item.id, order, 1) for item in items for order in _ORDERS]
     errors: list[EndpointError] = []
     patience = Patience()
-    ended = False
-
-    def ends(error: EndpointError) -> bool:
-        nonlocal ended
-        ended = patience.ends_with(error)
-        return ended
-
     for attempt in (1, 2):
-        if ended:
+        if patience.ended:
             break
         wanted = [replace(one, attempt=attempt) for one in firsts]
         if attempt == 2:
@@ -224,7 +217,7 @@ def _ask_all(
         waiting = [(one, messages_of(one, answers)) for one in wanted if one not in answers]
         answered = len(wanted) - len(waiting)
         run.on_answer(answered, len(wanted))
-        done = run.endpoint.each(waiting, lambda task: _ask(run, task[1]), ends)
+        done = run.endpoint.each(waiting, lambda task: _ask(run, task[1]), patience.ends_with)
         with closing(done):
             for (one, _), outcome in done:
                 if isinstance(outcome, Answer):
