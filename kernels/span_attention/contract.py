@@ -15,9 +15,27 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .transfers import send
+
 MAX_SPANS = 31  # labels are the bits of an int32, and the sign bit is left alone
 
 _Plan = TypeVar("_Plan")
+_NUMBERS = ("numbers",)
+
+
+@dataclass(frozen=True, eq=False)
+class QueryNumbers:
+    """The tensors of a query in the host's memory, where plans are made of them.
+
+    Attributes:
+        labels: ``[B, N]`` int32, as ``key_labels`` of the query.
+        rows: ``[R]`` int64, contiguous.
+        segments: ``(b, start, end)`` of each, ascending.
+    """
+
+    labels: Tensor
+    rows: Tensor
+    segments: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +79,33 @@ class SpanQuery:
         """Return the same query on ``device``: itself if its tensors are there already."""
         if self.key_labels.device == device:
             return self
-        return self.derived(
-            ("device", device),
-            lambda: replace(
+
+        def move() -> SpanQuery:
+            moved = replace(
                 self,
-                key_labels=self.key_labels.to(device),
-                rows=self.rows.to(device),
-                segments=self.segments.to(device),
-            ),
-        )
+                key_labels=send(self.key_labels, device),
+                rows=send(self.rows, device),
+                segments=send(self.segments, device),
+            )
+            on_host = self.key_labels.device.type == "cpu" and not torch.compiler.is_compiling()
+            if on_host or _NUMBERS in self._derived:
+                moved.derived(_NUMBERS, self.numbers)
+            return moved
+
+        return self.derived(("device", device), move)
+
+    def numbers(self) -> QueryNumbers:
+        """Return the query's tensors in the host's memory.
+
+        Only a query that was made on a device is copied back, once, and that waits for the device.
+        One that was made on the host and moved has never left it.
+        """
+
+        def read() -> QueryNumbers:
+            segments = sorted((b, start, end) for b, start, end in self.segments.tolist())
+            return QueryNumbers(self.key_labels.cpu(), self.rows.cpu().contiguous(), (*segments,))
+
+        return self.derived(_NUMBERS, read)
 
     def last_keys(self, n: int) -> SpanQuery:
         """Return the query for a layer that holds only the last ``n`` of the keys it describes."""
@@ -103,7 +139,7 @@ class SpanQuery:
 
         def cut() -> SpanQuery:
             found = []
-            for b, start, end in self.segments.tolist():
+            for b, start, end in self.numbers().segments:
                 inside = {last for row, _, last in pieces if row == b and start < last < end}
                 found += [(b, *edge) for edge in itertools.pairwise([start, *sorted(inside), end])]
             return replace(self, segments=segment_tensor(found, self.segments.device))
@@ -112,8 +148,8 @@ class SpanQuery:
 
     def packs(self) -> bool:
         """Return whether some batch row holds more than one segment."""
-        rows = self.segments[:, 0]
-        return self.derived(("packs",), lambda: len(rows.tolist()) > len(set(rows.tolist())))
+        rows = [b for b, _, _ in self.numbers().segments]
+        return len(rows) > len(set(rows))
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
         """Return what ``make`` returned when it was first asked for under ``key``.

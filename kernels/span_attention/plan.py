@@ -1,7 +1,8 @@
 """Read a query's sequences as plain numbers, which each backend loops over.
 
-Reading segments and labels off a tensor waits for the device. So it is done once per query and the
-plan is kept on it, for all layers of a model.
+Segments and labels are read in the host's memory, where a query is made (of one that was made on a
+device, that waits for the device). It is done once per query and the plan is kept on it, for all
+layers of a model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .contract import SpanQuery
+from .transfers import send
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,34 @@ def plan(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
 
 def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
     """Build the plan that :func:`plan` returns."""
-    labels, rows, segments = _numbers(query)
-
-    device, offset = query.key_labels.device, n - m
+    numbers, device = query.numbers(), query.key_labels.device
+    rows, segments = numbers.rows, numbers.segments
+    edges = torch.tensor(segments, dtype=torch.int64).reshape(-1, 3)
+    row, keys = edges[:, :1], edges[:, 1:]
+    queries = (keys - (n - m)).clamp(min=0)
+    asked = torch.searchsorted(rows, row * m + queries)
+    flat = numbers.labels.flatten()
+    labelled = flat.nonzero().flatten()  # b·N + j, ascending
+    held = torch.searchsorted(labelled, row * n + keys)
     shifts = torch.arange(len(query.names), dtype=torch.int32)
-    sequences = []
-    for b, start, end in segments:
-        first, last = max(start - offset, 0), max(end - offset, 0)
-        asked = torch.searchsorted(rows, torch.tensor([b * m + first, b * m + last])).tolist()
-        labelled = labels[b, start:end].nonzero().squeeze(1) + start
-        sequences.append(
-            SequencePlan(
-                batch=b,
-                keys=slice(start, end),
-                queries=slice(first, last),
-                asked=slice(*asked),
-                rows=(rows[asked[0] : asked[1]] - b * m).to(device),
-                labelled=labelled.to(device),
-                bits=((labels[b, labelled, None] >> shifts) & 1).bool().to(device),
-            )
+    bits = send(((flat[labelled, None] >> shifts) & 1).bool(), device)
+    labelled = send(labelled % max(n, 1), device)
+    rows = send(rows % max(m, 1), device)
+    sequences = [
+        SequencePlan(
+            batch=b,
+            keys=slice(start, end),
+            queries=slice(*queries_here),
+            asked=slice(*asked_here),
+            rows=rows[slice(*asked_here)],
+            labelled=labelled[slice(*held_here)],
+            bits=bits[slice(*held_here)],
         )
-    whole = segments == [(b, 0, n) for b in range(batch)]
+        for (b, start, end), queries_here, asked_here, held_here in zip(
+            segments, queries.tolist(), asked.tolist(), held.tolist(), strict=True
+        )
+    ]
+    whole = segments == tuple((b, 0, n) for b in range(batch))
     return Plan(tuple(sequences), whole)
 
 
@@ -100,19 +109,10 @@ def check(query: SpanQuery, batch: int, m: int, n: int) -> None:
     query.derived(("fits", batch, m, n), lambda: _check_numbers(query, batch, m, n))
 
 
-def _numbers(query: SpanQuery) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-    """Return labels, rows and sorted segments of a query on the CPU."""
-
-    def read() -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-        segments = sorted((int(b), int(s), int(e)) for b, s, e in query.segments.cpu().tolist())
-        return query.key_labels.cpu(), query.rows.cpu().contiguous(), segments
-
-    return query.derived(("numbers",), read)
-
-
 def _check_numbers(query: SpanQuery, batch: int, m: int, n: int) -> None:
     """Raise an error if segments overlap, or rows, segments or labels lie outside their range."""
-    labels, rows, segments = _numbers(query)
+    numbers = query.numbers()
+    labels, rows, segments = numbers.labels, numbers.rows, numbers.segments
     spans = len(query.names)
     end_before = {b: 0 for b in range(batch)}
     for b, start, end in segments:

@@ -9,22 +9,26 @@ import torch
 from torch import Tensor
 
 from sra_fast.kernels.contract import SpanQuery, segment_tensor
-from sra_fast.measure.spans import HEAD, NULL, MarkedBatch
+from sra_fast.measure.spans import HEAD, NULL, MarkedBatch, MarkedSequence
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The places of one response's rows among the ``R`` rows of a query, as indices ``[r]`` int64.
+    """The places of n responses' rows among the ``R`` rows of a query, one response after another.
 
     Attributes:
-        tokens: rows of the response's own tokens.
-        predicting: rows of the positions one before, which predict these tokens.
-        every: both, ascending, each once.
+        tokens: ``[K]`` int64, rows of the responses' own tokens.
+        predicting: ``[K]`` int64, rows of the positions one before, which predict these tokens.
+        every: ``[E]`` int64, both, ascending in each response, each once.
+        counts: ``[n]`` int64, how many of ``tokens`` are of each response.
+        row_counts: ``[n]`` int64, how many of ``every`` are of each response.
     """
 
     tokens: Tensor
     predicting: Tensor
     every: Tensor
+    counts: Tensor
+    row_counts: Tensor
 
 
 def build_query(
@@ -32,7 +36,7 @@ def build_query(
     members: Sequence[int],
     places: Sequence[tuple[int, int]],
     shape: Sequence[int],
-) -> tuple[SpanQuery, list[Placed]]:
+) -> tuple[SpanQuery, Placed]:
     """Make the query of the op for some sequences of a batch, in a new layout.
 
     Args:
@@ -45,37 +49,35 @@ def build_query(
         The query, whose spans are named ``name, name + "_head", …, "null"``, and the rows of every
         response of every member, in order.
     """
+    # Positions below count through the members' tokens, one sequence after another.
+    sequences = [batch.sequences[member] for member in members]
+    lengths = [sequence.length for sequence in sequences]
+    ends = torch.tensor(lengths).cumsum(0)
+    starts = ends - torch.tensor(lengths)
+    tokens, counts = _response_tokens(sequences, starts)
+    asked = torch.zeros(sum(lengths), dtype=torch.bool)
+    asked[tokens] = True
+    asked[tokens - 1] = True
+    rows = asked.nonzero().flatten()
+    place = asked.cumsum(0) - 1  # of a position asked for among all of them
+    every, row_counts = _with_those_before(tokens, counts)
+    placed = Placed(place[tokens], place[tokens - 1], place[every], counts, row_counts)
+
+    spans = torch.cat([sequence.spans for sequence in sequences], dim=1)
     labels = torch.zeros(*shape, dtype=torch.int32)
-    rows, segments, placed = [], [], []
-    count = 0
-    for member, (b, start) in zip(members, places, strict=True):
-        sequence = batch.sequences[member]
-        end = start + sequence.length
-        labels[b, start:end] = _labels(sequence.spans)
-        segments.append((b, start, end))
-        every = torch.cat(
-            [torch.cat([response.tokens - 1, response.tokens]) for response in sequence.responses]
-        ).unique()
-        rows.append(every + b * shape[1] + start)
-        for response in sequence.responses:
-            both = torch.cat([response.tokens - 1, response.tokens]).unique()
-            placed.append(
-                Placed(
-                    *(
-                        torch.searchsorted(every, positions) + count
-                        for positions in (response.tokens, response.tokens - 1, both)
-                    )
-                )
-            )
-        count += len(every)
+    for (b, start), piece in zip(places, _labels(spans, starts, ends).split(lengths), strict=True):
+        labels[b, start : start + len(piece)] = piece
+    moved = torch.tensor([b * shape[1] + start for b, start in places]) - starts
+    rows += moved[torch.searchsorted(ends, rows, right=True)]
     names = [part for name in batch.names for part in (name, name + HEAD)]
-    query = SpanQuery(
-        labels, torch.cat(rows), segment_tensor(segments, labels.device), (*names, NULL)
-    )
+    segments = [
+        (b, start, start + length) for (b, start), length in zip(places, lengths, strict=True)
+    ]
+    query = SpanQuery(labels, rows, segment_tensor(segments, labels.device), (*names, NULL))
     return query, placed
 
 
-def query_as_given(batch: MarkedBatch) -> tuple[SpanQuery, list[Placed]]:
+def query_as_given(batch: MarkedBatch) -> tuple[SpanQuery, Placed]:
     """Make the query of the op for all sequences of a batch, where they lie.
 
     Returns:
@@ -85,16 +87,45 @@ def query_as_given(batch: MarkedBatch) -> tuple[SpanQuery, list[Placed]]:
     return build_query(batch, range(len(places)), places, batch.shape)
 
 
-def _labels(spans: Tensor) -> Tensor:
+def _response_tokens(
+    sequences: Sequence[MarkedSequence], starts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the positions of all responses' tokens, ``[K]``, and their numbers, ``[n]``."""
+    tokens = [response.tokens for sequence in sequences for response in sequence.responses]
+    counts = torch.tensor([len(one) for one in tokens])
+    replies = torch.tensor([len(sequence.responses) for sequence in sequences])
+    return torch.cat(tokens) + starts.repeat_interleave(replies).repeat_interleave(counts), counts
+
+
+def _with_those_before(tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each response's positions and those one before, ``[E]``, and their numbers, ``[n]``.
+
+    ``tokens [K]`` are ascending in each response; so is the result, with each position once.
+    """
+    both = torch.stack([tokens - 1, tokens], dim=1)
+    new = torch.ones(both.shape, dtype=torch.bool)
+    new[1:, 0] = tokens.diff() != 1  # else the one before is a token of the same response …
+    new[counts.cumsum(0) - counts, 0] = True  # … or of another one
+    before = torch.cat([counts.new_zeros(1), new[:, 0].cumsum(0)])
+    ends = counts.cumsum(0)
+    return both[new], counts + before[ends] - before[ends - counts]
+
+
+def _labels(spans: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
     """Turn span masks ``[P, T]`` bool into the query's labels ``[T]`` int32, a bit per key set.
 
-    Bit 2p is the p-th span, bit 2p + 1 the same without its last token, and the last bit is key 0.
+    Bit 2p is the p-th span, bit 2p + 1 the same without its last token, and the last bit is key 0;
+    the last and the first token are those of each sequence, which are given by their borders.
     """
     labels = torch.zeros(spans.shape[1], dtype=torch.int32)
+    heads = 0
     for index, span in enumerate(spans):
-        head = span.clone()
-        head[span.nonzero()[-1:]] = False
-        head[0] = False  # the null key is set to zero before the mean is taken
-        labels |= span.int() << (2 * index) | head.int() << (2 * index + 1)
-    labels[0] |= 1 << (2 * len(spans))
+        at = span.nonzero().flatten()
+        labels[at] |= 3 << (2 * index)
+        head = 2 << (2 * index)
+        first, after = torch.searchsorted(at, starts), torch.searchsorted(at, ends)
+        labels[at[after[first < after] - 1]] &= ~head
+        heads |= head
+    labels[starts] &= ~heads  # the null key is set to zero before the mean is taken
+    labels[starts] |= 1 << (2 * len(spans))
     return labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,15 +10,28 @@ from torch import Tensor
 
 def numbered_runs(numbers: Tensor) -> list[tuple[int, int, int]]:
     """Return ``(b, start, end)`` of each run of one number other than 0 in ``[B, T]`` integers."""
-    found = []
-    for b, row in enumerate(numbers.cpu()):
-        edges = [0, *((row.diff() != 0).nonzero().flatten() + 1).tolist(), len(row)]
-        found += [
-            (b, start, end)
-            for start, end in itertools.pairwise(edges)
-            if start < end and row[start] != 0
-        ]
-    return found
+    rows, width = numbers.shape
+    if width == 0:
+        return []
+    numbers = numbers.cpu()
+    begins = torch.ones(rows, width, dtype=torch.bool)
+    torch.ne(numbers[:, 1:], numbers[:, :-1], out=begins[:, 1:])
+    starts = begins.flatten().nonzero().flatten()
+    ends = torch.cat([starts[1:], torch.tensor([rows * width])])  # a row's first token begins a run
+    kept = numbers.flatten()[starts] != 0
+    return [
+        (start // width, start % width, start % width + end - start)
+        for start, end in zip(starts[kept].tolist(), ends[kept].tolist(), strict=True)
+    ]
+
+
+def edges(segments: Sequence[tuple[int, int, int]], width: int) -> Tensor:
+    """Return where segments ``(b, start, end)`` of rows of ``width`` lie in the rows laid end to end.
+
+    The result is ``[S, 2]`` int64, first position and the one after the last.
+    """
+    found = torch.tensor(segments, dtype=torch.int64).reshape(-1, 3)
+    return found[:, :1] * width + found[:, 1:]
 
 
 def numbered_by_position(position_ids: Tensor) -> Tensor:

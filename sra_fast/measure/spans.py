@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.kernels.contract import MAX_SPANS
-from sra_fast.measure.sequences import numbered_runs
+from sra_fast.measure.sequences import edges, numbered_runs
 
 MASK_KEYS = ("strategy_mask", "span_masks", "response_mask")
 COLUMN_KEYS = ("conversation", "turns", "as_written")
@@ -111,39 +112,89 @@ def read_batch(
     conversations = _column(batch, "conversation", (shape[0],), "[B]")
     turns = _column(batch, "turns", (shape[0], None), "[B, K]")
     layouts = _column(batch, "as_written", (shape[0], None), "[B, K]")
-    inside = torch.zeros(shape, dtype=torch.bool)
+    replies = _numbered_tokens(responses, segments)
+    spanned = _holding(spans[0], segments)
     sequences: list[MarkedSequence] = []
     numbered: dict[int, int] = {}
-    for row, start, end in segments:
-        inside[row, start:end] = True
-        found = []
-        numbers = [number for number in responses[row, start:end].unique().tolist() if number]
+    for (row, start, end), tokens_of, has_span in zip(segments, replies, spanned, strict=True):
+        numbers = list(tokens_of)
         earlier = numbered.get(row, 0)  # those of the sequences before this one in a packed row
         first = 1 + earlier if numbers and numbers[0] > earlier else 1
-        for number in numbers:
-            found.append(
-                Response(
-                    conversation=len(sequences)
-                    if conversations is None
-                    else int(conversations[row]),
-                    turn=number - first + 1
-                    if turns is None
-                    else int(_entry(turns, row, number, "turns", "turn number")),
-                    as_written=None
-                    if layouts is None
-                    else bool(_entry(layouts, row, number, "as_written", "layout")),
-                    tokens=(responses[row, start:end] == number).nonzero().flatten(),
-                )
+        found = [
+            Response(
+                conversation=len(sequences) if conversations is None else int(conversations[row]),
+                turn=number - first + 1
+                if turns is None
+                else int(_entry(turns, row, number, "turns", "turn number")),
+                as_written=None
+                if layouts is None
+                else bool(_entry(layouts, row, number, "as_written", "layout")),
+                tokens=tokens,
             )
+            for number, tokens in tokens_of.items()
+        ]
         numbered[row] = max([earlier, *numbers])
         sequence = MarkedSequence(row, start, end, spans[:, row, start:end], tuple(found))
-        _check(sequence, names)
+        _check(sequence, names, has_span)
         sequences.append(sequence)
+    _check_padding(spans, responses, segments)
+    return MarkedBatch(tuple(sequences), names, (shape[0], shape[1]))
+
+
+def _numbered_tokens(
+    numbers: Tensor, segments: Sequence[tuple[int, int, int]]
+) -> list[dict[int, Tensor]]:
+    """Return, for each segment, the numbers above 0 in it, ascending, each with its positions.
+
+    ``numbers`` is ``[B, T]`` int64; segments are disjoint and ascending. Positions ``[r]`` int64,
+    ascending, count from the segment's first token.
+    """
+    flat = numbers.flatten()
+    at = flat.nonzero().flatten()
+    borders = edges(segments, numbers.shape[1])
+    cuts = torch.searchsorted(at, borders)
+    sizes = cuts[:, 1] - cuts[:, 0]
+    if int(sizes.sum()) < len(at):
+        at = torch.cat([at[:0], *(at[first:last] for first, last in cuts.tolist())])
+    owner = torch.arange(len(segments)).repeat_interleave(sizes)
+    number, position = flat[at], at - borders[:, 0].repeat_interleave(sizes)
+    if bool(((number.diff() < 0) & (owner.diff() == 0)).any()):  # by segment, then by number
+        order = number.argsort(stable=True)
+        order = order[owner[order].argsort(stable=True)]
+        number, position = number[order], position[order]
+    begins = ((number.diff() != 0) | (owner.diff() != 0)).nonzero().flatten() + 1
+    firsts = torch.cat([begins[:0] if len(at) == 0 else begins.new_zeros(1), begins])
+    found: list[dict[int, Tensor]] = [{} for _ in segments]
+    for index, which, tokens in zip(
+        owner[firsts].tolist(),
+        number[firsts].tolist(),
+        position.tensor_split(begins),
+        strict=False,  # nothing at all is one empty piece
+    ):
+        found[index][which] = tokens
+    return found
+
+
+def _holding(span: Tensor, segments: Sequence[tuple[int, int, int]]) -> list[bool]:
+    """Return for each segment whether it holds a token of a span ``[B, T]`` bool."""
+    at = span.flatten().nonzero().flatten()
+    cuts = torch.searchsorted(at, edges(segments, span.shape[1]))
+    holding: list[bool] = (cuts[:, 0] < cuts[:, 1]).tolist()
+    return holding
+
+
+def _check_padding(
+    spans: Tensor, responses: Tensor, segments: Sequence[tuple[int, int, int]]
+) -> None:
+    if sum(end - start for _, start, end in segments) == responses.numel():
+        return
+    inside = torch.zeros(responses.shape, dtype=torch.bool)
+    for row, start, end in segments:
+        inside[row, start:end] = True
     stray = ((responses != 0) | spans.any(dim=0)) & ~inside
     if bool(stray.any()):
         row, at = stray.nonzero()[0].tolist()
         raise BatchRowError(row, f"a mask marks position {at}, which is padding")
-    return MarkedBatch(tuple(sequences), names, (shape[0], shape[1]))
 
 
 def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
@@ -207,11 +258,11 @@ def _segments(batch: Mapping[str, Any], shape: Sequence[int]) -> list[tuple[int,
             "attention_mask: expected 1 at tokens and 0 at padding; where rows are packed, give "
             "position_ids that start anew in each sequence, and no attention_mask"
         )
-    segments = numbered_runs(mask.bool().int())
+    segments = numbered_runs(mask.bool())
+    runs = Counter(row for row, _, _ in segments)
     for row in range(shape[0]):
-        found = sum(b == row for b, _, _ in segments)
-        if found != 1:
-            what = "is empty" if not found else "has a hole"
+        if runs[row] != 1:
+            what = "is empty" if not runs[row] else "has a hole"
             raise ValueError(
                 f"attention_mask: row {row} {what}; give every row one run of tokens without "
                 "padding inside"
@@ -221,8 +272,8 @@ def _segments(batch: Mapping[str, Any], shape: Sequence[int]) -> list[tuple[int,
 
 def _column(
     batch: Mapping[str, Any], name: str, shape: Sequence[int | None], meaning: str
-) -> Tensor | None:
-    """Return a column of a batch, whose shape is ``shape`` with any size for None."""
+) -> list[Any] | None:
+    """Return a column of a batch as lists; its shape is ``shape`` with any size for None."""
     column = batch.get(name)
     if column is None:
         return None
@@ -232,23 +283,24 @@ def _column(
         or any(want not in (None, have) for want, have in zip(shape, column.shape, strict=True))
     ):
         raise ValueError(f"{name}: expected a tensor {meaning}, got {column!r}")
-    return column.cpu()
+    values: list[Any] = column.tolist()
+    return values
 
 
-def _entry(column: Tensor, row: int, number: int, name: str, meaning: str) -> Tensor:
-    if number > column.shape[1]:
+def _entry(column: list[Any], row: int, number: int, name: str, meaning: str) -> Any:
+    if number > len(column[row]):
         raise ValueError(f"{name}: row {row} has no {meaning} for response {number}")
-    return column[row, number - 1]
+    return column[row][number - 1]
 
 
-def _check(sequence: MarkedSequence, names: tuple[str, ...]) -> None:
+def _check(sequence: MarkedSequence, names: tuple[str, ...], has_span: bool) -> None:
     if not sequence.responses:
         problem = (
             f"response_mask marks no token at positions {sequence.start} to {sequence.end - 1}; "
             "every sequence needs a response, which `labels` mark where there is no response_mask"
         )
         raise BatchRowError(sequence.row, problem)
-    if not bool(sequence.spans[0].any()):
+    if not has_span:
         raise BatchRowError(sequence.row, f"no token is marked as {names[0]!r}")
     for response in sequence.responses:
         if int(response.tokens[0]) == 0:
