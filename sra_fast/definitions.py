@@ -39,7 +39,9 @@ class DefinitionError(ValueError):
 
 @dataclass(frozen=True)
 class RowMasses:
-    """The masses of one response's r rows on P spans, averaged over heads, in float64.
+    """The masses of one response's r rows on P spans, averaged over heads.
+
+    They are float64, or float32 on a device that has no float64.
 
     Attributes:
         tokens: ``[L, r, P]``, rows of the response's own tokens, mass on each span.
@@ -53,15 +55,23 @@ class RowMasses:
     rest: Tensor
     counts: Tensor
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over the rows: ``[L, r, P]`` -> ``[L, P]``."""
+        return values.mean(dim=1)
+
+    def first(self, values: Tensor) -> Tensor:
+        """Return the first row's values: ``[L, r, P]`` -> ``[L, P]``."""
+        return values[:, 0]
+
 
 def paper(rows: RowMasses) -> Tensor:
     """Return the mean attention per token of each span, ``[L, P]``."""
-    return rows.tokens.mean(dim=1) / rows.counts
+    return rows.mean(rows.tokens) / rows.counts
 
 
 def mass(rows: RowMasses) -> Tensor:
     """Return the share of attention on each span, ``[L, P]``."""
-    share = rows.tokens.mean(dim=1)
+    share = rows.mean(rows.tokens)
     return share.masked_fill(rows.counts == 0, torch.nan)
 
 
@@ -70,7 +80,7 @@ def reference(rows: RowMasses) -> Tensor:
 
     It is NaN for a span of one token.
     """
-    return _without_null(rows).mean(dim=1)
+    return rows.mean(rows.head / rows.rest) / _terms(rows)
 
 
 def table1(rows: RowMasses) -> Tensor:
@@ -78,12 +88,12 @@ def table1(rows: RowMasses) -> Tensor:
 
     It is NaN for a span of one token.
     """
-    return _without_null(rows)[:, 0]
+    return rows.first(rows.head / rows.rest) / _terms(rows)
 
 
-def _without_null(rows: RowMasses) -> Tensor:
-    terms = (rows.counts - 1).clamp(min=0)  # of a single token nothing is left: 0/0
-    return rows.head / rows.rest / terms
+def _terms(rows: RowMasses) -> Tensor:
+    """Return how many tokens of each span are averaged over; of a single one none is left: 0/0."""
+    return (rows.counts - 1).clamp(min=0)
 
 
 DEFINITIONS: dict[str, Callable[[RowMasses], Tensor]] = {
@@ -176,9 +186,8 @@ def layer_scores(name: str, rows: RowMasses) -> Tensor:
     function = _function(name)
     if name in DEFINITIONS:
         return function(rows)
-    copies = RowMasses(
-        rows.tokens.clone(), rows.head.clone(), rows.rest.clone(), rows.counts.clone()
-    )
+    given = (rows.tokens, rows.head, rows.rest, rows.counts)
+    copies = RowMasses(*(each.clone(memory_format=torch.contiguous_format) for each in given))
     try:
         scores = function(copies)
     except Exception as error:

@@ -59,7 +59,8 @@ def build_query(
     asked[tokens] = True
     asked[tokens - 1] = True
     rows = asked.nonzero().flatten()
-    place = asked.cumsum(0) - 1  # of a position asked for among all of them
+    place = torch.zeros(sum(lengths), dtype=torch.int64)  # of a position among those asked for
+    place[rows] = torch.arange(len(rows))
     every, row_counts = _with_those_before(tokens, counts)
     placed = Placed(place[tokens], place[tokens - 1], place[every], counts, row_counts)
 

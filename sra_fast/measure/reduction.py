@@ -1,16 +1,23 @@
-"""Reduce the masses of one forward pass to the scores of each response."""
+"""Reduce the masses of one forward pass to the scores of each response.
+
+All is computed where the masses are. The places of the responses' rows go there in one copy, and
+what was found comes back in one, with a flag per layer that says whether its masses are finite.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sra_fast.definitions import DefinitionError, RowMasses, known_definitions, layer_scores
+from sra_fast.definitions import DEFINITIONS, DefinitionError, known_definitions, layer_scores
+from sra_fast.measure.head_means import head_means, layer_groups, sum_dtype
 from sra_fast.measure.marked_query import Placed
+from sra_fast.measure.one_copy import fetched, sent
 from sra_fast.measure.request import SpanRequest
-from sra_fast.measure.spans import BatchRowError, MarkedBatch
+from sra_fast.measure.response_rows import AllRowMasses, ResponseRows
+from sra_fast.measure.spans import BatchRowError, MarkedBatch, MarkedSequence
 from sra_fast.result import SRAResult
 
 
@@ -20,7 +27,7 @@ class UnansweredRequestError(RuntimeError):
 
 def reduce(
     request: SpanRequest,
-    placed: Sequence[Placed],
+    placed: Placed,
     batch: MarkedBatch,
     members: Sequence[int],
     layers: Sequence[int],
@@ -31,7 +38,7 @@ def reduce(
 
     Args:
         request: the answered request; holds ``{layer: [R, H, G]}``.
-        placed: where each response's rows are among the R.
+        placed: where the responses' rows are among the R.
         batch: the batch that was read.
         members: indices of those of its sequences that the forward pass held.
         layers: the layers that had to answer; empty if that is not known.
@@ -44,39 +51,54 @@ def reduce(
             or gives an infinite score.
     """
     answered = answered_layers(request, layers)
-    # Layer by layer, because those of a model spread over devices lie on several.
-    masses = torch.stack([request.masses[layer].detach().float().cpu() for layer in answered])
     sequences = [batch.sequences[member] for member in members]
-    owners = [sequence for sequence in sequences for _ in sequence.responses]
     responses = [response for sequence in sequences for response in sequence.responses]
-    _check_finite(masses, answered, placed, [owner.row for owner in owners])
+    owners = [sequence.row for sequence in sequences for _ in sequence.responses]
+    turns = [response.turn for response in responses]
+    counts = _span_counts(sequences)
+    with torch.no_grad():
+        groups = layer_groups(request, answered)
+        places = _on_devices(request, groups, placed, counts)
+        parts, found = [], []
+        for group, rows in zip(groups, places, strict=True):
+            means = head_means(request, group)
+            parts.append(rows.masses(means.heads, means.rest))
+            found += [
+                torch.stack([function(parts[-1]) for function in DEFINITIONS.values()]).float(),
+                rows.means(means.masses, rows.tokens).float(),
+                means.heads.isfinite().all(dim=2).all(dim=0).float(),
+            ]
+            del means
+        own = [name for name in known_definitions() if name not in DEFINITIONS]
+        try:
+            found += [_own_scores(name, parts, placed, owners, turns).float() for name in own]
+        except BatchRowError:
+            if not all(bool(finite.all()) for finite in found[2::3]):
+                _refuse_not_finite(request, answered, placed, owners)
+            raise
+        kept = _every_row(request, groups, placed.every) if keep_rows else None
 
-    counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])  # [n, P]
-    by_layer: dict[str, list[Tensor]] = {name: [] for name in known_definitions()}
-    each = _row_masses(masses, _sinks(request, answered), placed, counts)
-    for rows, owner, response in zip(each, owners, responses, strict=True):
-        for name, values in by_layer.items():
-            scores = _layer_scores(name, rows, owner.row, response.turn).float()
-            if bool(scores.isinf().any()):
-                problem = (
-                    f"definition {name!r} gives an infinite score; NaN says that there is none"
-                )
-                raise BatchRowError(owner.row, f"at turn {response.turn}, {problem}")
-            values.append(scores.transpose(0, 1))
+    found = fetched(found)
+    in_groups, of_own = found[: 3 * len(groups)], found[3 * len(groups) :]
+    if not bool(torch.cat(in_groups[2::3]).all()):
+        _refuse_not_finite(request, answered, placed, owners)
+    scores = [*torch.cat(in_groups[0::3], dim=2), *of_own]  # of each definition, [n, L, P]
+    by_layer = dict(zip([*DEFINITIONS, *own], scores, strict=True))
+    _check_bounded(by_layer, owners, turns)
     return SRAResult(
         definition=definition,
         spans=batch.names,
-        by_layer={name: torch.stack(values) for name, values in by_layer.items()},
-        mass=torch.stack([masses[:, place.tokens].mean(dim=1) for place in placed]),
+        by_layer={name: each.transpose(1, 2).contiguous() for name, each in by_layer.items()},
+        mass=torch.cat(in_groups[1::3], dim=1),
         names=request.query.names,
         layers=answered,
         conversation=torch.tensor([response.conversation for response in responses]),
-        turn=torch.tensor([response.turn for response in responses]),
+        turn=torch.tensor(turns),
         as_written=_layouts([response.as_written for response in responses]),
-        response_tokens=torch.tensor([len(response.tokens) for response in responses]),
+        response_tokens=placed.counts,
         span_tokens=counts,
-        row_masses=_every_row(masses, placed) if keep_rows else None,
-        row_counts=torch.tensor([len(place.every) for place in placed]) if keep_rows else None,
+        row_masses=kept,
+        row_counts=placed.row_counts if keep_rows else None,
     )
 
 
@@ -103,7 +125,7 @@ def answered_layers(request: SpanRequest, layers: Sequence[int]) -> tuple[int, .
 
 def response_scores(
     request: SpanRequest,
-    placed: Sequence[Placed],
+    placed: Placed,
     batch: MarkedBatch,
     layers: Sequence[int],
     definition: str,
@@ -115,7 +137,7 @@ def response_scores(
 
     Args:
         request: the answered request; holds ``{layer: [R, H, G]}``.
-        placed: where each response's rows are among the R.
+        placed: where the responses' rows are among the R.
         batch: the batch that was read, all of whose sequences the forward pass held.
         layers: the layers to average over.
         definition: the definition of SRA; under ``reference`` and ``table1`` the sinks' share
@@ -123,104 +145,122 @@ def response_scores(
         heads: the heads to average over; all if None.
 
     Returns:
-        ``[n]`` float64, the score of each response on the first span.
+        ``[n]`` float64 (float32 on a device without it), the score of each response on the first
+        span.
 
     Raises:
         BatchRowError: a definition of the user's own fails on a response.
     """
-    device = request.masses[layers[0]].device
-    masses = torch.stack([request.masses[layer].to(device) for layer in layers])
-    if heads is not None:
-        masses = masses[:, :, list(heads)]
-    owners = [sequence for sequence in batch.sequences for _ in sequence.responses]
-    counts = torch.stack([sequence.spans.sum(dim=1) for sequence in owners])
-    each = _row_masses(masses, _sinks(request, layers, heads), placed, counts)
+    groups = layer_groups(request, layers)
+    places = _on_devices(request, groups, placed, _span_counts(batch.sequences))
+    parts = []
+    for group, rows in zip(groups, places, strict=True):
+        chosen = None
+        if heads is not None:
+            (chosen,) = sent([torch.tensor(list(heads))], rows.tokens.device)
+        means = head_means(request, group, chosen)
+        parts.append(rows.masses(means.heads, means.rest))
+    if definition in DEFINITIONS:
+        device = parts[0].tokens.device
+        found = [DEFINITIONS[definition](part)[..., 0].to(device) for part in parts]
+        return torch.cat(found, dim=1).mean(dim=1)
+    owners = [sequence.row for sequence in batch.sequences for _ in sequence.responses]
     turns = [response.turn for sequence in batch.sequences for response in sequence.responses]
-    return torch.stack(
-        [
-            _layer_scores(definition, rows, owner.row, turn)[:, 0].mean()
-            for rows, owner, turn in zip(each, owners, turns, strict=True)
-        ]
-    )
+    return _own_scores(definition, parts, placed, owners, turns)[..., 0].mean(dim=1)
 
 
-def response_masses(
-    request: SpanRequest, placed: Sequence[Placed], layers: Sequence[int]
-) -> Tensor:
-    """Return the mean mass on the first span over each response's own rows, ``[n, L, H]``.
+def response_masses(request: SpanRequest, placed: Placed, layers: Sequence[int]) -> Tensor:
+    """Return the mean mass on the first span over each response's own rows, ``[n, L, H]`` float32.
 
-    It carries no gradient.
+    It stays on the masses' device and carries no gradient.
     """
-    device = request.masses[layers[0]].device
-    masses = torch.stack([request.masses[layer].detach()[..., 0].to(device) for layer in layers])
-    return torch.stack([masses[:, _on(place.tokens, device)].mean(dim=1) for place in placed])
+    groups = layer_groups(request, layers)
+    no_spans = torch.zeros(len(placed.counts), 0, dtype=torch.int64)
+    found = []
+    for group, rows in zip(groups, _on_devices(request, groups, placed, no_spans), strict=True):
+        masses = torch.stack([request.masses[layer].detach()[..., 0] for layer in group], dim=1)
+        found.append(rows.means(masses.to(sum_dtype(masses.device)), rows.tokens).float())
+    return torch.cat([each.to(found[0].device) for each in found], dim=1)
 
 
-def _layer_scores(name: str, rows: RowMasses, row: int, turn: int) -> Tensor:
-    """Return the scores of one response, ``[L, P]``, and name its row and turn in an error."""
-    try:
-        return layer_scores(name, rows)
-    except DefinitionError as error:
-        raise BatchRowError(row, f"at turn {turn}, {error}") from error
+def _span_counts(sequences: Sequence[MarkedSequence]) -> Tensor:
+    """Return the number of tokens of each response's spans, ``[n, P]`` int64."""
+    counts = torch.stack([sequence.spans.sum(dim=1) for sequence in sequences])
+    replies = torch.tensor([len(sequence.responses) for sequence in sequences])
+    return counts.repeat_interleave(replies, dim=0)
 
 
-def _row_masses(
-    masses: Tensor, sinks: Tensor, placed: Sequence[Placed], counts: Tensor
-) -> Iterator[RowMasses]:
-    """Yield the head means of each response's masses.
-
-    Args:
-        masses: ``[L, R, H, G]``.
-        sinks: ``[L, R]``, the sinks' share of each row.
-        placed: where each response's rows are among the R.
-        counts: ``[n, P]``, tokens of each response's spans.
-    """
-    device = masses.device
-    heads = masses.double().mean(dim=2)  # [L, R, G]
-    rest = 1.0 - heads[..., -1:] - sinks.to(device)[..., None]
-    for place, count in zip(placed, counts, strict=True):
-        tokens, predicting = _on(place.tokens, device), _on(place.predicting, device)
-        yield RowMasses(
-            tokens=heads[:, tokens, 0:-1:2],
-            head=heads[:, predicting, 1:-1:2],
-            rest=rest[:, predicting],
-            counts=_on(count, device),
-        )
+def _on_devices(
+    request: SpanRequest, groups: Sequence[tuple[int, ...]], placed: Placed, counts: Tensor
+) -> list[ResponseRows]:
+    """Return the places of the responses' rows on the device of each group of layers."""
+    devices = [request.masses[group[0]].device for group in groups]
+    sent_to = {device: ResponseRows.on(device, placed, counts) for device in set(devices)}
+    return [sent_to[device] for device in devices]
 
 
-def _sinks(
-    request: SpanRequest, layers: Sequence[int], heads: Sequence[int] | None = None
+def _own_scores(
+    name: str,
+    parts: Sequence[AllRowMasses],
+    placed: Placed,
+    owners: Sequence[int],
+    turns: Sequence[int],
 ) -> Tensor:
-    """Return the sinks' mean share of each row over heads, ``[L, R]`` float64; 0 without sinks."""
-    first = request.masses[layers[0]]
-    sinks = torch.zeros(len(layers), len(first), dtype=torch.float64, device=first.device)
-    for index, layer in enumerate(layers):
-        if layer in request.sink_masses:
-            taken = request.sink_masses[layer].detach()
-            chosen = taken if heads is None else taken[:, list(heads)]
-            sinks[index] = chosen.double().mean(dim=1)
-    return sinks
+    """Return the scores of all responses under a user's definition, ``[n, L, P]``.
+
+    It is called once per response, with all layers on the device of the first ones. An error names
+    the response's row and turn.
+    """
+    each = parts[0].with_layers_of(parts[1:]).of_each(placed.counts.tolist())
+    found = []
+    for rows, owner, turn in zip(each, owners, turns, strict=True):
+        try:
+            found.append(layer_scores(name, rows))
+        except DefinitionError as error:
+            raise BatchRowError(owner, f"at turn {turn}, {error}") from error
+    return torch.stack(found)
 
 
-def _on(index: Tensor, device: torch.device) -> Tensor:
-    return index.to(device, non_blocking=True)
+def _every_row(
+    request: SpanRequest, groups: Sequence[tuple[int, ...]], every: Tensor
+) -> Tensor:
+    """Return the masses of the rows at ``every [E]`` in the host's memory, ``[E, L, H, G]``."""
+    found = []
+    for group in groups:
+        masses = torch.stack([request.masses[layer].detach() for layer in group], dim=1)
+        found.append(masses.index_select(0, *sent([every], masses.device)).float())
+    return torch.cat(fetched(found), dim=1)
 
 
-def _every_row(masses: Tensor, placed: Sequence[Placed]) -> Tensor:
-    return torch.cat([masses[:, place.every] for place in placed], dim=1).transpose(0, 1)
-
-
-def _check_finite(
-    masses: Tensor, layers: Sequence[int], placed: Sequence[Placed], rows: Sequence[int]
+def _check_bounded(
+    by_layer: dict[str, Tensor], owners: Sequence[int], turns: Sequence[int]
 ) -> None:
-    if bool(masses.isfinite().all()):
-        return
-    for place, row in zip(placed, rows, strict=True):
-        bad = ~masses[:, place.every].isfinite().flatten(1).all(dim=1)
-        if bool(bad.any()):
-            layer = layers[int(bad.nonzero()[0])]
+    """Refuse an infinite score: that of the first response, under the first definition."""
+    infinite = {name: each.isinf().flatten(1).any(dim=1) for name, each in by_layer.items()}
+    for index, (owner, turn) in enumerate(zip(owners, turns, strict=True)):
+        for name, found in infinite.items():
+            if found[index]:
+                problem = (
+                    f"definition {name!r} gives an infinite score; NaN says that there is none"
+                )
+                raise BatchRowError(owner, f"at turn {turn}, {problem}")
+
+
+def _refuse_not_finite(
+    request: SpanRequest, layers: Sequence[int], placed: Placed, owners: Sequence[int]
+) -> None:
+    """Name the first response and the first layer of it whose masses are not finite."""
+    finite = []  # of each layer, [R]
+    for layer in layers:
+        masses = request.masses[layer].detach()
+        heads = masses.to(sum_dtype(masses.device)).mean(dim=1)
+        finite.append(heads.isfinite().all(dim=1).cpu())
+    rows = torch.stack(finite).index_select(1, placed.every)
+    for owner, each in zip(owners, rows.split(placed.row_counts.tolist(), dim=1), strict=True):
+        if not bool(each.all()):
+            layer = layers[int((~each.all(dim=1)).nonzero()[0])]
             raise BatchRowError(
-                row,
+                owner,
                 f"the attention mass of layer {layer} is not finite; the hidden states hold NaN or "
                 "infinity (a broken checkpoint, or float16 overflow: try bfloat16)",
             )

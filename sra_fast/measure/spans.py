@@ -146,7 +146,7 @@ def _numbered_tokens(
 ) -> list[dict[int, Tensor]]:
     """Return, for each segment, the numbers above 0 in it, ascending, each with its positions.
 
-    ``numbers`` is ``[B, T]`` int64; segments are disjoint and ascending. Positions ``[r]`` int64,
+    ``numbers`` is ``[B, T]`` bool or of integers; segments are disjoint and ascending. Positions ``[r]`` int64,
     ascending, count from the segment's first token.
     """
     flat = numbers.flatten()
@@ -157,7 +157,7 @@ def _numbered_tokens(
     if int(sizes.sum()) < len(at):
         at = torch.cat([at[:0], *(at[first:last] for first, last in cuts.tolist())])
     owner = torch.arange(len(segments)).repeat_interleave(sizes)
-    number, position = flat[at], at - borders[:, 0].repeat_interleave(sizes)
+    number, position = flat[at].long(), at - borders[:, 0].repeat_interleave(sizes)
     if bool(((number.diff() < 0) & (owner.diff() == 0)).any()):  # by segment, then by number
         order = number.argsort(stable=True)
         order = order[owner[order].argsort(stable=True)]
@@ -198,7 +198,7 @@ def _check_padding(
 
 
 def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
-    """Return ``spans [P, B, T]`` bool, their P names, and ``responses [B, T]`` int64."""
+    """Return ``spans [P, B, T]`` bool, their P names, and ``responses [B, T]`` of any integers."""
     if "strategy_mask" in batch and "span_masks" in batch:
         raise KeyError("the batch has both `strategy_mask` and `span_masks`; give one of them")
     if "strategy_mask" not in batch and "span_masks" not in batch:
@@ -240,7 +240,7 @@ def _masks(batch: Mapping[str, Any]) -> tuple[Tensor, tuple[str, ...], Tensor]:
             wanted = "bool or an integer type" if name == "response_mask" else "torch.bool"
             raise ValueError(f"{name}: expected dtype {wanted}, got {mask.dtype}")
     spans = torch.stack([mask.cpu() for mask in named.values()])
-    numbers = responses.cpu().to(torch.int64)
+    numbers = responses.cpu()
     if bool((numbers < 0).any()):
         raise ValueError("response_mask: numbers of responses start at 1, 0 is no response")
     return spans, tuple(named), numbers

@@ -38,14 +38,14 @@ class WatchedCall:
 
     Attributes:
         request: the answered request, which holds the masses.
-        placed: where each response's rows are among the request's.
+        placed: where the responses' rows are among the request's.
         marked: the call's sequences and responses.
         layers: the layers that had to answer; empty if that is not known.
         strategies: the name of each response's strategy, or None if the call carried no names.
     """
 
     request: SpanRequest
-    placed: list[Placed]
+    placed: Placed
     marked: MarkedBatch
     layers: tuple[int, ...]
     strategies: tuple[str, ...] | None
