@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sra_fast.measure.request import SpanRequest
 
-AT_ONCE = 1 << 24  # masses that are worked on at once: 128 MB in float64
+AT_ONCE = 1 << 26  # masses that are worked on at once: 512 MB in float64
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Reduce the masses of one forward pass to the scores of each response.
 
 All is computed where the masses are. The places of the responses' rows go there in one copy, and
-what was found comes back in one, with a flag per layer that says whether its masses are finite.
+what was found comes back in one, with a sum per layer that is finite only if its masses are.
 """
 
 from __future__ import annotations
@@ -66,21 +66,21 @@ def reduce(
             found += [
                 torch.stack([function(parts[-1]) for function in DEFINITIONS.values()]).float(),
                 rows.means(means.masses, rows.tokens).float(),
-                means.heads.isfinite().all(dim=2).all(dim=0).float(),
+                means.heads.sum(dim=(0, 2)).float(),
             ]
             del means
         own = [name for name in known_definitions() if name not in DEFINITIONS]
         try:
             found += [_own_scores(name, parts, placed, owners, turns).float() for name in own]
         except BatchRowError:
-            if not all(bool(finite.all()) for finite in found[2::3]):
+            if not all(bool(sums.isfinite().all()) for sums in found[2::3]):
                 _refuse_not_finite(request, answered, placed, owners)
             raise
         kept = _every_row(request, groups, placed.every) if keep_rows else None
 
     found = fetched(found)
     in_groups, of_own = found[: 3 * len(groups)], found[3 * len(groups) :]
-    if not bool(torch.cat(in_groups[2::3]).all()):
+    if not bool(torch.cat(in_groups[2::3]).isfinite().all()):
         _refuse_not_finite(request, answered, placed, owners)
     scores = [*torch.cat(in_groups[0::3], dim=2), *of_own]  # of each definition, [n, L, P]
     by_layer = dict(zip([*DEFINITIONS, *own], scores, strict=True))
