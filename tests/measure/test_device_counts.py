@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaModel
 
-from pretended_device import Counts, PretendedDevices
+import sra_fast
+from marked_batches import marked_batch
+from model_families import FAMILIES, Family
+from pretended_device import Counts, PretendedDevices, pretend
 from sra_fast import backends
 from sra_fast.kernels.contract import LogitRule, SpanAttention, SpanMass, SpanQuery
 from sra_fast.kernels.triton_kernels.layout import layout
@@ -109,7 +112,7 @@ class CountedCall:
 @pytest.fixture(scope="module")
 def devices() -> Iterator[PretendedDevices]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        pretend(patch)
         yield PretendedDevices("meta")
 
 
@@ -232,3 +235,19 @@ def test_the_count_sees_what_waits_and_what_is_launched(devices: PretendedDevice
         assert counts.uploads == 1 and counts.upload_bytes == 32
         with pytest.raises(RuntimeError, match="tensors on"):
             x + torch.zeros(4)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if str(f) in ("llama", "gemma2")], ids=str)
+def test_scores_on_a_device_are_those_of_the_cpu(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = marked_batch((40, 30, 25))
+    expected = sra_fast.score(family.build(), batch, backend="reference", check=False)
+    pretend(monkeypatch)
+    model = family.build()
+    with PretendedDevices() as pretended:
+        pretended.send_model(model)
+        result = sra_fast.score(model, batch, backend="reference", check=False)
+    torch.testing.assert_close(result.mass, expected.mass)
+    for name, scores in expected.scores.items():
+        torch.testing.assert_close(result.scores[name], scores)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sra_fast
 from mass_requests import answered, marked, spread
-from pretended_device import PretendedDevices
+from pretended_device import PretendedDevices, pretend
 from sra_fast import definitions
 from sra_fast.definitions import DEFINITIONS, RowMasses
 from sra_fast.measure import head_means, reduction
@@ -106,7 +106,7 @@ def assert_rounded(found: Tensor, exact: Tensor) -> None:
 
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedDevices]:
-    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    pretend(monkeypatch)
     with PretendedDevices() as pretended:
         yield pretended
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -85,10 +86,15 @@ class OnDevice(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__setitem__ and not isinstance(args[2], Tensor):
-            # C++, for which this is a meta tensor, would lose the number.
-            number = torch.full((), args[2], dtype=args[0].dtype, device=args[0].place)
+        if func in (Tensor.__setitem__, torch.where) and not isinstance(args[2], Tensor):
+            # C++, for which these are meta tensors, would lose the number.
+            like = args[1] if func is torch.where else args[0]
+            number = torch.full((), args[2], dtype=like.dtype, device=args[0].place)
             args = (*args[:2], number)
+        if func is Tensor.new_tensor:
+            return torch.tensor(args[1], dtype=args[0].dtype).to(args[0].place)
+        if func is Tensor.tolist:
+            return args[0].cpu().tolist()
         with torch._C.DisableTorchFunctionSubclass():  # results are not all of this class
             return func(*args, **(kwargs or {}))
 
@@ -97,10 +103,23 @@ class OnDevice(Tensor):
         raise AssertionError(f"{func} on a pretended device, but outside of PretendedDevices")
 
 
+def pretend(patch: pytest.MonkeyPatch) -> None:
+    """Let torch believe that it may use GPUs: of AMD, for which no kernel is chosen unasked."""
+    made = torch.tensor
+
+    def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        return made(data, **options) if device is None else made(data, **options).to(device)
+
+    patch.setattr(torch, "tensor", tensor)  # it goes past every mode
+    patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    patch.setattr(torch.version, "hip", "0.0")
+
+
 class PretendedDevices(TorchDispatchMode):
     """Run calls on pretended devices, and count them in :attr:`counts`.
 
-    A call that mixes tensors of two places is refused, as a real device does.
+    A call that mixes tensors of two places is refused, as a real device does. Torch has to be told
+    first (:func:`pretend`).
 
     Args:
         holds: where the content lies, ``"cpu"`` or ``"meta"``. From a meta tensor the host reads
