@@ -88,9 +88,7 @@ def query_as_given(batch: MarkedBatch) -> tuple[SpanQuery, Placed]:
     return build_query(batch, range(len(places)), places, batch.shape)
 
 
-def _response_tokens(
-    sequences: Sequence[MarkedSequence], starts: Tensor
-) -> tuple[Tensor, Tensor]:
+def _response_tokens(sequences: Sequence[MarkedSequence], starts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the positions of all responses' tokens, ``[K]``, and their numbers, ``[n]``."""
     tokens = [response.tokens for sequence in sequences for response in sequence.responses]
     counts = torch.tensor([len(one) for one in tokens])

@@ -221,9 +221,7 @@ def _own_scores(
     return torch.stack(found)
 
 
-def _every_row(
-    request: SpanRequest, groups: Sequence[tuple[int, ...]], every: Tensor
-) -> Tensor:
+def _every_row(request: SpanRequest, groups: Sequence[tuple[int, ...]], every: Tensor) -> Tensor:
     """Return the masses of the rows at ``every [E]`` in the host's memory, ``[E, L, H, G]``."""
     found = []
     for group in groups:

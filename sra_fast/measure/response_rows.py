@@ -10,6 +10,7 @@ same time, and in an order that no other response has a part in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -120,7 +121,7 @@ class AllRowMasses(RowMasses):
             for tokens, head, rest, spans in zip(*parts, self.counts[:, 0], strict=True)
         ]
 
-    def with_layers_of(self, others: list[AllRowMasses]) -> AllRowMasses:
+    def with_layers_of(self, others: Sequence[AllRowMasses]) -> AllRowMasses:
         """Return these masses with the layers of others behind their own, on the same device."""
         device = self.tokens.device
         parts = [[each.to(device) for each in other._by_row()] for other in (self, *others)]

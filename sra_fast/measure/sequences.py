@@ -26,9 +26,9 @@ def numbered_runs(numbers: Tensor) -> list[tuple[int, int, int]]:
 
 
 def edges(segments: Sequence[tuple[int, int, int]], width: int) -> Tensor:
-    """Return where segments ``(b, start, end)`` of rows of ``width`` lie in the rows laid end to end.
+    """Return the first position of each segment and the one after its last, ``[S, 2]`` int64.
 
-    The result is ``[S, 2]`` int64, first position and the one after the last.
+    Segments are ``(b, start, end)``; positions count through all rows of ``width``, end to end.
     """
     found = torch.tensor(segments, dtype=torch.int64).reshape(-1, 3)
     return found[:, :1] * width + found[:, 1:]

@@ -146,8 +146,8 @@ def _numbered_tokens(
 ) -> list[dict[int, Tensor]]:
     """Return, for each segment, the numbers above 0 in it, ascending, each with its positions.
 
-    ``numbers`` is ``[B, T]`` bool or of integers; segments are disjoint and ascending. Positions ``[r]`` int64,
-    ascending, count from the segment's first token.
+    ``numbers`` is ``[B, T]`` bool or of integers; segments are disjoint and ascending.
+    Positions ``[r]`` int64, ascending, count from the segment's first token.
     """
     flat = numbers.flatten()
     at = flat.nonzero().flatten()

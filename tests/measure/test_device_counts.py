@@ -61,9 +61,7 @@ def standing_mass(
 
 
 @standing_mass.register_fake
-def _(
-    q: Tensor, k: Tensor, lse: Tensor, layout: list[Tensor], rows: Tensor, spans: int
-) -> Tensor:
+def _(q: Tensor, k: Tensor, lse: Tensor, layout: list[Tensor], rows: Tensor, spans: int) -> Tensor:
     return lse.new_empty(len(rows), q.shape[1], spans)
 
 
@@ -196,7 +194,8 @@ def test_a_layer_launches_at_most_three_things_beside_its_attention(call: Counte
 
 def test_no_layer_waits_for_the_device_or_copies_to_the_host(call: CountedCall) -> None:
     for counts in [*call.layers, *call.masks]:
-        assert not counts.waits and counts.download_bytes == 0
+        assert not counts.waits
+        assert counts.download_bytes == 0
 
 
 def test_a_query_goes_to_the_device_once_per_call(call: CountedCall) -> None:
@@ -219,20 +218,25 @@ def test_rows_that_are_kept_take_one_copy_more(
     devices: PretendedDevices, llama: LlamaModel
 ) -> None:
     counts = counted_call(1, devices, llama, keep_rows=True).reduction
-    assert dict(counts.waits) == {"copy to the host": 2} and counts.uploads == 2
+    assert dict(counts.waits) == {"copy to the host": 2}
+    assert counts.uploads == 2
 
 
 def test_the_count_sees_what_waits_and_what_is_launched(devices: PretendedDevices) -> None:
     with devices, devices.counting() as counts:
         x = torch.zeros(4, device="cuda:0")
         y = x.view(2, 2).transpose(0, 1)[0]
-        assert not counts.waits and counts.launches.total() == 1
+        assert not counts.waits
+        assert counts.launches.total() == 1
         bool((y + 1).any())
-        assert counts.waits.total() == 1 and counts.launches.total() == 4
+        assert counts.waits.total() == 1
+        assert counts.launches.total() == 4
         x.cpu()
-        assert counts.waits.total() == 2 and counts.download_bytes == 16
+        assert counts.waits.total() == 2
+        assert counts.download_bytes == 16
         torch.arange(4).to("cuda:0")
-        assert counts.uploads == 1 and counts.upload_bytes == 32
+        assert counts.uploads == 1
+        assert counts.upload_bytes == 32
         with pytest.raises(RuntimeError, match="tensors on"):
             x + torch.zeros(4)
 

@@ -30,6 +30,8 @@ WAITS = {
     aten._unique2.default,
     aten.bincount.default,
 }
+# With a mask for an index, these wait for the number of its entries.
+INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
 # These only make memory known, or give it another shape; nothing runs on the device.
 NO_LAUNCH = {
     aten.empty.memory_format,
@@ -190,7 +192,7 @@ class PretendedDevices(TorchDispatchMode):
 
     def _count(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         name = str(func)
-        masked = func in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default) and any(
+        masked = func in INDEXING and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
         sized = func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
@@ -202,9 +204,12 @@ class PretendedDevices(TorchDispatchMode):
     def _copy(self, tensor: Tensor, target: torch.device | None, kwargs: dict[str, Any]) -> Tensor:
         here = _place(tensor)
         target = target or here
-        others = {name: each for name, each in kwargs.items() if name not in ("device", "non_blocking")}
+        others = {
+            name: each for name, each in kwargs.items() if name not in ("device", "non_blocking")
+        }
         if target == here:
-            if others.get("dtype", tensor.dtype) == tensor.dtype and not others.get("memory_format"):
+            same_dtype = others.get("dtype", tensor.dtype) == tensor.dtype
+            if same_dtype and not others.get("memory_format"):
                 return tensor  # C++ sees where the content lies, and takes it for another device
             self.counts.launches["aten._to_copy.default"] += 1
             return OnDevice(aten._to_copy.default(_inner(tensor), **others), here)
