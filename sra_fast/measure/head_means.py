@@ -76,5 +76,6 @@ def sum_dtype(device: torch.device) -> torch.dtype:
     try:
         torch.ones(2, dtype=torch.float64, device=device).mean()
     except (TypeError, RuntimeError):
+        torch.ones(2, dtype=torch.float32, device=device).mean()  # else it is another error
         return torch.float32
     return torch.float64

@@ -253,6 +253,7 @@ def _segments(batch: Mapping[str, Any], shape: Sequence[int]) -> list[tuple[int,
     if not isinstance(mask, Tensor) or tuple(mask.shape) != tuple(shape):
         given = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"attention_mask: expected shape {list(shape)}, got {given}")
+    mask = mask.cpu()
     if bool(((mask != 0) & (mask != 1)).any()):
         raise ValueError(
             "attention_mask: expected 1 at tokens and 0 at padding; where rows are packed, give "

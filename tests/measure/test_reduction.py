@@ -268,6 +268,26 @@ def test_without_float64_the_rest_is_taken_per_head(monkeypatch: pytest.MonkeyPa
     assert float(((1.0 - null.mean(dim=1)) / exact_rest - 1.0).abs().max()) > 2e-6
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_only_a_missing_float64_is_done_without(
+    works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = torch.ones
+
+    def ones(size: int, *, dtype: torch.dtype, device: Any) -> Tensor:
+        if dtype == torch.float64 or not works:
+            raise RuntimeError("the device says no")
+        return made(size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "ones", ones)
+    of_device = head_means.sum_dtype.__wrapped__
+    if works:
+        assert of_device(torch.device("mps")) == torch.float32
+        return
+    with pytest.raises(RuntimeError, match="says no"):
+        of_device(torch.device("mps"))
+
+
 def test_a_definition_of_the_users_own_sees_all_layers_of_several_devices(
     devices: PretendedDevices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
