@@ -59,37 +59,36 @@ def reduce(
     with torch.no_grad():
         groups = layer_groups(request, answered)
         places = _on_devices(request, groups, placed, counts)
-        parts, found = [], []
+        parts, scores, masses, sums = [], [], [], []
         for group, rows in zip(groups, places, strict=True):
             means = head_means(request, group)
-            parts.append(rows.masses(means.heads, means.rest))
-            found += [
-                torch.stack([function(parts[-1]) for function in DEFINITIONS.values()]).float(),
-                rows.means(means.masses, rows.tokens).float(),
-                means.heads.sum(dim=(0, 2)).float(),
-            ]
+            part = rows.masses(means.heads, means.rest)
+            of_each = torch.stack([function(part) for function in DEFINITIONS.values()])
+            parts.append(part)
+            scores.append(of_each.float())  # [definitions, n, L, P]
+            masses.append(rows.means(means.masses, rows.tokens).float())  # [n, L, H, G]
+            sums.append(means.heads.sum(dim=(0, 2)).float())  # [L], finite if all masses are
             del means
         own = [name for name in known_definitions() if name not in DEFINITIONS]
         try:
-            found += [_own_scores(name, parts, placed, owners, turns).float() for name in own]
+            of_own = [_own_scores(name, parts, placed, owners, turns).float() for name in own]
         except BatchRowError:
-            if not all(bool(sums.isfinite().all()) for sums in found[2::3]):
+            if not all(bool(each.isfinite().all()) for each in sums):
                 _refuse_not_finite(request, answered, placed, owners)
             raise
         kept = _every_row(request, groups, placed.every) if keep_rows else None
 
-    found = fetched(found)
-    in_groups, of_own = found[: 3 * len(groups)], found[3 * len(groups) :]
-    if not bool(torch.cat(in_groups[2::3]).isfinite().all()):
+    found = iter(fetched([*scores, *masses, *sums, *of_own]))
+    scores, masses, sums = ([next(found) for _ in groups] for _ in range(3))
+    if not bool(torch.cat(sums).isfinite().all()):
         _refuse_not_finite(request, answered, placed, owners)
-    scores = [*torch.cat(in_groups[0::3], dim=2), *of_own]  # of each definition, [n, L, P]
-    by_layer = dict(zip([*DEFINITIONS, *own], scores, strict=True))
+    by_layer = dict(zip([*DEFINITIONS, *own], [*torch.cat(scores, dim=2), *found], strict=True))
     _check_bounded(by_layer, owners, turns)
     return SRAResult(
         definition=definition,
         spans=batch.names,
         by_layer={name: each.transpose(1, 2).contiguous() for name, each in by_layer.items()},
-        mass=torch.cat(in_groups[1::3], dim=1),
+        mass=torch.cat(masses, dim=1),
         names=request.query.names,
         layers=answered,
         conversation=torch.tensor([response.conversation for response in responses]),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.kernels.contract import MAX_SPANS
-from sra_fast.measure.sequences import edges, numbered_runs
+from sra_fast.measure.sequences import holding, numbered_positions, numbered_runs
 
 MASK_KEYS = ("strategy_mask", "span_masks", "response_mask")
 COLUMN_KEYS = ("conversation", "turns", "as_written")
@@ -112,8 +112,8 @@ def read_batch(
     conversations = _column(batch, "conversation", (shape[0],), "[B]")
     turns = _column(batch, "turns", (shape[0], None), "[B, K]")
     layouts = _column(batch, "as_written", (shape[0], None), "[B, K]")
-    replies = _numbered_tokens(responses, segments)
-    spanned = _holding(spans[0], segments)
+    replies = numbered_positions(responses, segments)
+    spanned = holding(spans[0], segments)
     sequences: list[MarkedSequence] = []
     numbered: dict[int, int] = {}
     for (row, start, end), tokens_of, has_span in zip(segments, replies, spanned, strict=True):
@@ -139,48 +139,6 @@ def read_batch(
         sequences.append(sequence)
     _check_padding(spans, responses, segments)
     return MarkedBatch(tuple(sequences), names, (shape[0], shape[1]))
-
-
-def _numbered_tokens(
-    numbers: Tensor, segments: Sequence[tuple[int, int, int]]
-) -> list[dict[int, Tensor]]:
-    """Return, for each segment, the numbers above 0 in it, ascending, each with its positions.
-
-    ``numbers`` is ``[B, T]`` bool or of integers; segments are disjoint and ascending.
-    Positions ``[r]`` int64, ascending, count from the segment's first token.
-    """
-    flat = numbers.flatten()
-    at = flat.nonzero().flatten()
-    borders = edges(segments, numbers.shape[1])
-    cuts = torch.searchsorted(at, borders)
-    sizes = cuts[:, 1] - cuts[:, 0]
-    if int(sizes.sum()) < len(at):
-        at = torch.cat([at[:0], *(at[first:last] for first, last in cuts.tolist())])
-    owner = torch.arange(len(segments)).repeat_interleave(sizes)
-    number, position = flat[at].long(), at - borders[:, 0].repeat_interleave(sizes)
-    if bool(((number.diff() < 0) & (owner.diff() == 0)).any()):  # by segment, then by number
-        order = number.argsort(stable=True)
-        order = order[owner[order].argsort(stable=True)]
-        number, position = number[order], position[order]
-    begins = ((number.diff() != 0) | (owner.diff() != 0)).nonzero().flatten() + 1
-    firsts = torch.cat([begins[:0] if len(at) == 0 else begins.new_zeros(1), begins])
-    found: list[dict[int, Tensor]] = [{} for _ in segments]
-    for index, which, tokens in zip(
-        owner[firsts].tolist(),
-        number[firsts].tolist(),
-        position.tensor_split(begins),
-        strict=False,  # nothing at all is one empty piece
-    ):
-        found[index][which] = tokens
-    return found
-
-
-def _holding(span: Tensor, segments: Sequence[tuple[int, int, int]]) -> list[bool]:
-    """Return for each segment whether it holds a token of a span ``[B, T]`` bool."""
-    at = span.flatten().nonzero().flatten()
-    cuts = torch.searchsorted(at, edges(segments, span.shape[1]))
-    holding: list[bool] = (cuts[:, 0] < cuts[:, 1]).tolist()
-    return holding
 
 
 def _check_padding(
