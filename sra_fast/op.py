@@ -18,7 +18,7 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
-from sra_fast.kernels.dispatch import fastest, triton_backend
+from sra_fast.kernels.dispatch import fastest, triton_backend, trusted_kernels
 from sra_fast.kernels.plan import check, plan
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
@@ -86,8 +86,7 @@ def span_attention(
             return result
         m = q.shape[2]
         lse = result.lse[query.rows // m, :, query.rows % m]
-        made = _profile(q, k, lse, query, rule)
-        return replace(result, profile=made if mass_grad else made.detach())
+        return replace(result, profile=_profile(q, k, lse, query, rule, wants_grad))
 
 
 def span_mass(
@@ -117,17 +116,26 @@ def span_mass(
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]), empty.profile)
     with torch.autocast(q.device.type, enabled=False):
-        kernels = _backend(backend, q, k, k, rule, needs_grad(q, k, sinks))
+        wants_grad = needs_grad(q, k, sinks)
+        kernels = _backend(backend, q, k, k, rule, wants_grad)
         result = kernels.mass_only(q, k, query, rule)
         if query.profile is None or result.profile is not None:
             return result
-        return replace(result, profile=_profile(q, k, result.lse, query, rule))
+        made = _profile(q, k, result.lse, query, rule, wants_grad)
+        return replace(result, profile=made)
 
 
-def _profile(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
-    """Return the profiles from ``lse [R, Hq]`` of the rows asked for."""
-    sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])
-    return profile.of_rows(q, k, lse, query, sequences, rule)
+def _profile(
+    q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule, grad: bool
+) -> Tensor:
+    """Return the profiles from ``lse [R, Hq]``, by the Triton kernel where it may be chosen."""
+    kernels = trusted_kernels(q, k)
+    if kernels is not None and not grad:
+        made: Tensor = kernels.profile_of_rows(q, k, lse, query, rule)
+        return made
+    with torch.set_grad_enabled(grad):
+        sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])
+        return profile.of_rows(q, k, lse, query, sequences, rule)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
