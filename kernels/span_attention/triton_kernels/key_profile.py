@@ -4,8 +4,7 @@
 
 A program owns a tile of keys and the heads of one group of rows: it loads the keys of a key head
 once, walks the group's rows for each query head that shares it, and writes every sum once. So there
-are no atomics, and the same bits in every run. Row tiles that see no key of the tile are passed
-over.
+are no atomics, and the same bits in every run. A group that sees no key of the tile costs nothing.
 """
 
 from __future__ import annotations
@@ -103,6 +102,11 @@ def profile_kernel(
     last_row = tl.load(rows + tl.load(slots + stop - 1, mask=some, other=0), mask=some, other=0)
     first_batch = (first_row // m_queries).to(tl.int32)
     last_batch = tl.where(some, (last_row // m_queries).to(tl.int32), -1)
+    # Of rows that ascend, the last one sees furthest, and the first one looks back furthest.
+    reach = (last_row % m_queries + n_keys - m_queries).to(tl.int32)
+    back = tl.load(first_key + first_row, mask=some, other=0)
+    unseen = (reach < tile * BLOCK_N) | (back >= (tile + 1) * BLOCK_N)
+    stop = tl.where(unseen & (first_batch == last_batch), start, stop)
     summed = tl.zeros([BLOCK_N], ACC)
     for local in range(HEADS):
         head = (part * HEADS + local).to(tl.int64)
@@ -115,27 +119,19 @@ def profile_kernel(
             for at in range(start, stop, BLOCK_M):
                 index = at + tl.arange(0, BLOCK_M)
                 slot = tl.load(slots + index, mask=index < stop, other=0)
-                flat = tl.load(rows + slot, mask=index < stop, other=0)
+                flat = tl.load(rows + slot)
                 own = (index < stop) & (flat // m_queries == b)
                 row = flat % m_queries
-                positions = tl.where(own, (row + n_keys - m_queries).to(tl.int32), -1)
+                positions = (row + n_keys - m_queries).to(tl.int32)
                 first = tl.load(first_key + flat, mask=own, other=NONE_LEFT)
-                reached = (tl.max(positions) >= tile * BLOCK_N) & (
-                    tl.min(first) < (tile + 1) * BLOCK_N
-                )
-                if reached:
-                    depth = tl.arange(0, BLOCK_D)
-                    q_at = q + far * stride_qb + head * stride_qh
-                    q_tile = tl.load(
-                        q_at + (row * stride_qm)[:, None] + depth[None, :],
-                        mask=own[:, None] & (depth < WIDTH)[None, :],
-                        other=0.0,
-                    )
-                    row_lse = tl.load(lse + slot * heads + head, mask=own, other=0.0)
-                    x = products(q_tile, k_tile, inner, SOFTCAP, ACC)
-                    weights = tl.exp2(x * unit - (row_lse * LOG2E)[:, None])
-                    weights = tl.where(sees(first, positions, keys), weights, 0.0)
-                    total += tl.sum(weights, axis=0)
+                # Rows beyond the group are those of slot 0, which is there; they see no key.
+                q_at = q + far * stride_qb + head * stride_qh
+                q_tile = load_rows(q_at, row, stride_qm, own, WIDTH, BLOCK_D, False)
+                row_lse = tl.load(lse + slot * heads + head)
+                x = products(q_tile, k_tile, inner, SOFTCAP, ACC)
+                weights = tl.exp2(x * unit - (row_lse * LOG2E)[:, None])
+                weights = tl.where(sees(first, positions, keys), weights, 0.0)
+                total += tl.sum(weights, axis=0)
         if BY_HEAD:
             at_head = profile + (group * heads + head) * n_keys
             tl.store(at_head + keys, total * share, mask=inside)
