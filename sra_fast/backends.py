@@ -33,7 +33,10 @@ class BackendModule(Protocol):
     def attention(
         self, q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
     ) -> SpanAttention:
-        """Return the attention and the masses, without a gradient of these if not mass_grad."""
+        """Return the attention and the masses, without a gradient of these if not mass_grad.
+
+        A profile may be left None: then it is computed from the logsumexp.
+        """
         ...
 
     def mass_only(self, q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:

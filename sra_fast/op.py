@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sra_fast.backends import BackendModule, own_backend
-from sra_fast.kernels import lse, reference
+from sra_fast.kernels import lse, profile, reference
 from sra_fast.kernels.blocks import needs_grad
 from sra_fast.kernels.contract import (
     LogitRule,
@@ -17,8 +18,8 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
-from sra_fast.kernels.dispatch import fastest, triton_backend
-from sra_fast.kernels.plan import check
+from sra_fast.kernels.dispatch import fastest, triton_backend, trusted_kernels
+from sra_fast.kernels.plan import check, plan
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -64,7 +65,9 @@ def span_attention(
     Returns:
         ``out [B, Hq, M, Dv]`` in v's dtype, ``mass [R, Hq, G]`` float32 and ``lse [B, Hq, M]``
         float32 (both float64 for float64 inputs). ``out`` is differentiable in q, k, v and the
-        sinks, ``mass`` in q, k and the sinks; lse is not.
+        sinks, ``mass`` in q, k and the sinks; lse is not. If the query asks for a profile,
+        ``profile [P, Hq, N]`` or ``[P, N]`` too, of mass's dtype and differentiable as mass is:
+        the mean over each group's rows of ``P_ij`` for every key j.
 
     Raises:
         ValueError: shapes, dtypes, devices or the query do not fit together, there is no such
@@ -78,7 +81,12 @@ def span_attention(
     with torch.autocast(q.device.type, enabled=False):  # it would take the masses to half precision
         wants_grad = mass_grad and needs_grad(q, k, sinks)
         kernels = _backend(backend, q, k, v, rule, wants_grad)
-        return kernels.attention(q, k, v, query, rule, mass_grad)
+        result = kernels.attention(q, k, v, query, rule, mass_grad)
+        if query.profile is None or result.profile is not None:
+            return result
+        m = q.shape[2]
+        lse = result.lse[query.rows // m, :, query.rows % m]
+        return replace(result, profile=_profile(q, k, lse, query, rule, wants_grad))
 
 
 def span_mass(
@@ -106,10 +114,28 @@ def span_mass(
     query = _fitting(query, q, k)
     if q.numel() == 0 or len(query.rows) == 0:
         empty = _nothing(q, k, query)
-        return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]))
+        return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]), empty.profile)
     with torch.autocast(q.device.type, enabled=False):
-        kernels = _backend(backend, q, k, k, rule, needs_grad(q, k, sinks))
-        return kernels.mass_only(q, k, query, rule)
+        wants_grad = needs_grad(q, k, sinks)
+        kernels = _backend(backend, q, k, k, rule, wants_grad)
+        result = kernels.mass_only(q, k, query, rule)
+        if query.profile is None or result.profile is not None:
+            return result
+        made = _profile(q, k, result.lse, query, rule, wants_grad)
+        return replace(result, profile=made)
+
+
+def _profile(
+    q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule, grad: bool
+) -> Tensor:
+    """Return the profiles from ``lse [R, Hq]``, by the Triton kernel where it may be chosen."""
+    kernels = trusted_kernels(q, k)
+    if kernels is not None and not grad:
+        made: Tensor = kernels.profile_of_rows(q, k, lse, query, rule)
+        return made
+    with torch.set_grad_enabled(grad):
+        sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])
+        return profile.of_rows(q, k, lse, query, sequences, rule)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
@@ -151,7 +177,21 @@ def _fitting(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
     """Return the query on q's device, checked where it lies, except inside a compiled graph."""
     if not torch.compiler.is_compiling():
         check(query, q.shape[0], q.shape[2], k.shape[2])
+        query.derived(("groups",), lambda: _check_groups(query))
     return query.to(q.device)
+
+
+def _check_groups(query: SpanQuery) -> None:
+    """Refuse a group of rows that is none of those asked for."""
+    if query.profile is None or len(query.rows) == 0:
+        return
+    given, groups = query.profile.row_groups, query.profile.groups
+    lowest, highest = int(given.min()), int(given.max())
+    if lowest < -1 or highest >= groups:
+        raise ValueError(
+            f"row_groups: expected -1 to {groups - 1} for {groups} groups, "
+            f"got {lowest} to {highest}"
+        )
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
@@ -174,8 +214,17 @@ def _backend(
 def _nothing(q: Tensor, v: Tensor, query: SpanQuery) -> SpanAttention:
     batch, heads, m, _ = q.shape
     dtype = accumulation_dtype(q.dtype)
+    wanted, n = query.profile, v.shape[2]
+    shape = (
+        ()
+        if wanted is None
+        else (wanted.groups, heads, n)
+        if wanted.by_head
+        else (wanted.groups, n)
+    )
     return SpanAttention(
         v.new_zeros(batch, heads, m, v.shape[3]),
         q.new_zeros(len(query.rows), heads, len(query.names), dtype=dtype),
         q.new_full((batch, heads, m), -torch.inf, dtype=dtype),
+        None if wanted is None else q.new_zeros(shape, dtype=dtype),
     )

@@ -39,6 +39,26 @@ class QueryNumbers:
 
 
 @dataclass(frozen=True, eq=False)
+class ProfileQuery:
+    """A query for attention profiles: the mean attention of groups of rows on every key.
+
+    Attributes:
+        row_groups: ``[R]`` int32, the group of each row asked for, 0 to P − 1; −1 for none.
+        groups: P, the number of groups. The profile of one without rows is 0.
+        by_head: whether each head has profiles of its own; if not, they are means over heads.
+    """
+
+    row_groups: Tensor
+    groups: int
+    by_head: bool = True
+
+    def __post_init__(self) -> None:
+        _expect(self.row_groups, "row_groups", "[R]", 1, torch.int32)
+        if self.groups < 0:
+            raise ValueError(f"groups: expected a number of groups, got {self.groups}")
+
+
+@dataclass(frozen=True, eq=False)
 class SpanQuery:
     """A query for attention mass: of which query rows, and on which sets of keys.
 
@@ -51,12 +71,14 @@ class SpanQuery:
         segments: ``[S, 3]`` int32, ``(b, start, end)`` on the key axis, one per sequence, disjoint.
             Keys outside every segment (padding) are seen by no query.
         names: the names of the ``G`` spans, at most 31.
+        profile: the profiles that are asked for beside the masses; None for none.
     """
 
     key_labels: Tensor
     rows: Tensor
     segments: Tensor
     names: tuple[str, ...]
+    profile: ProfileQuery | None = None
     _derived: dict[tuple[object, ...], object] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -74,6 +96,11 @@ class SpanQuery:
             raise ValueError(f"at most {MAX_SPANS} spans fit one query, got {len(self.names)}")
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"span names must differ, got {self.names}")
+        if self.profile is not None and len(self.profile.row_groups) != len(self.rows):
+            raise ValueError(
+                f"row_groups: expected one for each of the {len(self.rows)} rows, got "
+                f"{len(self.profile.row_groups)}"
+            )
 
     def to(self, device: torch.device) -> SpanQuery:
         """Return the same query on ``device``: itself if its tensors are there already."""
@@ -86,6 +113,9 @@ class SpanQuery:
                 key_labels=send(self.key_labels, device),
                 rows=send(self.rows, device),
                 segments=send(self.segments, device),
+                profile=None
+                if self.profile is None
+                else replace(self.profile, row_groups=send(self.profile.row_groups, device)),
             )
             on_host = self.key_labels.device.type == "cpu" and not torch.compiler.is_compiling()
             if on_host or _NUMBERS in self._derived:
@@ -174,11 +204,14 @@ class SpanAttention:
         mass: ``[R, Hq, G]`` float32 (float64 for float64 inputs), each in [0, 1].
         lse: ``[B, Hq, M]``, mass's dtype: natural logarithm of the sum of exponentials over the
             visible keys (and the sink). Never differentiable; ``−inf`` where no key is visible.
+        profile: the profiles asked for, mass's dtype: ``[P, Hq, N]``, or ``[P, N]`` for means over
+            heads; None if the query asks for none. Each sums to 1 less the sinks' share.
     """
 
     out: Tensor
     mass: Tensor
     lse: Tensor
+    profile: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -188,10 +221,12 @@ class SpanMass:
     Attributes:
         mass: ``[R, Hq, G]`` float32 (float64 for float64 inputs), each in [0, 1].
         lse: ``[R, Hq]``, mass's dtype: the natural logsumexp of the rows asked for alone.
+        profile: as that of :class:`SpanAttention`.
     """
 
     mass: Tensor
     lse: Tensor
+    profile: Tensor | None = None
 
 
 @dataclass(frozen=True)

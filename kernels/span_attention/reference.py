@@ -5,6 +5,7 @@
     P_ij   = exp(S_ij − lse_i)
     out_i  = Σ_j P_ij v_j
     mass_ig = Σ_{j in span g} P_ij
+    profile_phj = the mean of P_ihj over the rows i of group p
 
 It makes ``B·Hq·M·N`` numbers, so it is for small sizes. Autograd differentiates it as it stands
 (lse is detached: the op does not offer its gradient).
@@ -58,13 +59,28 @@ def attention(
     mass = flat @ bits[query.rows // m]
     if not mass_grad:
         mass = mass.detach()
-    return SpanAttention((weights @ values).to(v.dtype), mass, lse)
+    out = (weights @ values).to(v.dtype)
+    return SpanAttention(out, mass, lse, _profile(flat, query, mass_grad))
 
 
 def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
     """Return the mass without the output, for the arguments of :func:`sra_fast.span_mass`."""
     full = attention(q, k, k, query, rule, mass_grad=True)
-    return SpanMass(full.mass, full.lse.transpose(1, 2).flatten(0, 1)[query.rows])
+    return SpanMass(full.mass, full.lse.transpose(1, 2).flatten(0, 1)[query.rows], full.profile)
+
+
+def _profile(weights: Tensor, query: SpanQuery, grad: bool) -> Tensor | None:
+    """Return the profiles of ``weights [R, Hq, N]``, the attention of the rows asked for."""
+    if query.profile is None:
+        return None
+    rows = weights if grad else weights.detach()
+    of_group = [query.profile.row_groups == group for group in range(query.profile.groups)]
+    means = [
+        rows[inside].mean(dim=0) if bool(inside.any()) else torch.zeros_like(rows[:0].sum(dim=0))
+        for inside in of_group
+    ]
+    by_head = torch.stack(means) if means else rows.new_zeros(0, *rows.shape[1:])
+    return by_head if query.profile.by_head else by_head.mean(dim=1)
 
 
 def visibility(query: SpanQuery, batch: int, m: int, n: int, window: int | None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from ..blocks import needs_grad
 from ..contract import LogitRule, SpanAttention, SpanMass, SpanQuery
 from .forward import forward_kernel
+from .key_profile import row_order
 from .launch import LONGEST_STRIDE, SMALLEST_SCALE
 from .layout import Layout, layout
 from .operators import (
@@ -16,6 +19,7 @@ from .operators import (
     fused_mass,
     span_mass_of_lse,
 )
+from .profile_operator import profile_of_lse
 
 WIDEST = 256
 OLDEST_CAPABILITY = (8, 0)
@@ -62,7 +66,12 @@ def attention(
         rule.softcap or 0.0,
         mass_grad,
     )
-    return SpanAttention(out, mass if mass_grad else mass.detach(), lse.detach())
+    profile = None
+    if query.profile is not None and not (mass_grad and needs_grad(q, k, rule.sinks)):
+        m = q.shape[2]
+        of_rows = lse.detach()[query.rows // m, :, query.rows % m]
+        profile = profile_of_rows(q, k, of_rows, query, replace(rule, scale=scale))
+    return SpanAttention(out, mass if mass_grad else mass.detach(), lse.detach(), profile)
 
 
 def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
@@ -76,7 +85,10 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
     fields = _fields(_layout(q, k, query, rule.window))
     sinks = None if rule.sinks is None else rule.sinks.contiguous()
     mass, lse = fused_mass(q, k, sinks, *fields, len(query.names), scale, rule.softcap or 0.0)
-    return SpanMass(mass, lse)
+    profile = None
+    if query.profile is not None:
+        profile = profile_of_rows(q, k, lse, query, replace(rule, scale=scale))
+    return SpanMass(mass, lse, profile)
 
 
 def mass_of_lse(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
@@ -87,6 +99,27 @@ def mass_of_lse(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: Logit
     softcap = rule.softcap or 0.0
     mass: Tensor = span_mass_of_lse(q, k, lse, *fields, len(query.names), scale, softcap)
     return mass
+
+
+def profile_of_rows(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
+    """Return the profiles asked for from ``lse [R, Hq]``, without a gradient."""
+    _refuse(q, k)
+    assert query.profile is not None
+    q, k, _, scale = _ready(q.detach(), k.detach(), k.detach(), rule.scale)
+    made, order = _layout(q, k, query, rule.window), row_order(query)
+    profile: Tensor = profile_of_lse(
+        q,
+        k,
+        lse.contiguous(),
+        made.first_key,
+        made.rows,
+        order.slots,
+        order.starts,
+        query.profile.by_head,
+        scale,
+        rule.softcap or 0.0,
+    )
+    return profile
 
 
 def _refuse(q: Tensor, v: Tensor) -> None:
