@@ -68,7 +68,7 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
         full = attention(q, k, k.detach(), query, rule, mass_grad=True)
         return SpanMass(full.mass, full.lse[query.rows // m, :, query.rows % m])
     q, k, _, scale = _ready(q, k, k, rule.scale)
-    made, spans = _layout(q, k, query, rule.window), len(query.names)
+    made, spans = _layout(q, k, k, query, rule.window), len(query.names)
     sinks = None if rule.sinks is None else rule.sinks.contiguous()
     if kernel_calls.runs_straight(q, k, sinks):
         logits = Logits(scale, rule.softcap, sinks)
