@@ -232,7 +232,9 @@ def _layer_index(module: nn.Module) -> int:
 
 def _of_rows(lse: Tensor, spans: SpanQuery) -> Tensor:
     """Pick the rows asked for out of ``lse``: ``[B, Hq, M]`` -> ``[R, Hq]``."""
-    return lse.transpose(1, 2).flatten(0, 1)[spans.to(lse.device).rows]
+    m, spans = lse.shape[2], spans.to(lse.device)
+    batch, row = spans.derived(("places", m), lambda: (spans.rows // m, spans.rows % m))
+    return lse[batch, :, row]
 
 
 def _sink_mass(sinks: Tensor | None, lse: Tensor | None) -> Tensor | None:

@@ -30,6 +30,7 @@ FOREIGN = ("torch", "transformers", "accelerate", "peft")
 EXEMPT = {
     "sra_fast/measure/compat.py": "the module for private names",
     "kernels/span_attention/flash_cpu.py": "a provider: torch's CPU flash attention and its lse",
+    "kernels/span_attention/triton_kernels/kernel_calls.py": "whether a mode watches operators",
 }
 """Files that may touch private names of other libraries, and why."""
 
