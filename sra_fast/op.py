@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ from sra_fast.kernels.plan import check
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_AS_IT_IS: AbstractContextManager[object] = nullcontext()
 
 
 def span_attention(
@@ -77,10 +75,10 @@ def span_attention(
     query = _fitting(query, q, k)
     if q.numel() == 0 or q.shape[2] == 0:
         return _nothing(q, v, query)
-    with _without_autocast(q.device):
-        wants_grad = mass_grad and needs_grad(q, k, sinks)
-        kernels = _backend(backend, q, k, v, rule, wants_grad)
-        return kernels.attention(q, k, v, query, rule, mass_grad)
+    if torch.is_autocast_enabled(q.device.type):
+        with _without_autocast(q.device):
+            return _attention(q, k, v, query, rule, backend, mass_grad)
+    return _attention(q, k, v, query, rule, backend, mass_grad)
 
 
 def span_mass(
@@ -112,6 +110,20 @@ def span_mass(
     with _without_autocast(q.device):
         kernels = _backend(backend, q, k, k, rule, needs_grad(q, k, sinks))
         return kernels.mass_only(q, k, query, rule)
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query: SpanQuery,
+    rule: LogitRule,
+    backend: str,
+    mass_grad: bool,
+) -> SpanAttention:
+    wants_grad = mass_grad and needs_grad(q, k, rule.sinks)
+    kernels = _backend(backend, q, k, v, rule, wants_grad)
+    return kernels.attention(q, k, v, query, rule, mass_grad)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
@@ -161,10 +173,9 @@ def _fitting(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
     return query.to(q.device)
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+def _without_autocast(device: torch.device) -> torch.autocast:
     """Return a context without autocast, which would take the masses to half precision."""
-    kind = device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _AS_IT_IS
+    return torch.autocast(device.type, enabled=False)
 
 
 def _scale(q: Tensor, scale: float | None) -> float:

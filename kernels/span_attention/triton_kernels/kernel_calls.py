@@ -7,9 +7,6 @@ more than all the rest of a call.
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -23,7 +20,6 @@ from .launch import Logits
 from .layout import Layout
 
 _PLAIN = (Tensor, Parameter)  # any other class of tensors may want to see the call
-_HERE = contextlib.nullcontext()
 
 
 def runs_straight(*tensors: Tensor | None) -> bool:
@@ -47,13 +43,15 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, logits: Logits, spans: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``out [B, Hq, M, Dv]``, ``mass [R, Hq, G]`` and ``lse [B, Hq, M]``."""
+    if is_elsewhere(q):
+        with torch.cuda.device_of(q):
+            return attend(q, k, v, layout, logits, spans)
     rows = layout.rows.shape[0]
     first = min(spans, SPANS_AT_ONCE) if rows else 0
     kernel = decode if serves(q, v) else forward
-    with on_device_of(q):
-        out, mass, lse = kernel(q, k, v, layout, logits, rows=rows, spans=spans, first_spans=first)
-        if spans > first and rows:
-            add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
+    out, mass, lse = kernel(q, k, v, layout, logits, rows=rows, spans=spans, first_spans=first)
+    if rows and spans > first:
+        add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
     return out, mass, lse
 
 
@@ -61,28 +59,30 @@ def mass_and_lse(
     q: Tensor, k: Tensor, layout: Layout, logits: Logits, spans: int
 ) -> tuple[Tensor, Tensor]:
     """Return ``mass [R, Hq, G]`` and ``lse [R, Hq]`` of the rows asked for."""
-    first = min(spans, SPANS_AT_ONCE)
-    sizes = {"rows": layout.rows.shape[0], "spans": spans, "first_spans": first}
-    with on_device_of(q):
-        _, mass, lse = forward(q, k, k, layout, logits, **sizes, with_out=False)
-        add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
+    if is_elsewhere(q):
+        with torch.cuda.device_of(q):
+            return mass_and_lse(q, k, layout, logits, spans)
+    rows, first = layout.rows, min(spans, SPANS_AT_ONCE)
+    sizes = {"rows": rows.shape[0], "spans": spans, "first_spans": first}
+    _, mass, lse = forward(q, k, k, layout, logits, **sizes, with_out=False)
+    add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
     m = q.shape[2]
-    return mass, lse[layout.rows // m, :, layout.rows % m]
+    return mass, lse[rows // m, :, rows % m]
 
 
 def mass_of_lse(
     q: Tensor, k: Tensor, lse: Tensor, layout: Layout, logits: Logits, spans: int
 ) -> Tensor:
     """Return ``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``."""
+    if is_elsewhere(q):
+        with torch.cuda.device_of(q):
+            return mass_of_lse(q, k, lse, layout, logits, spans)
     shape = (layout.rows.shape[0], q.shape[1], spans)
     mass = q.new_empty(shape, dtype=accumulation_dtype(q.dtype))
-    with on_device_of(q):
-        add_span_mass(q, k, lse, mass, layout, logits)
+    add_span_mass(q, k, lse, mass, layout, logits)
     return mass
 
 
-def on_device_of(q: Tensor) -> Any:
-    """Return a context in which Triton launches where ``q`` is: a model may lie on many cards."""
-    if q.is_cuda and q.device.index != torch.cuda.current_device():
-        return torch.cuda.device_of(q)
-    return _HERE
+def is_elsewhere(q: Tensor) -> bool:
+    """Return whether ``q`` is on another card than Triton launches on; a model may lie on many."""
+    return q.is_cuda and q.device.index != torch.cuda.current_device()

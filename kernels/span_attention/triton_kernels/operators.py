@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..contract import accumulation_dtype
 from .backward import backward
-from .kernel_calls import attend, mass_and_lse, mass_of_lse, on_device_of
+from .kernel_calls import attend, mass_and_lse, mass_of_lse
 from .launch import Logits, like_heads
 from .layout import Layout
 
@@ -87,7 +87,7 @@ def fused_attention_backward(
     """Return the gradients of q, k, v and the sinks; the last one is empty without sinks."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
-    with on_device_of(q):
+    with torch.cuda.device_of(q):  # Triton launches there
         dq, dk, dv, d_sinks = backward(q, k, v, out, mass, lse, d_out, d_mass, layout, logits)
     return dq, dk, dv, q.new_empty(0) if d_sinks is None else d_sinks
 
