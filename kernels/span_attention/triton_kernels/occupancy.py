@@ -26,7 +26,7 @@ def programs_held(card: Any, *, warps: int, registers: int, shared: int) -> int:
     """
     threads = warps * card.warp_size
     granted = -(-registers // REGISTER_UNIT) * REGISTER_UNIT
-    each = min(
+    each: int = min(
         card.max_threads_per_multi_processor // threads,
         card.regs_per_multiprocessor // (threads * granted),
         card.shared_memory_per_multiprocessor // (shared + SHARED_OVERHEAD),
