@@ -29,6 +29,13 @@ TurnLayout = Literal["as_generated", "as_written"]
 """How the turns of a conversation are laid out: each as when its reply was generated and nothing
 followed, or all as the chat template writes the whole conversation."""
 
+ProfileKind = Literal["mean", "layers", "heads"]
+"""What a profile keeps: the mean over layers and heads, each layer's mean, or every head."""
+
+RowChoice = Literal["response", "predicting", "last_prompt"]
+"""The rows whose attention is averaged: a response's own, those one before each of them, which
+predict them, or the last one of the prompt."""
+
 TooLong = Literal["error", "drop", "cut_oldest_turns"]
 """What happens to a conversation that is longer than the limit of training."""
 
@@ -43,3 +50,6 @@ FORWARD_TOKENS = 16384
 
 TEST_SHARE, VALIDATION_SHARE = 100 / 1297, 50 / 1297
 """The paper's shares of the extended dialogues that are held out for test and validation."""
+
+PROFILE_BYTES = 2 << 30
+"""The most bytes that the profiles of one result take, unless more are allowed."""

@@ -81,7 +81,7 @@ def test_the_operator_keeps_the_contract_of_torch_library(by_head: bool) -> None
     query = asking(case, by_head=by_head).to(torch.device(DEVICE))
     q, k, _ = case.tensors(torch.float32, DEVICE)
     lse = span_mass(q, k, query, scale=0.4).lse
-    made = backend._layout(q, k, query, None)
+    made = backend._layout(q, k, k, query, None)
     order = key_profile.row_order(query)
     arguments: tuple[Any, ...] = (q, k, lse, made.first_key, made.rows, order.slots, order.starts)
     torch.library.opcheck(profile_of_lse, (*arguments, by_head, 0.4, 0.0))

@@ -1,0 +1,179 @@
+"""Ask for attention profiles beside the masses, and keep what each layer brings of them.
+
+The op gives the profiles of P groups of rows over all N keys of a forward pass. Of these a response
+needs the keys from the beginning of its sequence up to its last row. Sequences of one batch row
+have no key in common, so their responses share groups: with c rows of a response in a group of C,
+
+    profile of the response = C / c · profile of the group, on the keys of its own sequence
+
+Only these entries are kept, layer by layer, on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sra_fast.kernels.contract import ProfileQuery, SpanQuery
+from sra_fast.measure.marked_query import Placed
+from sra_fast.measure.one_copy import fetched, sent
+from sra_fast.measure.spans import MarkedBatch
+from sra_fast.names import ProfileKind
+
+
+@dataclass(frozen=True)
+class ProfilePlaces:
+    """The entries of a forward pass's profiles that are kept, one response after another.
+
+    Attributes:
+        groups: ``[E]`` int64, the group of each entry.
+        keys: ``[E]`` int64, its place on the key axis.
+        factors: ``[E]`` float32, what turns the group's mean into the response's.
+        counts: ``[n]`` int64, how many entries each response has.
+    """
+
+    groups: Tensor
+    keys: Tensor
+    factors: Tensor
+    counts: Tensor
+
+
+class ProfileRecord:
+    """The profiles that layers have brought so far.
+
+    Args:
+        kind: what is kept of them.
+        places: the entries that are kept.
+    """
+
+    def __init__(self, kind: ProfileKind, places: ProfilePlaces) -> None:
+        self.kind = kind
+        self.counts = places.counts
+        self._places = places
+        self._on: dict[torch.device, list[Tensor]] = {}
+        self._layers: dict[int, Tensor] = {}
+        self._sums: dict[torch.device, Tensor] = {}
+
+    def add(self, layer: int, profile: Tensor) -> None:
+        """Keep a layer's profiles: ``[P, Hq, N]`` of kind "heads", else ``[P, N]``."""
+        device = profile.device
+        if device not in self._on:
+            places = self._places
+            groups, keys = sent([places.groups, places.keys], device)
+            self._on[device] = [groups, keys, *sent([places.factors], device)]
+        groups, keys, factors = self._on[device]
+        if self.kind == "heads":
+            self._layers[layer] = profile.detach().transpose(1, 2)[groups, keys] * factors[:, None]
+            return
+        kept = profile.detach()[groups, keys] * factors
+        if self.kind == "layers":
+            self._layers[layer] = kept
+        elif device in self._sums:
+            self._sums[device] += kept
+        else:
+            self._sums[device] = kept
+
+    def taken(self, layers: Sequence[int]) -> Tensor:
+        """Return what was kept, in the host's memory, float32.
+
+        ``[E]`` of kind "mean", ``[E, L]`` of kind "layers", ``[E, L, H]`` of kind "heads".
+        """
+        if self.kind == "mean":
+            return torch.stack(fetched(list(self._sums.values()))).sum(dim=0) / len(layers)
+        found = fetched([self._layers.pop(layer).float() for layer in layers])
+        return torch.stack(found, dim=1)
+
+
+def with_profiles(
+    query: SpanQuery,
+    placed: Placed,
+    batch: MarkedBatch,
+    members: Sequence[int],
+    places: Sequence[tuple[int, int]],
+    kind: ProfileKind,
+) -> tuple[SpanQuery, ProfileRecord]:
+    """Ask in a query for the profile of each response, and return where they are recorded.
+
+    Args:
+        query: a query that :func:`build_query` made, and ``placed`` with it.
+        placed: where the responses' rows are among the R.
+        batch, members, places: as :func:`build_query` took them.
+        kind: what is kept.
+    """
+    groups, keys = [], []
+    offsets = _first_groups(batch, members, places)
+    for member, (b, start) in zip(members, places, strict=True):
+        for number, response in enumerate(batch.sequences[member].responses):
+            groups.append(offsets[b] + number)
+            keys.append(start + torch.arange(int(response.measured[-1]) + 1))
+    of_response = torch.tensor(groups)
+    row_groups = torch.full((len(query.rows),), -1, dtype=torch.int32)
+    row_groups[placed.tokens] = of_response.to(torch.int32).repeat_interleave(placed.counts)
+    total = int(of_response.max()) + 1
+    of_group = torch.zeros(total, dtype=torch.int64).index_add_(0, of_response, placed.counts)
+    factors = of_group[of_response] / placed.counts
+    counts = torch.tensor([len(one) for one in keys])
+    kept = ProfilePlaces(
+        groups=of_response.repeat_interleave(counts),
+        keys=torch.cat(keys),
+        factors=factors.float().repeat_interleave(counts),
+        counts=counts,
+    )
+    asked = ProfileQuery(row_groups, total, by_head=kind == "heads")
+    return replace(query, profile=asked), ProfileRecord(kind, kept)
+
+
+def _first_groups(
+    batch: MarkedBatch, members: Sequence[int], places: Sequence[tuple[int, int]]
+) -> dict[int, int]:
+    """Return the first group of each row of the layout: sequences of a row share groups."""
+    most: dict[int, int] = {}
+    for member, (b, _) in zip(members, places, strict=True):
+        most[b] = max(most.get(b, 0), len(batch.sequences[member].responses))
+    offsets, following = {}, 0
+    for b, count in most.items():
+        offsets[b] = following
+        following += count
+    return offsets
+
+
+def check_profile_size(
+    batch: MarkedBatch, kind: ProfileKind, layers: int, heads: int, most: int
+) -> None:
+    """Refuse profiles that would take too much memory, before anything runs.
+
+    Args:
+        batch: the batch, with the rows that are asked for.
+        kind: what is to be kept.
+        layers, heads: of the model.
+        most: the most bytes.
+
+    Raises:
+        ValueError: they take more; the kinds that take less are named, with their sizes.
+    """
+    keys = sum(
+        int(response.measured[-1]) + 1
+        for sequence in batch.sequences
+        for response in sequence.responses
+    )
+    sizes = {"mean": 4 * keys, "layers": 4 * keys * layers, "heads": 4 * keys * layers * heads}
+    if sizes[kind] <= most:
+        return
+    smaller = [f"{name!r} takes {_size(size)}" for name, size in sizes.items() if size <= most]
+    replies = sum(len(sequence.responses) for sequence in batch.sequences)
+    raise ValueError(
+        f"profile={kind!r} of {replies} responses takes {_size(sizes[kind])}, more than the "
+        f"{_size(most)} of profile_bytes; "
+        + (", ".join(smaller) if smaller else "give fewer responses at once")
+        + ", or allow more with profile_bytes"
+    )
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,86 @@
+"""Choose the rows of each response whose attention is averaged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from sra_fast.measure.spans import BatchRowError, MarkedBatch, MarkedSequence, Response
+from sra_fast.names import RowChoice
+
+
+def is_own_rows(rows: object) -> bool:
+    """Return whether the rows are those of the responses' own tokens.
+
+    Raises:
+        ValueError: there is no such choice.
+        TypeError: it is neither a word nor a tensor.
+    """
+    if isinstance(rows, Tensor):
+        return False
+    if not isinstance(rows, str):
+        raise TypeError(f"rows: expected a word or a tensor [B, T], got {type(rows).__name__}")
+    if rows not in get_args(RowChoice):
+        words = ", ".join(map(repr, get_args(RowChoice)))
+        raise ValueError(f"rows: expected {words} or a tensor [B, T], got {rows!r}")
+    return rows == "response"
+
+
+def choose_rows(marked: MarkedBatch, rows: RowChoice | Tensor) -> MarkedBatch:
+    """Return a batch whose responses have the rows that are asked for.
+
+    Args:
+        marked: the batch that was read.
+        rows: a word; or ``[B, T]``, bool for a batch with one response per sequence, or int with k
+            at the rows of the k-th response of a batch row.
+
+    Raises:
+        ValueError: rows of another shape or dtype.
+        BatchRowError: a response has no row.
+    """
+    if is_own_rows(rows):
+        return marked
+    if isinstance(rows, Tensor):
+        _check_mask(rows, marked)
+        rows = rows.cpu()
+    taken: dict[int, int] = {}
+    sequences = []
+    for sequence in marked.sequences:
+        numbered = taken.get(sequence.row, 0)
+        taken[sequence.row] = numbered + len(sequence.responses)
+        responses = tuple(
+            replace(response, rows=_rows_of(rows, sequence, response, numbered + at))
+            for at, response in enumerate(sequence.responses, 1)
+        )
+        sequences.append(replace(sequence, responses=responses))
+    return replace(marked, sequences=tuple(sequences))
+
+
+def _check_mask(rows: Tensor, marked: MarkedBatch) -> None:
+    if tuple(rows.shape) != marked.shape or rows.is_floating_point():
+        raise ValueError(
+            f"rows: expected {list(marked.shape)} bool or int, got {list(rows.shape)} {rows.dtype}"
+        )
+    most = max(len(sequence.responses) for sequence in marked.sequences)
+    if rows.dtype == torch.bool and most > 1:
+        raise ValueError(
+            f"rows: a sequence has {most} responses, so the rows of each need its number: give int "
+            "with k at the rows of the k-th response"
+        )
+
+
+def _rows_of(
+    rows: str | Tensor, sequence: MarkedSequence, response: Response, number: int
+) -> Tensor:
+    if isinstance(rows, str):
+        before = response.tokens - 1 if len(response.tokens) else response.after - 1
+        return before if rows == "predicting" else before[:1]
+    here = rows[sequence.row, sequence.start : sequence.end]
+    found = here if rows.dtype == torch.bool else here == number
+    at = found.nonzero().flatten()
+    if not len(at):
+        raise BatchRowError(sequence.row, f"`rows` marks none for response {number}")
+    return at
