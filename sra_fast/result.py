@@ -49,6 +49,18 @@ class SRAResult:
         span_tokens: int64 ``[n, P]``, number of tokens of each span.
         row_masses: float32 ``[ΣR_i, L, H, G]`` if the rows were kept, else None; see :meth:`rows`.
         row_counts: int64 ``[n]``, the ``R_i``, if the rows were kept, else None.
+        by_head: float32 ``[n, L, H, P]``, the authors' share of each head: its attention on a span
+            without the last token, divided by what key 0 and the sinks leave, then the mean over
+            the predicting rows. Its mean over heads is not ``reference``, which divides means over
+            heads. None in files of earlier versions.
+        profiles: float32 ``[ΣT_i]``, ``[ΣT_i, L]`` or ``[ΣT_i, L, H]`` if a profile was asked for,
+            else None; see :meth:`profile`.
+        profile_counts: int64 ``[n]``, the ``T_i`` of the profiles: how many tokens there are from
+            the beginning of the sequence to the last row.
+        profile_tokens: int32 ``[ΣT_i]``, the ids of these tokens; None without token ids.
+        profile_sources: int32 ``[ΣT_i]``, the number of each token's source, 0 for none; None
+            without sources.
+        source_names: for each response, the names of its sources; see :meth:`sources`.
         checked: "passed" if the masses of the model were compared with its own eager attention
             on a few tokens (:mod:`sra_fast.measure.self_check`), else "skipped: " and why;
             separated by semicolons where results were joined that differ in this.
@@ -67,6 +79,12 @@ class SRAResult:
     as_written: Tensor | None = None
     row_masses: Tensor | None = None
     row_counts: Tensor | None = None
+    by_head: Tensor | None = None
+    profiles: Tensor | None = None
+    profile_counts: Tensor | None = None
+    profile_tokens: Tensor | None = None
+    profile_sources: Tensor | None = None
+    source_names: tuple[tuple[str, ...], ...] = ()
     checked: str = UNCHECKED
 
     def __len__(self) -> int:
@@ -124,12 +142,100 @@ class SRAResult:
         """
         if self.row_masses is None or self.row_counts is None:
             raise ValueError("the rows were not kept; call score with keep_rows=True to keep them")
-        if not -len(self) <= i < len(self):
+        return self.row_masses[self._part(self.row_counts, i)].transpose(0, 1)
+
+    def profile(self, i: int) -> Tensor:
+        """Return the mean attention of response ``i``'s rows on every token up to its last row.
+
+        Returns:
+            float32 ``[T_i]``, ``[L, T_i]`` or ``[L, H, T_i]``, as ``profile`` of
+            :func:`sra_fast.score` said. Over the tokens it sums to 1 less the sinks' share.
+
+        Raises:
+            ValueError: no profile was asked for.
+            IndexError: no such response.
+        """
+        found = self._profiles()[self._part(self.profile_counts, i)]
+        return found.permute(*range(1, found.ndim), 0)
+
+    def token_ids(self, i: int) -> Tensor:
+        """Return the ids of the tokens that :meth:`profile` of response ``i`` is over, ``[T_i]``.
+
+        Raises:
+            ValueError: no profile was asked for, or the batch had embeddings instead of tokens.
+            IndexError: no such response.
+        """
+        self._profiles()
+        if self.profile_tokens is None:
+            raise ValueError("the batch had `inputs_embeds` and no token ids")
+        return self.profile_tokens[self._part(self.profile_counts, i)]
+
+    def source_masses(self, i: int) -> Tensor:
+        """Return what response ``i`` pays to each source: the sum of its profile over the tokens.
+
+        Returns:
+            float32 ``[S]``, ``[L, S]`` or ``[L, H, S]``, in the order of ``source_names[i]``.
+
+        Raises:
+            ValueError: there are no sources, or no profile was asked for.
+            IndexError: no such response.
+        """
+        numbers = self._source_ids(i).long()
+        profile = self.profile(i).double()
+        sums = profile.new_zeros(*profile.shape[:-1], len(self.source_names[i]) + 1)
+        return sums.index_add_(-1, numbers, profile)[..., 1:].float()
+
+    def sources(self, i: int) -> pandas.DataFrame:
+        """Return a table with one line per source of response ``i``, the largest mass first.
+
+        Its columns are ``source``, ``tokens``, ``mass`` (the share of attention that the response
+        pays to the source, as a mean over layers and heads) and ``mass_per_token``.
+        :meth:`source_masses` has the masses by layer and head.
+
+        Raises:
+            ValueError: there are no sources, or no profile was asked for.
+            IndexError: no such response.
+        """
+        with needed("cli", "pandas"):
+            import pandas
+
+        names = self.source_names[i] if self.source_names else ()
+        counts = torch.bincount(self._source_ids(i).long(), minlength=len(names) + 1)[1:]
+        masses = self.source_masses(i)
+        mass = masses.reshape(-1, len(names)).double().mean(dim=0)
+        table: pandas.DataFrame = pandas.DataFrame(
+            {
+                "source": list(names),
+                "tokens": counts.numpy(),
+                "mass": mass.numpy(),
+                "mass_per_token": (mass / counts).numpy(),
+            }
+        )
+        return table.sort_values("mass", ascending=False, kind="stable", ignore_index=True)
+
+    def _profiles(self) -> Tensor:
+        if self.profiles is None:
+            raise ValueError(
+                'there are no profiles; call score with profile="mean", "layers" or "heads"'
+            )
+        return self.profiles
+
+    def _source_ids(self, i: int) -> Tensor:
+        self._profiles()
+        if self.profile_sources is None:
+            raise ValueError(
+                "there are no sources; give the batch `source_ids`, or mark it with sources="
+            )
+        return self.profile_sources[self._part(self.profile_counts, i)]
+
+    def _part(self, counts: Tensor | None, i: int) -> slice:
+        """Return where the part of response ``i`` lies, given how long each one's is."""
+        if counts is None or not -len(self) <= i < len(self):
             raise IndexError(
                 f"there is no response {i}; the result has {len(self)}, which are numbered from 0"
             )
-        end = int(self.row_counts[: i % len(self) + 1].sum())
-        return self.row_masses[end - int(self.row_counts[i]) : end].transpose(0, 1)
+        end = int(counts[: i % len(self) + 1].sum())
+        return slice(end - int(counts[i]), end)
 
     def take(self, indices: Sequence[int]) -> SRAResult:
         """Return a result with the responses at ``indices``, in that order."""
@@ -139,10 +245,15 @@ class SRAResult:
         changed: dict[str, Any] = {
             name: getattr(self, name)[at]
             for name in _TENSORS
-            if name != "row_masses" and getattr(self, name) is not None
+            if name not in _IN_PARTS and getattr(self, name) is not None
         }
-        if self.row_masses is not None:
-            changed["row_masses"] = torch.cat([self.rows(i).transpose(0, 1) for i in at.tolist()])
+        for name, counts in _IN_PARTS.items():
+            whole = getattr(self, name)
+            if whole is not None:
+                parts = [whole[self._part(getattr(self, counts), i)] for i in at.tolist()]
+                changed[name] = torch.cat(parts) if parts else whole[:0]
+        if self.source_names:
+            changed["source_names"] = tuple(self.source_names[i] for i in at.tolist())
         changed["by_layer"] = {name: value[at] for name, value in self.by_layer.items()}
         return replace(self, **changed)
 
@@ -208,6 +319,10 @@ class SRAResult:
                 tensors[name] = value
         kept = ("definition", "spans", "names", "layers", "checked")
         names = {name: getattr(self, name) for name in kept}
+        if self.source_names:
+            sets = list(dict.fromkeys(self.source_names))
+            names["sources"] = sets
+            names["source_sets"] = [sets.index(one) for one in self.source_names]
         # One key: safetensors writes several in any order, and equal results are equal files.
         metadata = {"sra_fast": json.dumps({"format": _FORMAT, **names})}
         copies = {
@@ -258,6 +373,7 @@ class SRAResult:
             layers=tuple(names["layers"]),
             checked=names.get("checked", UNCHECKED),
             by_layer={name: tensors[f"by_layer/{name}"] for name in (*DEFINITIONS, *own)},
+            source_names=_source_names(names),
             **{name: tensors.get(name) for name in _TENSORS},  # type: ignore[arg-type]
         )
 
@@ -313,6 +429,14 @@ def joined(results: Sequence[SRAResult]) -> SRAResult:
             raise ValueError("results with and without their rows cannot be joined")
         if (other.as_written is None) != (first.as_written is None):
             raise ValueError("results with and without a known layout cannot be joined")
+        for name in ("by_head", "profiles", "profile_tokens", "profile_sources"):
+            ours, theirs = getattr(first, name), getattr(other, name)
+            kinds = [None if one is None else one.shape[1:] for one in (ours, theirs)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"only some of the results have {name}, or of another kind, so they cannot be "
+                    "joined"
+                )
 
     def together(name: str) -> Tensor | None:
         if getattr(first, name) is None:
@@ -323,6 +447,7 @@ def joined(results: Sequence[SRAResult]) -> SRAResult:
     changed["by_layer"] = {
         name: torch.cat([result.by_layer[name] for result in results]) for name in first.by_layer
     }
+    changed["source_names"] = tuple(names for result in results for names in result.source_names)
     changed["checked"] = "; ".join(dict.fromkeys(result.checked for result in results))
     return replace(first, **changed)
 
@@ -342,7 +467,29 @@ def _renumbered(results: Sequence[SRAResult]) -> list[SRAResult]:
 
 
 _ALWAYS = ("mass", "conversation", "turn", "response_tokens", "span_tokens")
-_TENSORS = (*_ALWAYS, "as_written", "row_masses", "row_counts")
+_TENSORS = (
+    *_ALWAYS,
+    "as_written",
+    "row_masses",
+    "row_counts",
+    "by_head",
+    "profiles",
+    "profile_counts",
+    "profile_tokens",
+    "profile_sources",
+)
+# Tensors whose first axis is that of all responses' parts, and what says how long each part is.
+_IN_PARTS = {
+    "row_masses": "row_counts",
+    "profiles": "profile_counts",
+    "profile_tokens": "profile_counts",
+    "profile_sources": "profile_counts",
+}
+
+
+def _source_names(names: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    sets = [tuple(one) for one in names.get("sources", [])]
+    return tuple(sets[index] for index in names.get("source_sets", []))
 
 
 def _names_in(metadata: dict[str, str]) -> dict[str, Any] | None:
@@ -369,6 +516,14 @@ def _misshapen(tensors: dict[str, Tensor], names: dict[str, Any]) -> str | None:
     if "row_counts" in tensors or "row_masses" in tensors:
         rows = int(tensors["row_counts"].sum()) if "row_counts" in tensors else None
         wanted |= {"row_counts": (n,), "row_masses": (rows, layers, None, len(names["names"]))}
+    if "by_head" in tensors:
+        wanted["by_head"] = (n, layers, None, spans)
+    if "profile_counts" in tensors or "profiles" in tensors:
+        kept = int(tensors["profile_counts"].sum()) if "profile_counts" in tensors else None
+        further = tensors["profiles"].ndim - 1 if "profiles" in tensors else 0
+        wanted |= {"profile_counts": (n,), "profiles": (kept, *(layers, None)[:further])}
+        of_tokens = ("profile_tokens", "profile_sources")
+        wanted |= {name: (kept,) for name in of_tokens if name in tensors}
     if f"by_layer/{names['definition']}" not in tensors:
         return f"by_layer/{names['definition']} is missing"
     for name, shape in wanted.items():

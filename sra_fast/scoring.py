@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,16 +16,25 @@ from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
 from sra_fast.measure.laying_out import laid_out
-from sra_fast.measure.marked_query import build_query, query_as_given
+from sra_fast.measure.marked_query import Placed, build_query, query_as_given
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
+from sra_fast.measure.profiles import (
+    ProfileRecord,
+    attach_profiles,
+    check_profile_kind,
+    check_profile_size,
+    with_profiles,
+)
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
+from sra_fast.measure.row_choice import choose_rows, is_own_rows
 from sra_fast.measure.run_as_given import run_whole
 from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import ServedModel, evaluating, may_be_stopped, serve, switched
+from sra_fast.measure.source_ids import Sources
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.trial import tried
-from sra_fast.names import FORWARD_TOKENS
+from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind, RowChoice
 from sra_fast.result import SKIPPED, SRAResult, joined
 
 
@@ -38,6 +47,9 @@ def score(
     backend: str = "auto",
     forward_tokens: int = FORWARD_TOKENS,
     check: bool = True,
+    profile: ProfileKind | None = None,
+    profile_bytes: int = PROFILE_BYTES,
+    rows: RowChoice | Tensor = "response",
 ) -> SRAResult:
     """Measure how much the responses of a batch attend to the spans of their prompts.
 
@@ -67,6 +79,10 @@ def score(
               (optional) as :func:`sra_fast.encode` gives them,
             - whatever else the model's forward pass takes: ``pixel_values``, ``token_type_ids``, ….
 
+            - ``source_ids [B, T]`` int32, s at the tokens of the s-th of any number of disjoint
+              sources of a row (0: none), and their ``source_names`` (both optional, with a
+              profile; :func:`sra_fast.mark` makes them).
+
             ``labels``, ``strategies`` and ``length`` may be there too, and change no mass.
 
         definition: the definition that ``result.sra`` gives, built-in or one of your own
@@ -78,6 +94,16 @@ def score(
         check: whether to compare the masses of a few tokens with the model's own eager attention
             when its class and configuration is first scored in this process
             (:mod:`sra_fast.measure.self_check`); ``result.checked`` says how that went.
+        profile: whether to keep, for each response, the mean over its rows of their attention on
+            every token (``result.profile(i)``): "heads" of every head, "layers" as each layer's
+            mean over heads, "mean" as the mean over layers and heads. None for no profile.
+        profile_bytes: the most bytes that the profiles may take.
+        rows: the rows whose attention is averaged, in masses, scores and profiles: "response" for a
+            response's own tokens; "predicting" for the positions one before each, which predict
+            them; "last_prompt" for the one that predicts the first token, or the last token of a
+            sequence without a response; or a mask ``[B, T]``, bool, or int with k at the rows of
+            the k-th response. Under all but the first, the definitions that look at predicting rows
+            look at the chosen ones.
 
     Returns:
         The scores of all responses, in the order of the batch.
@@ -85,7 +111,7 @@ def score(
     Raises:
         ValueError: a batch that cannot be scored (the row is named), a key that neither the model
             nor this function reads, inputs with which the model is not served (images that it sees
-            both ways), NaN in the hidden states, prompts beyond the model's context, a model that
+            both ways), profiles that would take more than ``profile_bytes``, NaN in the hidden states, prompts beyond the model's context, a model that
             is not served, no such backend, or ``forward_tokens`` below 1.
         SelfCheckError: what would be measured is not what the model does.
         KeyError: the tokens or a mask are missing, or there is no such definition.
@@ -97,8 +123,18 @@ def score(
     served = serve(model)
     refuse_adapters(served.top)
     served = tried(served)
-    content = read_content(served, batch)
-    marked = content.marked
+    content = read_content(served, batch, unanswered=not is_own_rows(rows))
+    marked = choose_rows(content.marked, rows)
+    if content.sources is not None and profile is None:
+        raise ValueError(
+            "source_ids: what a response pays to a source is a sum over its profile, and none is "
+            'asked for; give profile="mean" ("layers", "heads"), or leave the sources out'
+        )
+    if profile is not None:
+        check_profile_kind(profile)
+        config = served.decoder.config
+        sizes = int(config.num_hidden_layers), int(config.num_attention_heads)
+        check_profile_size(marked, profile, *sizes, profile_bytes)
     _check_definable(marked, definition)
     _check_lengths(served, marked)
     lengths = [sequence.length for sequence in marked.sequences]
@@ -109,13 +145,12 @@ def score(
     if laid_out_anew:
         plan = forwards(served, lengths, forward_tokens)
     checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
+    asked = _Asked(definition, keep_rows, backend, profile, content.sources)
     with torch.no_grad(), switched(served), evaluating(served.whole):
         results = [
-            _run(
-                served, marked, content.tokens["input_ids"], forward, definition, keep_rows, backend
-            )
+            _run(served, marked, content.tokens["input_ids"], forward, asked)
             if laid_out_anew
-            else _run_as_given(served, content, definition, keep_rows, backend)
+            else _run_as_given(served, marked, content, asked)
             for forward in plan
         ]
     done = [
@@ -128,14 +163,19 @@ def score(
     return replace(joined(results).take(in_order), checked=checked)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of each forward pass."""
+
+    definition: str
+    keep_rows: bool
+    backend: str
+    profile: ProfileKind | None
+    sources: Sources | None
+
+
 def _run(
-    served: ServedModel,
-    marked: MarkedBatch,
-    input_ids: Tensor,
-    forward: Forward,
-    definition: str,
-    keep_rows: bool,
-    backend: str,
+    served: ServedModel, marked: MarkedBatch, input_ids: Tensor, forward: Forward, asked: _Asked
 ) -> SRAResult:
     """Run one forward pass, and return the results of its members' responses, in their order."""
     pieces = []
@@ -145,34 +185,69 @@ def _run(
     inputs, places = laid_out(pieces, forward.packed)
     shape = inputs["input_ids"].shape
     query, placed = build_query(marked, forward.members, places, shape)
-    request = _request(served, query, backend, served.can_stop)
+    request = _request(query, placed, marked, forward.members, places, asked)
+    request.stop_after = _last_layer(served) if served.can_stop else None
     device = _input_device(served)
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
         served.decoder(**inputs, use_cache=False, **{REQUEST: request})
-    return reduce(
-        request, placed, marked, forward.members, served.attention_layers, definition, keep_rows
-    )
+    return _reduced(served, request, placed, marked, forward.members, input_ids, asked)
 
 
 def _run_as_given(
-    served: ServedModel, content: BatchContent, definition: str, keep_rows: bool, backend: str
+    served: ServedModel, marked: MarkedBatch, content: BatchContent, asked: _Asked
 ) -> SRAResult:
     """Run the whole model once on a batch whose inputs cannot be laid out anew."""
-    query, placed = query_as_given(content.marked)
-    request = _request(served, query, backend, may_be_stopped(served.whole))
+    query, placed = query_as_given(marked)
+    members = range(len(marked.sequences))
+    places = [(sequence.row, sequence.start) for sequence in marked.sequences]
+    request = _request(query, placed, marked, members, places, asked)
+    request.stop_after = _last_layer(served) if may_be_stopped(served.whole) else None
     with fresh_rope(served.decoder):
         inputs = {**content.tokens, **content.model_inputs}
         run_whole(served, inputs, request, _input_device(served))
-    members = range(len(content.marked.sequences))
+    ids = content.tokens.get("input_ids")
+    return _reduced(served, request, placed, marked, members, ids, asked)
+
+
+def _request(
+    query: SpanQuery,
+    placed: Placed,
+    marked: MarkedBatch,
+    members: Sequence[int],
+    places: Sequence[tuple[int, int]],
+    asked: _Asked,
+) -> SpanRequest:
+    """Make a request for the masses and, if wanted, for the profiles."""
+    record = None
+    if asked.profile is not None:
+        query, record = with_profiles(query, placed, marked, members, places, asked.profile)
+    return SpanRequest(
+        query, mass_grad=False, in_outputs=False, backend=asked.backend, profiles=record
+    )
+
+
+def _reduced(
+    served: ServedModel,
+    request: SpanRequest,
+    placed: Placed,
+    marked: MarkedBatch,
+    members: Sequence[int],
+    input_ids: Tensor | None,
+    asked: _Asked,
+) -> SRAResult:
+    """Return the results of the responses of a forward pass, with their profiles if any."""
     layers = served.attention_layers
-    return reduce(request, placed, content.marked, members, layers, definition, keep_rows)
+    result = reduce(request, placed, marked, members, layers, asked.definition, asked.keep_rows)
+    record = request.profiles
+    if not isinstance(record, ProfileRecord):
+        return result
+    return attach_profiles(result, record, marked, members, input_ids, asked.sources)
 
 
-def _request(served: ServedModel, query: SpanQuery, backend: str, can_stop: bool) -> SpanRequest:
-    """Make a request that ends the forward pass with the last mass, where that is possible."""
-    stop = max(served.attention_layers, default=None) if can_stop else None
-    return SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
+def _last_layer(served: ServedModel) -> int | None:
+    """Return the layer with whose mass a forward pass may end."""
+    return max(served.attention_layers, default=None)
 
 
 def _input_device(served: ServedModel) -> torch.device:

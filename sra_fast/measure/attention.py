@@ -106,11 +106,12 @@ def attention(
     layer = _layer_index(module)
     if layer == sra_request.stop_after:
         last = span_mass(query, key, spans, **rule)
-        sra_request.record(module, given, last.mass, _sink_mass(s_aux, last.lse))
+        sink_mass = _sink_mass(s_aux, last.lse)
+        sra_request.record(module, given, last.mass, sink_mass, last.profile)
         raise ForwardStopped
     result = span_attention(query, key, value, spans, mass_grad=sra_request.mass_grad, **rule)
     lse = None if s_aux is None else _of_rows(result.lse, spans)
-    sra_request.record(module, given, result.mass, _sink_mass(s_aux, lse))
+    sra_request.record(module, given, result.mass, _sink_mass(s_aux, lse), result.profile)
     mass = result.mass if sra_request.in_outputs else None
     return result.out.transpose(1, 2).contiguous(), mass
 

@@ -23,6 +23,7 @@ from sra_fast.measure.given_positions import (
 )
 from sra_fast.measure.request import REQUEST
 from sra_fast.measure.served import ServedModel
+from sra_fast.measure.source_ids import SOURCE_KEYS, Sources, read_sources
 from sra_fast.measure.spans import COLUMN_KEYS, MASK_KEYS, MarkedBatch, read_batch
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -32,7 +33,7 @@ WITHOUT_EFFECT = ("labels", STRATEGIES, LENGTH)
 
 IGNORED_LABEL = -100  # the label of tokens that the loss leaves out
 
-_MARKS = (*MASK_KEYS, *COLUMN_KEYS)
+_MARKS = (*MASK_KEYS, *COLUMN_KEYS, *SOURCE_KEYS)
 _TOKENS = ("input_ids", "inputs_embeds", "attention_mask", POSITIONS)
 _CACHES = ("past_key_values", "cache_params", "cache_position", "cache")
 _OUTPUTS = (
@@ -56,12 +57,14 @@ class BatchContent:
         tokens: its tokens as the model takes them: ``input_ids`` or ``inputs_embeds``, and
             ``attention_mask`` and ``position_ids`` if there are any.
         model_inputs: the model's other inputs, such as images.
+        sources: what the tokens are sources of; None if the batch has no sources.
     """
 
     marked: MarkedBatch
     positions: GivenPositions
     tokens: dict[str, Any]
     model_inputs: dict[str, Any]
+    sources: Sources | None = None
 
     @property
     def only_tokens(self) -> bool:
@@ -69,8 +72,15 @@ class BatchContent:
         return not (self.model_inputs or self.positions.own or "inputs_embeds" in self.tokens)
 
 
-def read_content(served: ServedModel, batch: Mapping[str, Any]) -> BatchContent:
+def read_content(
+    served: ServedModel, batch: Mapping[str, Any], *, unanswered: bool = False
+) -> BatchContent:
     """Read a batch that is to be scored.
+
+    Args:
+        served: the model.
+        batch: the batch.
+        unanswered: whether its sequences may have no response yet.
 
     Raises:
         ValueError: a key that nobody reads, or a value that cannot be; both are named.
@@ -98,7 +108,7 @@ def read_content(served: ServedModel, batch: Mapping[str, Any]) -> BatchContent:
         inputs[key] = value
     tokens = {key: batch[key] for key in _TOKENS if batch.get(key) is not None}
     shape = _token_shape(tokens)
-    given = {**batch, "response_mask": _responses(batch)}
+    given = {**batch, "response_mask": _responses(batch, shape if unanswered else None)}
     positions = read_positions(batch, shape)
     if POSITIONS in tokens and served.takes_positions and not served.counts_from_zero:
         positions = replace(positions, own=True)  # what it makes itself is something else
@@ -108,11 +118,13 @@ def read_content(served: ServedModel, batch: Mapping[str, Any]) -> BatchContent:
         _check_reach(served, tokens[POSITIONS])
     if positions.own or served.fed_from_above:  # the row runs as it was given
         _check_packable(served, positions)
+    marked = read_batch(given, positions.segments, unanswered=unanswered)
     return BatchContent(
-        read_batch(given, positions.segments),
+        marked,
         positions,
         {key: value for key, value in tokens.items() if key != POSITIONS or POSITIONS in taken},
         inputs,
+        read_sources(batch, marked),
     )
 
 
@@ -175,11 +187,16 @@ def read_marks(served: ServedModel, inputs: Mapping[str, Any]) -> MarkedBatch:
     return read_batch({**inputs, "response_mask": responses}, positions.segments)
 
 
-def _responses(inputs: Mapping[str, Any]) -> Any:
-    """Return the mask of the responses, which the labels tell where there is none."""
+def _responses(inputs: Mapping[str, Any], unanswered: tuple[int, int] | None = None) -> Any:
+    """Return the mask of the responses, which the labels tell where there is none.
+
+    Of prompts that may be ``unanswered [B, T]`` it is empty without either.
+    """
     mask, labels = inputs.get("response_mask"), inputs.get("labels")
     if mask is not None:
         return mask
+    if labels is None and unanswered is not None:
+        return torch.zeros(unanswered, dtype=torch.int32)
     if not isinstance(labels, Tensor):
         raise KeyError(
             "the batch needs `response_mask`, or `labels` that are -100 outside of the responses"

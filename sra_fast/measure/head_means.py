@@ -29,11 +29,13 @@ class HeadMeans:
         masses: ``[R, L, H, G]`` in the dtype that sums are kept in.
         heads: ``[R, L, G]``, their means over heads.
         rest: ``[R, L]``, the mean over heads of the share that neither key 0 nor a sink takes.
+        left: ``[R, L, H]``, that share of each head.
     """
 
     masses: Tensor
     heads: Tensor
     rest: Tensor
+    left: Tensor
 
 
 def layer_groups(request: SpanRequest, layers: Sequence[int]) -> list[tuple[int, ...]]:
@@ -67,7 +69,7 @@ def head_means(
         sinks = [request.sink_masses.get(layer, nothing).detach() for layer in layers]
         taken = torch.stack(sinks, dim=1)
         left = left - (taken if heads is None else taken.index_select(2, heads))
-    return HeadMeans(masses, masses.mean(dim=2), left.mean(dim=2))
+    return HeadMeans(masses, masses.mean(dim=2), left.mean(dim=2), left)
 
 
 @lru_cache(maxsize=64)

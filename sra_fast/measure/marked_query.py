@@ -17,8 +17,9 @@ class Placed:
     """The places of n responses' rows among the ``R`` rows of a query, one response after another.
 
     Attributes:
-        tokens: ``[K]`` int64, rows of the responses' own tokens.
-        predicting: ``[K]`` int64, rows of the positions one before, which predict these tokens.
+        tokens: ``[K]`` int64, rows of the responses' own tokens, or those chosen instead.
+        predicting: ``[K]`` int64, rows of the positions one before, which predict these tokens;
+            the same as ``tokens`` where rows were chosen.
         every: ``[E]`` int64, both, ascending in each response, each once.
         counts: ``[n]`` int64, how many of ``tokens`` are of each response.
         row_counts: ``[n]`` int64, how many of ``every`` are of each response.
@@ -55,14 +56,17 @@ def build_query(
     ends = torch.tensor(lengths).cumsum(0)
     starts = ends - torch.tensor(lengths)
     tokens, counts = _response_tokens(sequences, starts)
+    # Rows that were chosen are looked at alone, without those that predict them.
+    chosen = any(one.rows is not None for sequence in sequences for one in sequence.responses)
+    predicting = tokens if chosen else tokens - 1
     asked = torch.zeros(sum(lengths), dtype=torch.bool)
     asked[tokens] = True
-    asked[tokens - 1] = True
+    asked[predicting] = True
     rows = asked.nonzero().flatten()
     place = torch.zeros(sum(lengths), dtype=torch.int64)  # of a position among those asked for
     place[rows] = torch.arange(len(rows))
-    every, row_counts = _with_those_before(tokens, counts)
-    placed = Placed(place[tokens], place[tokens - 1], place[every], counts, row_counts)
+    every, row_counts = (tokens, counts) if chosen else _with_those_before(tokens, counts)
+    placed = Placed(place[tokens], place[predicting], place[every], counts, row_counts)
 
     spans = torch.cat([sequence.spans for sequence in sequences], dim=1)
     labels = torch.zeros(*shape, dtype=torch.int32)
@@ -89,8 +93,8 @@ def query_as_given(batch: MarkedBatch) -> tuple[SpanQuery, Placed]:
 
 
 def _response_tokens(sequences: Sequence[MarkedSequence], starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the positions of all responses' tokens, ``[K]``, and their numbers, ``[n]``."""
-    tokens = [response.tokens for sequence in sequences for response in sequence.responses]
+    """Return the positions of all responses' rows, ``[K]``, and their numbers, ``[n]``."""
+    tokens = [response.measured for sequence in sequences for response in sequence.responses]
     counts = torch.tensor([len(one) for one in tokens])
     replies = torch.tensor([len(sequence.responses) for sequence in sequences])
     return torch.cat(tokens) + starts.repeat_interleave(replies).repeat_interleave(counts), counts

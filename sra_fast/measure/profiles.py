@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -20,8 +21,10 @@ from torch import Tensor
 from sra_fast.kernels.contract import ProfileQuery, SpanQuery
 from sra_fast.measure.marked_query import Placed
 from sra_fast.measure.one_copy import fetched, sent
+from sra_fast.measure.source_ids import Sources
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.names import ProfileKind
+from sra_fast.result import SRAResult
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,44 @@ def with_profiles(
     return replace(query, profile=asked), ProfileRecord(kind, kept)
 
 
+def attach_profiles(
+    result: SRAResult,
+    record: ProfileRecord,
+    batch: MarkedBatch,
+    members: Sequence[int],
+    input_ids: Tensor | None,
+    sources: Sources | None,
+) -> SRAResult:
+    """Return a result with the profiles of its responses, their tokens and sources.
+
+    Args:
+        result: the result of the forward pass.
+        record: what its layers brought.
+        batch: the batch that was read.
+        members: indices of those of its sequences that the forward pass held.
+        input_ids: ``[B, T]`` of the batch; None if it has embeddings instead.
+        sources: the sources of the batch, if it has any.
+    """
+    tokens, ids, names = [], [], []
+    for member in members:
+        sequence = batch.sequences[member]
+        for response in sequence.responses:
+            here = slice(sequence.start, sequence.start + int(response.measured[-1]) + 1)
+            if input_ids is not None:
+                tokens.append(input_ids[sequence.row, here].cpu().to(torch.int32))
+            if sources is not None:
+                ids.append(sources.ids[sequence.row, here])
+                names.append(sources.names[sequence.row])
+    return replace(
+        result,
+        profiles=record.taken(result.layers),
+        profile_counts=record.counts,
+        profile_tokens=torch.cat(tokens) if tokens else None,
+        profile_sources=torch.cat(ids) if ids else None,
+        source_names=tuple(names),
+    )
+
+
 def _first_groups(
     batch: MarkedBatch, members: Sequence[int], places: Sequence[tuple[int, int]]
 ) -> dict[int, int]:
@@ -138,6 +179,13 @@ def _first_groups(
         offsets[b] = following
         following += count
     return offsets
+
+
+def check_profile_kind(kind: str) -> None:
+    """Refuse a kind of profile that there is not."""
+    if kind not in get_args(ProfileKind):
+        words = ", ".join(map(repr, get_args(ProfileKind)))
+        raise ValueError(f"profile: expected {words} or None, got {kind!r}")
 
 
 def check_profile_size(

@@ -59,7 +59,7 @@ def reduce(
     with torch.no_grad():
         groups = layer_groups(request, answered)
         places = _on_devices(request, groups, placed, counts)
-        parts, scores, masses, sums = [], [], [], []
+        parts, scores, masses, of_heads, sums = [], [], [], [], []
         for group, rows in zip(groups, places, strict=True):
             means = head_means(request, group)
             part = rows.masses(means.heads, means.rest)
@@ -67,6 +67,8 @@ def reduce(
             parts.append(part)
             scores.append(of_each.float())  # [definitions, n, L, P]
             masses.append(rows.means(means.masses, rows.tokens).float())  # [n, L, H, G]
+            shares = means.masses[..., 1:-1:2] / means.left[..., None]  # [R, L, H, P]
+            of_heads.append(rows.means(shares, rows.predicting).float())  # [n, L, H, P]
             sums.append(means.heads.sum(dim=(0, 2)).float())  # [L], finite if all masses are
             del means
         own = [name for name in known_definitions() if name not in DEFINITIONS]
@@ -78,8 +80,8 @@ def reduce(
             raise
         kept = _every_row(request, groups, placed.every) if keep_rows else None
 
-    found = iter(fetched([*scores, *masses, *sums, *of_own]))
-    scores, masses, sums = ([next(found) for _ in groups] for _ in range(3))
+    found = iter(fetched([*scores, *masses, *of_heads, *sums, *of_own]))
+    scores, masses, of_heads, sums = ([next(found) for _ in groups] for _ in range(4))
     if not bool(torch.cat(sums).isfinite().all()):
         _refuse_not_finite(request, answered, placed, owners)
     by_layer = dict(zip([*DEFINITIONS, *own], [*torch.cat(scores, dim=2), *found], strict=True))
@@ -94,7 +96,8 @@ def reduce(
         conversation=torch.tensor([response.conversation for response in responses]),
         turn=torch.tensor(turns),
         as_written=_layouts([response.as_written for response in responses]),
-        response_tokens=placed.counts,
+        by_head=torch.cat(of_heads, dim=1),
+        response_tokens=torch.tensor([len(response.tokens) for response in responses]),
         span_tokens=counts,
         row_masses=kept,
         row_counts=placed.row_counts if keep_rows else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Protocol
 from weakref import ref
 
 from torch import Tensor, nn
@@ -12,6 +13,14 @@ from sra_fast.measure import compat
 from sra_fast.measure.unserved import UnservedModelError
 
 REQUEST = "sra_request"  # the keyword argument of the model call
+
+
+class ProfileKeeper(Protocol):
+    """An object that keeps the profiles that layers bring."""
+
+    def add(self, layer: int, profile: Tensor) -> None:
+        """Keep what is needed of a layer's ``[P, Hq, N]`` or ``[P, N]``, for all N keys."""
+        ...
 
 
 class ForwardStopped(Exception):  # noqa: N818 - it is a signal that ends a forward, not an error
@@ -32,6 +41,7 @@ class SpanRequest:
         mass_grad: whether the masses carry gradients.
         in_outputs: whether ``output_attentions=True`` finds the masses in ``outputs.attentions``.
         backend: backend of the op, built-in or registered.
+        profiles: where the profiles that the query asks for are kept; they carry no gradient.
 
     Attributes:
         masses: ``{layer_idx: [R, Hq, G]}`` float32.
@@ -47,18 +57,25 @@ class SpanRequest:
         mass_grad: bool = True,
         in_outputs: bool = True,
         backend: str = "auto",
+        profiles: ProfileKeeper | None = None,
     ) -> None:
         self.query = query
         self.stop_after = stop_after
         self.mass_grad = mass_grad
         self.in_outputs = in_outputs
         self.backend = check_backend(backend)
+        self.profiles = profiles
         self.masses: dict[int, Tensor] = {}
         self.sink_masses: dict[int, Tensor] = {}
         self._queries: dict[int, ref[Tensor]] = {}
 
     def record(
-        self, module: nn.Module, queries: Tensor, mass: Tensor, sink_mass: Tensor | None
+        self,
+        module: nn.Module,
+        queries: Tensor,
+        mass: Tensor,
+        sink_mass: Tensor | None,
+        profile: Tensor | None = None,
     ) -> None:
         """Keep the masses of a layer, the first ones only: checkpointing recomputes layers.
 
@@ -68,6 +85,8 @@ class SpanRequest:
                 each with a part of its values.
             mass: ``[R, Hq, G]``.
             sink_mass: ``[R, Hq]``, or None if the layer has no sinks.
+            profile: ``[P, Hq, N]`` or ``[P, N]`` if the query asks for profiles. A layer that holds
+                only the last of the keys has only theirs.
 
         Raises:
             UnservedModelError: the layer attends a second time outside of a backward pass.
@@ -85,3 +104,6 @@ class SpanRequest:
         self._queries[layer] = ref(queries)
         if sink_mass is not None:
             self.sink_masses[layer] = sink_mass
+        if self.profiles is not None and profile is not None:
+            unseen = self.query.key_labels.shape[1] - profile.shape[-1]
+            self.profiles.add(layer, nn.functional.pad(profile, (unseen, 0)) if unseen else profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +14,20 @@ from sra_fast.measure.spans import BatchRowError, MarkedBatch
 SOURCE_KEYS = ("source_ids", "source_names")
 
 
-def read_sources(
-    batch: Mapping[str, Any], marked: MarkedBatch
-) -> tuple[Tensor, list[tuple[str, ...]]] | None:
+@dataclass(frozen=True)
+class Sources:
+    """Disjoint pieces of the sequences of a batch.
+
+    Attributes:
+        ids: ``[B, T]`` int32, s at the tokens of the s-th source of a batch row, 0 at others.
+        names: the names of each row's sources.
+    """
+
+    ids: Tensor
+    names: tuple[tuple[str, ...], ...]
+
+
+def read_sources(batch: Mapping[str, Any], marked: MarkedBatch) -> Sources | None:
     """Read the sources of a batch, if it has any.
 
     Args:
@@ -24,7 +36,7 @@ def read_sources(
         marked: the batch that was read.
 
     Returns:
-        ``source_ids`` and the names of each row; None without sources.
+        The sources, or None if there are none.
 
     Raises:
         ValueError: they do not fit the batch, or a name repeats.
@@ -34,9 +46,7 @@ def read_sources(
     if ids is None and names is None:
         return None
     if not isinstance(ids, Tensor):
-        raise ValueError(
-            "source_names: there are no `source_ids [B, T]` that they are the names of"
-        )
+        raise ValueError("source_names: there are no `source_ids [B, T]` that they name")
     if tuple(ids.shape) != marked.shape or ids.is_floating_point() or ids.dtype == torch.bool:
         raise ValueError(
             f"source_ids: expected {list(marked.shape)} int32, got {list(ids.shape)} {ids.dtype}"
@@ -46,18 +56,16 @@ def read_sources(
         raise ValueError("source_ids: numbers of sources start at 1, 0 is no source")
     found = _names(names, ids)
     for row, of_row in enumerate(found):
-        repeated = (
-            sorted({name for name in of_row if of_row.count(name) > 1})
-            if (len(set(of_row)) < len(of_row))
-            else []
-        )
-        if repeated:
-            raise BatchRowError(row, f"source_names: {repeated[0]!r} is there more than once")
+        seen: set[str] = set()
+        for name in of_row:
+            if name in seen:
+                raise BatchRowError(row, f"source_names: {name!r} is there more than once")
+            seen.add(name)
         if int(ids[row].max()) > len(of_row):
             raise BatchRowError(
                 row, f"source_ids reach to {int(ids[row].max())}, and {len(of_row)} are named"
             )
-    return ids, found
+    return Sources(ids, tuple(found))
 
 
 def _names(names: object, ids: Tensor) -> list[tuple[str, ...]]:

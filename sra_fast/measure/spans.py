@@ -44,12 +44,22 @@ class Response:
         tokens: ``[r]`` int64, its tokens' positions in the sequence, ascending, none at 0.
         as_written: whether its prompt is laid out unlike when it was the last reply; None if the
             batch does not say.
+        rows: ``[m]`` int64, the positions whose attention is averaged, ascending; None for those of
+            ``tokens``, beside which those one before, which predict them, are looked at too.
+        after: the position after the sequence's last, where a response that is still to come begins.
     """
 
     conversation: int
     turn: int
     tokens: Tensor
     as_written: bool | None = None
+    rows: Tensor | None = None
+    after: int = 0
+
+    @property
+    def measured(self) -> Tensor:
+        """The positions whose attention is averaged."""
+        return self.tokens if self.rows is None else self.rows
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,10 @@ class MarkedBatch:
 
 
 def read_batch(
-    batch: Mapping[str, Any], segments: Sequence[tuple[int, int, int]] | None = None
+    batch: Mapping[str, Any],
+    segments: Sequence[tuple[int, int, int]] | None = None,
+    *,
+    unanswered: bool = False,
 ) -> MarkedBatch:
     """Read and check the masks of a batch.
 
@@ -98,6 +111,8 @@ def read_batch(
         batch: a batch as :func:`sra_fast.score` takes it.
         segments: ``(row, start, end)`` of each sequence, for packed batches; if None,
             ``attention_mask`` tells the one sequence of each row.
+        unanswered: whether a sequence may have no response yet; then it gets one of no tokens,
+            which begins where the sequence ends.
 
     Raises:
         ValueError: a mask of a wrong shape or dtype, on padding, or empty; the row is named.
@@ -130,9 +145,16 @@ def read_batch(
                 if layouts is None
                 else bool(_entry(layouts, row, number, "as_written", "layout")),
                 tokens=tokens,
+                after=end - start,
             )
             for number, tokens in tokens_of.items()
         ]
+        if unanswered and not found:
+            number = len(sequences) if conversations is None else int(conversations[row])
+            none = torch.zeros(0, dtype=torch.int64)
+            found = [
+                Response(number, 1, none, None if layouts is None else False, after=end - start)
+            ]
         numbered[row] = max([earlier, *numbers])
         sequence = MarkedSequence(row, start, end, spans[:, row, start:end], tuple(found))
         _check(sequence, names, has_span)
@@ -262,6 +284,6 @@ def _check(sequence: MarkedSequence, names: tuple[str, ...], has_span: bool) -> 
     if not has_span:
         raise BatchRowError(sequence.row, f"no token is marked as {names[0]!r}")
     for response in sequence.responses:
-        if int(response.tokens[0]) == 0:
+        if len(response.tokens) and int(response.tokens[0]) == 0:
             problem = "a response starts at the sequence's first token, which no position predicts"
             raise BatchRowError(sequence.row, problem)
