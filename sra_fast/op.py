@@ -75,10 +75,10 @@ def span_attention(
     query = _fitting(query, q, k)
     if q.numel() == 0 or q.shape[2] == 0:
         return _nothing(q, v, query)
-    with torch.autocast(q.device.type, enabled=False):  # it would take the masses to half precision
-        wants_grad = mass_grad and needs_grad(q, k, sinks)
-        kernels = _backend(backend, q, k, v, rule, wants_grad)
-        return kernels.attention(q, k, v, query, rule, mass_grad)
+    if torch.is_autocast_enabled(q.device.type):
+        with _without_autocast(q.device):
+            return _attention(q, k, v, query, rule, backend, mass_grad)
+    return _attention(q, k, v, query, rule, backend, mass_grad)
 
 
 def span_mass(
@@ -107,23 +107,38 @@ def span_mass(
     if q.numel() == 0 or len(query.rows) == 0:
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]))
-    with torch.autocast(q.device.type, enabled=False):
+    with _without_autocast(q.device):
         kernels = _backend(backend, q, k, k, rule, needs_grad(q, k, sinks))
         return kernels.mass_only(q, k, query, rule)
 
 
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query: SpanQuery,
+    rule: LogitRule,
+    backend: str,
+    mass_grad: bool,
+) -> SpanAttention:
+    wants_grad = mass_grad and needs_grad(q, k, rule.sinks)
+    kernels = _backend(backend, q, k, v, rule, wants_grad)
+    return kernels.attention(q, k, v, query, rule, mass_grad)
+
+
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
-    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
     if not q.ndim == k.ndim == v.ndim == 4:
         raise ValueError(
-            f"expected q [B, Hq, M, D], k [B, Hkv, N, D] and v [B, Hkv, N, Dv], got {shapes}"
+            "expected q [B, Hq, M, D], k [B, Hkv, N, D] and v [B, Hkv, N, Dv], got "
+            + _shapes(q, k, v)
         )
-    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"q, k and v do not agree in B, Hkv, N or D: {shapes}")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise ValueError(f"Hq must be a multiple of Hkv, got {q.shape[1]} and {k.shape[1]}")
-    if q.shape[2] > k.shape[2]:
-        raise ValueError(f"queries are the last M key positions, so M <= N; got {shapes}")
+    (batch, heads, m, width), (of_keys, key_heads, n, key_width) = q.shape, k.shape
+    if (of_keys, key_heads, n) != v.shape[:3] or batch != of_keys or width != key_width:
+        raise ValueError(f"q, k and v do not agree in B, Hkv, N or D: {_shapes(q, k, v)}")
+    if key_heads == 0 or heads % key_heads:
+        raise ValueError(f"Hq must be a multiple of Hkv, got {heads} and {key_heads}")
+    if m > n:
+        raise ValueError(f"queries are the last M key positions, so M <= N; got {_shapes(q, k, v)}")
     if not q.dtype == k.dtype == v.dtype or q.dtype not in _DTYPES:
         raise ValueError(
             f"q, k and v must share one of {_DTYPES}, got {q.dtype}, {k.dtype} and {v.dtype}"
@@ -136,6 +151,10 @@ def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
         raise ValueError(f"softcap must be positive, got {rule.softcap}")
     if rule.sinks is not None:
         _check_sinks(rule.sinks, q)
+
+
+def _shapes(q: Tensor, k: Tensor, v: Tensor) -> str:
+    return f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
 
 
 def _check_sinks(sinks: Tensor, q: Tensor) -> None:
@@ -152,6 +171,11 @@ def _fitting(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
     if not torch.compiler.is_compiling():
         check(query, q.shape[0], q.shape[2], k.shape[2])
     return query.to(q.device)
+
+
+def _without_autocast(device: torch.device) -> torch.autocast:
+    """Return a context without autocast, which would take the masses to half precision."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def _scale(q: Tensor, scale: float | None) -> float:

@@ -35,6 +35,7 @@ def unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
         (torch, "empty"),
         (torch, "empty_like"),
         (Tensor, "new_empty"),
+        (Tensor, "new_empty_strided"),
     ):
         made = getattr(owner, name)
 

@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
-from sra_fast.kernels.contract import SpanQuery, segment_tensor
+from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure import model_kinds
 from sra_fast.measure.mask_reading import (
     MaskReading,
     UnreadableMaskError,
+    counted_mask,
+    no_mask,
     read_mask,
     written_mask,
 )
+from sra_fast.measure.plain_attention import plain_attention
 from sra_fast.measure.request import ForwardStopped, SpanRequest
 from sra_fast.measure.unserved import UnservedAttentionError
 from sra_fast.op import span_attention, span_mass
@@ -87,17 +90,19 @@ def attention(
     if torch.is_autocast_enabled(query.device.type):  # as autocast does in transformers' own
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    reading = _reading(query, key, attention_mask)
     if sra_request is None:
-        reading = _reading(query, key, attention_mask)
-        rule = _rule(reading, scaling, softcap, s_aux)
-        result = span_attention(query, key, value, _asking_nothing(query, key, reading), **rule)
-        return result.out.transpose(1, 2).contiguous(), None
+        out = plain_attention(query, key, value, reading, scaling, softcap, s_aux)
+        return out.transpose(1, 2).contiguous(), None
 
-    reading = sra_request.once_per_mask(
-        attention_mask, lambda: _reading(query, key, attention_mask)
-    )
     spans = _spans(module, query, key, reading, sra_request)
-    rule = _rule(reading, scaling, softcap, s_aux) | {"backend": sra_request.backend}
+    rule: dict[str, Any] = {
+        "scale": scaling,
+        "window": reading.window,
+        "softcap": softcap,
+        "sinks": s_aux,
+        "backend": sra_request.backend,
+    }
     layer = _layer_index(module)
     if layer == sra_request.stop_after:
         last = span_mass(query, key, spans, **rule)
@@ -144,15 +149,17 @@ def attention_mask(
         if attention_mask.shape[1] == kv_length and bool(attention_mask.all()):
             attention_mask = None
     if mask_function is causal_mask_function:
-        return attention_mask
+        return None if attention_mask is None else counted_mask(attention_mask)
     device = kwargs.get("device")
     try:
         written = written_mask(mask_function, batch_size, q_length, kv_length, kv_offset, device)
     except UnreadableMaskError as error:
         _refuse(str(error))
-    if written is None or attention_mask is None:
-        return attention_mask if written is None else written
-    return written * attention_mask
+    if written is None:
+        written = attention_mask
+    elif attention_mask is not None:
+        written = written * attention_mask
+    return None if written is None else counted_mask(written)
 
 
 AttentionInterface.register(NAME, attention)
@@ -162,28 +169,11 @@ AttentionMaskInterface.register(NAME, attention_mask)
 def _reading(query: Tensor, key: Tensor, mask: Tensor | None) -> MaskReading:
     """Return what the model's mask lets tokens see, also where there is none: all before them."""
     if mask is None:
-        return MaskReading(tuple((b, 0, key.shape[2]) for b in range(query.shape[0])), None)
+        return no_mask(query.shape[0], key.shape[2])
     try:
         return read_mask(mask)
     except UnreadableMaskError as error:
         _refuse(str(error))
-
-
-def _rule(
-    reading: MaskReading, scaling: float | None, softcap: float | None, sinks: Tensor | None
-) -> dict[str, Any]:
-    return {"scale": scaling, "window": reading.window, "softcap": softcap, "sinks": sinks}
-
-
-def _asking_nothing(query: Tensor, key: Tensor, reading: MaskReading) -> SpanQuery:
-    """Make a query that has no rows and only says which sequences there are."""
-    shape, device = (query.shape[0], key.shape[2]), query.device
-    return SpanQuery(
-        torch.zeros(shape, dtype=torch.int32, device=device),
-        torch.zeros(0, dtype=torch.int64, device=device),
-        segment_tensor(list(reading.pieces), device),
-        (),
-    )
 
 
 def _spans(
@@ -242,7 +232,9 @@ def _layer_index(module: nn.Module) -> int:
 
 def _of_rows(lse: Tensor, spans: SpanQuery) -> Tensor:
     """Pick the rows asked for out of ``lse``: ``[B, Hq, M]`` -> ``[R, Hq]``."""
-    return lse.transpose(1, 2).flatten(0, 1)[spans.to(lse.device).rows]
+    m, spans = lse.shape[2], spans.to(lse.device)
+    batch, row = spans.derived(("places", m), lambda: (spans.rows // m, spans.rows % m))
+    return lse[batch, :, row]
 
 
 def _sink_mass(sinks: Tensor | None, lse: Tensor | None) -> Tensor | None:

@@ -182,6 +182,14 @@ def is_in_backward() -> bool:
     return bool(_private(torch._C, "_current_graph_task_id", "torch")() != -1)
 
 
+def writes_into(tensor: torch.Tensor) -> int | None:
+    """Return how often a tensor was written into in place; None for one that does not count it.
+
+    Reads ``Tensor._version``, seen in torch 2.11 to 2.13, which tensors of inference mode lack.
+    """
+    return None if tensor.is_inference() else int(_private(tensor, "_version", "torch"))
+
+
 def accelerate_hooks(module: nn.Module) -> list[Any]:
     """Return the hooks of accelerate around a module's forward pass, a sequence's parts included.
 

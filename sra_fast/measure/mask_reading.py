@@ -13,6 +13,7 @@ apply it. The 2-D mask carries them to the attention, where a model may move it 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sra_fast.measure import compat
 from sra_fast.measure.sequences import numbered_runs
 
-_READING = "_sra_reading"  # the attribute of a written mask by which its layers share one reading
+_READING = "_sra_reading"  # the attribute of a mask by which layers share its reading
 _BITS = 32  # of an int64, for the number of the piece
 _ALL_ROWS = 4096  # up to that many pairs of query and key, every one is looked at
 _SOME_ROWS = 16  # the queries that are looked at beyond that, spread over all
@@ -43,6 +45,22 @@ class MaskReading:
 
     pieces: tuple[tuple[int, int, int], ...]
     window: int | None
+
+    def is_whole(self, batch: int, keys: int) -> bool:
+        """Return whether each of ``B`` rows is one piece of all ``N`` keys, without a window."""
+        narrowed = self.window is not None and self.window < keys
+        return not narrowed and self.pieces == no_mask(batch, keys).pieces
+
+    def first_keys(self, batch: int, keys: int) -> tuple[int, ...] | None:
+        """Return the first key that the last token of each of ``B`` rows sees, of ``N`` keys.
+
+        None if some row ends before its last key, so that its last token sees nothing.
+        """
+        at_end = {b: start for b, start, end in self.pieces if start < end == keys}
+        if not at_end or len(at_end) < batch:
+            return None
+        reach = 0 if self.window is None else max(0, keys - self.window)
+        return tuple(max(at_end[b], reach) for b in range(batch))
 
 
 def written_mask(
@@ -88,27 +106,47 @@ def written_mask(
 def read_mask(mask: Tensor) -> MaskReading:
     """Read a 2-D mask: one that :func:`written_mask` made, or one of zeros and ones.
 
+    The reading is kept on the tensor, for the other layers of a forward, until somebody writes into
+    the mask. A tensor of inference mode does not count who writes into it, so it is read each time:
+    hand over :func:`counted_mask` instead.
+
     Raises:
         UnreadableMaskError: the mask has more dimensions, or padding between the tokens of a row.
     """
+    writes = compat.writes_into(mask)
+    known: tuple[int, MaskReading] | None = getattr(mask, _READING, None)
+    if known is not None and known[0] == writes:
+        return known[1]
     if mask.ndim != 2:
         raise UnreadableMaskError(f"a ready-made {mask.ndim}-D attention mask")
-    known: MaskReading | None = getattr(mask, _READING, None)
-    return known or _read(mask)
+    reading = _read(mask)
+    if writes is not None:
+        setattr(mask, _READING, (writes, reading))
+    return reading
+
+
+def counted_mask(mask: Tensor) -> Tensor:
+    """Return a mask that counts who writes into it: itself, or a copy if inference mode made it."""
+    if not mask.is_inference():
+        return mask
+    with torch.inference_mode(False):
+        return mask.clone()
+
+
+@functools.lru_cache(maxsize=8)
+def no_mask(batch: int, keys: int) -> MaskReading:
+    """Return the reading of no mask at all: each of ``B`` rows is one piece of all ``N`` keys."""
+    return MaskReading(tuple((b, 0, keys) for b in range(batch)), None)
 
 
 def _read(mask: Tensor) -> MaskReading:
-    ours = mask.dtype == torch.int64  # nobody else writes into it
-    given, mask = mask, mask.to(torch.int64)
+    mask = mask.to(torch.int64)
     pieces = tuple(numbered_runs(mask & ((1 << _BITS) - 1)))
     for (b, _, end), (next_b, start, _) in itertools.pairwise(pieces):
         if b == next_b and end != start:
             raise UnreadableMaskError("an attention mask with a hole inside a row")
     window = int(mask.max()) >> _BITS if mask.numel() else 0
-    reading = MaskReading(pieces, window or None)
-    if ours:
-        setattr(given, _READING, reading)
-    return reading
+    return MaskReading(pieces, window or None)
 
 
 def _window(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
 from weakref import ref
 
 from torch import Tensor, nn
@@ -12,8 +10,6 @@ from sra_fast.backends import check_backend
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure import compat
 from sra_fast.measure.unserved import UnservedModelError
-
-_Read = TypeVar("_Read")
 
 REQUEST = "sra_request"  # the keyword argument of the model call
 
@@ -60,17 +56,6 @@ class SpanRequest:
         self.masses: dict[int, Tensor] = {}
         self.sink_masses: dict[int, Tensor] = {}
         self._queries: dict[int, ref[Tensor]] = {}
-        self._by_mask: dict[int, tuple[Tensor | None, Any]] = {}
-
-    def once_per_mask(self, mask: Tensor | None, read: Callable[[], _Read]) -> _Read:
-        """Return what ``read`` finds in a mask; layers that share a mask share one reading."""
-        if mask is None:
-            return read()
-        key = id(mask)
-        if key not in self._by_mask:
-            self._by_mask[key] = (mask, read())  # the mask is held, so that its id stays its own
-        found: _Read = self._by_mask[key][1]
-        return found
 
     def record(
         self, module: nn.Module, queries: Tensor, mass: Tensor, sink_mass: Tensor | None

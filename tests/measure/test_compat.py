@@ -30,6 +30,7 @@ FOREIGN = ("torch", "transformers", "accelerate", "peft")
 EXEMPT = {
     "sra_fast/measure/compat.py": "the module for private names",
     "kernels/span_attention/flash_cpu.py": "a provider: torch's CPU flash attention and its lse",
+    "kernels/span_attention/triton_kernels/kernel_calls.py": "whether a mode watches operators",
 }
 """Files that may touch private names of other libraries, and why."""
 
@@ -335,6 +336,17 @@ def test_a_backward_pass_is_told_from_a_forward_pass() -> None:
     (x * 2).sum().backward()
     assert found == [False, True]
     assert not compat.is_in_backward()
+
+
+def test_writes_in_place_are_counted_where_they_can_be() -> None:
+    x = torch.ones(2)
+    before = compat.writes_into(x)
+    x[0] = 0
+    after = compat.writes_into(x)
+    x[:1].mul_(2)
+    assert len({before, after, compat.writes_into(x)}) == 3
+    with torch.inference_mode():
+        assert compat.writes_into(torch.ones(2)) is None
 
 
 def test_hooks_of_accelerate_are_found_one_by_one() -> None:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..blocks import needs_grad
 from ..contract import LogitRule, SpanAttention, SpanMass, SpanQuery
+from . import kernel_calls
 from .forward import forward_kernel
-from .launch import LONGEST_STRIDE, SMALLEST_SCALE
+from .launch import LONGEST_STRIDE, SMALLEST_SCALE, Logits
 from .layout import Layout, layout
 from .operators import (
     fused_attention,
@@ -48,57 +49,60 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
 ) -> SpanAttention:
     """Return attention and mass from one kernel; see :func:`sra_fast.span_attention`."""
-    _refuse(q, v)
+    made, spans = _layout(q, k, v, query, rule.window), len(query.names)
     q, k, v, scale = _ready(q, k, v, rule.scale)
-    fields = _fields(_layout(q, k, query, rule.window))
+    sinks = None if rule.sinks is None else rule.sinks.contiguous()
+    if kernel_calls.runs_straight(q, k, v, sinks):
+        logits = Logits(scale, rule.softcap, sinks)
+        return SpanAttention(*kernel_calls.attend(q, k, v, made, logits, spans))
     out, mass, lse = fused_attention(
-        q,
-        k,
-        v,
-        None if rule.sinks is None else rule.sinks.contiguous(),
-        *fields,
-        len(query.names),
-        scale,
-        rule.softcap or 0.0,
-        mass_grad,
+        q, k, v, sinks, *_fields(made), spans, scale, rule.softcap or 0.0, mass_grad
     )
     return SpanAttention(out, mass if mass_grad else mass.detach(), lse.detach())
 
 
 def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
     """Return the mass without the output, for the arguments of :func:`sra_fast.span_mass`."""
-    _refuse(q, k)
     m = q.shape[2]
     if needs_grad(q, k, rule.sinks):  # the backward pass starts from an output
         full = attention(q, k, k.detach(), query, rule, mass_grad=True)
         return SpanMass(full.mass, full.lse[query.rows // m, :, query.rows % m])
     q, k, _, scale = _ready(q, k, k, rule.scale)
-    fields = _fields(_layout(q, k, query, rule.window))
+    made, spans = _layout(q, k, k, query, rule.window), len(query.names)
     sinks = None if rule.sinks is None else rule.sinks.contiguous()
-    mass, lse = fused_mass(q, k, sinks, *fields, len(query.names), scale, rule.softcap or 0.0)
+    if kernel_calls.runs_straight(q, k, sinks):
+        logits = Logits(scale, rule.softcap, sinks)
+        return SpanMass(*kernel_calls.mass_and_lse(q, k, made, logits, spans))
+    mass, lse = fused_mass(q, k, sinks, *_fields(made), spans, scale, rule.softcap or 0.0)
     return SpanMass(mass, lse)
 
 
 def mass_of_lse(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
     """Return ``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``, without a gradient."""
-    _refuse(q, k)
+    made, spans = _layout(q, k, k, query, rule.window), len(query.names)
     q, k, _, scale = _ready(q.detach(), k.detach(), k.detach(), rule.scale)
-    fields = _fields(_layout(q, k, query, rule.window))
-    softcap = rule.softcap or 0.0
-    mass: Tensor = span_mass_of_lse(q, k, lse, *fields, len(query.names), scale, softcap)
+    if kernel_calls.runs_straight(q, k, lse):
+        logits = Logits(scale, rule.softcap, None)
+        return kernel_calls.mass_of_lse(q, k, lse, made, logits, spans)
+    mass: Tensor = span_mass_of_lse(q, k, lse, *_fields(made), spans, scale, rule.softcap or 0.0)
     return mass
 
 
-def _refuse(q: Tensor, v: Tensor) -> None:
-    """Raise an error with the reason if the kernels cannot take these tensors."""
-    reason = unserved(q, v)
-    if reason is not None:
-        raise ValueError(f'backend "triton" serves {reason}; use backend="auto" or "reference"')
+def _layout(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, window: int | None) -> Layout:
+    """Return the layout of a query for these tensors; made once, like the check of the tensors.
 
+    Raises:
+        ValueError: the kernels cannot take tensors of this kind; with the reason.
+    """
 
-def _layout(q: Tensor, k: Tensor, query: SpanQuery, window: int | None) -> Layout:
-    """Return the layout of a query for these tensors."""
-    return layout(query, q.shape[0], q.shape[2], k.shape[2], window)
+    def make() -> Layout:
+        reason = unserved(q, v)
+        if reason is not None:
+            raise ValueError(f'backend "triton" serves {reason}; use backend="auto" or "reference"')
+        return layout(query, q.shape[0], q.shape[2], k.shape[2], window)
+
+    kind = (q.dtype, q.device, q.shape, k.shape[2], v.shape[3], window)
+    return query.derived(("triton", *kind), make)
 
 
 def _fields(made: Layout) -> tuple[Tensor, ...]:
@@ -120,8 +124,14 @@ def _ready(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tenso
     The last stride must be 1 and the one between tokens below :data:`LONGEST_STRIDE`; other tensors
     are copied.
     """
-    q, k, v = (
-        x if x.stride(3) == 1 and x.stride(2) < LONGEST_STRIDE else x.contiguous()
-        for x in (q, k, v)
-    )
-    return -q if scale < 0 else q, k, v, max(abs(scale), SMALLEST_SCALE)
+    if scale <= 0:
+        q, scale = -q, max(-scale, SMALLEST_SCALE)
+    if not (_is_read_as_it_is(q) and _is_read_as_it_is(k) and _is_read_as_it_is(v)):
+        q, k, v = (x if _is_read_as_it_is(x) else x.contiguous() for x in (q, k, v))
+    return q, k, v, scale
+
+
+def _is_read_as_it_is(x: Tensor) -> bool:
+    """Return whether the kernels take a tensor's strides."""
+    _, _, between, last = x.stride()
+    return last == 1 and between < LONGEST_STRIDE

@@ -139,7 +139,7 @@ def add_span_mass(
         return
     config = configuration(Kernel.EPILOGUE, q, q.shape[3])
     at_once = min(spans, SPANS_AT_ONCE)
-    grid = (triton.cdiv(len(layout.rows), config.block_m) * heads * triton.cdiv(spans, at_once),)
+    grid = (-(-len(layout.rows) // config.block_m) * heads * -(-spans // at_once),)
     span_mass_kernel[grid](
         q,
         k,

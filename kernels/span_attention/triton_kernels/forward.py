@@ -176,7 +176,7 @@ def forward(
     launch(
         Kernel.FORWARD,
         forward_kernel,
-        lambda tiles: triton.cdiv(m, tiles["BLOCK_M"]) * batch * heads,
+        lambda tiles: -(-m // tiles["BLOCK_M"]) * batch * heads,
         q,
         k.shape[2],
         q,

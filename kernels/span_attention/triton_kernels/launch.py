@@ -45,7 +45,10 @@ def block(width: int) -> int:
 
 def strides(*tensors: Tensor) -> list[int]:
     """Return the first three strides of each tensor ``[B, H, L, D]``; the last one is 1."""
-    return [stride for tensor in tensors for stride in tensor.stride()[:3]]
+    found: list[int] = []
+    for tensor in tensors:
+        found += tensor.stride()[:3]
+    return found
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:

@@ -1,7 +1,9 @@
 """Wrap the kernels as ``torch.library`` operators, so that each is one node of a compiled graph.
 
-Autograd is registered with them. Their arguments are flat, as operator schemas want them: a
-:class:`Layout` is passed as its fields in order, and a softcap of 0 means none.
+Calls with gradients and whatever watches or traces operators come here too; all others go straight
+to the kernels (:mod:`kernel_calls`). Autograd is registered with them. Their arguments are flat, as
+operator schemas want them: a :class:`Layout` is passed as its fields in order, and a softcap of 0
+means none.
 """
 
 from __future__ import annotations
@@ -13,9 +15,7 @@ from torch import Tensor
 
 from ..contract import accumulation_dtype
 from .backward import backward
-from .decode import decode, serves
-from .epilogue import SPANS_AT_ONCE, add_span_mass
-from .forward import forward
+from .kernel_calls import attend, mass_and_lse, mass_of_lse
 from .launch import Logits, like_heads
 from .layout import Layout
 
@@ -46,16 +46,7 @@ def fused_attention(
     ``mass_grad``.
     """
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
-    logits = Logits(scale, softcap or None, sinks)
-    asked = spans if len(rows) else 0
-    first = min(asked, SPANS_AT_ONCE)
-    kernel = decode if serves(q, v) else forward
-    with torch.cuda.device_of(q):  # Triton launches there; a model may lie on several devices
-        out, mass, lse = kernel(
-            q, k, v, layout, logits, rows=len(rows), spans=spans, first_spans=first
-        )
-        add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
-    return out, mass, lse
+    return attend(q, k, v, layout, Logits(scale, softcap or None, sinks), spans)
 
 
 @fused_attention.register_fake
@@ -96,7 +87,7 @@ def fused_attention_backward(
     """Return the gradients of q, k, v and the sinks; the last one is empty without sinks."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
-    with torch.cuda.device_of(q):
+    with torch.cuda.device_of(q):  # Triton launches there
         dq, dk, dv, d_sinks = backward(q, k, v, out, mass, lse, d_out, d_mass, layout, logits)
     return dq, dk, dv, q.new_empty(0) if d_sinks is None else d_sinks
 
@@ -152,14 +143,7 @@ def fused_mass(
 ) -> tuple[Tensor, Tensor]:
     """Return ``mass [R, Hq, G]`` and ``lse [R, Hq]`` of the rows asked for, without a gradient."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
-    logits = Logits(scale, softcap or None, sinks)
-    first = min(spans, SPANS_AT_ONCE)
-    sizes = {"rows": len(rows), "spans": spans, "first_spans": first}
-    with torch.cuda.device_of(q):
-        _, mass, lse = forward(q, k, k, layout, logits, **sizes, with_out=False)
-        add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
-    m = q.shape[2]
-    return mass, lse[rows // m, :, rows % m]
+    return mass_and_lse(q, k, layout, Logits(scale, softcap or None, sinks), spans)
 
 
 @fused_mass.register_fake
@@ -188,10 +172,7 @@ def span_mass_of_lse(
 ) -> Tensor:
     """Return ``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``, without a gradient."""
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
-    mass = q.new_empty(len(rows), q.shape[1], spans, dtype=accumulation_dtype(q.dtype))
-    with torch.cuda.device_of(q):
-        add_span_mass(q, k, lse, mass, layout, Logits(scale, softcap or None, None))
-    return mass
+    return mass_of_lse(q, k, lse, layout, Logits(scale, softcap or None, None), spans)
 
 
 @span_mass_of_lse.register_fake

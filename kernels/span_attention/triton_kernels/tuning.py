@@ -42,8 +42,14 @@ def launch(
         tuned = autotuned(function, chosen)
         tuned[lambda meta: (programs(meta),)](*arguments, **constants)
         return
-    grid = (programs(chosen.blocks()),)
-    function[grid](*arguments, **constants, **chosen.blocks(), **chosen.options())
+    tiles, options = _of(chosen)
+    function[(programs(tiles),)](*arguments, **constants, **options)
+
+
+@functools.lru_cache(maxsize=64)
+def _of(chosen: Configuration) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the tiles of a configuration, and its tiles and options, each for all launches."""
+    return chosen.blocks(), chosen.blocks() | chosen.options()
 
 
 @functools.cache
