@@ -17,10 +17,14 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
-from sra_fast.kernels.dispatch import fastest, triton_backend
+from sra_fast.kernels.dispatch import PREFIX, fastest, triton_backend
 from sra_fast.kernels.plan import check
+from sra_fast.kernels.providers import PROVIDERS
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
+_OF_PROVIDERS: dict[str, BackendModule] = {
+    f"{PREFIX}{name}": lse.OfProvider(name) for name in PROVIDERS
+}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -77,7 +81,7 @@ def span_attention(
         return _nothing(q, v, query)
     with torch.autocast(q.device.type, enabled=False):  # it would take the masses to half precision
         wants_grad = mass_grad and needs_grad(q, k, sinks)
-        kernels = _backend(backend, q, k, v, rule, wants_grad)
+        kernels = _backend(backend, q, k, v, query, rule, wants_grad)
         return kernels.attention(q, k, v, query, rule, mass_grad)
 
 
@@ -108,7 +112,7 @@ def span_mass(
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]))
     with torch.autocast(q.device.type, enabled=False):
-        kernels = _backend(backend, q, k, k, rule, needs_grad(q, k, sinks))
+        kernels = _backend(backend, q, k, k, query, rule, needs_grad(q, k, sinks))
         return kernels.mass_only(q, k, query, rule)
 
 
@@ -159,15 +163,23 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 
 def _backend(
-    name: str, q: Tensor, k: Tensor, v: Tensor, rule: LogitRule, mass_grad: bool
+    name: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query: SpanQuery,
+    rule: LogitRule,
+    mass_grad: bool,
 ) -> BackendModule:
     if name == "auto":
-        name = fastest(q, k, v, rule, mass_grad=mass_grad)
+        name = fastest(q, k, v, query, rule, mass_grad=mass_grad)
     if name == "triton":
         kernels: BackendModule | None = triton_backend()
         if kernels is None:
             raise ValueError('backend "triton" needs the package triton, which is not installed')
         return kernels
+    if name in _OF_PROVIDERS:
+        return _OF_PROVIDERS[name]
     return _BACKENDS[name] if name in _BACKENDS else own_backend(name)
 
 

@@ -1,0 +1,29 @@
+"""Take attention from PyTorch's flash kernel for CPU, sequence by sequence."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import flash_cpu
+from ..contract import LogitRule
+from .call import Call
+from .per_sequence import by_sequence
+
+
+def serves(call: Call) -> str | None:
+    """Return why the CPU's flash kernel cannot serve a call, or None if it can."""
+    if call.q.device.type != "cpu":
+        return f"it runs on the CPU, not on {call.q.device.type}"
+    return None if call.rule.softcap is None else "it has no softcap"
+
+
+def attend(call: Call) -> tuple[Tensor, Tensor]:
+    """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]`` of a call on the CPU."""
+    return by_sequence(call, _one)
+
+
+def _one(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> tuple[Tensor, Tensor]:
+    """Return the attention of one sequence, under a window or without."""
+    if rule.window is not None and rule.window < k.shape[2]:
+        return flash_cpu.attend_window(q, k, v, rule.scale, rule.window)
+    return flash_cpu.attend(q, k, v, rule.scale)
