@@ -4,15 +4,16 @@
 entry, reasoning decides:
 
 - On a CPU PyTorch's own flash kernel is the only fast one.
-- On a CUDA card the platform's fastest attention that gives a logsumexp, plus a small kernel for the
-  mass, beats one kernel that does both: FlashAttention 4 or 3 where the user has it, then cuDNN on
-  compute capability 9 and 10. The fused kernel takes what these do not serve there (windows,
-  softcaps, packed rows), and FlashAttention 2 comes before it on older cards.
+- On a CUDA card the platform's fastest attention that gives a logsumexp, plus a small kernel for
+  the mass, is expected to beat one kernel that does both: FlashAttention 4 or 3 where the user has
+  it, then cuDNN, on compute capability 9 and 10. The fused kernel takes what these do not serve
+  there (windows, softcaps, packed rows), and FlashAttention 2 comes before it on other cards.
 - With few queries a kernel must split the keys to fill the card.
 - A gradient of the mass, or one through a logsumexp (sinks), goes to the fused kernel, which folds
   it into its own backward pass.
 - Triton before 3.7 leaves out some fences on compute capability 9 and 10, so there FlashAttention 2
   comes before the fused kernel; it is never refused for that.
+- Inside a compiled graph the fused kernel is taken, which is one node of the graph.
 
 A chip that no kernel ever ran on (AMD's) gets the exact blocks.
 """
@@ -22,7 +23,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,10 @@ from torch import Tensor
 from .contract import LogitRule, SpanQuery
 from .measured_table import Measured, Work, card, find, shipped
 from .providers import PROVIDERS, Call, Provider, call_of
-from .providers.fused import triton_backend
-from .providers.lse_check import verdict
+from .providers.call import NO_SINK_GRADIENT
+from .providers.flash_packages import current_implementation
+from .providers.fused import triton_backend as triton_backend
+from .providers.lse_check import UNCHECKED, verdict
 
 DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 LONG_KEYS = 2048  # from here on a decoding call goes to kernels that split its keys only
@@ -61,29 +63,34 @@ def fastest(
     """
     if q.device.type != "cuda":
         return "lse"
-    return choice(call_of(q, k, v, query, rule), mass_grad).backend
+    if torch.compiler.is_compiling() and trusted_kernels(q, v) is not None:
+        return "triton"
+    call = call_of(q, k, v, query, rule)
+    key = ("choice", mass_grad, *_facts(call))
+    return query.derived(key, lambda: choice(call, mass_grad)).backend
 
 
 def choice(call: Call, mass_grad: bool) -> Choice:
-    """Return what ``backend="auto"`` takes for a call, and why."""
+    """Return what ``backend="auto"`` takes for a call outside of a compiled graph, and why."""
     if call.q.device.type != "cuda":
-        return Choice("lse", "only a CUDA card has other kernels")
+        return Choice("lse", f"other backends run on CUDA, and this is {call.q.device.type}")
     work = work_of(call, mass_grad)
     fused = trusted_kernels(call.q, call.v) is not None
-    measured = _measured(call, work)
-    if measured is not None:
-        if measured.backend == "triton" and fused:
-            return Choice("triton", f"measured fastest for {work} on this card")
-        if measured.backend.startswith(PREFIX):
-            name = measured.backend.removeprefix(PREFIX)
-            if _serves_auto(name, call, work, expected=True):
-                return Choice(measured.backend, f"measured fastest for {work} on this card")
+    entry = _measured(call, work)
+    if entry is not None:
+        name = entry.backend.removeprefix(PREFIX)
+        if (entry.backend == "triton" and fused) or (
+            entry.backend != name and _serves_unasked(name, call, work, expected=True)
+        ):
+            return Choice(entry.backend, f"measured fastest for {work} on this card")
     if work == "mass_grad" and fused:
         return Choice("triton", "the gradient of the mass is part of its backward pass")
-    provider = next(_reasoned(call, work))
+    provider = _reasoned(call, work)
     if provider.name == "fused":
-        return Choice("triton", "it computes attention and mass in one kernel")
-    return Choice(PREFIX + provider.name, "expected to be the fastest that serves the call")
+        return Choice("triton", f"expected to be the fastest that serves this {work} call")
+    return Choice(
+        PREFIX + provider.name, f"expected to be the fastest that serves this {work} call"
+    )
 
 
 def best_provider(call: Call) -> Provider:
@@ -91,42 +98,40 @@ def best_provider(call: Call) -> Provider:
     if call.q.device.type == "cpu":
         return PROVIDERS["cpu_flash" if reason_against("cpu_flash", call) is None else "blocks"]
     work = work_of(call, mass_grad=False)
-    if call.q.device.type == "cuda":
-        measured = _measured(call, work)
-        name = "" if measured is None else measured.backend.removeprefix(PREFIX)
-        if name in PROVIDERS and _serves_auto(name, call, work, expected=True):
+    entry = _measured(call, work) if call.q.device.type == "cuda" else None
+    if entry is not None and entry.backend.startswith(PREFIX):
+        name = entry.backend.removeprefix(PREFIX)
+        if _serves_unasked(name, call, work, expected=True):
             return PROVIDERS[name]
-    return next(_reasoned(call, work))
+    return _reasoned(call, work)
 
 
 def provider_by_name(name: str, call: Call) -> Provider:
     """Return the provider that was asked for by name.
 
     Raises:
-        ValueError: there is none of this name, or it does not serve the call; with the reason.
+        ValueError: it does not serve the call; with the reason.
     """
-    if name not in PROVIDERS:
-        raise ValueError(f"no provider {name!r}; there are {', '.join(PROVIDERS)}")
     reason = reason_against(name, call)
     if reason is not None:
         raise ValueError(
-            f'backend "{PREFIX}{name}" ({PROVIDERS[name].about}) does not serve this call: {reason}; '
-            'use backend="auto" or "lse"'
+            f'backend "{PREFIX}{name}" ({PROVIDERS[name].about}) does not serve this call: '
+            f'{reason}; use backend="auto" or "lse"'
         )
     return PROVIDERS[name]
 
 
 def reason_against(name: str, call: Call) -> str | None:
-    """Return why a provider cannot serve a call, or None if it can; its logsumexp is checked."""
+    """Return why a provider cannot serve a call, or None if it can.
+
+    The logsumexp of another project's kernel is checked on its first use in a process.
+    """
     provider = PROVIDERS[name]
-    if call.rule.sinks is not None and not provider.own_sinks:
-        if call.grad:
-            return "its logsumexp carries no gradient, which sinks need"
-        call = call.without_sinks()
-    reason = provider.serves(call)
-    if reason is None and provider.platform:
-        reason = verdict(provider, call.q.device, call.q.dtype)
-    return reason
+    if not provider.platform:
+        return provider.serves(call)
+    if torch.compiler.is_compiling():
+        return _reason(provider, call)
+    return call.query.derived(("reason", name, *_facts(call)), lambda: _reason(provider, call))
 
 
 def work_of(call: Call, mass_grad: bool) -> Work:
@@ -146,14 +151,23 @@ def trusted_kernels(q: Tensor, v: Tensor) -> Any | None:
     return None if kernels is None or kernels.unserved(q, v) is not None else kernels
 
 
-def order(call: Call) -> tuple[str, ...]:
-    """Return the names of the providers for a CUDA card, the expected fastest first."""
-    if torch.version.hip is not None:
+def order(device: torch.device) -> tuple[str, ...]:
+    """Return the names of the providers for a device, the one expected to be fastest first."""
+    if device.type == "cpu":
+        return ("cpu_flash", "blocks")
+    if device.type != "cuda" or torch.version.hip is not None:
         return ("blocks",)
-    if torch.cuda.get_device_capability(call.q.device)[0] not in (9, 10):
+    if torch.cuda.get_device_capability(device)[0] not in (9, 10):
         return ("varlen", "fused", "cudnn", "flex", "blocks")
     last = ("varlen", "fused") if fences_missing() else ("fused", "varlen")
     return ("flash_4", "flash_3", "cudnn", *last, "flex", "blocks")
+
+
+def unsplit(provider: Provider, call: Call, work: Work) -> str | None:
+    """Return why a decoding call would fill too little of a card with a provider, or None."""
+    if work != "decode" or call.k.shape[2] < LONG_KEYS or provider.splits_keys(call):
+        return None
+    return "it does not split the keys of few queries, so it would leave most of the card idle"
 
 
 @functools.cache
@@ -166,47 +180,50 @@ def fences_missing() -> bool:
     return tuple(int(part) for part in version.split(".")[:2]) < WITH_FENCES
 
 
-def _reasoned(call: Call, work: Work) -> Iterator[Provider]:
-    """Yield the providers that serve a call and may be taken unasked, expected fastest first."""
-    names = order(call) if call.q.device.type == "cuda" else ("blocks",)
-    for name in names:
-        if _serves_auto(name, call, work, expected=False):
-            yield PROVIDERS[name]
+def _reason(provider: Provider, call: Call) -> str | None:
+    """Return why another project's kernel cannot serve a call, or None if it can."""
+    if call.rule.sinks is not None and call.grad:
+        return NO_SINK_GRADIENT
+    reason = provider.serves(call.without_sinks())
+    return reason or verdict(provider, call.q.device, call.q.dtype)
 
 
-def _serves_auto(name: str, call: Call, work: Work, *, expected: bool) -> bool:
-    """Return whether a provider may be taken unasked; warn once if it is here but unusable."""
-    if name not in PROVIDERS:
-        _warn_once(name, "there is no provider of this name")
-        return False
-    provider = PROVIDERS[name]
-    if unsplit(provider, call, work):
+def _reasoned(call: Call, work: Work) -> Provider:
+    """Return the provider expected to be fastest of those that serve a call and may be taken."""
+    fitting = (
+        name
+        for name in order(call.q.device)
+        if name == "blocks" or _serves_unasked(name, call, work, expected=False)
+    )
+    return PROVIDERS[next(fitting)]
+
+
+def _serves_unasked(name: str, call: Call, work: Work, *, expected: bool) -> bool:
+    """Return whether a provider may be taken unasked; warn once if one is here but unusable.
+
+    ``expected`` says that a measurement names it, so that its absence is worth a warning too.
+    """
+    provider = PROVIDERS.get(name)
+    if provider is None:
+        _warn_once(name, "measured.json names it, and there is no such provider")
         return False
     if name == "fused" and trusted_kernels(call.q, call.v) is None:
         return False
-    reason = reason_against(name, call)
-    if reason is None:
-        return True
-    if provider.platform and (expected or provider.present()) and _unusable(provider, call):
+    reason = unsplit(provider, call, work) or reason_against(name, call)
+    if reason is not None and (expected or provider.present()) and _unusable(provider, call):
         _warn_once(name, reason)
-    return False
-
-
-def unsplit(provider: Provider, call: Call, work: Work) -> bool:
-    """Return whether a decoding call would fill too little of the card with this provider."""
-    if work != "decode" or call.k.shape[2] < LONG_KEYS or provider.name == "blocks":
-        return False
-    return not provider.splits_keys(call)
+    return reason is None
 
 
 def _unusable(provider: Provider, call: Call) -> bool:
     """Return whether a provider is missing, too old or wrong here, whatever the call asks for."""
-    device = call.q.device
-    if provider.missing(device) is not None:
-        return True
-    if torch.compiler.is_compiling():
+    if not provider.platform:
         return False
-    return provider.serves(call.without_sinks()) is None  # then it is its check that failed
+    if provider.missing(call.q.device) is not None:
+        return True
+    if provider.serves(call.without_sinks()) is not None:
+        return False
+    return verdict(provider, call.q.device, call.q.dtype) not in (None, UNCHECKED)
 
 
 def _measured(call: Call, work: Work) -> Measured | None:
@@ -217,14 +234,25 @@ def _measured(call: Call, work: Work) -> Measured | None:
     return find(entries, call.width, call.q.dtype, not call.sequences.whole, work)
 
 
+def _facts(call: Call) -> tuple[object, ...]:
+    """Return what a choice depends on beside the query: shapes, the rule, and PyTorch's switches."""
+    q, k, v, rule = call.q, call.k, call.v, call.rule
+    return (
+        *(q.shape, k.shape, v.shape[3], q.dtype, q.device, call.grad),
+        *(q.stride(), k.stride(), v.stride(), q.storage_offset() % 8),
+        *(rule.window, rule.softcap, rule.scale > 0, rule.sinks is None),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cuda.cudnn_sdp_enabled(),
+        current_implementation(),
+    )
+
+
 _WARNED: set[str] = set()
 
 
 def _warn_once(name: str, reason: str) -> None:
     """Warn that a provider is left out, once per provider in a process."""
-    if torch.compiler.is_compiling() or name in _WARNED:
+    if name in _WARNED:
         return
     _WARNED.add(name)
-    warnings.warn(
-        f'backend "{PREFIX}{name}" is left out from here on: {reason}', UserWarning, stacklevel=2
-    )
+    warnings.warn(f'backend "{PREFIX}{name}" is left out: {reason}', UserWarning, stacklevel=2)

@@ -15,10 +15,10 @@ The file is one JSON object. A key is a card, its name and its compute capabilit
       ]
     }
 
-``width``, ``dtype``, ``packed`` and ``work`` together are an entry's key: a new measurement replaces
-the old one. ``training`` is a call whose output carries a gradient, ``mass_grad`` one whose mass does
-too. Only plain causal attention is measured: a window, a softcap or sinks make ``auto`` take the
-measured one only if it serves them.
+``width``, ``dtype``, ``packed`` and ``work`` together are an entry's key: a new measurement
+replaces the old one. ``training`` is a call whose output carries a gradient, ``mass_grad`` one
+whose mass does too. Only plain causal attention is measured: under a window, a softcap or sinks
+``auto`` takes the measured one only if it serves them.
 """
 
 from __future__ import annotations

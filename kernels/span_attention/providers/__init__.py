@@ -68,6 +68,7 @@ PROVIDERS: dict[str, Provider] = {
             about="PyTorch's flash attention for CPU",
             serves=cpu_flash.serves,
             attend=cpu_flash.attend,
+            own_sinks=True,
         ),
         Provider(
             name="blocks",

@@ -12,6 +12,8 @@ from ..blocks import needs_grad
 from ..contract import LogitRule, SpanQuery
 from ..plan import Plan, plan
 
+NO_SINK_GRADIENT = "its logsumexp carries no gradient, which sinks need"
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -67,8 +69,8 @@ class Provider:
         attend: returns ``out [B, Hq, M, Dv]`` in v's dtype, differentiable, and ``lse [B, Hq, M]``,
             float32 (float64 for float64 inputs), natural logarithm, detached; out 0 and lse −inf
             where nothing is seen.
-        own_sinks: whether it takes sinks itself, their gradient too. Sinks are applied afterwards
-            for the others.
+        own_sinks: whether it takes sinks itself. For the others they are added afterwards, which
+            is refused where a gradient is wanted.
         platform: whether it is another project's kernel, whose logsumexp is checked before use.
         missing: returns what is not installed, not activated, or too old for a device; else None.
         present: whether a user would expect it here, so that a warning is due if it is missing.

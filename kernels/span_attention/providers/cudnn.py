@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import devices
 from .call import Call
 from .merging import Attended, merge
 from .packed_tokens import aligned, nothing_seen, pack, packed_axes, unpack
@@ -29,7 +30,9 @@ SHORTEST_PACKED = 129  # PyTorch refuses packed queries that are all shorter
 def serves(call: Call) -> str | None:
     """Return why cuDNN cannot serve a call, or None if it can."""
     return (
-        _unfit_rule(call)
+        devices.not_nvidia(call.q.device)
+        or devices.not_half(call.q.dtype)
+        or _unfit_rule(call)
         or _unfit_widths(call)
         or (_unfit_whole(call) if call.sequences.whole else _unfit_packed(call))
         or missing(call.q.device)
@@ -39,8 +42,6 @@ def serves(call: Call) -> str | None:
 
 def missing(device: torch.device) -> str | None:
     """Return what this torch lacks for cuDNN's attention, or None if it has all."""
-    if torch.version.hip is not None:
-        return "cuDNN is for NVIDIA's cards"
     if not hasattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention"):
         return f"torch {torch.__version__} has no _scaled_dot_product_cudnn_attention"
     return None
@@ -101,10 +102,6 @@ def _expect(lse: Tensor, shape: tuple[int, ...], letters: str) -> None:
 
 def _unfit_rule(call: Call) -> str | None:
     rule = call.rule
-    if call.q.device.type != "cuda":
-        return f"it runs on CUDA, not on {call.q.device.type}"
-    if call.q.dtype not in (torch.float16, torch.bfloat16):
-        return f"it takes float16 and bfloat16 only, not {call.q.dtype}"
     if rule.softcap is not None:
         return "it has no softcap"
     if rule.window is not None and rule.window < call.k.shape[2]:
@@ -137,7 +134,7 @@ def _unfit_packed(call: Call) -> str | None:
         )
     if call.grad:
         return "packed or padded rows go through an operator whose gradient is not relied on"
-    if torch.cuda.get_device_capability(call.q.device)[0] not in (9, 10):
+    if devices.capability(call.q.device)[0] not in (9, 10):
         return "it takes packed or padded rows on compute capability 9 and 10 only"
     parts = call.sequences.sequences
     if any(part.queries != _last(part.keys, call) for part in parts):
@@ -158,12 +155,12 @@ def _refused(call: Call) -> str | None:
     if torch.are_deterministic_algorithms_enabled():
         return "it is not deterministic, and torch.use_deterministic_algorithms is on"
     grouped = call.q.shape[1] != call.k.shape[1]
-    if _allowed(call.q, call.k, call.v, grouped):
+    if allowed(call.q, call.k, call.v, grouped):
         return None
     return "PyTorch would not give it this call (torch.backends.cuda.can_use_cudnn_attention)"
 
 
-def _allowed(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> bool:
+def allowed(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> bool:
     """Return whether PyTorch itself would let cuDNN serve these tensors on this card."""
     parameters = torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, False, grouped)
     return bool(torch.backends.cuda.can_use_cudnn_attention(parameters))

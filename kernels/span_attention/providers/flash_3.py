@@ -11,7 +11,7 @@ import torch
 
 from . import varlen
 from .call import Call
-from .flash_packages import DECODE_QUERIES, activated, installed, lacks, run, unfit
+from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
 from .merging import Attended
 from .packed_tokens import next_width
 
@@ -30,7 +30,7 @@ def serves(call: Call) -> str | None:
 
 def present() -> bool:
     """Return whether the user installed or activated FlashAttention 3."""
-    return installed(*PLACES) is not None or activated("FA3")
+    return installed(*PLACES) is not None or current_implementation() == "FA3"
 
 
 def missing(device: torch.device) -> str | None:
@@ -38,7 +38,7 @@ def missing(device: torch.device) -> str | None:
     place = installed(*PLACES)
     if place is not None:
         return lacks(place, *WANTED)
-    if activated("FA3"):
+    if current_implementation() == "FA3":
         return varlen.lacking()
     return (
         "it is neither installed (flash_attn_interface) nor activated "

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from . import varlen
+from . import devices, varlen
 from .call import Call
-from .flash_packages import DECODE_QUERIES, activated, installed, lacks, run, unfit
+from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
 from .merging import Attended
 
 PLACES = ("flash_attn.cute", "flash_attn.cute.interface")
@@ -36,7 +36,7 @@ def serves(call: Call) -> str | None:
 
 def present() -> bool:
     """Return whether the user installed or activated FlashAttention 4."""
-    return installed(*PLACES) is not None or activated("FA4")
+    return installed(*PLACES) is not None or current_implementation() == "FA4"
 
 
 def missing(device: torch.device) -> str | None:
@@ -44,7 +44,7 @@ def missing(device: torch.device) -> str | None:
     place = installed(*PLACES)
     if place is not None:
         return lacks(place, *WANTED)
-    if activated("FA4"):
+    if current_implementation() == "FA4":
         return varlen.lacking()
     return (
         "it is neither installed (flash_attn.cute) nor activated "
@@ -68,4 +68,4 @@ def splits_keys(call: Call) -> bool:
     """Return whether a decoding call is split over its keys, so that it fills the card."""
     if installed(*PLACES) is None or torch.are_deterministic_algorithms_enabled():
         return False
-    return torch.cuda.get_device_capability(call.q.device)[0] in SPLITTING
+    return devices.capability(call.q.device)[0] in SPLITTING

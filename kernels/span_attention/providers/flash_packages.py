@@ -17,8 +17,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.attention
 from torch import Tensor
 
+from . import devices
 from .call import Call
 from .merging import Attended
 from .packed_tokens import aligned, nothing_seen, pack, packed_axes, unpack
@@ -28,31 +30,32 @@ DECODE_QUERIES = 16  # up to so many queries the keys are split, if the package 
 
 def unfit(call: Call, *, capabilities: tuple[int, ...], widest: int) -> str | None:
     """Return why neither package can serve a call on such cards, or None if one could."""
-    if call.q.device.type != "cuda":
-        return f"it runs on CUDA, not on {call.q.device.type}"
-    if torch.version.hip is not None:
-        return "it is for NVIDIA's cards"
-    if call.q.dtype not in (torch.float16, torch.bfloat16):
-        return f"it takes float16 and bfloat16 only, not {call.q.dtype}"
+    reason = devices.not_nvidia(call.q.device) or devices.not_half(call.q.dtype)
+    if reason is not None:
+        return reason
     if call.width > widest:
         return f"it takes heads up to {widest} wide, not {call.width}"
     if call.rule.scale <= 0:
         return f"it takes positive scales only, not {call.rule.scale}"
-    major, minor = torch.cuda.get_device_capability(call.q.device)
+    major, minor = devices.capability(call.q.device)
     if major not in capabilities:
         wanted = " or ".join(f"{one}.x" for one in capabilities)
         return f"it runs on compute capability {wanted}, not {major}.{minor}"
     return None
 
 
-def activated(name: str) -> bool:
-    """Return whether the user activated this implementation (``"FA3"``, ``"FA4"``) in PyTorch."""
-    from torch.nn import attention
+def current_implementation() -> str | None:
+    """Return which FlashAttention the user activated in PyTorch, ``"FA3"`` or ``"FA4"``, or None.
 
-    current = getattr(attention, "current_flash_attention_impl", lambda: None)
-    return bool(current() == name)
+    It stands in the place of FlashAttention 2 then, so that ``varlen_attn`` calls it.
+    """
+    current: Callable[[], str | None] | None = getattr(
+        torch.nn.attention, "current_flash_attention_impl", None
+    )
+    return None if current is None else current()
 
 
+@functools.cache
 def installed(*places: str) -> str | None:
     """Return the first of these modules that is installed, without importing it; None if none."""
     for place in places:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..triton_kernels.layout import layout
+from . import devices
 from .call import Call
 from .merging import Attended
 
@@ -27,15 +28,16 @@ OLDEST_CAPABILITY = (8, 0)
 
 def serves(call: Call) -> str | None:
     """Return why FlexAttention cannot serve a call, or None if it can."""
-    if call.q.device.type != "cuda":
-        return f"it is compiled for CUDA, not for {call.q.device.type}"
+    reason = devices.not_nvidia(call.q.device)
+    if reason is not None:
+        return reason
     if call.q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"it takes float16, bfloat16 and float32, not {call.q.dtype}"
     if min(call.q.shape[3], call.v.shape[3]) < NARROWEST:
         return f"it takes heads of {NARROWEST} or wider"
-    capability = torch.cuda.get_device_capability(call.q.device)
-    if torch.version.hip is None and capability < OLDEST_CAPABILITY:
-        return f"it needs compute capability 8.0, not {capability[0]}.{capability[1]}"
+    major, minor = devices.capability(call.q.device)
+    if (major, minor) < OLDEST_CAPABILITY:
+        return f"it needs compute capability 8.0, not {major}.{minor}"
     return missing(call.q.device)
 
 
@@ -43,9 +45,11 @@ def missing(device: torch.device) -> str | None:
     """Return what FlexAttention lacks here, or None if it can be compiled and gives its lse."""
     if importlib.util.find_spec("triton") is None:
         return "torch.compile needs the package triton, which is not installed"
-    if not torch._dynamo.is_dynamo_supported():
-        return "torch.compile does not work with this Python"
+    from torch._dynamo.eval_frame import is_dynamo_supported
     from torch.nn.attention import flex_attention
+
+    if not is_dynamo_supported():
+        return "torch.compile does not work here"
 
     if not hasattr(flex_attention, "AuxRequest"):
         return f"FlexAttention of torch {torch.__version__} has no AuxRequest"
@@ -93,7 +97,7 @@ def _capped(softcap: float) -> Callable[..., Tensor]:
 
 
 @functools.cache
-def _attention(device: str) -> Callable[..., Any]:
+def _attention(device: str) -> Any:
     """Return FlexAttention: compiled on a card, and as plain products elsewhere, for tests."""
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -101,7 +105,7 @@ def _attention(device: str) -> Callable[..., Any]:
 
 
 @functools.cache
-def _mask_maker(device: str) -> Callable[..., Any]:
+def _mask_maker(device: str) -> Any:
     """Return the function that makes block masks: compiled on a card, so that none is M × N."""
     from torch.nn.attention.flex_attention import create_block_mask
 

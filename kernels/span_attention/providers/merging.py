@@ -29,4 +29,5 @@ def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Attended:
     """Return the attention with sinks ``[Hq]`` added; a query that sees no key stays as it is."""
     sinks = sinks.to(lse.dtype)[:, None]
     share = torch.sigmoid(lse - sinks)[..., None].to(out.dtype)
-    return out * share, torch.where(lse == -torch.inf, lse, torch.logaddexp(lse, sinks))
+    with_sinks = torch.logaddexp(lse, sinks).masked_fill_(lse == -torch.inf, -torch.inf)
+    return out * share, with_sinks

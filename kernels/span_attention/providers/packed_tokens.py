@@ -1,7 +1,7 @@
 """Lay the sequences of a query one after another, as kernels for variable lengths want them.
 
-Sequence s is the tokens ``cu_seq[s] … cu_seq[s + 1] − 1`` of ``[T, H, D]``. All sequences of a query
-go through one call so, and padding is never handed over. Rows in no sequence are left out, and
+Sequence s is the tokens ``cu_seq[s] … cu_seq[s + 1] − 1`` of ``[T, H, D]``. So all sequences of a
+query go through one call, and padding is never handed over. Rows in no sequence are left out, and
 filled in afterwards with an output of 0 and a logsumexp of −inf.
 """
 

@@ -15,9 +15,9 @@ from ..contract import LogitRule, accumulation_dtype
 from .call import Call
 
 OneSequence = Callable[[Tensor, Tensor, Tensor, LogitRule], tuple[Tensor, Tensor]]
-"""Takes ``q [b, Hq, m, D]``, ``k [b, Hkv, n, D]``, ``v [b, Hkv, n, Dv]`` and the rule of logits, and
-returns ``out [b, Hq, m, Dv]`` and ``lse [b, Hq, m]`` of causal attention with the last m of n keys'
-positions as queries."""
+"""Takes ``q [b, Hq, m, D]``, ``k [b, Hkv, n, D]``, ``v [b, Hkv, n, Dv]`` and the rule of logits;
+returns ``out [b, Hq, m, Dv]`` and ``lse [b, Hq, m]`` of causal attention, whose queries stand at
+the last m of n key positions."""
 
 
 def by_sequence(call: Call, attend: OneSequence) -> tuple[Tensor, Tensor]:

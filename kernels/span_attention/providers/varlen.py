@@ -21,30 +21,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import devices
 from .call import Call
+from .flash_packages import current_implementation
 from .packed_tokens import PackedAxis, next_width, nothing_seen, pack, packed_axes, unpack
 
 WIDEST = 256  # the largest width of a head that the kernel takes
+OLDEST_MAJOR = 8
 
 
 def serves(call: Call) -> str | None:
     """Return why this kernel cannot serve a call, or None if it can."""
+    reason = devices.not_nvidia(call.q.device) or devices.not_half(call.q.dtype)
+    if reason is not None:
+        return reason
     if call.rule.softcap is not None:
         return "it has no softcap"
     if call.rule.scale <= 0:
         return f"it takes positive scales only, not {call.rule.scale}"
-    if call.q.dtype not in (torch.float16, torch.bfloat16):
-        return f"it takes float16 and bfloat16 only, not {call.q.dtype}"
     if call.width > WIDEST:
         return f"it takes heads up to {WIDEST} wide, not {call.width}"
-    return _unfit_device(call.q.device) or missing(call.q.device)
+    major, minor = devices.capability(call.q.device)
+    if major < OLDEST_MAJOR:
+        return f"it needs compute capability {OLDEST_MAJOR}.0, not {major}.{minor}"
+    return missing(call.q.device)
 
 
 def missing(device: torch.device) -> str | None:
     """Return what this torch lacks for the kernel, or which other kernel stands in its place."""
     if not torch.backends.cuda.is_flash_attention_available():
         return "this build of torch comes without flash attention"
-    return lacking()
+    other = current_implementation()
+    return lacking() if other is None else f"the user activated {other} in its place"
 
 
 def attend(call: Call) -> tuple[Tensor, Tensor]:
@@ -87,16 +95,6 @@ def _run(
             f"torch {torch.__version__}: logsumexp has shape {found}, expected {expected} ([Hq, T])"
         )
     return out, lse
-
-
-def _unfit_device(device: torch.device) -> str | None:
-    """Return why the kernel cannot run on a device, or None if it can."""
-    if device.type != "cuda":
-        return f"it runs on CUDA, not on {device.type}"
-    if torch.version.hip is not None:
-        return "its logsumexp has different layouts on ROCm, by version"
-    major, minor = torch.cuda.get_device_capability(device)
-    return None if major >= 8 else f"it needs compute capability 8.0, not {major}.{minor}"
 
 
 def lacking() -> str | None:
