@@ -9,8 +9,9 @@ entry, reasoning decides:
   it, then cuDNN, on compute capability 9 and 10. The fused kernel takes what these do not serve
   there (windows, softcaps, packed rows), and FlashAttention 2 comes before it on other cards.
 - With few queries a kernel must split the keys to fill the card.
-- A gradient of the mass, or one through a logsumexp (sinks), goes to the fused kernel, which folds
-  it into its own backward pass.
+- A gradient of the mass takes the platform's backward pass and one over the rows asked for, as long
+  as these are few (:data:`ROWS_SHARE`); else, and through a logsumexp (sinks), it goes to the fused
+  kernel, which folds it into its own backward pass.
 - Triton before 3.7 leaves out some fences on compute capability 9 and 10, so there FlashAttention 2
   comes before the fused kernel; it is never refused for that.
 - Inside a compiled graph the fused kernel is taken, which is one node of the graph.
@@ -40,6 +41,12 @@ from .providers.lse_check import UNCHECKED, verdict
 DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 LONG_KEYS = 2048  # from here on a decoding call goes to kernels that split its keys only
 PREFIX = "lse:"
+PLATFORM_BEST = ("flash_4", "flash_3", "cudnn")  # expected to be faster than the fused kernel
+
+# Up to this share R / (B·M) of rows asked for, their own backward pass is expected to cost less than
+# the fused kernel's loses to the platform's. A row costs three products over the keys it sees, up to
+# twice the causal mean; a backward pass has five; the platform's is taken to be 1.4 times as fast.
+ROWS_SHARE = 0.25
 WITH_FENCES = (3, 7)  # the first Triton that puts a fence before every product of sm_90
 
 # Card -> what was measured on it; read on import, so that a compiled graph finds a dictionary.
@@ -83,9 +90,11 @@ def choice(call: Call, mass_grad: bool) -> Choice:
             entry.backend != name and _serves_unasked(name, call, work, expected=True)
         ):
             return Choice(entry.backend, f"measured fastest for {work} on this card")
-    if work == "mass_grad" and fused:
-        return Choice("triton", "the gradient of the mass is part of its backward pass")
     provider = _reasoned(call, work)
+    if work == "mass_grad" and fused:
+        few = len(call.query.rows) <= ROWS_SHARE * call.q.shape[0] * call.q.shape[2]
+        if not few or provider.name not in PLATFORM_BEST:
+            return Choice("triton", "the gradient of the mass is part of its backward pass")
     if provider.name == "fused":
         return Choice("triton", f"expected to be the fastest that serves this {work} call")
     return Choice(
@@ -160,7 +169,7 @@ def order(device: torch.device) -> tuple[str, ...]:
     if torch.cuda.get_device_capability(device)[0] not in (9, 10):
         return ("varlen", "fused", "cudnn", "flex", "blocks")
     last = ("varlen", "fused") if fences_missing() else ("fused", "varlen")
-    return ("flash_4", "flash_3", "cudnn", *last, "flex", "blocks")
+    return (*PLATFORM_BEST, *last, "flex", "blocks")
 
 
 def unsplit(provider: Provider, call: Call, work: Work) -> str | None:
@@ -235,7 +244,7 @@ def _measured(call: Call, work: Work) -> Measured | None:
 
 
 def _facts(call: Call) -> tuple[object, ...]:
-    """Return what a choice depends on beside the query: shapes, the rule, and PyTorch's switches."""
+    """Return what a choice depends on beside the query: tensors, rule, and PyTorch's switches."""
     q, k, v, rule = call.q, call.k, call.v, call.rule
     return (
         *(q.shape, k.shape, v.shape[3], q.dtype, q.device, call.grad),

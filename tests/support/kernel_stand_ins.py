@@ -28,7 +28,6 @@ OPERATORS = {
     "cudnn": "_scaled_dot_product_cudnn_attention",
     "cudnn packed": "_cudnn_attention_forward",
 }
-REAL_OPERATORS = {name: getattr(torch.ops.aten, name, None) for name in OPERATORS.values()}
 
 
 def softmax(
@@ -370,13 +369,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0
     card.put("flash_attn", _module("flash_attn"))
     card.put("flash_attn.cute", flash_4_module())
     return card
-
-
-def without_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the operators' stand-ins away, for what PyTorch traces; what was checked stays so."""
-    monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", False)
-    for name, real in REAL_OPERATORS.items():
-        monkeypatch.setattr(torch.ops.aten, name, real)
 
 
 def leave() -> None:
