@@ -43,9 +43,10 @@ LONG_KEYS = 2048  # from here on a decoding call goes to kernels that split its 
 PREFIX = "lse:"
 PLATFORM_BEST = ("flash_4", "flash_3", "cudnn")  # expected to be faster than the fused kernel
 
-# Up to this share R / (B·M) of rows asked for, their own backward pass is expected to cost less than
-# the fused kernel's loses to the platform's. A row costs three products over the keys it sees, up to
-# twice the causal mean; a backward pass has five; the platform's is taken to be 1.4 times as fast.
+# Up to this share R / (B·M) of rows asked for, a backward pass of their own is expected to cost less
+# than what the fused kernel's loses to the platform's: a row costs three products over the keys it
+# sees, up to twice the causal mean, where a backward pass has five, and the platform's is taken to
+# be 1.4 times as fast as ours. Not measured.
 ROWS_SHARE = 0.25
 WITH_FENCES = (3, 7)  # the first Triton that puts a fence before every product of sm_90
 
@@ -80,7 +81,7 @@ def fastest(
 def choice(call: Call, mass_grad: bool) -> Choice:
     """Return what ``backend="auto"`` takes for a call outside of a compiled graph, and why."""
     if call.q.device.type != "cuda":
-        return Choice("lse", f"other backends run on CUDA, and this is {call.q.device.type}")
+        return Choice("lse", f"the kernels for CUDA do not run on {call.q.device.type}")
     work = work_of(call, mass_grad)
     fused = trusted_kernels(call.q, call.v) is not None
     entry = _measured(call, work)

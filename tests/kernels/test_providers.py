@@ -54,7 +54,7 @@ def card(everything: Card, monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
 
 
 def served(name: str, case: Case) -> bool:
-    """Return whether a provider is to serve a case without a gradient: the documentation's table."""
+    """Return whether a provider is to serve a case without a gradient, as documented."""
     windowed = case.window is not None and case.window < case.keys
     whole = case.query().segments.tolist() == [[b, 0, case.keys] for b in range(case.batch)]
     width = max(case.width, case.value_width)

@@ -33,7 +33,7 @@ OPERATORS = {
 def softmax(
     q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float, softcap: float = 0.0
 ) -> Attended:
-    """Return ``out [H, m, Dv]`` and ``lse [H, m]`` for ``q [H, m, D]`` and fewer heads of k and v."""
+    """Return ``out [H, m, Dv]`` and ``lse [H, m]`` for ``q [H, m, D]``, with fewer key heads."""
     groups = q.shape[0] // k.shape[0]
     k, v = (x.float().repeat_interleave(groups, 0) for x in (k, v))
     scores = q.float() @ k.transpose(1, 2) * scale
