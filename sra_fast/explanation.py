@@ -12,7 +12,7 @@ from sra_fast.kernels import dispatch
 from sra_fast.kernels.blocks import needs_grad
 from sra_fast.kernels.contract import LogitRule, SpanQuery
 from sra_fast.kernels.measured_table import Work, card
-from sra_fast.kernels.providers import PROVIDERS, Call, call_of
+from sra_fast.kernels.providers import PROVIDERS, AttentionCall, call_of
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def explain(
     return Explanation(backend, taken, why, card(q.device), work, answers)
 
 
-def _taken(backend: str, call: Call, mass_grad: bool) -> tuple[str | None, str]:
+def _taken(backend: str, call: AttentionCall, mass_grad: bool) -> tuple[str | None, str]:
     """Return the backend that serves a call, or None if the one asked for cannot, and why."""
     if backend == "auto":
         choice = dispatch.choice(call, mass_grad)
@@ -137,7 +137,7 @@ def _taken(backend: str, call: Call, mass_grad: bool) -> tuple[str | None, str]:
     return (backend, "it was asked for") if reason is None else (None, reason)
 
 
-def _answer(name: str, call: Call, work: Work) -> ProviderAnswer:
+def _answer(name: str, call: AttentionCall, work: Work) -> ProviderAnswer:
     """Return what one provider says to a call."""
     provider = PROVIDERS[name]
     reason = dispatch.reason_against(name, call)

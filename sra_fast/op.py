@@ -17,7 +17,7 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
-from sra_fast.kernels.dispatch import PREFIX, fastest, triton_backend
+from sra_fast.kernels.dispatch import PREFIX, fastest, fastest_mass, triton_backend
 from sra_fast.kernels.plan import check
 from sra_fast.kernels.providers import PROVIDERS
 
@@ -60,8 +60,9 @@ def span_attention(
         sinks: ``[Hq]``, a logit per head that takes mass and gives no value; None for no sinks.
         backend: ``"reference"`` keeps the whole map; ``"lse"`` runs the platform's flash attention
             and then the mass; ``"triton"`` does both in one kernel, on GPUs; ``"auto"`` takes the
-            fastest for the device. Or one of your own, by the name that it is registered under
-            (:func:`sra_fast.register_backend`).
+            fastest for the device, as :func:`sra_fast.explain` says in words. ``"lse:NAME"`` takes
+            attention from one provider, such as ``"lse:cudnn"``. Or one of your own, by the name
+            that it is registered under (:func:`sra_fast.register_backend`).
         mass_grad: whether the mass carries a gradient when q, k or the sinks ask for one. False
             saves a second pass over the rows when a training run only watches the mass.
 
@@ -72,7 +73,8 @@ def span_attention(
 
     Raises:
         ValueError: shapes, dtypes, devices or the query do not fit together, there is no such
-            backend, or one of your own returned something else than this.
+            backend, the one asked for does not serve the call, or one of your own returned
+            something else than this.
     """
     rule = LogitRule(_scale(q, scale), window, softcap, sinks)
     _check(q, k, v, rule)
@@ -112,7 +114,8 @@ def span_mass(
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]))
     with torch.autocast(q.device.type, enabled=False):
-        kernels = _backend(backend, q, k, k, query, rule, needs_grad(q, k, sinks))
+        name = fastest_mass(q, k) if backend == "auto" else backend
+        kernels = _backend(name, q, k, k, query, rule, needs_grad(q, k, sinks))
         return kernels.mass_only(q, k, query, rule)
 
 

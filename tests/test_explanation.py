@@ -38,7 +38,9 @@ def test_on_a_cpu_the_flash_kernel_serves_and_the_rest_say_why_not(backend: str)
     assert (found.device, found.work) == ("cpu", "prefill")
     answers = {answer.name: answer.reason for answer in found.providers}
     assert list(answers) == list(PROVIDERS)
-    assert [name for name, reason in answers.items() if reason is None] == ["cpu_flash", "blocks"]
+    serving = [name for name, reason in answers.items() if reason is None]
+    assert serving == ["fused", "cpu_flash", "blocks"]  # the first in the interpreter
+    assert "lse:fused: only if asked for, it is not for cpu" in str(found)
     assert answers["cudnn"] == "it runs on CUDA, not on cpu"
 
 

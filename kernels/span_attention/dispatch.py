@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from .contract import LogitRule, SpanQuery
-from .measured_table import Measured, Work, card, find, shipped
-from .providers import PROVIDERS, Call, Provider, call_of
+from .measured_table import MeasuredCall, Work, card, find, shipped
+from .providers import PROVIDERS, AttentionCall, Provider, call_of
 from .providers.call import NO_SINK_GRADIENT
 from .providers.flash_packages import current_implementation
 from .providers.fused import triton_backend as triton_backend
@@ -43,15 +43,15 @@ LONG_KEYS = 2048  # from here on a decoding call goes to kernels that split its 
 PREFIX = "lse:"
 PLATFORM_BEST = ("flash_4", "flash_3", "cudnn")  # expected to be faster than the fused kernel
 
-# Up to this share R / (B·M) of rows asked for, a backward pass of their own is expected to cost less
-# than what the fused kernel's loses to the platform's: a row costs three products over the keys it
-# sees, up to twice the causal mean, where a backward pass has five, and the platform's is taken to
-# be 1.4 times as fast as ours. Not measured.
+# Up to this share R / (B·M) of rows asked for, a backward pass of their own is expected to cost
+# less than what the fused kernel's loses to the platform's: a row costs three products over the
+# keys it sees, up to twice the causal mean, where a backward pass has five, and the platform's is
+# taken to be 1.4 times as fast as ours. Not measured.
 ROWS_SHARE = 0.25
 WITH_FENCES = (3, 7)  # the first Triton that puts a fence before every product of sm_90
 
 # Card -> what was measured on it; read on import, so that a compiled graph finds a dictionary.
-MEASURED: dict[str, list[Measured]] = shipped()
+MEASURED: dict[str, list[MeasuredCall]] = shipped()
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,19 @@ def fastest(
     """
     if q.device.type != "cuda":
         return "lse"
-    if torch.compiler.is_compiling() and trusted_kernels(q, v) is not None:
-        return "triton"
+    if torch.compiler.is_compiling():
+        return fastest_mass(q, v)
     call = call_of(q, k, v, query, rule)
     key = ("choice", mass_grad, *_facts(call))
     return query.derived(key, lambda: choice(call, mass_grad)).backend
 
 
-def choice(call: Call, mass_grad: bool) -> Choice:
+def fastest_mass(q: Tensor, k: Tensor) -> str:
+    """Return the backend for masses without an output: no provider computes these."""
+    return "lse" if trusted_kernels(q, k) is None else "triton"
+
+
+def choice(call: AttentionCall, mass_grad: bool) -> Choice:
     """Return what ``backend="auto"`` takes for a call outside of a compiled graph, and why."""
     if call.q.device.type != "cuda":
         return Choice("lse", f"the kernels for CUDA do not run on {call.q.device.type}")
@@ -103,7 +108,7 @@ def choice(call: Call, mass_grad: bool) -> Choice:
     )
 
 
-def best_provider(call: Call) -> Provider:
+def best_provider(call: AttentionCall) -> Provider:
     """Return the provider that ``backend="lse"`` takes: measured, or else reasoned, as fastest."""
     if call.q.device.type == "cpu":
         return PROVIDERS["cpu_flash" if reason_against("cpu_flash", call) is None else "blocks"]
@@ -116,7 +121,7 @@ def best_provider(call: Call) -> Provider:
     return _reasoned(call, work)
 
 
-def provider_by_name(name: str, call: Call) -> Provider:
+def provider_by_name(name: str, call: AttentionCall) -> Provider:
     """Return the provider that was asked for by name.
 
     Raises:
@@ -131,7 +136,7 @@ def provider_by_name(name: str, call: Call) -> Provider:
     return PROVIDERS[name]
 
 
-def reason_against(name: str, call: Call) -> str | None:
+def reason_against(name: str, call: AttentionCall) -> str | None:
     """Return why a provider cannot serve a call, or None if it can.
 
     The logsumexp of another project's kernel is checked on its first use in a process.
@@ -144,7 +149,7 @@ def reason_against(name: str, call: Call) -> str | None:
     return call.query.derived(("reason", name, *_facts(call)), lambda: _reason(provider, call))
 
 
-def work_of(call: Call, mass_grad: bool) -> Work:
+def work_of(call: AttentionCall, mass_grad: bool) -> Work:
     """Return the kind of work that a call is: what the table of measurements distinguishes."""
     if mass_grad:
         return "mass_grad"
@@ -173,7 +178,7 @@ def order(device: torch.device) -> tuple[str, ...]:
     return (*PLATFORM_BEST, *last, "flex", "blocks")
 
 
-def unsplit(provider: Provider, call: Call, work: Work) -> str | None:
+def unsplit(provider: Provider, call: AttentionCall, work: Work) -> str | None:
     """Return why a decoding call would fill too little of a card with a provider, or None."""
     if work != "decode" or call.k.shape[2] < LONG_KEYS or provider.splits_keys(call):
         return None
@@ -190,7 +195,7 @@ def fences_missing() -> bool:
     return tuple(int(part) for part in version.split(".")[:2]) < WITH_FENCES
 
 
-def _reason(provider: Provider, call: Call) -> str | None:
+def _reason(provider: Provider, call: AttentionCall) -> str | None:
     """Return why another project's kernel cannot serve a call, or None if it can."""
     if call.rule.sinks is not None and call.grad:
         return NO_SINK_GRADIENT
@@ -198,7 +203,7 @@ def _reason(provider: Provider, call: Call) -> str | None:
     return reason or verdict(provider, call.q.device, call.q.dtype)
 
 
-def _reasoned(call: Call, work: Work) -> Provider:
+def _reasoned(call: AttentionCall, work: Work) -> Provider:
     """Return the provider expected to be fastest of those that serve a call and may be taken."""
     fitting = (
         name
@@ -208,7 +213,7 @@ def _reasoned(call: Call, work: Work) -> Provider:
     return PROVIDERS[next(fitting)]
 
 
-def _serves_unasked(name: str, call: Call, work: Work, *, expected: bool) -> bool:
+def _serves_unasked(name: str, call: AttentionCall, work: Work, *, expected: bool) -> bool:
     """Return whether a provider may be taken unasked; warn once if one is here but unusable.
 
     ``expected`` says that a measurement names it, so that its absence is worth a warning too.
@@ -225,7 +230,7 @@ def _serves_unasked(name: str, call: Call, work: Work, *, expected: bool) -> boo
     return reason is None
 
 
-def _unusable(provider: Provider, call: Call) -> bool:
+def _unusable(provider: Provider, call: AttentionCall) -> bool:
     """Return whether a provider is missing, too old or wrong here, whatever the call asks for."""
     if not provider.platform:
         return False
@@ -236,7 +241,7 @@ def _unusable(provider: Provider, call: Call) -> bool:
     return verdict(provider, call.q.device, call.q.dtype) not in (None, UNCHECKED)
 
 
-def _measured(call: Call, work: Work) -> Measured | None:
+def _measured(call: AttentionCall, work: Work) -> MeasuredCall | None:
     """Return what was measured for a kind of call on its card, or None."""
     if not MEASURED:
         return None
@@ -244,13 +249,14 @@ def _measured(call: Call, work: Work) -> Measured | None:
     return find(entries, call.width, call.q.dtype, not call.sequences.whole, work)
 
 
-def _facts(call: Call) -> tuple[object, ...]:
+def _facts(call: AttentionCall) -> tuple[object, ...]:
     """Return what a choice depends on beside the query: tensors, rule, and PyTorch's switches."""
     q, k, v, rule = call.q, call.k, call.v, call.rule
     return (
         *(q.shape, k.shape, v.shape[3], q.dtype, q.device, call.grad),
         *(q.stride(), k.stride(), v.stride(), q.storage_offset() % 8),
         *(rule.window, rule.softcap, rule.scale > 0, rule.sinks is None),
+        q.device.type == "cuda" and torch.cuda.is_current_stream_capturing(),
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cuda.cudnn_sdp_enabled(),
         current_implementation(),

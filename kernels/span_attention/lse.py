@@ -16,7 +16,7 @@ from . import blocks, mass
 from .contract import LogitRule, SpanAttention, SpanMass, SpanQuery
 from .dispatch import best_provider, provider_by_name, trusted_kernels
 from .plan import Plan, plan
-from .providers import Call, Provider, call_of
+from .providers import AttentionCall, Provider, call_of
 from .providers.merging import Attended, add_sinks
 
 
@@ -51,14 +51,16 @@ class OfProvider:
         return mass_only(q, k, query, rule)
 
 
-def attended(provider: Provider, call: Call) -> Attended:
+def attended(provider: Provider, call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]`` and ``lse [B, Hq, M]`` of a call, its sinks included."""
     if call.rule.sinks is None or provider.own_sinks:
         return provider.attend(call)
     return add_sinks(*provider.attend(call.without_sinks()), call.rule.sinks)
 
 
-def _attention(choose: Callable[[Call], Provider], call: Call, mass_grad: bool) -> SpanAttention:
+def _attention(
+    choose: Callable[[AttentionCall], Provider], call: AttentionCall, mass_grad: bool
+) -> SpanAttention:
     """Return attention by the chosen provider, and the mass from its logsumexp."""
     q, k, query, rule = call.q, call.k, call.query, call.rule
     out, lse = attended(choose(call), call)

@@ -36,7 +36,7 @@ Work = Literal["prefill", "decode", "training", "mass_grad"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCall:
     """What was fastest for one kind of call on one card; the module's docstring has the fields."""
 
     width: int
@@ -46,7 +46,7 @@ class Measured:
     backend: str
 
 
-Table = Mapping[str, Sequence[Measured]]
+MeasuredTable = Mapping[str, Sequence[MeasuredCall]]
 
 
 def card(device: torch.device) -> str:
@@ -62,7 +62,7 @@ def capability(device: torch.device) -> str:
     return f"sm_{major}{minor}"
 
 
-def parse(text: str, source: str = "measured.json") -> dict[str, list[Measured]]:
+def parse(text: str, source: str = "measured.json") -> dict[str, list[MeasuredCall]]:
     """Return the table of a JSON text.
 
     Raises:
@@ -76,14 +76,14 @@ def parse(text: str, source: str = "measured.json") -> dict[str, list[Measured]]
     }
 
 
-def as_json(table: Table) -> dict[str, list[dict[str, Any]]]:
+def as_json(table: MeasuredTable) -> dict[str, list[dict[str, Any]]]:
     """Return a table as the object that the file holds, cards and entries in a fixed order."""
     return {
         name: [asdict(entry) for entry in sorted(table[name], key=_key)] for name in sorted(table)
     }
 
 
-def merged(known: Table, new: Table) -> dict[str, list[Measured]]:
+def merged(known: MeasuredTable, new: MeasuredTable) -> dict[str, list[MeasuredCall]]:
     """Return the first table with the entries of the second, which replace those of their key."""
     result = {name: list(entries) for name, entries in known.items()}
     for name, entries in new.items():
@@ -93,14 +93,14 @@ def merged(known: Table, new: Table) -> dict[str, list[Measured]]:
     return result
 
 
-def read(path: Path) -> dict[str, list[Measured]]:
+def read(path: Path) -> dict[str, list[MeasuredCall]]:
     """Return the table of a file, empty if there is none."""
     return parse(path.read_text("utf-8"), str(path)) if path.exists() else {}
 
 
 def find(
-    entries: Iterable[Measured], width: int, dtype: torch.dtype, packed: bool, work: Work
-) -> Measured | None:
+    entries: Iterable[MeasuredCall], width: int, dtype: torch.dtype, packed: bool, work: Work
+) -> MeasuredCall | None:
     """Return the entry for a kind of call: that of its width, or the next wider one measured."""
     name = str(dtype).removeprefix("torch.")
     fitting = [
@@ -111,16 +111,16 @@ def find(
     return min(fitting, key=lambda entry: entry.width, default=None)
 
 
-def shipped() -> dict[str, list[Measured]]:
+def shipped() -> dict[str, list[MeasuredCall]]:
     """Return the table that is installed with this package."""
     return parse(resources.files("sra_fast.kernels").joinpath("measured.json").read_text("utf-8"))
 
 
-def _key(entry: Measured) -> tuple[Any, ...]:
+def _key(entry: MeasuredCall) -> tuple[Any, ...]:
     return entry.width, entry.dtype, entry.packed, entry.work
 
 
-def _entry(fields: Any, where: str) -> Measured:
+def _entry(fields: Any, where: str) -> MeasuredCall:
     """Return one entry, or raise an error that says what is wrong with it."""
     wanted = {"width": int, "dtype": str, "packed": bool, "work": str, "backend": str}
     if not isinstance(fields, dict) or set(fields) != set(wanted):
@@ -130,4 +130,4 @@ def _entry(fields: Any, where: str) -> Measured:
             raise ValueError(f"{where}: {name} must be {kind.__name__}, got {fields[name]!r}")
     if fields["work"] not in get_args(Work):
         raise ValueError(f"{where}: work must be one of {get_args(Work)}, got {fields['work']!r}")
-    return Measured(**fields)
+    return MeasuredCall(**fields)

@@ -17,8 +17,8 @@ from op_cases import CASES
 from sra_fast import SpanQuery, span_attention
 from sra_fast.kernels import dispatch, lse
 from sra_fast.kernels.contract import LogitRule
-from sra_fast.kernels.measured_table import Measured
-from sra_fast.kernels.providers import Call, cudnn, varlen
+from sra_fast.kernels.measured_table import MeasuredCall
+from sra_fast.kernels.providers import AttentionCall, cudnn, varlen
 from sra_fast.kernels.triton_kernels import backend, configurations, tuning
 from sra_fast.kernels.triton_kernels.configurations import Kernel
 
@@ -62,7 +62,7 @@ def call(
     )
     q, k = OnCard(queries, dtype, training), OnCard(keys, dtype, training)
     grad = training or (rule.sinks is not None and rule.sinks.requires_grad)
-    return Call(q, k, k, query, rule, grad)  # type: ignore[arg-type]
+    return AttentionCall(q, k, k, query, rule, grad)  # type: ignore[arg-type]
 
 
 def auto(mass_grad: bool = False, **of_call: Any) -> str:
@@ -102,7 +102,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], None]
 
 def measured(monkeypatch: pytest.MonkeyPatch, backend: str, work: Any = "prefill") -> None:
     """Let the table say what was fastest on the card at a width of 128, for unpacked bfloat16."""
-    entry = Measured(128, "bfloat16", False, work, backend)
+    entry = MeasuredCall(128, "bfloat16", False, work, backend)
     monkeypatch.setattr(dispatch, "MEASURED", {CARD: [entry]})
 
 
@@ -141,6 +141,14 @@ SINKS = LogitRule(1.0, sinks=torch.zeros(4))
 def test_without_a_record_reasoning_decides(taken: str, of_call: Any) -> None:
     assert auto(**of_call) == taken
     assert as_lse(**of_call) == taken.removeprefix("lse:").replace("triton", "fused")
+
+
+@pytest.mark.usefixtures("card")
+def test_masses_alone_go_to_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    x: Any = OnCard(64, torch.bfloat16, False)
+    assert dispatch.fastest_mass(x, x) == "triton"
+    monkeypatch.setattr(dispatch, "triton_backend", lambda: None)
+    assert dispatch.fastest_mass(x, x) == "lse"
 
 
 @pytest.mark.usefixtures("card")
@@ -350,6 +358,7 @@ def test_the_choice_is_made_inside_a_compiled_graph() -> None:
         taken = dispatch.fastest(one.q, one.k, one.v, one.query, one.rule, mass_grad=False)
         return x + 1 if taken == "triton" else x
 
+    assert torch.equal(function(torch.zeros(2)), torch.zeros(2))  # outside it is cuDNN
     compiled = torch.compile(function, fullgraph=True, backend="eager")
     assert torch.equal(compiled(torch.zeros(2)), torch.ones(2))
 

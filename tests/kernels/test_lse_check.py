@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kernel_stand_ins as stand_ins
 from kernel_stand_ins import Card, leave, pretend
@@ -145,16 +147,18 @@ def test_a_kernel_is_checked_once_per_device_and_dtype(card: Card) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("where", ["compiled", "captured"])
+@pytest.mark.parametrize("where", ["compiled", "captured", "of shapes alone"])
 def test_nothing_is_checked_inside_a_graph(
     where: str, card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if where == "compiled":
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    else:
+    elif where == "captured":
         monkeypatch.setattr(lse_check, "_capturing", lambda device: True)
+    shapes = FakeTensorMode() if where == "of shapes alone" else nullcontext()
     provider = changed("varlen", lambda out, lse: pytest.fail("it was called"))
-    assert lse_check.verdict(provider, CPU, torch.float16) == lse_check.UNCHECKED
+    with shapes:
+        assert lse_check.verdict(provider, CPU, torch.float16) == lse_check.UNCHECKED
     monkeypatch.undo()
     pretend(monkeypatch)
     assert lse_check.verdict(PROVIDERS["varlen"], CPU, torch.float16) is None  # it is asked again

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sra_fast.kernels import measured_table
-from sra_fast.kernels.measured_table import Measured, as_json, find, merged, parse
+from sra_fast.kernels.measured_table import MeasuredCall, as_json, find, merged, parse
 from sra_fast.kernels.providers import PROVIDERS
 from sra_fast.names import Backend
 
@@ -25,7 +25,10 @@ BF16 = torch.bfloat16
 
 
 def test_a_table_is_read_as_it_is_written(tmp_path: Path) -> None:
-    table = {"B (sm_90)": [Measured(**ENTRY)], "A (sm_80)": [Measured(**ENTRY | {"width": 64})]}
+    table = {
+        "B (sm_90)": [MeasuredCall(**ENTRY)],
+        "A (sm_80)": [MeasuredCall(**ENTRY | {"width": 64})],
+    }
     path = tmp_path / "measured.json"
     assert measured_table.read(path) == {}
     path.write_text(json.dumps(as_json(table)))
@@ -39,7 +42,7 @@ def test_the_example_of_the_documentation_is_a_table() -> None:
         line.split("#")[0]
         for line in text[text.index("    {") : text.index("\n``width``")].split("\n")
     )
-    assert parse(example) == {"NVIDIA H100 80GB HBM3 (sm_90)": [Measured(**ENTRY)]}
+    assert parse(example) == {"NVIDIA H100 80GB HBM3 (sm_90)": [MeasuredCall(**ENTRY)]}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def test_a_wrong_entry_is_named_with_its_card(says: str, entry: dict[str, Any]) 
 
 
 def test_a_width_between_two_takes_what_was_measured_for_the_wider() -> None:
-    entries = [Measured(**ENTRY | {"width": width}) for width in (256, 64, 128)]
+    entries = [MeasuredCall(**ENTRY | {"width": width}) for width in (256, 64, 128)]
     found = {
         width: find(entries, width, BF16, False, "prefill") for width in (40, 64, 80, 256, 257)
     }
@@ -76,13 +79,13 @@ def test_a_width_between_two_takes_what_was_measured_for_the_wider() -> None:
     [(torch.float16, False, "prefill"), (BF16, True, "prefill"), (BF16, False, "decode")],
 )
 def test_another_kind_of_call_finds_nothing(dtype: torch.dtype, packed: bool, work: Any) -> None:
-    assert find([Measured(**ENTRY)], 128, dtype, packed, work) is None
+    assert find([MeasuredCall(**ENTRY)], 128, dtype, packed, work) is None
 
 
 def test_a_new_measurement_replaces_the_old_one_of_its_kind() -> None:
-    old = Measured(**ENTRY)
-    new = Measured(**ENTRY | {"backend": "triton"})
-    other = Measured(**ENTRY | {"packed": True})
+    old = MeasuredCall(**ENTRY)
+    new = MeasuredCall(**ENTRY | {"backend": "triton"})
+    other = MeasuredCall(**ENTRY | {"packed": True})
     table = {"A": [old, other], "B": [old]}
     assert merged(table, {"A": [new]}) == {"A": [new, other], "B": [old]}
     assert table["A"] == [old, other]

@@ -6,7 +6,7 @@ The ones above come first where nothing was measured and several serve a call.
 from __future__ import annotations
 
 from . import cpu_flash, cudnn, exact_blocks, flash_3, flash_4, flex, fused, varlen
-from .call import Call, Provider, call_of
+from .call import AttentionCall, Provider, call_of
 
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
@@ -80,4 +80,4 @@ PROVIDERS: dict[str, Provider] = {
     )
 }
 
-__all__ = ["PROVIDERS", "Call", "Provider", "call_of"]
+__all__ = ["PROVIDERS", "AttentionCall", "Provider", "call_of"]

@@ -16,8 +16,8 @@ NO_SINK_GRADIENT = "its logsumexp carries no gradient, which sinks need"
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
-    """Hold the arguments of one attention, checked to fit together.
+class AttentionCall:
+    """The arguments of one attention, checked to fit together.
 
     Attributes:
         q: ``[B, Hq, M, D]``, any strides, ``M ≥ 1``.
@@ -45,7 +45,7 @@ class Call:
         """The wider of the key width ``D`` and the value width ``Dv``."""
         return max(self.q.shape[3], self.v.shape[3])
 
-    def without_sinks(self) -> Call:
+    def without_sinks(self) -> AttentionCall:
         """Return the same call for a provider that knows no sinks."""
         return self if self.rule.sinks is None else replace(self, rule=self._sinkless())
 
@@ -53,14 +53,14 @@ class Call:
         return replace(self.rule, sinks=None)
 
 
-def call_of(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule) -> Call:
+def call_of(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule) -> AttentionCall:
     """Return the call for these tensors; a gradient is wanted where autograd would record it."""
-    return Call(q, k, v, query, rule, needs_grad(q, k, v, rule.sinks))
+    return AttentionCall(q, k, v, query, rule, needs_grad(q, k, v, rule.sinks))
 
 
 @dataclass(frozen=True)
 class Provider:
-    """Describe one way to compute attention that also gives the logsumexp.
+    """One way to compute attention that also gives the logsumexp.
 
     Attributes:
         name: its name in ``backend="lse:NAME"`` and in the table of measurements.
@@ -79,10 +79,10 @@ class Provider:
 
     name: str
     about: str
-    serves: Callable[[Call], str | None]
-    attend: Callable[[Call], tuple[Tensor, Tensor]]
+    serves: Callable[[AttentionCall], str | None]
+    attend: Callable[[AttentionCall], tuple[Tensor, Tensor]]
     own_sinks: bool = False
     platform: bool = False
     missing: Callable[[torch.device], str | None] = lambda device: None
     present: Callable[[], bool] = lambda: True
-    splits_keys: Callable[[Call], bool] = lambda call: False
+    splits_keys: Callable[[AttentionCall], bool] = lambda call: False

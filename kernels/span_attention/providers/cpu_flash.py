@@ -6,12 +6,12 @@ from torch import Tensor
 
 from .. import flash_cpu
 from ..contract import LogitRule
-from .call import NO_SINK_GRADIENT, Call
+from .call import NO_SINK_GRADIENT, AttentionCall
 from .merging import Attended, add_sinks
 from .per_sequence import by_sequence
 
 
-def serves(call: Call) -> str | None:
+def serves(call: AttentionCall) -> str | None:
     """Return why the CPU's flash kernel cannot serve a call, or None if it can."""
     if call.q.device.type != "cpu":
         return f"it runs on the CPU, not on {call.q.device.type}"
@@ -20,7 +20,7 @@ def serves(call: Call) -> str | None:
     return None if call.rule.softcap is None else "it has no softcap"
 
 
-def attend(call: Call) -> Attended:
+def attend(call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]``, sinks included."""
     return by_sequence(call, _one)
 

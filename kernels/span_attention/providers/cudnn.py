@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import devices
-from .call import Call
+from .call import AttentionCall
 from .merging import Attended, merge
 from .packed_tokens import aligned, nothing_seen, pack, packed_axes, unpack
 
@@ -27,7 +27,7 @@ MULTIPLE = 8
 SHORTEST_PACKED = 129  # PyTorch refuses packed queries that are all shorter
 
 
-def serves(call: Call) -> str | None:
+def serves(call: AttentionCall) -> str | None:
     """Return why cuDNN cannot serve a call, or None if it can."""
     return (
         devices.not_nvidia(call.q.device)
@@ -47,7 +47,7 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
-def attend(call: Call) -> Attended:
+def attend(call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]`` and ``lse [B, Hq, M]`` float32, detached, of a call it serves.
 
     Whole sequences give a differentiable output where M = N.
@@ -73,7 +73,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> At
     return out, lse.detach().squeeze(3)
 
 
-def _packed(call: Call) -> Attended:
+def _packed(call: AttentionCall) -> Attended:
     """Return the attention of all sequences from one call on packed tokens, without a gradient."""
     axes = packed_axes(call)
     if axes is None:
@@ -100,7 +100,7 @@ def _expect(lse: Tensor, shape: tuple[int, ...], letters: str) -> None:
         )
 
 
-def _unfit_rule(call: Call) -> str | None:
+def _unfit_rule(call: AttentionCall) -> str | None:
     rule = call.rule
     if rule.softcap is not None:
         return "it has no softcap"
@@ -109,7 +109,7 @@ def _unfit_rule(call: Call) -> str | None:
     return None if rule.scale > 0 else f"it takes positive scales only, not {rule.scale}"
 
 
-def _unfit_widths(call: Call) -> str | None:
+def _unfit_widths(call: AttentionCall) -> str | None:
     width, value_width = call.q.shape[3], call.v.shape[3]
     if width % MULTIPLE or value_width % MULTIPLE:
         return f"it takes head widths of a multiple of {MULTIPLE}, not {width} and {value_width}"
@@ -118,7 +118,7 @@ def _unfit_widths(call: Call) -> str | None:
     return None
 
 
-def _unfit_whole(call: Call) -> str | None:
+def _unfit_whole(call: AttentionCall) -> str | None:
     m, n = call.q.shape[2], call.k.shape[2]
     if n == 1 or (m > 1 and n - m == 1):
         return "it takes no call with a single key"
@@ -127,7 +127,7 @@ def _unfit_whole(call: Call) -> str | None:
     return None
 
 
-def _unfit_packed(call: Call) -> str | None:
+def _unfit_packed(call: AttentionCall) -> str | None:
     if not hasattr(torch.ops.aten, "_cudnn_attention_forward"):
         return (
             f"torch {torch.__version__} has no _cudnn_attention_forward for packed or padded rows"
@@ -144,13 +144,13 @@ def _unfit_packed(call: Call) -> str | None:
     return None
 
 
-def _last(keys: slice, call: Call) -> slice:
+def _last(keys: slice, call: AttentionCall) -> slice:
     """Return the queries of a segment all of whose keys are also queries."""
     offset = call.k.shape[2] - call.q.shape[2]
     return slice(keys.start - offset, keys.stop - offset)
 
 
-def _refused(call: Call) -> str | None:
+def _refused(call: AttentionCall) -> str | None:
     """Return that PyTorch would not hand this call to cuDNN, or None if it would."""
     if torch.are_deterministic_algorithms_enabled():
         return "it is not deterministic, and torch.use_deterministic_algorithms is on"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from . import varlen
-from .call import Call
+from .call import AttentionCall
 from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
 from .merging import Attended
 from .packed_tokens import next_width
@@ -20,7 +20,7 @@ WIDEST = 256
 WANTED = ("softmax_scale", "causal", "window_size", "softcap")
 
 
-def serves(call: Call) -> str | None:
+def serves(call: AttentionCall) -> str | None:
     """Return why FlashAttention 3 cannot serve a call, or None if it can."""
     reason = unfit(call, capabilities=(9,), widest=WIDEST) or missing(call.q.device)
     if reason is not None or installed(*PLACES) is not None:
@@ -46,7 +46,7 @@ def missing(device: torch.device) -> str | None:
     )
 
 
-def attend(call: Call) -> Attended:
+def attend(call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]`` of a call it serves."""
     place = installed(*PLACES)
     if place is None:
@@ -57,6 +57,6 @@ def attend(call: Call) -> Attended:
     return run(call, place, next_width(call.width), no_window=-1, asking=asking)
 
 
-def splits_keys(call: Call) -> bool:
+def splits_keys(call: AttentionCall) -> bool:
     """Return whether a decoding call is split over its keys, so that it fills the card."""
     return installed(*PLACES) is not None and not torch.are_deterministic_algorithms_enabled()

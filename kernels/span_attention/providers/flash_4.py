@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from . import devices, varlen
-from .call import Call
+from .call import AttentionCall
 from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
 from .merging import Attended
 
@@ -21,7 +21,7 @@ WANTED = ("softmax_scale", "causal", "window_size", "softcap")
 SPLITTING = (10,)  # compute capabilities on which it splits keys
 
 
-def serves(call: Call) -> str | None:
+def serves(call: AttentionCall) -> str | None:
     """Return why FlashAttention 4 cannot serve a call, or None if it can."""
     reason = unfit(call, capabilities=(9, 10), widest=WIDTHS[-1]) or missing(call.q.device)
     if reason is not None:
@@ -52,7 +52,7 @@ def missing(device: torch.device) -> str | None:
     )
 
 
-def attend(call: Call) -> Attended:
+def attend(call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]`` of a call it serves."""
     place = installed(*PLACES)
     if place is None:
@@ -64,7 +64,7 @@ def attend(call: Call) -> Attended:
     return run(call, place, width, no_window=None, asking=asking)
 
 
-def splits_keys(call: Call) -> bool:
+def splits_keys(call: AttentionCall) -> bool:
     """Return whether a decoding call is split over its keys, so that it fills the card."""
     if installed(*PLACES) is None or torch.are_deterministic_algorithms_enabled():
         return False

@@ -21,14 +21,14 @@ import torch.nn.attention
 from torch import Tensor
 
 from . import devices
-from .call import Call
+from .call import AttentionCall
 from .merging import Attended
 from .packed_tokens import aligned, nothing_seen, pack, packed_axes, unpack
 
 DECODE_QUERIES = 16  # up to so many queries the keys are split, if the package can
 
 
-def unfit(call: Call, *, capabilities: tuple[int, ...], widest: int) -> str | None:
+def unfit(call: AttentionCall, *, capabilities: tuple[int, ...], widest: int) -> str | None:
     """Return why neither package can serve a call on such cards, or None if one could."""
     reason = devices.not_nvidia(call.q.device) or devices.not_half(call.q.dtype)
     if reason is not None:
@@ -96,7 +96,7 @@ def lacks(place: str, *wanted: str) -> str | None:
 
 
 def run(
-    call: Call, place: str, width: int, *, no_window: int | None, asking: Mapping[str, Any]
+    call: AttentionCall, place: str, width: int, *, no_window: int | None, asking: Mapping[str, Any]
 ) -> Attended:
     """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]`` of one call.
 

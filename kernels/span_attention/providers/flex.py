@@ -19,14 +19,14 @@ from torch import Tensor
 
 from ..triton_kernels.layout import layout
 from . import devices
-from .call import Call
+from .call import AttentionCall
 from .merging import Attended
 
 NARROWEST = 16  # the smallest product of Triton's
 OLDEST_CAPABILITY = (8, 0)
 
 
-def serves(call: Call) -> str | None:
+def serves(call: AttentionCall) -> str | None:
     """Return why FlexAttention cannot serve a call, or None if it can."""
     reason = devices.not_nvidia(call.q.device)
     if reason is not None:
@@ -56,7 +56,7 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
-def attend(call: Call) -> Attended:
+def attend(call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]`` of a call it serves."""
     from torch.nn.attention.flex_attention import AuxRequest
 
@@ -74,7 +74,7 @@ def attend(call: Call) -> Attended:
     return out, aux.lse.detach()
 
 
-def _block_mask(call: Call) -> Any:
+def _block_mask(call: AttentionCall) -> Any:
     """Return which blocks of keys each block of queries meets, and the mask inside of them."""
     (batch, _, m, _), n = call.q.shape, call.k.shape[2]
     first_key = layout(call.query, batch, m, n, call.rule.window).first_key

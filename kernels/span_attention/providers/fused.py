@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from ..contract import SpanQuery
-from .call import Call
+from .call import AttentionCall
 
 
-def serves(call: Call) -> str | None:
+def serves(call: AttentionCall) -> str | None:
     """Return why the Triton kernels cannot serve a call, or None if they can."""
     kernels = triton_backend()
     if kernels is None:
@@ -20,7 +20,7 @@ def serves(call: Call) -> str | None:
     return None if reason is None else f"it serves {reason}"
 
 
-def attend(call: Call) -> tuple[Tensor, Tensor]:
+def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
     """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]``; sinks are its own."""
     result = triton_backend().attention(  # type: ignore[union-attr]
         call.q, call.k, call.v, _silent(call.query), call.rule, mass_grad=False

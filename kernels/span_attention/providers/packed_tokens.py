@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .call import Call
+from .call import AttentionCall
+from .merging import Attended
 
 ALIGNED = 8  # numbers of two bytes in the 16 bytes that such kernels read at a time, unchecked
 
@@ -34,7 +35,7 @@ class PackedAxis:
     longest: int
 
 
-def packed_axes(call: Call) -> tuple[PackedAxis, PackedAxis] | None:
+def packed_axes(call: AttentionCall) -> tuple[PackedAxis, PackedAxis] | None:
     """Return the packed queries and keys of the sequences with a query, or None if none has.
 
     They are kept on the query, for all layers of a model.
@@ -69,7 +70,9 @@ def next_width(width: int) -> int:
     return -(-width // ALIGNED) * ALIGNED
 
 
-def unpack(out: Tensor, lse: Tensor, queries: PackedAxis, call: Call) -> tuple[Tensor, Tensor]:
+def unpack(
+    out: Tensor, lse: Tensor, queries: PackedAxis, call: AttentionCall
+) -> tuple[Tensor, Tensor]:
     """Return ``out [B, Hq, M, Dv]`` and ``lse [B, Hq, M]`` from ``[T, Hq, ≥ Dv]`` and ``[Hq, T]``.
 
     The output lies as ``[B, M, Hq, Dv]`` in memory, as the models want it next.
@@ -85,14 +88,14 @@ def unpack(out: Tensor, lse: Tensor, queries: PackedAxis, call: Call) -> tuple[T
     return out, lse.view(heads, batch, m).transpose(0, 1)
 
 
-def nothing_seen(call: Call) -> tuple[Tensor, Tensor]:
+def nothing_seen(call: AttentionCall) -> Attended:
     """Return the output and the logsumexp of a call in which no query sees a key."""
     batch, heads, m, _ = call.q.shape
     out = call.v.new_zeros(batch, m, heads, call.v.shape[3]).transpose(1, 2)
     return out, call.q.new_full((batch, heads, m), -torch.inf, dtype=torch.float32)
 
 
-def _axes(call: Call, batch: int, m: int, n: int) -> tuple[PackedAxis, PackedAxis] | None:
+def _axes(call: AttentionCall, batch: int, m: int, n: int) -> tuple[PackedAxis, PackedAxis] | None:
     """Build what :func:`packed_axes` returns."""
     device = call.query.key_labels.device
     parts = [part for part in call.sequences.sequences if part.queries.start < part.queries.stop]

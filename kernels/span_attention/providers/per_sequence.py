@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..contract import LogitRule, accumulation_dtype
-from .call import Call
+from .call import AttentionCall
 
 OneSequence = Callable[[Tensor, Tensor, Tensor, LogitRule], tuple[Tensor, Tensor]]
 """Takes ``q [b, Hq, m, D]``, ``k [b, Hkv, n, D]``, ``v [b, Hkv, n, Dv]`` and the rule of logits;
@@ -20,7 +20,7 @@ returns ``out [b, Hq, m, Dv]`` and ``lse [b, Hq, m]`` of causal attention, whose
 the last m of n key positions."""
 
 
-def by_sequence(call: Call, attend: OneSequence) -> tuple[Tensor, Tensor]:
+def by_sequence(call: AttentionCall, attend: OneSequence) -> tuple[Tensor, Tensor]:
     """Return ``out [B, Hq, M, Dv]`` and ``lse [B, Hq, M]`` of a call, sequence by sequence."""
     q, k, v, rule = call.q, call.k, call.v, call.rule
     sequences = call.sequences

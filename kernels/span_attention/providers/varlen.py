@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import devices
-from .call import Call
+from .call import AttentionCall
 from .flash_packages import current_implementation
 from .packed_tokens import PackedAxis, next_width, nothing_seen, pack, packed_axes, unpack
 
@@ -30,7 +30,7 @@ WIDEST = 256  # the largest width of a head that the kernel takes
 OLDEST_MAJOR = 8
 
 
-def serves(call: Call) -> str | None:
+def serves(call: AttentionCall) -> str | None:
     """Return why this kernel cannot serve a call, or None if it can."""
     reason = devices.not_nvidia(call.q.device) or devices.not_half(call.q.dtype)
     if reason is not None:
@@ -55,7 +55,7 @@ def missing(device: torch.device) -> str | None:
     return lacking() if other is None else f"the user activated {other} in its place"
 
 
-def attend(call: Call) -> tuple[Tensor, Tensor]:
+def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
     """Return the attention of all sequences from one call, which :func:`serves` has let through.
 
     Returns ``out [B, Hq, M, Dv]`` in v's dtype, differentiable, ``[B, M, Hq, Dv]`` in memory, and
@@ -72,7 +72,7 @@ def attend(call: Call) -> tuple[Tensor, Tensor]:
 
 
 def _run(
-    q: Tensor, k: Tensor, v: Tensor, queries: PackedAxis, keys: PackedAxis, call: Call
+    q: Tensor, k: Tensor, v: Tensor, queries: PackedAxis, keys: PackedAxis, call: AttentionCall
 ) -> tuple[Tensor, Tensor]:
     """Return ``out [T, Hq, width]`` and ``lse [Hq, T]`` of one call of the kernel."""
     from torch.nn.attention import varlen  # imported late: it registers operators, which takes time
