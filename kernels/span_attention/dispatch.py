@@ -53,6 +53,8 @@ WITH_FENCES = (3, 7)  # the first Triton that puts a fence before every product 
 # Card -> what was measured on it; read on import, so that a compiled graph finds a dictionary.
 MEASURED: dict[str, list[MeasuredCall]] = shipped()
 
+_CPU_FLASH, _BLOCKS = PROVIDERS["cpu_flash"], PROVIDERS["blocks"]
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -111,7 +113,7 @@ def choice(call: AttentionCall, mass_grad: bool) -> Choice:
 def best_provider(call: AttentionCall) -> Provider:
     """Return the provider that ``backend="lse"`` takes: measured, or else reasoned, as fastest."""
     if call.q.device.type == "cpu":
-        return PROVIDERS["cpu_flash" if reason_against("cpu_flash", call) is None else "blocks"]
+        return _CPU_FLASH if _CPU_FLASH.serves(call) is None else _BLOCKS
     work = work_of(call, mass_grad=False)
     entry = _measured(call, work) if call.q.device.type == "cuda" else None
     if entry is not None and entry.backend.startswith(PREFIX):

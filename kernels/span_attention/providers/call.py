@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class AttentionCall:
     rule: LogitRule
     grad: bool
 
-    @property
+    @cached_property
     def sequences(self) -> Plan:
         """The query's segments as plain numbers, worked out once per query."""
         return plan(self.query, self.q.shape[0], self.q.shape[2], self.k.shape[2])
