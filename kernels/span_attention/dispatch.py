@@ -36,7 +36,7 @@ from .providers import PROVIDERS, AttentionCall, Provider, call_of
 from .providers.call import NO_SINK_GRADIENT
 from .providers.flash_packages import current_implementation
 from .providers.fused import triton_backend as triton_backend
-from .providers.lse_check import UNCHECKED, verdict
+from .providers.lse_check import UNCHECKED, probes_of, verdict
 
 DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 LONG_KEYS = 2048  # from here on a decoding call goes to kernels that split its keys only
@@ -202,7 +202,7 @@ def _reason(provider: Provider, call: AttentionCall) -> str | None:
     if call.rule.sinks is not None and call.grad:
         return NO_SINK_GRADIENT
     reason = provider.serves(call.without_sinks())
-    return reason or verdict(provider, call.q.device, call.q.dtype)
+    return reason or verdict(provider, call.q.device, call.q.dtype, probes_of(call))
 
 
 def _reasoned(call: AttentionCall, work: Work) -> Provider:
@@ -240,7 +240,8 @@ def _unusable(provider: Provider, call: AttentionCall) -> bool:
         return True
     if provider.serves(call.without_sinks()) is not None:
         return False
-    return verdict(provider, call.q.device, call.q.dtype) not in (None, UNCHECKED)
+    checked = verdict(provider, call.q.device, call.q.dtype, probes_of(call))
+    return checked not in (None, UNCHECKED)
 
 
 def _measured(call: AttentionCall, work: Work) -> MeasuredCall | None:

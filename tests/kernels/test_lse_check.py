@@ -16,9 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kernel_stand_ins as stand_ins
 from kernel_stand_ins import Card, leave, pretend
-from op_cases import CASES
+from op_cases import CASES, Case
 from sra_fast import span_attention
-from sra_fast.kernels.providers import PROVIDERS, Provider, lse_check
+from sra_fast.kernels.contract import LogitRule
+from sra_fast.kernels.providers import PROVIDERS, Provider, call_of, lse_check
 
 PLATFORM = tuple(name for name, provider in PROVIDERS.items() if provider.platform)
 CPU = torch.device("cpu")
@@ -170,3 +171,32 @@ def test_what_was_checked_before_is_used_inside_a_graph(
     assert lse_check.verdict(PROVIDERS["varlen"], CPU, torch.float16) is None
     monkeypatch.setattr(lse_check, "_capturing", lambda device: True)
     assert lse_check.verdict(PROVIDERS["varlen"], CPU, torch.float16) is None
+
+
+def test_what_fails_in_packed_rows_still_serves_whole_ones(card: Card) -> None:
+    def broken(*given: Any, **options: Any) -> Any:
+        raise RuntimeError("no execution plan")
+
+    card.put("cudnn packed", broken)
+    whole = CASES[0]
+    packed = Case("packed", queries=200, keys=200, segments=((0, 0, 60), (0, 60, 200)))
+    span_attention(*whole.tensors(torch.float16), whole.query(), backend="lse:cudnn")
+    with pytest.raises(ValueError, match=r"padded rows failed: .*no execution plan"):
+        span_attention(*packed.tensors(torch.float16), packed.query(), backend="lse:cudnn")
+
+
+@pytest.mark.parametrize(
+    ("probes", "case"),
+    [
+        ("whole rows", Case("plain")),
+        ("whole rows", Case("plain", window=400)),
+        ("padded rows, packed rows", Case("padded", segments=((0, 3, 37),))),
+        ("whole rows, fewer queries than keys", Case("few", queries=5)),
+        ("whole rows, fewer queries than keys, one query", Case("one", queries=1)),
+        ("whole rows, a window, a softcap", Case("both", window=5, softcap=2.0)),
+    ],
+)
+def test_what_a_call_relies_on_is_checked(probes: str, case: Case) -> None:
+    q, k, v = case.tensors(torch.float16)
+    call = call_of(q, k, v, case.query(), LogitRule(**case.rule(torch.float16)))
+    assert ", ".join(probe.name for probe in lse_check.probes_of(call)) == probes

@@ -3,7 +3,7 @@
 Kernels differ in what they call a logsumexp: natural or to base 2, ``[B, H, M]`` or ``[B, M, H]``,
 with or without the scale; and a version may change it. Masses are ``exp(s − lse)``, so a mistake
 would be silent. So each kernel gets small problems of its own (whole rows, padded and packed ones,
-fewer queries than keys, a window, a softcap: those it says it serves) per device and dtype, and its
+fewer queries than keys, a window, a softcap: what a call relies on) per device and dtype, and its
 output and logsumexp are compared with the definition in float64. It waits for the device, so it is
 never done inside a compiled graph or while a CUDA graph is captured.
 """
@@ -28,7 +28,7 @@ UNCHECKED = (
     "compiled or captured: run one call before"
 )
 
-_VERDICTS: dict[tuple[str, str, torch.dtype], str | None] = {}
+_VERDICTS: dict[tuple[str, str, torch.dtype, str], str | None] = {}
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,41 @@ PROBES = (
 )
 
 
-def verdict(provider: Provider, device: torch.device, dtype: torch.dtype) -> str | None:
+def probes_of(call: AttentionCall) -> tuple[Probe, ...]:
+    """Return the small problems that show what a call relies on."""
+    (m, n), window = (call.q.shape[2], call.k.shape[2]), call.rule.window
+    relied_on = {
+        "whole rows": call.sequences.whole,
+        "padded rows": not call.sequences.whole,
+        "packed rows": not call.sequences.whole,
+        "fewer queries than keys": m < n,
+        "one query": m == 1 < n,
+        "a window": window is not None and window < n,
+        "a softcap": call.rule.softcap is not None,
+    }
+    return tuple(probe for probe in PROBES if relied_on[probe.name])
+
+
+def verdict(
+    provider: Provider,
+    device: torch.device,
+    dtype: torch.dtype,
+    probes: tuple[Probe, ...] = PROBES,
+) -> str | None:
     """Return why a provider's logsumexp cannot be used on a device in a dtype, or None if it can.
 
-    The answer is found on the first call and kept for the process.
+    Each small problem is solved when it is first relied on, and its answer is kept for the process;
+    a problem that the provider says it does not serve tells nothing.
     """
-    key = (provider.name, str(device), dtype)
-    if key in _VERDICTS:
-        return _VERDICTS[key]
-    if torch.compiler.is_compiling() or _capturing(device):
-        return UNCHECKED
-    if type(torch.empty(0, device=device)) is not Tensor:  # shapes alone are being followed
-        return UNCHECKED
-    _VERDICTS[key] = reason = _first_difference(provider, device, dtype)
-    return reason
+    for probe in probes:
+        key = (provider.name, str(device), dtype, probe.name)
+        if key not in _VERDICTS:
+            if _followed(device):
+                return UNCHECKED
+            _VERDICTS[key] = _solved(provider, probe, device, dtype)
+        if _VERDICTS[key] is not None:
+            return _VERDICTS[key]
+    return None
 
 
 def forget() -> None:
@@ -75,25 +96,30 @@ def forget() -> None:
     _VERDICTS.clear()
 
 
+def _followed(device: torch.device) -> bool:
+    """Return whether a graph is compiled or captured, or shapes alone are followed, just now."""
+    if torch.compiler.is_compiling() or _capturing(device):
+        return True
+    return type(torch.empty(0, device=device)) is not Tensor
+
+
 def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _first_difference(provider: Provider, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return in words how the provider's results differ from the definition, or None."""
+def _solved(
+    provider: Provider, probe: Probe, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    """Return in words how a provider's answer to a problem differs from the definition, or None."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for probe in PROBES:
-            call = _call(probe, device, dtype)
-            if provider.serves(call) is not None:
-                continue
-            try:
-                out, lse = provider.attend(call)
-                found = _difference(call, out, lse)
-            except Exception as error:  # whatever a kernel raises where it does not fit
-                found = f"it failed ({type(error).__name__}: {error})"
-            if found is not None:
-                return f"its check on {probe.name} failed: {found}"
-    return None
+        call = _call(probe, device, dtype)
+        if provider.serves(call) is not None:
+            return None
+        try:
+            found = _difference(call, *provider.attend(call))
+        except Exception as error:  # whatever a kernel raises where it does not fit
+            found = f"it failed ({type(error).__name__}: {error})"
+    return None if found is None else f"its check on {probe.name} failed: {found}"
 
 
 def _call(probe: Probe, device: torch.device, dtype: torch.dtype) -> AttentionCall:
