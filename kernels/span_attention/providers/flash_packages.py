@@ -109,16 +109,12 @@ def run(
     """
     module = loaded(place)
     assert isinstance(module, ModuleType)
-    longest = call.k.shape[2]
     window = call.rule.window
-    options = {
-        "softmax_scale": call.rule.scale,
-        "causal": True,
-        "window_size": (no_window, no_window if window is None or window >= longest else 0),
-        **asking,
-    }
-    if window is not None and window < longest:
-        options |= {"causal": False, "window_size": (window - 1, 0)}
+    if window is not None and window < call.k.shape[2]:
+        seen = {"causal": False, "window_size": (window - 1, 0)}
+    else:
+        seen = {"causal": True, "window_size": (no_window, no_window)}
+    options = {"softmax_scale": call.rule.scale, **seen, **asking}
     if call.rule.softcap is not None:
         options["softcap"] = call.rule.softcap
     if call.sequences.whole:
