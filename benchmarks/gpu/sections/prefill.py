@@ -12,8 +12,8 @@ from benchmarks.gpu.harness.bench import Bench, Entry
 from benchmarks.gpu.harness.failures import describe
 from benchmarks.gpu.harness.timing import Call
 from sra_fast import SpanAttention, SpanQuery, span_attention
-from sra_fast.kernels import flash_cuda
 from sra_fast.kernels.contract import LogitRule
+from sra_fast.kernels.providers import PROVIDERS, call_of
 
 
 def run_fused(bench: Bench) -> None:
@@ -52,7 +52,7 @@ def _measure_fused(bench: Bench, entry: Entry, seconds: float) -> None:
 def _measure_lse(bench: Bench, entry: Entry, seconds: float) -> None:
     given, on, off = _given(bench, entry["T"], "lse")
     rule = LogitRule(bench.sizes.width**-0.5)
-    reason = flash_cuda.unserved(given.q, given.k, given.v, rule)
+    reason = PROVIDERS["varlen"].serves(call_of(given.q, given.k, given.v, given.asking, rule))
     entry["kernel"] = "varlen flash" if reason is None else f"other: {reason}"
     theirs, _ = _pytorch(given)
     _check(given, on, theirs.get("flash"), entry)
