@@ -2,7 +2,8 @@
 
 There is one call per sequence, or one for the whole batch if every batch row is one full sequence,
 so padding costs nothing and no mask is ever made. What the flash kernel cannot do goes through
-:mod:`blocks`; a differentiable mass takes a second pass over the rows asked for (:mod:`mass`).
+:mod:`blocks`. Output and mass are two nodes of autograd: the output's gradient is that of the
+kernel that computed it, and the mass's comes from the rows asked for alone (:mod:`row_gradient`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def attention(
                 q[row, :, queries], k[row, :, keys], v[row, :, keys], rule
             )
     if mass_grad and blocks.needs_grad(q, k, rule.sinks) and len(query.rows):
-        masses = mass.from_scratch(q, k, query, sequences, rule).mass
+        masses = mass.of_rows(q, k, lse, query, sequences, rule)
     else:
         masses = _mass_of_lse(q, k, lse, query, sequences, rule)
     return SpanAttention(out, masses, lse)
