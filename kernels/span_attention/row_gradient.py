@@ -42,7 +42,9 @@ def connected(
         blocks: the rows in blocks, all of them that see a key.
         rule: the rule of the logits.
     """
-    made: Tensor = _RowsOfMass.apply(q, k, rule.sinks, mass, lse.detach(), blocks, rule)
+    made: Tensor = _RowsOfMass.apply(  # type: ignore[no-untyped-call]
+        q, k, rule.sinks, mass, lse.detach(), blocks, rule
+    )
     return made
 
 
