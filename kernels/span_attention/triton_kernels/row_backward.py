@@ -40,7 +40,7 @@ def row_backward(
         q: ``[B, Hq, M, D]``.
         k: ``[B, Hkv, N, D]``.
         mass: ``[R, Hq, G]``.
-        lse: ``[R, Hq]``, contiguous, each row's logsumexp over exactly the keys that it sees.
+        lse: ``[R, Hq]``, each row's logsumexp over exactly the keys that it sees.
         d_mass: ``[R, Hq, G]``, the gradient g.
         layout: the layout of the query; its ``rows`` are not empty.
         bounds: the query's ``row_bounds``, ``[2, B, ⌈N/16⌉]``.
@@ -48,7 +48,7 @@ def row_backward(
     """
     batch, heads, m, width = q.shape
     n, rows = k.shape[2], len(layout.rows)
-    d_mass = d_mass.contiguous()
+    d_mass, lse = d_mass.contiguous(), lse.contiguous()
     delta = (d_mass * mass).sum(-1)
     place = (layout.rows // m, slice(None), layout.rows % m)
     q_rows = q[place].contiguous()  # [R, Hq, D]
