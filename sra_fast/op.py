@@ -64,7 +64,7 @@ def span_attention(
             attention from one provider, such as ``"lse:cudnn"``. Or one of your own, by the name
             that it is registered under (:func:`sra_fast.register_backend`).
         mass_grad: whether the mass carries a gradient when q, k or the sinks ask for one. False
-            saves a second pass over the rows when a training run only watches the mass.
+            saves ``R × N`` work in the backward pass when a training run only watches the mass.
 
     Returns:
         ``out [B, Hq, M, Dv]`` in v's dtype, ``mass [R, Hq, G]`` float32 and ``lse [B, Hq, M]``

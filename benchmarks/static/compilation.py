@@ -28,6 +28,7 @@ from sra_fast.kernels.triton_kernels.epilogue import add_span_mass
 from sra_fast.kernels.triton_kernels.forward import forward
 from sra_fast.kernels.triton_kernels.launch import Logits, like_heads
 from sra_fast.kernels.triton_kernels.layout import GRANULE, Layout
+from sra_fast.kernels.triton_kernels.row_backward import row_backward
 from sra_fast.kernels.triton_kernels.tuning import OPT_IN
 
 TARGETS = {
@@ -54,7 +55,7 @@ class KernelCase:
         capped: whether there are a softcap and sinks.
     """
 
-    function: Literal["forward", "decode", "epilogue", "backward"]
+    function: Literal["forward", "decode", "epilogue", "backward", "row_backward"]
     width: int
     dtype: torch.dtype
     spans: int
@@ -107,7 +108,7 @@ def binaries(architecture: str, case: KernelCase) -> list[Binary]:
     def only_compile(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         launched = Binary(
             kernel=self.fn.__name__,
-            spans=int(kwargs["SPANS"]),
+            spans=int(kwargs.get("SPANS", case.spans)),
             block_m=kwargs.get("BLOCK_M"),
             block_n=kwargs.get("BLOCK_N"),
             warps=kwargs.get("num_warps", 4),
@@ -259,9 +260,17 @@ def _backward(case: KernelCase) -> None:
     backward(q, k, v, out, mass, lse, torch.empty_like(out), d_mass, layout, logits)
 
 
+def _row_backward(case: KernelCase) -> None:
+    q, k, _, layout, logits = _inputs(case)
+    mass, _ = _mass_and_lse(case)
+    bounds = torch.empty_like(layout.key_runs)
+    row_backward(q, k, mass, mass[:, :, 0].contiguous(), mass, layout, bounds, logits)
+
+
 _CALLS: dict[str, Callable[[KernelCase], None]] = {
     "forward": _forward,
     "decode": _decode,
     "epilogue": _epilogue,
     "backward": _backward,
+    "row_backward": _row_backward,
 }

@@ -50,6 +50,8 @@ NAMES = {
     "delta_kernel": "delta",
     "dk_dv_kernel": "dk_dv",
     "dq_kernel": "dq",
+    "row_dq_kernel": "row_dq",
+    "row_dk_kernel": "row_dk",
 }
 WITHOUT_PRODUCTS = {"delta", "decode join"}
 
@@ -101,7 +103,7 @@ def plan() -> list[KernelCase]:
             cases += [replace(usual, spans=spans) for spans in ((0, 2, 3) if often else (0, 3))]
             cases += [replace(few, queries=1, spans=spans) for spans in ((0, 3) if often else (3,))]
             cases += [case for case in most if decode_serves(case)][:1]  # the largest tile
-            cases += [replace(usual, function="epilogue")]
+            cases += [replace(usual, function=name) for name in ("epilogue", "row_backward")]
             steps = (0, 3) if width <= WIDEST_CLEAN else (3,)
             cases += [replace(usual, function="backward", spans=spans) for spans in steps]
     usual = KernelCase("forward", 128, torch.bfloat16, spans=3)
@@ -110,7 +112,7 @@ def plan() -> list[KernelCase]:
         replace(usual, capped=True),
         replace(usual, batch=1, queries=EVEN_TOKENS, keys=EVEN_TOKENS),
     ):
-        cases += [more, replace(more, function="backward")]
+        cases += [replace(more, function=name) for name in ("forward", "backward", "row_backward")]
     return cases
 
 
@@ -126,7 +128,7 @@ def report(architectures: Iterable[str]) -> list[JudgedKernel]:
 
 def _effort(case: KernelCase) -> float:
     """Return a number that grows with the seconds that a case takes to compile."""
-    return case.width * case.dtype.itemsize * (3 if case.function == "backward" else 1 + case.spans)
+    return case.width * case.dtype.itemsize * (3 if "backward" in case.function else 1 + case.spans)
 
 
 def _rows(work: tuple[str, KernelCase]) -> list[JudgedKernel]:
@@ -194,7 +196,7 @@ def as_table(rows: Sequence[JudgedKernel]) -> str:
 def _cells(row: JudgedKernel) -> list[str]:
     made = row.binary
     spans = made.spans
-    if row.kernel in ("delta", "dk_dv", "dq"):
+    if row.kernel in ("delta", "dk_dv", "dq", "row_dq", "row_dk"):
         spans = "on" if made.spans else "off"
     tile = "×".join(str(size) for size in (made.block_m, made.block_n) if size is not None)
     numbers = (made.warps, made.stages, made.registers, made.stack, made.local, made.shared)

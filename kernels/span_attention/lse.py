@@ -1,8 +1,9 @@
 """Backend ``lse`` takes attention from a provider, then the mass from its logsumexp.
 
 The provider is the fastest one that serves the call (:mod:`dispatch`), or the one asked for by
-name. Sinks come afterwards for the providers that know none. A differentiable mass takes a second
-pass over the rows asked for (:mod:`mass`).
+name. Sinks come afterwards for the providers that know none. Output and mass are two nodes of
+autograd: the output's gradient is that of the kernel that computed it, and the mass's comes from the
+rows asked for alone (:mod:`row_gradient`).
 """
 
 from __future__ import annotations
@@ -65,8 +66,7 @@ def _attention(
     q, k, query, rule = call.q, call.k, call.query, call.rule
     out, lse = attended(choose(call), call)
     if mass_grad and blocks.needs_grad(q, k, rule.sinks) and len(query.rows):
-        # The one place where a differentiable mass is made of a provider's logsumexp.
-        masses = mass.from_scratch(q, k, query, call.sequences, rule).mass
+        masses = mass.of_rows(q, k, lse, query, call.sequences, rule)
     else:
         masses = _mass_of_lse(q, k, lse, query, call.sequences, rule)
     return SpanAttention(out, masses, lse)

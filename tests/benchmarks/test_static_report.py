@@ -50,7 +50,7 @@ def test_every_configuration_compiles_without_spills(architecture: str) -> None:
 
     halves = [row for row in found if row["dtype"] == "bfloat16"]
     best, _ = BEST[architecture]
-    for kernel in ("forward", "epilogue", "dk_dv", "dq"):
+    for kernel in ("forward", "epilogue", "dk_dv", "dq", "row_dk", "row_dq"):
         assert {row["instruction"] for row in halves if row["kernel"] == kernel} == {best}
     # A few packed rows are too few for wgmma and tcgen05.
     decode = [row for row in halves if row["kernel"] == "decode"]

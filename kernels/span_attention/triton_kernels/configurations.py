@@ -26,6 +26,8 @@ class Kernel(Enum):
     DELTA = "delta"
     DK_DV = "dk_dv"
     DQ = "dq"
+    ROW_DQ = "row_dq"
+    ROW_DK = "row_dk"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DELTA:    ((64, 16, 4, 1),  (64, 16, 4, 1),  (64, 16, 4, 1)),
         Kernel.DK_DV:    ((32, 128, 8, 3), (64, 64, 8, 2),  (16, 64, 8, 2)),
         Kernel.DQ:       ((128, 64, 8, 3), (128, 32, 8, 3), (32, 32, 8, 2)),
+        Kernel.ROW_DQ:   ((64, 32, 4, 3),  (64, 32, 4, 3),  (32, 32, 8, 2)),
+        Kernel.ROW_DK:   ((32, 128, 8, 3), (64, 64, 8, 2),  (16, 64, 8, 2)),
     },
     "sm_90": {  # wgmma: 64 rows per four warps, operands from shared memory
         Kernel.FORWARD:  ((128, 128, 8, 3), (128, 64, 8, 3), (128, 32, 8, 2)),
@@ -85,6 +89,8 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DELTA:    ((64, 16, 4, 1),   (64, 16, 4, 1),  (64, 16, 4, 1)),
         Kernel.DK_DV:    ((64, 128, 8, 3),  (32, 128, 8, 3), (32, 64, 8, 2)),
         Kernel.DQ:       ((128, 64, 8, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
+        Kernel.ROW_DQ:   ((64, 64, 4, 3),   (64, 32, 4, 3),  (64, 32, 8, 2)),
+        Kernel.ROW_DK:   ((64, 128, 8, 3),  (32, 128, 8, 3), (32, 64, 8, 2)),
     },
     "sm_100": {  # tcgen05: sums are in tensor memory, but forward scales them in registers
         Kernel.FORWARD:  ((128, 64, 8, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
@@ -93,6 +99,8 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DELTA:    ((64, 16, 4, 1),   (64, 16, 4, 1),  (64, 16, 4, 1)),
         Kernel.DK_DV:    ((64, 128, 8, 3),  (64, 128, 8, 3), (32, 64, 8, 2)),
         Kernel.DQ:       ((128, 64, 8, 3),  (128, 64, 8, 3), (64, 64, 8, 2)),
+        Kernel.ROW_DQ:   ((64, 64, 4, 3),   (64, 32, 4, 3),  (64, 32, 8, 2)),
+        Kernel.ROW_DK:   ((32, 128, 8, 3),  (32, 128, 8, 3), (32, 64, 8, 2)),
     },
     "gfx942": {  # 512 registers with four warps; 64 KB of shared memory
         Kernel.FORWARD:  ((128, 64, 4, 2), (128, 64, 4, 2), (64, 32, 4, 2)),
@@ -101,6 +109,8 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DELTA:    ((64, 16, 4, 1),  (64, 16, 4, 1),  (64, 16, 4, 1)),
         Kernel.DK_DV:    ((32, 128, 4, 2), (32, 128, 4, 1), (16, 64, 4, 2)),
         Kernel.DQ:       ((128, 64, 4, 2), (64, 64, 4, 2),  (64, 32, 4, 2)),
+        Kernel.ROW_DQ:   ((128, 64, 4, 2), (64, 64, 4, 2),  (64, 32, 4, 2)),
+        Kernel.ROW_DK:   ((32, 128, 4, 2), (32, 128, 4, 1), (16, 64, 4, 2)),
     },
 }
 # IEEE float32 runs on plain FMAs, whose operands all pass through registers.
@@ -111,6 +121,8 @@ _SINGLE_NVIDIA: dict[Kernel, Line] = {
     Kernel.DELTA:    ((64, 16, 4, 1), (64, 16, 4, 1),  (64, 16, 8, 1)),
     Kernel.DK_DV:    ((32, 32, 8, 2), (16, 16, 8, 2),  (16, 16, 8, 1)),
     Kernel.DQ:       ((32, 32, 8, 2), (16, 16, 8, 2),  (16, 16, 8, 1)),
+    Kernel.ROW_DQ:   ((32, 32, 8, 2), (16, 16, 8, 2),  (16, 16, 8, 1)),
+    Kernel.ROW_DK:   ((32, 32, 8, 2), (16, 16, 8, 2),  (16, 16, 8, 1)),
 }
 _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | {
     "gfx942": {  # has matrix instructions for float32
@@ -120,6 +132,8 @@ _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | 
         Kernel.DELTA:    ((64, 16, 4, 1), (64, 16, 4, 1), (64, 16, 4, 1)),
         Kernel.DK_DV:    ((32, 64, 4, 1), (32, 32, 4, 1), (16, 32, 4, 1)),
         Kernel.DQ:       ((64, 32, 4, 2), (64, 32, 4, 2), (32, 16, 4, 1)),
+        Kernel.ROW_DQ:   ((64, 32, 4, 2), (64, 32, 4, 2), (32, 16, 4, 1)),
+        Kernel.ROW_DK:   ((32, 64, 4, 1), (32, 32, 4, 1), (16, 32, 4, 1)),
     },
 }
 # fmt: on
@@ -141,7 +155,8 @@ TABLE: dict[str, dict[Kernel, dict[Class, Configuration]]] = {
 
 # The interpreter's tiles are small, so that short tests cross every edge of a tile.
 INTERPRETED = {kernel: Configuration(32, 16, 4, 1) for kernel in Kernel} | {
-    Kernel.DK_DV: Configuration(16, 32, 4, 1)
+    Kernel.DK_DV: Configuration(16, 32, 4, 1),
+    Kernel.ROW_DK: Configuration(16, 32, 4, 1),
 }
 
 
@@ -156,7 +171,7 @@ def configuration(kernel: Kernel, q: Tensor, width: int) -> Configuration:
 
 def narrower(kernel: Kernel, chosen: Configuration) -> Configuration:
     """Halve the tile that a program walks: masked loads of odd widths take registers."""
-    if kernel == Kernel.DK_DV:
+    if kernel in (Kernel.DK_DV, Kernel.ROW_DK):
         return replace(chosen, block_m=max(16, chosen.block_m // 2))
     return replace(chosen, block_n=max(16, chosen.block_n // 2))
 
