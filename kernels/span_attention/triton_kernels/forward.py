@@ -174,7 +174,7 @@ def forward(
     mass = q.new_empty(rows, heads, spans, dtype=dtype)
     lse = q.new_empty(batch, heads, m, dtype=dtype)
     launch(
-        Kernel.FORWARD,
+        Kernel.FORWARD_WITH_SPANS if first_spans else Kernel.FORWARD,
         forward_kernel,
         lambda tiles: triton.cdiv(m, tiles["BLOCK_M"]) * batch * heads,
         q,
