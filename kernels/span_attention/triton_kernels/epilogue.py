@@ -28,6 +28,13 @@ from .tiles import (
 )
 
 SPANS_AT_ONCE = 3  # as many as a score asks for; a fourth spills in the fused kernel on sm_90
+# The epilogue multiplies the asked rows with the labelled keys once more, and its rows are gathered;
+# the loops of the forward kernel have the products already, but with spans to sum they take smaller
+# tiles for all keys, and a whole tile of queries for one row. Per 16 × 64 logits on sm_90, width 128,
+# three spans: 811 instructions in the epilogue; in the loops 589 more where a label is, and 89 more
+# everywhere (`python -m benchmarks.static.report`). So with a label in every tile of keys the
+# epilogue is cheaper up to a share of 89 / (811 − 589) = 0.4, and further if labels are few.
+LARGEST_SHARE = 0.4
 
 
 @triton.jit
@@ -122,6 +129,15 @@ def span_mass_kernel(
     mass_at = mass + (slot.to(tl.int64) * heads + head) * n_spans + first_span
     for g in tl.static_range(SPANS):
         tl.store(mass_at + g, sums[g], mask=valid & (first_span + g < n_spans))
+
+
+def spans_in_loops(rows: int, queries: int, spans: int) -> int:
+    """Return how many spans the forward kernel is to sum in its own loops; the epilogue adds others.
+
+    None of them if at most :data:`LARGEST_SHARE` of the ``queries`` of the batch, B · M, are rows
+    asked for.
+    """
+    return min(spans, SPANS_AT_ONCE) if rows > LARGEST_SHARE * queries else 0
 
 
 def add_span_mass(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..contract import accumulation_dtype
 from .backward import backward
 from .decode import decode, serves
-from .epilogue import SPANS_AT_ONCE, add_span_mass
+from .epilogue import SPANS_AT_ONCE, add_span_mass, spans_in_loops
 from .forward import forward
 from .launch import Logits, like_heads
 from .layout import Layout
@@ -47,9 +47,9 @@ def fused_attention(
     """
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
-    asked = spans if len(rows) else 0
-    first = min(asked, SPANS_AT_ONCE)
-    kernel = decode if serves(q, v) else forward
+    kernel, first = forward, spans_in_loops(len(rows), q.shape[0] * q.shape[2], spans)
+    if serves(q, v):  # few queries, and the keys are read once
+        kernel, first = decode, min(spans, SPANS_AT_ONCE) if len(rows) else 0
     with torch.cuda.device_of(q):  # Triton launches there; a model may lie on several devices
         out, mass, lse = kernel(
             q, k, v, layout, logits, rows=len(rows), spans=spans, first_spans=first
