@@ -17,14 +17,15 @@ _AMD = re.compile(r"^\s+([a-z]\w+)\s*([^;]*)")
 _LABEL = re.compile(r"^\s*([$.\w]+):(?!:)")  # not fence.proxy.async.shared::cta
 
 Line = tuple[str, str, str | None, bool]  # opcode, operands, label jumped to, whether it goes on
+Labels = dict[str, list[int]]  # where a label stands, as the index of the instruction after it
 
 
 def sass(text: str) -> list[Instruction]:
     """Return the instructions of ``cuobjdump -sass``; its labels are addresses."""
     lines: list[Line] = []
-    labels: dict[str, int] = {}
+    labels: Labels = {}
     for address, predicate, name, operands in _SASS.findall(text):
-        labels[f"0x{int(address, 16):x}"] = len(lines)
+        labels[f"0x{int(address, 16):x}"] = [len(lines)]
         jump = None
         goes_on = bool(predicate) or not name.startswith(_SASS_ENDS)
         if name.split(".")[0] == "BRA":
@@ -67,11 +68,11 @@ def amdgcn(text: str) -> list[Instruction]:
 def _labelled(text: Iterable[str], read: Callable[[str], Line | None]) -> list[Instruction]:
     """Return the instructions of lines among which labels stand, each before what it names."""
     lines: list[Line] = []
-    labels: dict[str, int] = {}
+    labels: Labels = {}
     for line in text:
         label = _LABEL.match(line)
         if label is not None:
-            labels[label[1]] = len(lines)
+            labels.setdefault(label[1], []).append(len(lines))
             continue
         made = read(line)
         if made is not None:
@@ -79,9 +80,17 @@ def _labelled(text: Iterable[str], read: Callable[[str], Line | None]) -> list[I
     return _linked(lines, labels)
 
 
-def _linked(lines: list[Line], labels: dict[str, int]) -> list[Instruction]:
-    """Return instructions with the index of what they jump to; an unknown label is an error."""
+def _linked(lines: list[Line], labels: Labels) -> list[Instruction]:
+    """Return instructions with the index of what they jump to; an unknown label is an error.
+
+    In PTX a label within braces is local, and short pieces of assembly are written with the same
+    labels again and again: the nearest one is meant.
+    """
+
+    def nearest(at: int, label: str) -> int:
+        return min(labels[label], key=lambda to: abs(to - at))
+
     return [
-        Instruction(name, operands, None if jump is None else labels[jump], goes_on)
-        for name, operands, jump, goes_on in lines
+        Instruction(name, operands, None if jump is None else nearest(at, jump), goes_on)
+        for at, (name, operands, jump, goes_on) in enumerate(lines)
     ]

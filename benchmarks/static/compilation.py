@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -25,6 +24,7 @@ from benchmarks.static.control_flow import Instruction
 from benchmarks.static.hot_loops import HotLoop, counts, hot_loops
 from benchmarks.static.kernel_cases import KernelCase, call
 from benchmarks.static.proxy_fences import unfenced_products
+from benchmarks.static.serialised_products import why_serialised
 from sra_fast.kernels.triton_kernels import configurations
 from sra_fast.kernels.triton_kernels.tuning import OPT_IN
 
@@ -36,8 +36,6 @@ TARGETS = {
     "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# The assembler's word on why each wgmma is waited for before the next one.
-_SERIALISED = re.compile(r"instructions are serialized due to (.*?)(?: in (?:the )?function|$)")
 
 
 @dataclass(frozen=True)
@@ -157,16 +155,14 @@ def _read_nvidia(compiled: Any) -> dict[str, Any]:
         file.flush()
         usage = _cuobjdump("--dump-resource-usage", file.name)
         program = sass(_cuobjdump("-sass", file.name))
-    found = _read_program(
-        program, {"HGMMA": r"HGMMA", "UTCMMA": r"UTC\w*MMA", "HMMA": r"[HQ]MMA"}
-    )
+    found = _read_program(program, {"HGMMA": r"HGMMA", "UTCMMA": r"UTC\w*MMA", "HMMA": r"[HQ]MMA"})
     alone = any(loop.lone_products for loop in found["loops"])
     return found | {
         "registers": _number(r"REG:(\d+)", usage),
         "stack": _number(r"STACK:(\d+)", usage),
         "tensor_columns": getattr(compiled.metadata, "tmem_size", None) or 0,
         "unfenced": unfenced_products(ptx(compiled.asm["ptx"])),
-        "serialised_by": _why_serialised(compiled.asm["ptx"]) if alone else None,
+        "serialised_by": why_serialised(compiled.asm["ptx"]) if alone else None,
     }
 
 
@@ -195,22 +191,6 @@ def _cuobjdump(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _why_serialised(code: str) -> str | None:
-    """Return why the assembler took the products of a kernel in PTX apart, or None.
-
-    It says so only while it assembles, and Triton keeps its words to itself; so this does it again.
-    """
-    chip = re.search(r"^\.target (\w+)", code, re.MULTILINE)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.ptx")
-        path.write_text(code)
-        command = [triton.knobs.nvidia.ptxas.path, f"--gpu-name={chip[1] if chip else ''}"]
-        command += [str(path), "-o", str(path.with_suffix(".cubin"))]
-        said = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = _SERIALISED.search(said.stdout + said.stderr)
-    return None if found is None else found[1]
-
-
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     if found is None:
@@ -220,5 +200,7 @@ def _number(pattern: str, text: str) -> int:
 
 def _count(program: Iterable[Instruction], patterns: dict[str, str]) -> dict[str, int]:
     names = [one.name for one in program]
-    counted = {kind: sum(map(bool, (re.match(p, n) for n in names))) for kind, p in patterns.items()}
+    counted = {
+        kind: sum(map(bool, (re.match(p, n) for n in names))) for kind, p in patterns.items()
+    }
     return {kind: count for kind, count in counted.items() if count}

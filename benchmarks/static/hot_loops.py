@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from benchmarks.static.control_flow import Instruction, loops
+from benchmarks.static.serialised_products import lone_products
 
 CLASSES = {
     "products": r"HMMA|HGMMA|UTC\w*MMA|v_mfma",
@@ -75,25 +76,3 @@ def _class(name: str) -> str:
 
 def _read(body: list[Instruction]) -> HotLoop:
     return HotLoop(len(body), dict(counts(body)), lone_products(body))
-
-
-def lone_products(body: Iterable[Instruction]) -> int:
-    """Return how many wgmma of a loop are alone between two waits, and so is one next to them.
-
-    A product alone between waits can be all there is to multiply (a tile of 16 terms). Several in a
-    row are one product of tiles that the assembler has taken apart, so that the tensor cores idle.
-    """
-    runs = [0]
-    for one in body:
-        if one.name.startswith("HGMMA"):
-            runs[-1] += 1
-        elif one.name.startswith("WARPGROUP.DEPBAR") and runs[-1]:
-            runs.append(0)
-    last = runs.pop()  # what the loop's end does not wait for meets its start
-    if runs:
-        runs[0] += last
-    alone = [False, *(run == 1 for run in runs), False]
-    return sum(
-        this and (before or after)
-        for before, this, after in zip(alone, alone[1:], alone[2:], strict=False)
-    )

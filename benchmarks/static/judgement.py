@@ -111,7 +111,9 @@ def judged(architecture: str, case: KernelCase, binary: Binary) -> JudgedKernel:
     if binary.hot_spills:
         (problems if clean else remarks).append(f"{binary.hot_spills} spills in hot loops")
     if binary.spills_outside or (binary.stack and not binary.hot_spills):
-        remarks.append("spills outside of them" if binary.hot_spills else "spills outside hot loops")
+        remarks.append(
+            "spills outside of them" if binary.hot_spills else "spills outside hot loops"
+        )
     alone = sum(loop.lone_products for loop in binary.loops)
     if alone:
         why = binary.serialised_by

@@ -36,14 +36,15 @@ HEAD = (
 )
 SHOWN = ("products", "exponentials", "arithmetic", "shared memory", "barriers")
 EXPLAINED = (
-    "Registers are per thread, shared memory is in bytes per program. *Instructions* are those of "
-    "one turn of each hot loop, one tile per turn: over tiles that need no mask, over tiles on an "
-    "edge, and over tiles that add to a span. *Per block* are those of the first, of all warps "
-    "together, for 16 queries × 64 keys, so that tiles can be compared. The columns after it say what "
-    "the first is made of: matrix products, MUFU (exponentials, reciprocals), FMA, ADD and MUL of "
-    "floats, loads and stores of shared memory, and barriers, fences and waits. *Spills* are the "
-    "instructions that load or store local memory in the hot loops, *outside* the others. *By* is the "
-    "instruction that the products run on."
+    "Registers are per thread, shared memory is in bytes per program. *Instructions* are those "
+    "of one turn of each hot loop, one tile per turn: over tiles that need no mask, over tiles "
+    "on an edge, and over tiles that add to a span. *Per block* are those of the first, of all "
+    "warps together, for 16 queries × 64 keys, so that tiles can be compared. The columns after"
+    " it say what the first is made of: matrix products (none in float32, which takes plain "
+    "FMAs), exponentials and reciprocals, FMA, ADD and MUL of floats, loads and stores of "
+    "shared memory, and barriers, fences and waits. *Spills* are the instructions that load or "
+    "store local memory in the hot loops, *outside* the others. *By* is the instruction that "
+    "the products run on."
 )
 
 

@@ -1,4 +1,4 @@
-"""Test that the mass is the same in the forward kernel's loops and from its logsumexp afterwards."""
+"""Test that the mass from the forward kernel's loops is the one from its logsumexp afterwards."""
 
 from __future__ import annotations
 

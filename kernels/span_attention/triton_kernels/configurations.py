@@ -65,11 +65,12 @@ Line = tuple[tuple[int, int, int, int], ...]  # BLOCK_M, BLOCK_N, warps, stages 
 HALF: tuple[Class, ...] = ((64, 2), (128, 2), (256, 2))  # bfloat16, float16
 SINGLE: tuple[Class, ...] = ((64, 4), (128, 4), (256, 4))  # float32
 
-# Each entry keeps its hot loops in registers with everything switched on: three spans (forward: with
-# none, so larger), softcap, and the gradient of the mass. Products of the backward pass want at
-# least 64 columns, loads at least two stages, and kernels that read more than they compute (decode,
-# epilogue) three or four. Decode packs as many rows as it needs, up to 128, which take 8 warps, so its first number is
-# not used; nor is delta's second one. Heads of width 256 spill a little.
+# Each entry keeps its hot loops in registers with everything switched on: softcap, the gradient of
+# the mass, and three spans (the plain forward kernel has none, so its tiles are larger). Products
+# of the backward pass want at least 64 columns, loads at least two stages, and kernels that read
+# more than they compute (decode, epilogue) three or four. Decode packs as many rows as it needs, up
+# to 128, which take 8 warps, so its first number is not used; nor is delta's second one. Heads of
+# width 256 spill a little.
 # fmt: off
 _HALF: dict[str, dict[Kernel, Line]] = {
     "sm_80": {  # the operands of products pass through registers, so tiles are smaller
@@ -97,7 +98,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.EPILOGUE:           ((64, 64, 4, 3),    (64, 64, 8, 3),    (64, 64, 8, 2)),
         Kernel.DELTA:              ((64, 16, 4, 1),    (64, 16, 4, 1),    (64, 16, 4, 1)),
         Kernel.DK_DV:              ((64, 128, 8, 3),   (64, 128, 8, 3),   (32, 64, 8, 2)),
-        Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 3),   (64, 64, 8, 2)),
+        Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 1),   (64, 64, 8, 2)),
     },
     "gfx942": {  # 512 registers with four warps; 64 KB of shared memory
         Kernel.FORWARD:            ((128, 64, 4, 2),   (128, 64, 4, 2),   (64, 32, 4, 2)),

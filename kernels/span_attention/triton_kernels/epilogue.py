@@ -28,12 +28,13 @@ from .tiles import (
 )
 
 SPANS_AT_ONCE = 3  # as many as a score asks for; a fourth spills in the fused kernel on sm_90
-# The epilogue multiplies the asked rows with the labelled keys once more, and its rows are gathered;
-# the loops of the forward kernel have the products already, but with spans to sum they take smaller
-# tiles for all keys, and a whole tile of queries for one row. Per 16 × 64 logits on sm_90, width 128,
-# three spans: 811 instructions in the epilogue; in the loops 589 more where a label is, and 89 more
-# everywhere (`python -m benchmarks.static.report`). So with a label in every tile of keys the
-# epilogue is cheaper up to a share of 89 / (811 − 589) = 0.4, and further if labels are few.
+# The epilogue multiplies the asked rows with the labelled keys once more, and gathers its rows. The
+# loops of the forward kernel have the products already, but with spans to sum they take smaller
+# tiles for all keys, and a whole tile of queries for one row. Per 16 × 64 logits on sm_90, with
+# heads of 128 and three spans: 811 instructions in the epilogue; in the loops 589 more where a
+# label is, and 89 more everywhere (`python -m benchmarks.static.report`). So with a label in every
+# tile of keys the epilogue is cheaper up to a share of 89 / (811 − 589) = 0.4 of the rows, and
+# further if labels are few.
 LARGEST_SHARE = 0.4
 
 
@@ -132,10 +133,10 @@ def span_mass_kernel(
 
 
 def spans_in_loops(rows: int, queries: int, spans: int) -> int:
-    """Return how many spans the forward kernel is to sum in its own loops; the epilogue adds others.
+    """Return how many spans a kernel is to sum in its own loops; the epilogue adds the others.
 
-    None of them if at most :data:`LARGEST_SHARE` of the ``queries`` of the batch, B · M, are rows
-    asked for.
+    It is none if ``rows`` is at most :data:`LARGEST_SHARE` of ``queries``, the queries of the whole
+    batch, B · M.
     """
     return min(spans, SPANS_AT_ONCE) if rows > LARGEST_SHARE * queries else 0
 

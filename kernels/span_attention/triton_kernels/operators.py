@@ -47,9 +47,11 @@ def fused_attention(
     """
     layout = Layout(key_labels, first_key, last_query, slots, key_runs, query_runs, rows)
     logits = Logits(scale, softcap or None, sinks)
-    kernel, first = forward, spans_in_loops(len(rows), q.shape[0] * q.shape[2], spans)
-    if serves(q, v):  # few queries, and the keys are read once
-        kernel, first = decode, min(spans, SPANS_AT_ONCE) if len(rows) else 0
+    few = serves(
+        q, v
+    )  # few queries: reading the keys is all there is to pay, so they are read once
+    kernel = decode if few else forward
+    first = spans_in_loops(len(rows), 0 if few else q.shape[0] * q.shape[2], spans)
     with torch.cuda.device_of(q):  # Triton launches there; a model may lie on several devices
         out, mass, lse = kernel(
             q, k, v, layout, logits, rows=len(rows), spans=spans, first_spans=first
