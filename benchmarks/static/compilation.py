@@ -155,7 +155,7 @@ def _read_nvidia(compiled: Any) -> dict[str, Any]:
         file.flush()
         usage = _cuobjdump("--dump-resource-usage", file.name)
         program = sass(_cuobjdump("-sass", file.name))
-    found = _read_program(program, {"HGMMA": r"HGMMA", "UTCMMA": r"UTC\w*MMA", "HMMA": r"[HQ]MMA"})
+    found = _read_program(program, {"HGMMA": r"HGMMA", "UTCMMA": r"UTC\w*MMA", "HMMA": r"HMMA"})
     alone = any(loop.lone_products for loop in found["loops"])
     return found | {
         "registers": _number(r"REG:(\d+)", usage),

@@ -32,10 +32,11 @@ SPANS_AT_ONCE = 3  # as many as a score asks for; a fourth spills in the fused k
 # loops of the forward kernel have the products already, but with spans to sum they take smaller
 # tiles for all keys, and a whole tile of queries for one row. Per 16 × 64 logits on sm_90, with
 # heads of 128 and three spans: 811 instructions in the epilogue; in the loops 589 more where a
-# label is, and 89 more everywhere (`python -m benchmarks.static.report`). So with a label in every
-# tile of keys the epilogue is cheaper up to a share of 89 / (811 − 589) = 0.4 of the rows, and
-# further if labels are few.
-LARGEST_SHARE = 0.4
+# label is, and 89 more everywhere (`python -m benchmarks.static.report`). So the epilogue is
+# cheaper while less than 89 / (811 − 589) = 0.4 of the logits have both a row asked for and a
+# label. Where the labels are is only known on the device, so the rows are counted: half of them
+# are that many logits if four fifths of the tiles of keys hold a label.
+LARGEST_SHARE = 0.5
 
 
 @triton.jit
