@@ -91,8 +91,9 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DK_DV:              ((64, 128, 8, 3),   (32, 128, 8, 3),   (32, 64, 8, 2)),
         Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 3),   (64, 32, 8, 2)),
     },
-    # tcgen05: sums are in tensor memory, but forward scales them in registers. dq has one stage: with
-    # more, triton 3.7.1 puts no fence between a copy to shared memory and the tensor cores' reading it.
+    # tcgen05: sums are in tensor memory, but forward scales them in registers. dq has one stage:
+    # with more, triton 3.7.1 leaves out the fence between a copy to shared memory and the product
+    # that reads it.
     "sm_100": {
         Kernel.FORWARD:            ((128, 128, 8, 3),  (128, 128, 8, 2),  (64, 32, 8, 2)),
         Kernel.FORWARD_WITH_SPANS: ((128, 64, 8, 3),   (128, 64, 8, 3),   (64, 32, 8, 2)),
