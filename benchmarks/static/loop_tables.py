@@ -58,8 +58,11 @@ def as_table(rows: Sequence[JudgedKernel]) -> str:
     )
 
 
-def as_markdown(rows: Sequence[JudgedKernel]) -> str:
-    """Return a page with the versions, the failures and a table per architecture."""
+def as_markdown(rows: Sequence[JudgedKernel], options: str = "--write") -> str:
+    """Return a page with the versions, the failures and a table per architecture.
+
+    ``options`` are those of the command that made the rows.
+    """
     python = ".".join(map(str, sys.version_info[:3]))
     failed = [row for row in rows if row.problems]
     lines = [
@@ -70,7 +73,7 @@ def as_markdown(rows: Sequence[JudgedKernel]) -> str:
         "",
         EXPLAINED,
         "",
-        "Redraw with `python -m benchmarks.static.report --write`.",
+        f"Redraw with `python -m benchmarks.static.report {options}`.",
     ]
     for architecture in dict.fromkeys(row.architecture for row in rows):
         here = [_cells(row)[1:] for row in rows if row.architecture == architecture]

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = time.perf_counter() - start
     failed = sum(bool(row.problems) for row in rows)
     if options.write:
-        write_text(RESULT, as_markdown(rows))
+        write_text(RESULT, as_markdown(rows, "--quick --write" if options.quick else "--write"))
     print(as_json(rows, seconds) if options.json else as_table(rows))
     print(f"{len(rows)} kernels, {failed} fail ({seconds:.0f} s)", file=sys.stderr)
     return int(failed > 0)
