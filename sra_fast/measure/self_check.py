@@ -64,13 +64,13 @@ def self_check(served: ServedModel, backend: str) -> str:
     kinds = _parameter_kinds(modules)
     if reason := _why_not(served, modules, kinds):
         return f"{SKIPPED}{reason}"
-    key = (
+    key = (  # what models have in common of which one check speaks for all
         frozenset(map(type, modules)),
         json.dumps(served.config.to_dict(), sort_keys=True, default=str),
         kinds,
         _is_exact(kinds),
         backend,
-    )  # what models have in common of which one check speaks for all
+    )
     if key not in _CHECKED:
         outcome = _check(served, backend, _is_exact(kinds))
         if not outcome.startswith(_NOT_FINITE):
