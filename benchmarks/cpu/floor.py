@@ -38,7 +38,7 @@ class TimeToFloor:
     """The time of ``score`` divided by that of the forward pass, at one length.
 
     Attributes:
-        case: what ran.
+        case: the model and length that ran.
         pairs: how many pairs of calls there were.
         ratio: the median of their ratios, by the clock.
         middle: the ratios between which the middle half of the pairs lies.
@@ -57,9 +57,9 @@ class FirstCallMemory:
     """The peak memory of first calls in fresh processes, above the loaded model.
 
     Attributes:
-        case: what ran.
-        score_bytes: of ``score``, the median over the processes.
-        floor_bytes: of the forward pass.
+        case: the model and length that ran.
+        score_bytes: the peak of ``score``, the median over the processes.
+        floor_bytes: the same of the forward pass.
     """
 
     case: ModelCase
