@@ -2,8 +2,8 @@
 
 The provider is the fastest one that serves the call (:mod:`dispatch`), or the one asked for by
 name. Sinks come afterwards for the providers that know none. Output and mass are two nodes of
-autograd: the output's gradient is that of the kernel that computed it, and the mass's comes from the
-rows asked for alone (:mod:`row_gradient`).
+autograd: the output's gradient is that of the kernel that computed it, and the mass's comes from
+the rows asked for alone (:mod:`row_gradient`).
 """
 
 from __future__ import annotations

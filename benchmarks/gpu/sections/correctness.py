@@ -26,7 +26,13 @@ from benchmarks.gpu.harness.sizes import QUICK
 from benchmarks.gpu.sections import provider_cases
 
 ROOT = Path(__file__).resolve().parents[3]
-TESTS = ("kernels/test_triton_kernels.py", "kernels/test_triton_models.py")
+TESTS = (
+    "kernels/test_triton_kernels.py",
+    "kernels/test_triton_models.py",
+    "kernels/test_row_gradient.py",
+    "kernels/test_decode_splits.py",
+    "kernels/test_mass_routes.py",
+)
 QUICK_TESTS = "scales"  # selects the tests by pytest's -k
 MOST_PROCESSES = 12
 NOTHING_SELECTED = 5  # pytest's exit status where no test was left to run

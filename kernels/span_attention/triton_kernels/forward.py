@@ -172,7 +172,11 @@ def forward(
     batch, heads, m, width = q.shape
     value_width = v.shape[3]
     dtype = accumulation_dtype(q.dtype)
-    out = v.new_empty(batch, m if with_out else 0, heads, value_width).transpose(1, 2)
+    # [B, M, Hq, Dv] in memory, as the models want it next
+    shape = (batch, heads, m if with_out else 0, value_width)
+    out = v.new_empty_strided(
+        shape, (shape[2] * heads * value_width, value_width, heads * value_width, 1)
+    )
     mass = q.new_empty(rows, heads, spans, dtype=dtype)
     lse = q.new_empty(batch, heads, m, dtype=dtype)
     launch(

@@ -47,11 +47,12 @@ def attend(
         with torch.cuda.device_of(q):
             return attend(q, k, v, layout, logits, spans)
     rows = layout.rows.shape[0]
-    kernel, queries = forward, q.shape[0] * q.shape[2]
     if serves(q, v):  # reading the keys is all there is to pay, so they are read once
-        kernel, queries = decode, 0
-    first = spans_in_loops(rows, queries, spans)
-    out, mass, lse = kernel(q, k, v, layout, logits, rows=rows, spans=spans, first_spans=first)
+        first = min(spans, SPANS_AT_ONCE) if rows else 0
+        out, mass, lse = decode(q, k, v, layout, logits, rows=rows, spans=spans, first_spans=first)
+    else:
+        first = spans_in_loops(rows, q.shape[0] * q.shape[2], spans)
+        out, mass, lse = forward(q, k, v, layout, logits, rows=rows, spans=spans, first_spans=first)
     if rows and spans > first:
         add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
     return out, mass, lse
