@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast import backends as backends
     from sra_fast import chat as chat
     from sra_fast import definitions as definitions
+    from sra_fast import explanation as explanation
     from sra_fast import files as files
     from sra_fast import kernels as kernels
     from sra_fast import measure as measure
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES as DEFAULT_STRATEGIES
     from sra_fast.chat.templates import PromptTemplate as PromptTemplate
     from sra_fast.definitions import register_definition as register_definition
+    from sra_fast.explanation import explain as explain
     from sra_fast.kernels.contract import SpanAttention as SpanAttention
     from sra_fast.kernels.contract import SpanMass as SpanMass
     from sra_fast.kernels.contract import SpanQuery as SpanQuery
@@ -59,6 +61,7 @@ else:
             "chat.strategies": ("DEFAULT_STRATEGIES",),
             "chat.templates": ("PromptTemplate",),
             "definitions": ("register_definition",),
+            "explanation": ("explain",),
             "kernels.contract": ("SpanAttention", "SpanMass", "SpanQuery"),
             "measure.request": ("SpanRequest",),
             "monitoring": ("monitor",),
@@ -71,6 +74,7 @@ else:
             "backends",
             "chat",
             "definitions",
+            "explanation",
             "files",
             "kernels",
             "measure",

@@ -13,8 +13,25 @@ Definition = Literal["paper", "mass", "reference", "table1"]
 Differentiable = Literal["paper", "mass"]
 """The definitions that training can raise: their gradient reaches every row of a response."""
 
-Backend = Literal["auto", "reference", "lse", "triton"]
-"""The built-in backends of the op, and ``"auto"``, which takes the fastest for the device."""
+Backend = Literal[
+    "auto",
+    "reference",
+    "lse",
+    "triton",
+    "lse:flash_4",
+    "lse:flash_3",
+    "lse:cudnn",
+    "lse:varlen",
+    "lse:flex",
+    "lse:fused",
+    "lse:cpu_flash",
+    "lse:blocks",
+]
+"""The built-in backends of the op, and ``"auto"``, which takes the fastest for the device.
+
+``"lse:NAME"`` is ``"lse"`` with the attention of one provider
+(:data:`sra_fast.kernels.providers.PROVIDERS`), or an error with the reason.
+"""
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """The number formats that a model is loaded in; ``"auto"`` is that of its stored weights."""

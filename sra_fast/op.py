@@ -18,10 +18,19 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
+<<<<<<< HEAD
 from sra_fast.kernels.dispatch import fastest, triton_backend, trusted_kernels
 from sra_fast.kernels.plan import check, plan
+=======
+from sra_fast.kernels.dispatch import PREFIX, fastest, fastest_mass, triton_backend
+from sra_fast.kernels.plan import check
+from sra_fast.kernels.providers import PROVIDERS
+>>>>>>> main
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
+_OF_PROVIDERS: dict[str, BackendModule] = {
+    f"{PREFIX}{name}": lse.OfProvider(name) for name in PROVIDERS
+}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -57,10 +66,11 @@ def span_attention(
         sinks: ``[Hq]``, a logit per head that takes mass and gives no value; None for no sinks.
         backend: ``"reference"`` keeps the whole map; ``"lse"`` runs the platform's flash attention
             and then the mass; ``"triton"`` does both in one kernel, on GPUs; ``"auto"`` takes the
-            fastest for the device. Or one of your own, by the name that it is registered under
-            (:func:`sra_fast.register_backend`).
+            fastest for the device, as :func:`sra_fast.explain` says in words. ``"lse:NAME"`` takes
+            attention from one provider, such as ``"lse:cudnn"``. Or one of your own, by the name
+            that it is registered under (:func:`sra_fast.register_backend`).
         mass_grad: whether the mass carries a gradient when q, k or the sinks ask for one. False
-            saves a second pass over the rows when a training run only watches the mass.
+            saves ``R × N`` work in the backward pass when a training run only watches the mass.
 
     Returns:
         ``out [B, Hq, M, Dv]`` in v's dtype, ``mass [R, Hq, G]`` float32 and ``lse [B, Hq, M]``
@@ -71,7 +81,8 @@ def span_attention(
 
     Raises:
         ValueError: shapes, dtypes, devices or the query do not fit together, there is no such
-            backend, or one of your own returned something else than this.
+            backend, the one asked for does not serve the call, or one of your own returned
+            something else than this.
     """
     rule = LogitRule(_scale(q, scale), window, softcap, sinks)
     _check(q, k, v, rule)
@@ -111,6 +122,7 @@ def span_mass(
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]), empty.profile)
     with _without_autocast(q.device):
+<<<<<<< HEAD
         wants_grad = needs_grad(q, k, sinks)
         kernels = _backend(backend, q, k, k, rule, wants_grad)
         result = kernels.mass_only(q, k, query, rule)
@@ -118,6 +130,11 @@ def span_mass(
             return result
         made = _profile(q, k, result.lse, query, rule, kernels, wants_grad)
         return replace(result, profile=made)
+=======
+        name = fastest_mass(q, k) if backend == "auto" else backend
+        kernels = _backend(name, q, k, k, query, rule, needs_grad(q, k, sinks))
+        return kernels.mass_only(q, k, query, rule)
+>>>>>>> main
 
 
 def _attention(
@@ -130,6 +147,7 @@ def _attention(
     mass_grad: bool,
 ) -> SpanAttention:
     wants_grad = mass_grad and needs_grad(q, k, rule.sinks)
+<<<<<<< HEAD
     kernels = _backend(backend, q, k, v, rule, wants_grad)
     result = kernels.attention(q, k, v, query, rule, mass_grad)
     if query.profile is None or result.profile is not None:
@@ -159,6 +177,10 @@ def _profile(
     with torch.set_grad_enabled(grad):
         sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])
         return profile.of_rows(q, k, lse, query, sequences, rule)
+=======
+    kernels = _backend(backend, q, k, v, query, rule, wants_grad)
+    return kernels.attention(q, k, v, query, rule, mass_grad)
+>>>>>>> main
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
@@ -232,15 +254,23 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 
 def _backend(
-    name: str, q: Tensor, k: Tensor, v: Tensor, rule: LogitRule, mass_grad: bool
+    name: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query: SpanQuery,
+    rule: LogitRule,
+    mass_grad: bool,
 ) -> BackendModule:
     if name == "auto":
-        name = fastest(q, k, v, rule, mass_grad=mass_grad)
+        name = fastest(q, k, v, query, rule, mass_grad=mass_grad)
     if name == "triton":
         kernels: BackendModule | None = triton_backend()
         if kernels is None:
             raise ValueError('backend "triton" needs the package triton, which is not installed')
         return kernels
+    if name in _OF_PROVIDERS:
+        return _OF_PROVIDERS[name]
     return _BACKENDS[name] if name in _BACKENDS else own_backend(name)
 
 

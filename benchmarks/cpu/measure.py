@@ -29,10 +29,14 @@ OURS = "d"
 
 @dataclass(frozen=True)
 class TimedCall:
-    """One call of an alternative: its time in seconds and what it computed."""
+    """One call of an alternative: its time in seconds and what it computed.
+
+    ``processor_seconds`` is the time that all threads of the process worked.
+    """
 
     key: str
     seconds: float
+    processor_seconds: float
     answer: AlternativeAnswer
 
 
@@ -43,11 +47,14 @@ class Measured:
     Attributes:
         peak_bytes: the peak memory of a call above the loaded model; None if the process measured
             time alone.
+        first_peak_bytes: the same of the process's first call, which loads code and checks a model
+            as no later call does; equal to ``peak_bytes`` where one call was measured.
         runs: every call but the warm-up.
         pairs: the pairs of the alternative's call and ``score``'s, in the order they ran.
     """
 
     peak_bytes: int | None
+    first_peak_bytes: int | None
     runs: tuple[TimedCall, ...]
     pairs: tuple[tuple[TimedCall, TimedCall], ...] = ()
 
@@ -59,15 +66,15 @@ class Measured:
 def memory_here(case: ModelCase, key: str) -> Measured:
     """Measure peak memory in this process, which must be a fresh one."""
     model, batch = build_model(case), build_batch(case)
-    peak, first = with_peak(lambda: _timed(key, model, batch))
+    first_peak, first = with_peak(lambda: _timed(key, model, batch))
     if ALTERNATIVES[key].map_bytes(case) == 0:
         # A process's first call also loads code and compiles kernels, some MB once and for all.
         peak, second = with_peak(lambda: _timed(key, model, batch))
-        return Measured(peak, (first, second))
+        return Measured(peak, first_peak, (first, second))
     if first.seconds < SLOW:
-        return Measured(peak, (first,))
+        return Measured(first_peak, first_peak, (first,))
     pair = first, _timed(OURS, model, batch)
-    return Measured(peak, pair, (pair,))
+    return Measured(first_peak, first_peak, pair, (pair,))
 
 
 def pairs_here(case: ModelCase, key: str, count: int) -> Measured:
@@ -77,7 +84,7 @@ def pairs_here(case: ModelCase, key: str, count: int) -> Measured:
     for which in (key, OURS):
         _timed(which, model, short)
     pairs = tuple((_timed(key, model, batch), _timed(OURS, model, batch)) for _ in range(count))
-    return Measured(None, tuple(run for pair in pairs for run in pair), pairs)
+    return Measured(None, None, tuple(run for pair in pairs for run in pair), pairs)
 
 
 def memory_fresh(case: ModelCase, key: str) -> Measured:
@@ -101,6 +108,7 @@ def pairs_fresh(case: ModelCase, key: str, count: int) -> Measured:
 
 
 def _timed(key: str, model: Any, batch: dict[str, Any]) -> TimedCall:
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     answer = ALTERNATIVES[key].run(model, batch)
-    return TimedCall(key, time.perf_counter() - start, answer)
+    worked = time.process_time() - worked
+    return TimedCall(key, time.perf_counter() - start, worked, answer)

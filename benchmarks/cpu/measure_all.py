@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.cpu import record
+from benchmarks.cpu import floor, record
 from benchmarks.cpu.compare import ComparedAlternative, ComparedCase, Known, compare
 from benchmarks.cpu.measure import OURS
 from benchmarks.measuring import machine
@@ -85,12 +85,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="Measure two lengths only, in under a minute."
     )
     parser.add_argument(
+        "--floor",
+        action="store_true",
+        help="Hold the score to the plain forward pass alone: its time at two lengths, and the "
+        "memory of a process's first call. Nothing is written.",
+    )
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=15,
+        help="How many pairs of calls to time with --floor, per length.",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         help="The folder that cpu.json, cpu.md and cpu.png are written into. By default this is "
         "benchmarks/results; with --quick nothing is written.",
     )
     options = parser.parse_args(arguments)
+    if options.floor:
+        try:
+            print(floor.report(options.pairs))
+        except floor.WrongAnswerError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
     facts = machine.facts()
     plan = (quick_plan if options.quick else full_plan)(facts["bfloat16"])
     rows = execute(plan)

@@ -2,8 +2,10 @@
 
 The command is ``python -m benchmarks.gpu``. It needs a checkout and what is installed of torch,
 triton, transformers, numpy and pytest; nothing of this project has to be installed. It writes
-``results.json``, ``report.md``, ``dispatch.json`` and pictures, and prints a short table last. The
-exit status is 0 if everything ran and was right, 1 if not, and 2 without a GPU.
+``results.json``, ``report.md``, ``dispatch.json`` and pictures, and prints a short table last. Run
+again with the same folder, it measures what is missing there or was not good. The exit status is 0
+if everything ran and was right, 1 if not, and 2 without a GPU or with a folder that holds another
+report.
 """
 
 from __future__ import annotations
@@ -19,8 +21,16 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.harness import card
+from benchmarks.gpu.harness.bench import Entry
 from benchmarks.gpu.harness.failures import describe
-from benchmarks.gpu.harness.process import ROOT, run_apart, write
+from benchmarks.gpu.harness.process import GRACE, LEAST_SECONDS, ROOT, run_apart, write
+from benchmarks.gpu.harness.resuming import (
+    OtherReportError,
+    code_digest,
+    earlier,
+    good_entries,
+    partial_file,
+)
 from benchmarks.gpu.harness.schedule import (
     SECTIONS,
     ReportSettings,
@@ -28,16 +38,19 @@ from benchmarks.gpu.harness.schedule import (
     SectionOutcome,
     known_ceilings,
 )
+from benchmarks.gpu.harness.sizes import FULL, QUICK
 from benchmarks.gpu.report import dispatch_table, report_page, targets
+from sra_fast.kernels.measured_table import MeasuredCall, as_json
 from sra_fast.tools.atomic import write_text
 
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURED = ROOT / "kernels" / "span_attention" / "measured.json"
-SECONDS = 520.0
-LAST_SECONDS = 8.0  # kept at the end for the report and the pictures
-LEAST_SECONDS = 8.0  # a section is not begun with less: its process takes that long to start
+SECONDS = 540.0
+LAST_SECONDS = 12.0  # kept at the end for the report and the pictures
 
-SectionRunner = Callable[[Section, ReportSettings, float, Mapping[str, float]], SectionOutcome]
+SectionRunner = Callable[
+    [Section, ReportSettings, float, Mapping[str, float], Sequence[Entry]], SectionOutcome
+]
 
 
 def execute(
@@ -46,6 +59,7 @@ def execute(
     ends: float,
     run: SectionRunner,
     keep: Callable[[Sequence[SectionOutcome]], None],
+    before: Mapping[str, SectionOutcome] | None = None,
 ) -> list[SectionOutcome]:
     """Run sections in order, each with its share of the time that is left.
 
@@ -55,25 +69,42 @@ def execute(
         ends: the moment at which the time is over, by ``time.monotonic``.
         run: the function that runs one section.
         keep: called with all outcomes after each section.
+        before: the outcomes of an earlier run by section. Good ones stay as they are, and of the
+            others their good entries.
+
+    Returns:
+        The outcomes in the order of :data:`SECTIONS`, those of ``before`` among them that are of
+        none of ``sections``.
     """
-    outcomes: list[SectionOutcome] = []
-    for number, section in enumerate(sections):
+    outcomes = dict(before or {})
+    wanted = [s for s in sections if s.name not in outcomes or not outcomes[s.name].good]
+    for section in sections:
+        if section not in wanted:
+            print(f"{section.name}: kept from before", file=sys.stderr, flush=True)
+    for number, section in enumerate(wanted):
+        known = good_entries(outcomes.get(section.name))
         left = ends - time.monotonic()
-        share = section.share / sum(later.share for later in sections[number:])
+        share = section.share / sum(later.share for later in wanted[number:])
         if left < LEAST_SECONDS:
             reason = f"out of time: {max(left, 0.0):.0f} s left"
-            outcomes.append(SectionOutcome(section.name, "skipped", reason=reason))
+            outcome = SectionOutcome(section.name, "skipped", known, reason)
         else:
             until = time.monotonic() + max(share * left, LEAST_SECONDS)
             try:
-                outcome = run(section, settings, until, known_ceilings(outcomes))
+                ceilings = known_ceilings(list(outcomes.values()))
+                outcome = run(section, settings, until, ceilings, known)
             except Exception as error:  # the other sections go on
-                outcome = SectionOutcome(section.name, "failed", reason=describe(error))
-            outcomes.append(outcome)
-        done = outcomes[-1]
-        print(f"{done.name}: {done.status}, {done.seconds:.0f} s", file=sys.stderr, flush=True)
-        keep(outcomes)
-    return outcomes
+                outcome = SectionOutcome(section.name, "failed", known, describe(error))
+        outcomes[section.name] = outcome
+        took = f"{outcome.seconds:.0f} s"
+        print(f"{outcome.name}: {outcome.status}, {took}", file=sys.stderr, flush=True)
+        keep(_in_order(outcomes))
+    return _in_order(outcomes)
+
+
+def _in_order(outcomes: Mapping[str, SectionOutcome]) -> list[SectionOutcome]:
+    order = {section.name: place for place, section in enumerate(SECTIONS)}
+    return sorted(outcomes.values(), key=lambda outcome: order.get(outcome.name, -1))
 
 
 def report(
@@ -89,7 +120,7 @@ def report(
         pictures = draw(facts["card"], outcomes, verdicts, folder)
     except Exception as error:  # matplotlib may be missing, or another version
         notes.append(f"no pictures: {describe(error)}")
-    write(_chosen(outcomes), folder / "dispatch.json")
+    write(as_json({facts["dispatch_card"]: _chosen(facts, outcomes)}), folder / "dispatch.json")
     text = report_page.as_markdown(facts, outcomes, verdicts, pictures, notes)
     write_text(folder / "report.md", text)
     return report_page.short(facts, outcomes, verdicts, notes)
@@ -100,6 +131,8 @@ def record(facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome], folder:
     verdicts = [{**asdict(verdict), "worst": verdict.worst} for verdict in targets.judge(outcomes)]
     sections = {outcome.name: asdict(outcome) for outcome in outcomes}
     write({"facts": facts, "targets": verdicts, "sections": sections}, folder / "results.json")
+    for name in sections:  # what is in there is in the results now
+        partial_file(folder, name).unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,23 +146,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    facts = card.facts(options.device)
+    facts = card.facts(options.device) | {"quick": options.quick, "code": code_digest()}
     folder: Path = options.out or RESULTS / _folder_name(facts, options.only)
+    try:
+        before = earlier(folder, facts)
+    except OtherReportError as error:
+        print(f"gpu-report: {error}", file=sys.stderr)
+        return 2
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [s for s in SECTIONS if not options.only or s.name in options.only]
+    record(facts, _in_order(before), folder)  # so that a run that is killed can go on
     outcomes = execute(
-        sections,
+        [s for s in SECTIONS if not options.only or s.name in options.only],
         ReportSettings(options.device, options.quick),
-        begun + options.seconds - LAST_SECONDS,
-        run_apart,
+        begun + options.seconds - LAST_SECONDS - GRACE,
+        lambda section, *given: run_apart(
+            section, *given, partial=partial_file(folder, section.name)
+        ),
         lambda outcomes: record(facts, outcomes, folder),
+        before,
     )
     if options.device == "cuda":
         facts["state afterwards"] = card.state()
     record(facts, outcomes, folder)
     notes = ["tiny sizes (--quick): nothing here is a measurement"] if options.quick else []
     if options.write_dispatch:
-        notes.append(_write_dispatch(options, outcomes))
+        notes.append(_write_dispatch(facts, outcomes))
     print(report(facts, outcomes, folder, notes))
     return int(not all(outcome.good for outcome in outcomes))
 
@@ -144,7 +185,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--out",
         type=Path,
         metavar="DIR",
-        help="The folder that the results are written into (default benchmarks/results/CARD-DATE).",
+        help="The folder that the results are written into (default benchmarks/results/CARD-DATE). "
+        "If it holds a report of the same card, versions and code, that one is completed.",
     )
     parser.add_argument(
         "--only",
@@ -180,16 +222,15 @@ def _folder_name(facts: Mapping[str, Any], only: Sequence[str] | None) -> str:
     return "-".join([card.slug(facts["card"]), facts["date"], *(only or [])])
 
 
-def _chosen(outcomes: Sequence[SectionOutcome]) -> dispatch_table.Table:
-    entries = [
-        entry for outcome in outcomes if outcome.name == "choice" for entry in outcome.entries
-    ]
-    return dispatch_table.chosen(entries)
+def _chosen(facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome]) -> list[MeasuredCall]:
+    on_gpu = facts["device"] == "cuda"
+    dtype = "bfloat16" if on_gpu else "float32"
+    return dispatch_table.chosen(outcomes, QUICK if facts["quick"] else FULL, dtype)
 
 
-def _write_dispatch(options: argparse.Namespace, outcomes: Sequence[SectionOutcome]) -> str:
-    table = _chosen(outcomes)
-    if options.quick or options.device != "cuda" or not table:
+def _write_dispatch(facts: Mapping[str, Any], outcomes: Sequence[SectionOutcome]) -> str:
+    entries = _chosen(facts, outcomes)
+    if facts["quick"] or facts["device"] != "cuda" or not entries:
         return "measured.json was left as it is: there was nothing measured to write into it"
-    dispatch_table.merge(table, MEASURED)
-    return "what was measured is in kernels/span_attention/measured.json"
+    dispatch_table.write(facts["dispatch_card"], entries, MEASURED)
+    return f"measured.json now holds {len(entries)} kinds of call as measured here"

@@ -100,7 +100,7 @@ def measure(name: str, turns: int) -> CallCost:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command and print the table; the exit status is 0."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.host.call_cost",
         description=__doc__,

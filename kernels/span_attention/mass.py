@@ -11,17 +11,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import (
-    cap,
-    logits,
-    logsumexp,
-    needs_grad,
-    query_blocks,
-    recomputed,
-    sees,
-)
+from .blocks import cap, logsumexp, needs_grad, query_blocks, sees
 from .contract import LogitRule, SpanMass, SpanQuery, accumulation_dtype
-from .plan import Plan, SequencePlan
+from .dispatch import trusted_kernels
+from .plan import Plan
+from .row_blocks import RowBlock, block_logits, hide, row_blocks
+from .row_gradient import connected
+
+
+def of_rows(
+    q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
+) -> Tensor:
+    """Return the mass ``[R, Hq, G]`` from a known logsumexp, differentiable in q, k and the sinks.
+
+    Its backward pass takes ``R × N`` work. The Triton kernels compute both where they may be chosen
+    unasked.
+
+    Args:
+        q: ``[B, Hq, M, D]``.
+        k: ``[B, Hkv, N, D]``.
+        lse: ``[B, Hq, M]``, the natural logsumexp of each query over exactly the keys that it sees,
+            and the sink. It gets no gradient.
+        query: the rows and spans asked for.
+        sequences: the plan of the query.
+        rule: the rule of the logits, with the sinks.
+    """
+    lse = lse.detach()
+    kernels = trusted_kernels(q, k)
+    if kernels is not None:
+        masses: Tensor = kernels.mass_of_rows(q, k, lse, query, rule)
+        return masses
+    mass = from_lse(q, k, lse, query, sequences, rule)
+    if not needs_grad(q, k, rule.sinks):
+        return mass
+    m = q.shape[2]
+    of_row = lse[query.rows // m, :, query.rows % m]
+    return connected(mass, q, k, of_row, _blocks(q, k, query, sequences, rule), rule)
 
 
 def from_lse(
@@ -41,10 +66,10 @@ def from_lse(
                 rows = part.rows[first:last]
                 wanted = q[part.batch, :, rows].to(mass.dtype)  # [Hq, r, D]
                 grouped = wanted.reshape(k.shape[1], -1, q.shape[3]) @ keys
-                scores = cap(grouped.reshape(-1, len(rows), n) * rule.scale, rule.softcap)
-                scores = scores - lse[part.batch, :, rows, None]
+                scores = cap(grouped.reshape(-1, len(rows), n).mul_(rule.scale), rule.softcap)
+                scores = scores.sub_(lse[part.batch, :, rows, None])
                 visible = sees(rows + offset, part.labelled, rule.window)
-                weights = scores.masked_fill(~visible, -torch.inf).exp()
+                weights = scores.masked_fill_(~visible, -torch.inf).exp_()
                 start = part.asked.start
                 mass[start + first : start + last] = (weights @ bits).transpose(0, 1)
     return mass
@@ -55,63 +80,46 @@ def from_scratch(
 ) -> SpanMass:
     """Return mass and logsumexp of the rows asked for alone, from all the keys that they see.
 
-    This is ``R × N`` work in blocks. It is differentiable in q, k and the sinks, through the row's
-    own logsumexp too: a cotangent ``g`` of the mass moves every key that the row sees.
+    This is ``R × N`` work in blocks, and as much again for the gradient in q, k and the sinks.
     """
-    offset = k.shape[2] - q.shape[2]
-    masses: list[Tensor] = []
-    lses: list[Tensor] = []
-    done = 0
-    wants_grad = needs_grad(q, k, rule.sinks)
-    for part in sorted(sequences.sequences, key=lambda part: part.asked.start):
-        if part.asked.start == part.asked.stop:
-            continue
-        masses.append(_empty(q, query, part.asked.start - done))
-        lses.append(_unseen(q, part.asked.start - done))
-        done = part.asked.stop
-        low = part.keys.start
-        keys = k[part.batch, None, :, part.keys]
-        heads, seen = q.shape[1], part.keys.stop - part.keys.start
-        for first, last in query_blocks(heads, len(part.rows), seen, None):
-            rows = part.rows[first:last]
-            mass, lse = recomputed(
-                wants_grad,
-                _rows,
-                q[part.batch, None, :, rows],
-                keys,
-                part,
-                rows + offset,
-                low,
-                rule,
-            )
-            masses.append(mass)
-            lses.append(lse)
-    masses.append(_empty(q, query, len(query.rows) - done))
-    lses.append(_unseen(q, len(query.rows) - done))
-    return SpanMass(torch.cat(masses), torch.cat(lses))
+    mass = _empty(q, query)
+    lse = torch.full(mass.shape[:2], -torch.inf, dtype=mass.dtype, device=q.device)
+    blocks = _blocks(q, k, query, sequences, rule)
+    with torch.no_grad():
+        for block in blocks:
+            _fill(mass[block.asked], lse[block.asked], q, k, block, rule)
+    if needs_grad(q, k, rule.sinks):
+        mass = connected(mass, q, k, lse, blocks, rule)
+    return SpanMass(mass, lse)
 
 
-def _rows(
-    q: Tensor, k: Tensor, part: SequencePlan, positions: Tensor, low: int, rule: LogitRule
-) -> tuple[Tensor, Tensor]:
-    """Return the mass ``[r, Hq, G]`` and the logsumexp ``[r, Hq]`` of one block of rows."""
-    scores = logits(q, k, positions, low, rule)
-    lse = logsumexp(scores, rule.sinks)
-    labelled = scores[0].index_select(2, part.labelled - low)  # [Hq, r, n]
-    weights = torch.exp(labelled - lse[0, ..., None])
-    return (weights @ part.bits.to(weights.dtype)).transpose(0, 1), lse[0].transpose(0, 1).detach()
+def _fill(
+    mass: Tensor, lse: Tensor, q: Tensor, k: Tensor, block: RowBlock, rule: LogitRule
+) -> None:
+    """Write one block's ``mass [r, Hq, G]`` and ``lse [r, Hq]``."""
+    keys = k[block.batch, :, block.keys].to(mass.dtype)
+    _, scores = block_logits(q, keys, block, rule)
+    hide(scores, block, k.shape[2] - q.shape[2], rule.window, -torch.inf)
+    scores = scores.view(q.shape[1], len(block.rows), -1)  # [Hq, r, n]
+    found = logsumexp(scores, rule.sinks)
+    weights = (scores[:, :, block.labelled] - found[..., None]).exp_()
+    lse.copy_(found.T)
+    mass.copy_((weights @ block.bits.to(mass.dtype)).transpose(0, 1))
 
 
-def _empty(q: Tensor, query: SpanQuery, rows: int | None = None) -> Tensor:
-    """Return masses of 0 for some rows, ``[rows, Hq, G]``; for all rows asked for if None."""
-    count = len(query.rows) if rows is None else rows
+def _blocks(
+    q: Tensor, k: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
+) -> tuple[RowBlock, ...]:
+    """Return the rows asked for in blocks, for these tensors."""
+    return row_blocks(query, sequences, q.shape[1], q.shape[2], k.shape[2], rule.window)
+
+
+def _empty(q: Tensor, query: SpanQuery) -> Tensor:
+    """Return masses of 0 for all rows asked for, ``[R, Hq, G]``."""
     return torch.zeros(
-        count, q.shape[1], len(query.names), dtype=accumulation_dtype(q.dtype), device=q.device
-    )
-
-
-def _unseen(q: Tensor, rows: int) -> Tensor:
-    """Return a logsumexp of −inf for some rows, ``[rows, Hq]``."""
-    return torch.full(
-        (rows, q.shape[1]), -torch.inf, dtype=accumulation_dtype(q.dtype), device=q.device
+        len(query.rows),
+        q.shape[1],
+        len(query.names),
+        dtype=accumulation_dtype(q.dtype),
+        device=q.device,
     )

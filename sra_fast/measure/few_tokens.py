@@ -11,20 +11,26 @@ from sra_fast.kernels.contract import SpanQuery, segment_tensor
 from sra_fast.measure.served import ServedModel
 
 
-def plain_tokens(served: ServedModel) -> list[int]:
-    """Return the token ids that the configuration gives no meaning, ascending; [0] if it gives all.
+def plain_tokens(served: ServedModel) -> Tensor:
+    """Return the token ids that the configuration gives no meaning, ``[n]`` int64, ascending.
+
+    It is the one id 0 if the configuration gives all of them a meaning.
 
     Args:
         served: the model. Some configurations give a meaning to several tokens at once, such as
             ``eos_token_id = [1, 106]``.
     """
-    weight: Tensor = served.decoder.get_input_embeddings().weight
+    number = len(served.decoder.get_input_embeddings().weight)
     special: set[int] = set()
     for name, value in vars(served.config).items():
         if name.endswith("_id"):
             ids = value if isinstance(value, (list, tuple)) else [value]
-            special.update(one for one in ids if isinstance(one, int))
-    return [token for token in range(len(weight)) if token not in special] or [0]
+            special.update(one for one in ids if isinstance(one, int) and 0 <= one < number)
+    # A bool per token: a list of all ids would take megabytes that Python does not give back.
+    plain = torch.ones(number, dtype=torch.bool, device="cpu")
+    plain[torch.tensor(sorted(special), dtype=torch.int64, device="cpu")] = False
+    found = plain.nonzero().flatten()
+    return found if len(found) else found.new_zeros(1)
 
 
 def every_row_on_every_key(

@@ -1,13 +1,14 @@
 """Ask each layer which keys it sees around the border of a window or a chunk.
 
-The few tokens of the self-check are shorter than a window. So under the attention implementation of
-this module each layer is also asked on made-up queries and keys, and is compared with the mask
-function of the model.
+The few tokens of the self-check are shorter than a window. So a run under the attention
+implementation of this module writes down what each layer was told. Afterwards each layer is asked
+on made-up queries and keys, and is compared with the mask function of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from sra_fast.measure.request import REQUEST, SpanRequest
 from sra_fast.measure.unserved import SelfCheckError
 
 NAME = f"{attention.NAME}_check"
-"""The attention implementation that attends as ``"sra_fast"``, after a look at the borders."""
+"""The attention implementation that attends as ``"sra_fast"``, and notes each layer's sight."""
 
 REACH = 2**17
 """The number of tokens after which borders are not looked for."""
@@ -28,16 +29,54 @@ REACH = 2**17
 _ASKED = "asked_of_the_model"
 
 
-class BorderLook(SpanRequest):
-    """A request that also keeps which modules attend, and how far they may look."""
+@dataclass(frozen=True)
+class Sight:
+    """What a layer was told of the keys that its queries see.
 
-    def __init__(self, name: str, reach: int, asked: SpanRequest) -> None:
-        super().__init__(
-            asked.query, stop_after=asked.stop_after, mass_grad=False, in_outputs=False
-        )
-        self.name = name
-        self.reach = reach
+    Attributes:
+        asked: the arguments that its mask was made of.
+        rule: the further arguments of its attention.
+        device: where its queries were.
+    """
+
+    asked: dict[str, Any]
+    rule: dict[str, Any]
+    device: torch.device
+
+
+class SightedRequest(SpanRequest):
+    """A request that also keeps which modules attend, and what each was told of its sight.
+
+    Attributes:
+        modules: ``{layer_idx: module}`` of the modules that attend.
+        sights: ``{layer_idx: sight}`` of those whose mask came to them as it was made.
+    """
+
+    def __init__(self, query: SpanQuery, stop_after: int | None = None) -> None:
+        super().__init__(query, stop_after=stop_after, mass_grad=False, in_outputs=False)
         self.modules: dict[int, nn.Module] = {}
+        self.sights: dict[int, Sight] = {}
+
+
+def check_borders(name: str, reach: int, request: SightedRequest) -> None:
+    """Compare which keys each layer sees around the first border with the model's mask function.
+
+    Args:
+        name: the name of the model in messages.
+        reach: how far to look for a border, in tokens.
+        request: what the layers told in a run of one sequence under :data:`NAME`.
+
+    Raises:
+        SelfCheckError: a layer sees other keys than its mask lets it see.
+    """
+    borders: dict[int, _Border | None] = {}
+    for layer, sight in request.sights.items():
+        key = id(sight.asked)  # layers share a mask; the request holds it, so its id stays its own
+        if key not in borders:
+            borders[key] = _border(sight, reach)
+        border = borders[key]
+        if border is not None:
+            _compare_sight(name, layer, request.modules[layer], sight, border)
 
 
 def _attention(
@@ -48,17 +87,16 @@ def _attention(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as ``"sra_fast"``, after a look at the borders of the layer's sight."""
-    look: BorderLook | None = kwargs.get(
-        REQUEST
-    )  # None: the model drops it, as its masses will tell
+    """Attend as ``"sra_fast"``, and write down what the layer was told of its sight."""
+    # None: the model drops it, as its masses will tell.
+    request: SightedRequest | None = kwargs.get(REQUEST)
     layer: Any = getattr(module, "layer_idx", None)
     asked = getattr(attention_mask, _ASKED, None)
-    if look is not None and layer is not None:
-        look.modules[layer] = module
-    if look and asked and not _looks_tokens_up(asked["mask_function"]):
-        rule = {name: one for name, one in kwargs.items() if name not in (REQUEST, "s_aux")}
-        _compare_sight(module, layer, look, asked, rule, query.device)
+    if request is not None and layer is not None:
+        request.modules[layer] = module
+        if asked is not None:
+            rule = {name: one for name, one in kwargs.items() if name not in (REQUEST, "s_aux")}
+            request.sights[layer] = Sight(asked, rule, query.device)
     answer: tuple[Tensor, Tensor | None] = attention.attention(
         module, query, key, value, attention_mask, **kwargs
     )
@@ -79,21 +117,36 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, _attention_mask)
 
 
-def _compare_sight(
-    module: nn.Module,
-    layer: int,
-    look: BorderLook,
-    asked: dict[str, Any],
-    rule: dict[str, Any],
-    device: torch.device,
-) -> None:
-    """Compare which keys a layer sees around the first border with the model's mask function."""
+@dataclass(frozen=True)
+class _Border:
+    """The first border of a mask: queries around it, and which of the looked-at keys they see.
+
+    Attributes:
+        query: asks for the mass of each query on each looked-at key, ``R`` queries and ``n`` keys.
+        mask: what ``"sra_fast"`` makes of the mask function here.
+        keys: the number of keys, of which the queries are the last.
+        seen: ``[R, n]`` bool, whether the query sees the key.
+        number: ``[R, 1]``, how many of all keys it sees.
+    """
+
+    query: SpanQuery
+    mask: Tensor | None
+    keys: int
+    seen: Tensor
+    number: Tensor
+
+
+def _border(sight: Sight, reach: int) -> _Border | None:
+    """Find the first border of a mask, or return None if the mask knows no other length."""
+    asked, device = sight.asked, sight.device
     sees: Callable[..., Tensor] = asked["mask_function"]
+    if _looks_tokens_up(sees):
+        return None
     zero = torch.zeros(1, dtype=torch.int64, device=device)
-    places = torch.arange(look.reach, device=device)
-    hidden = (~sees(zero, zero, places, zero).expand(look.reach)).nonzero()
+    places = torch.arange(reach, device=device)
+    hidden = (~sees(zero, zero, places, zero).expand(reach)).nonzero()
     # Three queries around the first one that does not see the first key; or the last one of all.
-    keys = look.reach if len(hidden) == 0 else min(int(hidden[0]) + 2, look.reach)
+    keys = reach if len(hidden) == 0 else min(int(hidden[0]) + 2, reach)
     queries = min(3, keys)
     at = torch.arange(keys - queries, keys, device=device)[:, None]
     true = sees(zero, zero, at, places[None, :keys]) & (places[:keys] <= at)  # [queries, keys]
@@ -113,25 +166,36 @@ def _compare_sight(
         segment_tensor([(0, 0, keys)], labels.device),
         tuple(f"key {key}" for key in looked_at),
     )
-    request = SpanRequest(query, mass_grad=False, in_outputs=False, backend="reference")
     sizes = {"q_length": queries, "kv_length": keys, "q_offset": keys - queries, "kv_offset": 0}
     mask = attention.attention_mask(**{**asked, **sizes, "attention_mask": None, "batch_size": 1})
-    blank = torch.zeros(1, 1, keys, 8, device=device)
+    return _Border(query, mask, keys, true[:, looked_at].cpu(), true.sum(dim=1, keepdim=True).cpu())
+
+
+def _compare_sight(name: str, layer: int, module: nn.Module, sight: Sight, border: _Border) -> None:
+    """Compare which keys a layer sees around a border with what the border says."""
+    queries = len(border.seen)
+    request = SpanRequest(border.query, mass_grad=False, in_outputs=False, backend="reference")
+    blank = torch.zeros(1, 1, border.keys, 8, device=sight.device)
     attention.attention(
-        module, blank[:, :, :queries], blank, blank, mask, **rule, **{REQUEST: request}
+        module,
+        blank[:, :, :queries],
+        blank,
+        blank,
+        border.mask,
+        **sight.rule,
+        **{REQUEST: request},
     )
     # All logits are 0, so that a key that is seen has one part in as many as are seen.
-    number = true.sum(dim=1, keepdim=True).cpu()
-    ours = request.masses[layer][:, 0].cpu() * number
-    apart = (ours - true[:, looked_at].cpu().float()).abs()
+    ours = request.masses[layer][:, 0].cpu() * border.number
+    apart = (ours - border.seen.float()).abs()
     if not bool((apart < 0.01).all()):
         row = int(apart.amax(dim=1).argmax())
-        where = keys - queries + row
+        where = border.keys - queries + row
         what = (
-            f"the token at position {where} does not see the {int(number[row])} keys that the "
-            "model's own mask lets it see (a window or a chunk)"
+            f"the token at position {where} does not see the {int(border.number[row])} keys that "
+            "the model's own mask lets it see (a window or a chunk)"
         )
-        raise SelfCheckError(look.name, layer, float(apart.max()), what)
+        raise SelfCheckError(name, layer, float(apart.max()), what)
 
 
 def _looks_tokens_up(function: Any) -> bool:

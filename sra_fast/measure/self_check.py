@@ -6,7 +6,7 @@ the attention of the longer one's every row on every key, in all layers and head
 the maps of the same weights under eager attention, where that sequence is alone.
 
 A window or a chunk is longer than that. So each layer is also asked which keys the queries around
-its border see (:mod:`sra_fast.measure.mask_borders`).
+its border see (:mod:`sra_fast.measure.mask_borders`), as it was called in the trial's first run.
 
 Nothing of the model is changed or copied: modes, configurations, rotary state and random numbers
 are afterwards what they were.
@@ -30,6 +30,7 @@ from sra_fast.measure.parts_of_models import is_shared
 from sra_fast.measure.reduction import answered_layers
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.served import ServedModel, evaluating, switched
+from sra_fast.measure.trial import first_run
 from sra_fast.measure.unserved import SelfCheckError
 from sra_fast.result import PASSED, SKIPPED
 
@@ -59,11 +60,19 @@ def self_check(served: ServedModel, backend: str) -> str:
         SelfCheckError: the masses, or the keys that a layer sees, are not the model's own.
         UnansweredRequestError: the model does not pass a request on to its attention.
     """
-    if reason := _why_not(served):
+    modules = list(served.decoder.modules())
+    kinds = _parameter_kinds(modules)
+    if reason := _why_not(served, modules, kinds):
         return f"{SKIPPED}{reason}"
-    key = _key(served, backend)
+    key = (  # what models have in common of which one check speaks for all
+        frozenset(map(type, modules)),
+        json.dumps(served.config.to_dict(), sort_keys=True, default=str),
+        kinds,
+        _is_exact(kinds),
+        backend,
+    )
     if key not in _CHECKED:
-        outcome = _check(served, backend)
+        outcome = _check(served, backend, _is_exact(kinds))
         if not outcome.startswith(_NOT_FINITE):
             _CHECKED[key] = outcome
         return outcome
@@ -73,9 +82,22 @@ def self_check(served: ServedModel, backend: str) -> str:
 _NOT_FINITE = f"{SKIPPED}its attention is not finite"
 
 
-def _why_not(served: ServedModel) -> str | None:
+_ParameterKinds = frozenset[tuple[torch.dtype, str]]
+
+
+def _parameter_kinds(modules: Sequence[nn.Module]) -> _ParameterKinds:
+    """Return the dtypes of all parameters of some modules, each with the kind of its device."""
+    return frozenset(
+        (parameter.dtype, parameter.device.type)
+        for module in modules
+        for parameter in module.parameters(recurse=False)
+    )
+
+
+def _why_not(
+    served: ServedModel, modules: Sequence[nn.Module], kinds: _ParameterKinds
+) -> str | None:
     """Return why a model is not run an additional time, or None."""
-    modules = list(served.decoder.modules())
     if compat.inside_compiled(served.top) is not None or any(
         compat.is_compiled_in_place(module) or compat.inside_compiled(module) is not None
         for module in modules
@@ -85,44 +107,32 @@ def _why_not(served: ServedModel) -> str | None:
         return "the model is offloaded"
     if is_shared(served.top):
         return "the model is sharded over processes"
-    if any(parameter.is_meta for parameter in served.decoder.parameters()):
+    if any(device == "meta" for _, device in kinds):
         return "weights of the model are on the device meta"
     return None
 
 
-def _key(served: ServedModel, backend: str) -> tuple[object, ...]:
-    """Return what models have in common of which one check speaks for all."""
-    decoder = served.decoder
-    parameters = {(parameter.dtype, parameter.device.type) for parameter in decoder.parameters()}
+def _is_exact(kinds: _ParameterKinds) -> bool:
+    """Return whether a decoder computes in full precision, so that differences are faults."""
+    devices = {device for _, device in kinds}
     return (
-        frozenset(type(module) for module in decoder.modules()),
-        json.dumps(served.config.to_dict(), sort_keys=True, default=str),
-        frozenset(parameters),
-        _is_exact(decoder),
-        backend,
-    )
-
-
-def _is_exact(decoder: nn.Module) -> bool:
-    """Return whether the decoder computes in full precision, so that differences are faults."""
-    devices = {parameter.device.type for parameter in decoder.parameters()}
-    return (
-        all(p.dtype in (torch.float32, torch.float64) for p in decoder.parameters())
+        all(dtype in (torch.float32, torch.float64) for dtype, _ in kinds)
         and not any(torch.is_autocast_enabled(device) for device in devices)
         and (devices == {"cpu"} or torch.get_float32_matmul_precision() == "highest")
     )
 
 
-def _check(served: ServedModel, backend: str) -> str:
+def _check(served: ServedModel, backend: str, exact: bool) -> str:
     pieces = _some_tokens(served)
     try:
         with _left_as_it_was(served):
-            with switched(served, mask_borders.NAME):
-                modules = _look_at_borders(served, pieces[-1])
+            sighted = served.first_run or first_run(served)
+            reach = min(served.context_length or mask_borders.REACH, mask_borders.REACH)
+            mask_borders.check_borders(served.name, reach, sighted)
             with switched(served):
                 ours, sinks = _our_maps(served, pieces, backend)
             with switched(served, "eager"):
-                eager = _eager_maps(served, modules, pieces[-1])
+                eager = _eager_maps(served, sighted.modules, pieces[-1])
     except (SelfCheckError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # what is wrong with the model, its own run will say
@@ -133,7 +143,7 @@ def _check(served: ServedModel, backend: str) -> str:
     if not all(map_.isfinite().all() for map_ in (*eager.values(), *ours.values())):
         return _NOT_FINITE
     for layer, mass in sorted(ours.items()):
-        _compare(served, layer, mass, _with_sinks(eager[layer], sinks.get(layer)))
+        _compare(served, layer, mass, _with_sinks(eager[layer], sinks.get(layer)), exact)
     return PASSED
 
 
@@ -163,19 +173,8 @@ def _left_as_it_was(served: ServedModel) -> Iterator[None]:
 def _some_tokens(served: ServedModel) -> list[Tensor]:
     """Return two sequences of token ids from all over the vocabulary."""
     plain, number = plain_tokens(served), sum(LENGTHS)
-    chosen = [plain[(2 * at + 1) * len(plain) // (2 * number)] for at in range(number)]
-    return list(torch.tensor(chosen).split(LENGTHS))
-
-
-def _look_at_borders(served: ServedModel, piece: Tensor) -> dict[int, nn.Module]:
-    """Run one sequence, hold each layer's sight to its mask, and return the modules that attend."""
-    inputs, places = laid_out([piece], packed=False)
-    asked = _asking_for_all(served, inputs["input_ids"].shape, [len(piece)], places, "auto")
-    look = mask_borders.BorderLook(
-        served.name, min(served.context_length or mask_borders.REACH, mask_borders.REACH), asked
-    )
-    _run(served, {"input_ids": inputs["input_ids"]}, look)
-    return look.modules
+    chosen = plain[(2 * torch.arange(number) + 1) * len(plain) // (2 * number)]
+    return list(chosen.split(LENGTHS))
 
 
 # --- the masses, both ways ---
@@ -256,12 +255,12 @@ def _eager_maps(
     return maps
 
 
-def _compare(served: ServedModel, layer: int, ours: Tensor, own: Tensor) -> None:
+def _compare(served: ServedModel, layer: int, ours: Tensor, own: Tensor, exact: bool) -> None:
     if ours.shape != own.shape:
         what = f"there are {len(ours)} heads here and {len(own)} in the maps of eager attention"
         raise SelfCheckError(served.name, layer, 1.0, what)
     apart = (ours - own).abs()  # [H, n, n]
-    if _is_exact(served.decoder):
+    if exact:
         difference = float(apart.max())
         head = int(apart.flatten(1).amax(dim=1).argmax())
         what = (

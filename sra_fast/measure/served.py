@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
-from sra_fast.measure import attention, compat, model_kinds
+from sra_fast.measure import attention, compat, mask_borders, model_kinds
 from sra_fast.measure.above_decoder import is_hooked_above, package_of
 from sra_fast.measure.parts_of_models import missing_part
 from sra_fast.measure.unserved import UnservedModelError
@@ -38,6 +38,8 @@ class ServedModel:
             (:func:`sra_fast.measure.trial.tried`).
         fed_from_above: whether something above the decoder changes what it is given, such as a
             hook, so that the whole model has to run.
+        first_run: what the layers answered in the trial's first run, if that was made just now; the
+            self-check goes on from it.
     """
 
     top: nn.Module
@@ -49,6 +51,7 @@ class ServedModel:
     can_stop: bool
     counts_from_zero: bool = False
     fed_from_above: bool = False
+    first_run: mask_borders.SightedRequest | None = None
 
     @property
     def config(self) -> Any:

@@ -3,18 +3,29 @@
 A loop over layers is in a model's code, positions are made inside its embeddings, and whether its
 layers answer a request shows when they are asked. So each decoder is run once on a few tokens
 before its first score. What it is refused for is said here, before any of the user's text runs.
+
+Each run reads all weights of a model once, so no run is made whose answer is known: the self-check
+goes on from the first run of the trial, and a call of the whole model ends where the decoder is
+given what the first run gave it.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from sra_fast.measure.above_decoder import hangs_above, modules_above
+from sra_fast.measure import compat, mask_borders
+from sra_fast.measure.above_decoder import hangs_above, modules_above, package_of
+from sra_fast.measure.attention import NAME
 from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
+from sra_fast.measure.mask_borders import SightedRequest
 from sra_fast.measure.packing import fresh_rope
 from sra_fast.measure.reduction import UnansweredRequestError, answered_layers
 from sra_fast.measure.request import REQUEST, SpanRequest
@@ -63,27 +74,47 @@ def tried(served: ServedModel) -> ServedModel:
         return served
     above = hangs_above(served.whole, served.decoder)
     parts = (*(id(part) for part in served.decoder.modules()), *above)
-    found = _FOUND.get(served.decoder)
+    found, run = _FOUND.get(served.decoder), None
     if found is None or found.parts != parts:
-        found = _try(served, parts)
+        try:
+            found, run = _try(served, parts, mask_borders.NAME)
+        except UnservedModelError:
+            # Where nothing is hidden that implementation gives a mask, and some models work on any
+            # mask. What they are refused for has to be true of the ordinary one, which gives None.
+            found, _ = _try(served, parts, NAME)
         _FOUND[served.decoder] = found
     return replace(
         served,
+        first_run=run,
         attention_layers=found.attention_layers,
         counts_from_zero=found.counts_from_zero,
         fed_from_above=served.fed_from_above or found.fed_from_above,
     )
 
 
-def _try(served: ServedModel, parts: tuple[int, ...]) -> _Findings:
+def first_run(served: ServedModel) -> SightedRequest:
+    """Run a decoder on a few tokens, and return what its layers answered and how far they see.
+
+    Every row is asked for its attention on every key.
+    """
+    with torch.no_grad(), switched(served, mask_borders.NAME), _undisturbed(served.decoder):
+        return _run(served, _some_tokens(served))
+
+
+@contextmanager
+def _undisturbed(decoder: nn.Module) -> Iterator[None]:
+    """Let a decoder run inside the block as it is used, and keep no trace of that."""
+    with evaluating(decoder), fresh_rope(decoder):
+        yield
+
+
+def _try(
+    served: ServedModel, parts: tuple[int, ...], name: str
+) -> tuple[_Findings, SightedRequest]:
+    """Return what a trial under an attention implementation found, and its first run."""
     ids = _some_tokens(served)
     try:
-        with (
-            torch.no_grad(),
-            switched(served),
-            evaluating(served.decoder),
-            fresh_rope(served.decoder),
-        ):
+        with torch.no_grad(), switched(served, name), _undisturbed(served.decoder):
             plain = _run(served, ids)
             layers = answered_layers(plain, served.attention_layers)
             counts = served.takes_positions and _same(plain, _run(served, ids, positions=True))
@@ -100,30 +131,37 @@ def _try(served: ServedModel, parts: tuple[int, ...]) -> _Findings:
         raise
     except Exception as error:
         raise UnservedModelError(_why(served, ids, error)) from error
-    return _Findings(parts, layers, counts, not _passes_on(served, ids, plain))
+    return _Findings(parts, layers, counts, not _passes_on(served, ids, plain, name)), plain
 
 
-def _passes_on(served: ServedModel, ids: Tensor, plain: SpanRequest) -> bool:
+def _passes_on(served: ServedModel, ids: Tensor, plain: SpanRequest, name: str) -> bool:
     """Return whether a call of the whole model gives the masses that the decoder gave by itself.
 
-    A model that cannot be called on text alone, such as one that wants an image, is not asked.
+    A model that cannot be called on text alone, such as one that wants an image, is not asked. Nor
+    are the masses computed again where they cannot differ: nothing above the decoder is the user's
+    own, and the decoder is given these tokens and nothing else.
     """
     if not modules_above(served.whole, served.decoder) or not may_be_stopped(served.whole):
         return True
-    request = SpanRequest(
-        plain.query,
-        stop_after=max(served.attention_layers, default=None),
-        mass_grad=False,
-        in_outputs=False,
-    )
+    request = SightedRequest(plain.query, stop_after=max(served.attention_layers, default=None))
     try:
         with (
             torch.no_grad(),
-            switched(served),
+            switched(served, name),
             evaluating(served.whole),
             fresh_rope(served.decoder),
         ):
-            run_whole(served, {"input_ids": ids}, request, ids.device)
+            end = ExitStack()
+            if _is_plain_above(served):
+                end.callback(
+                    served.decoder.register_forward_pre_hook(
+                        functools.partial(_end_if_given, ids), with_kwargs=True
+                    ).remove
+                )
+            with end:
+                run_whole(served, {"input_ids": ids}, request, ids.device)
+    except _GivenTheSame:
+        return True
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception:
@@ -137,10 +175,34 @@ def _passes_on(served: ServedModel, ids: Tensor, plain: SpanRequest) -> bool:
     )
 
 
-def _run(served: ServedModel, ids: Tensor, positions: bool = False) -> SpanRequest:
+class _GivenTheSame(Exception):  # noqa: N818 - it is a signal that ends a forward, not an error
+    """Raised where the decoder is given what it was given without the model above it."""
+
+
+def _is_plain_above(served: ServedModel) -> bool:
+    """Return whether all that stands above a decoder are modules of transformers' own classes."""
+    return all(
+        package_of(type(module)) == "transformers"
+        and "forward" not in vars(module)
+        and not compat.forward_pre_hooks(module)
+        for module in modules_above(served.whole, served.decoder)
+    )
+
+
+def _end_if_given(
+    ids: Tensor, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """End a call at the decoder's door if it brings the tokens ``ids`` and nothing else."""
+    brought = {name: value for name, value in kwargs.items() if value is not None}
+    without_cache = brought.pop("use_cache", False) is False
+    only_tokens = not args and brought.keys() == {"input_ids"}
+    if without_cache and only_tokens and torch.equal(brought["input_ids"], ids):
+        raise _GivenTheSame
+
+
+def _run(served: ServedModel, ids: Tensor, positions: bool = False) -> SightedRequest:
     """Ask every row of a short text for its attention on every key."""
-    query = every_row_on_every_key([ids.shape[1]], [(0, 0)], ids.shape)
-    request = SpanRequest(query, mass_grad=False, in_outputs=False)
+    request = SightedRequest(every_row_on_every_key([ids.shape[1]], [(0, 0)], ids.shape))
     counted = torch.arange(ids.shape[1], device=ids.device)[None]
     given = {"position_ids": counted} if positions else {}
     served.decoder(input_ids=ids, **given, use_cache=False, **{REQUEST: request})
@@ -177,5 +239,7 @@ def _why(served: ServedModel, ids: Tensor, error: Exception) -> str:
 def _some_tokens(served: ServedModel) -> Tensor:
     """Return a few token ids, ``[1, TOKENS]`` at most; the first three are often special ones."""
     device = served.decoder.get_input_embeddings().weight.device
-    ids = [token for token in plain_tokens(served) if token >= _FIRST][:TOKENS] or [0]
-    return torch.tensor([ids], device="cpu" if device.type == "meta" else device)
+    plain = plain_tokens(served)
+    ids = plain[plain >= _FIRST][:TOKENS]
+    chosen = ids if len(ids) else ids.new_zeros(1)
+    return chosen[None].to("cpu" if device.type == "meta" else device)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.cpu import compare, measure, measure_all, record
+from benchmarks.cpu import compare, floor, measure, measure_all, record
 from benchmarks.cpu.compare import ComparedCase, Known
 from benchmarks.cpu.measure_all import full_plan
 from benchmarks.measuring import alternatives, machine, peak_memory
@@ -201,6 +201,41 @@ def test_a_slow_call_with_maps_is_not_repeated(monkeypatch: pytest.MonkeyPatch) 
     assert timed == ["c"]
     assert [cell.pairs for cell in cells.values()] == [1, 1, 2, 2]
     assert all(cells[key].time_ratio for key in "abc")
+
+
+def test_the_score_is_held_to_its_floor_in_pairs_and_in_first_calls() -> None:
+    found = floor.time_to_floor(CASE, 3, HERE)
+    assert found.pairs == 3
+    assert found.middle[0] <= found.ratio <= found.middle[1]
+    assert found.processor_ratio > 0
+    peaks = iter([10, 11, 30, 60, 20, 12, 99])
+
+    def counting(case: ModelCase, key: str) -> measure.Measured:
+        return replace(measure.memory_here(case, key), first_peak_bytes=next(peaks))
+
+    held = floor.first_call_memory(CASE, 3, replace(HERE, memory=counting))
+    assert (held.floor_bytes, held.score_bytes, held.ratio) == (20, 12, 0.6)
+
+
+@pytest.mark.parametrize("key", "bcd")
+def test_a_floor_is_not_given_where_an_answer_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    replace_run(monkeypatch, key, off_by(1e-3, key))
+    with pytest.raises(floor.WrongAnswerError, match="is not what the others computed"):
+        floor.time_to_floor(CASE, 1, HERE)
+    with pytest.raises(floor.WrongAnswerError, match="is not what the others computed"):
+        floor.first_call_memory(CASE, 1, HERE)
+    monkeypatch.setattr(floor, "report", lambda pairs: floor.time_to_floor(CASE, pairs, HERE))
+    assert measure_all.main(["--floor", "--pairs", "1"]) == 1
+    assert "is not what the others computed" in capsys.readouterr().err
+
+
+def test_a_first_call_is_measured_apart_from_the_second() -> None:
+    peaks = [measure.memory_here(CASE, key) for key in "bd"]
+    assert peaks[0].first_peak_bytes == peaks[0].peak_bytes  # with maps there is one call
+    assert peaks[1].first_peak_bytes is not None
+    assert len(peaks[1].runs) == 2
 
 
 def test_a_process_that_fails_is_reported() -> None:

@@ -17,8 +17,9 @@ pytest.importorskip("peft", reason="needs the package peft (extra 'train')")
 from benchmarks.finetuning import cost, esconv_sweep, steps
 from benchmarks.finetuning.steps import WAYS, Stepped, Training, ratios
 from benchmarks.finetuning.sweep import ratio_interval
-from benchmarks.gpu.harness.bench import QUICK, Bench
+from benchmarks.gpu.harness.bench import Bench
 from benchmarks.gpu.harness.failures import WrongResultError
+from benchmarks.gpu.harness.sizes import QUICK
 from benchmarks.gpu.sections import training_steps
 from benchmarks.measuring.cases import ModelCase, Shape, build_batch, build_model
 
@@ -148,7 +149,7 @@ def test_the_section_of_the_gpu_report(monkeypatch: pytest.MonkeyPatch) -> None:
         assert entry["callback/plain time"] > 0
         assert entry["regulariser/plain time"] > 0
     monkeypatch.setattr(training_steps, "SRA_TOLERANCE", -1.0)
-    with pytest.raises(WrongResultError, match="wrong"):
+    with pytest.raises(WrongResultError, match="SRA of the two ways off by"):
         training_steps._measure(
             Training(build_model(CASE), build_batch(CASE), 4, checkpointing=True), bench, {}, 0.0
         )

@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 
-from benchmarks.static.compilation import TARGETS
-from benchmarks.static.report import BEST, NAMES
+from benchmarks.static.compilation import TARGETS, Binary, tiles_of
+from benchmarks.static.hot_loops import HotLoop
+from benchmarks.static.judgement import BEST, NAMES, SHARED, JudgedKernel, judged
+from benchmarks.static.kernel_cases import KernelCase, every_case, quick_cases
+from benchmarks.static.loop_tables import as_markdown, as_table
 from sra_fast.kernels.triton_kernels.configurations import (
     TABLE,
     Kernel,
@@ -23,6 +27,8 @@ from sra_fast.kernels.triton_kernels.configurations import (
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {(width, size) for width in (64, 128, 256) for size in (2, 4)}
+# Older releases of triton leave out fences, which the report says; nothing else may be wrong there.
+FENCES = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -39,53 +45,117 @@ def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def quick() -> subprocess.CompletedProcess[str]:
+    """Compile one case per kernel and architecture; the command compiles all the others too."""
+    return run("-m", "benchmarks.static.report", "--json", "--quick")
+
+
 @pytest.mark.parametrize("architecture", TARGETS)
-def test_every_configuration_compiles_without_spills(architecture: str) -> None:
-    done = run("-m", "benchmarks.static.report", "--json", "--arch", architecture)
-    found = rows(done)
-    failed = [row for row in found if row["problems"]]
-    assert done.returncode == 0, failed
-    assert not failed
+def test_every_kernel_compiles_without_spills_in_its_hot_loops(
+    architecture: str, quick: subprocess.CompletedProcess[str]
+) -> None:
+    found = [row for row in rows(quick) if row["architecture"] == architecture]
+    problems = {p for row in found for p in row["problems"] if not (FENCES and "fence" in p)}
+    assert not problems
+    assert quick.returncode == int(FENCES and any(row["problems"] for row in rows(quick)))
     assert {row["kernel"] for row in found} == set(NAMES.values())
 
-    halves = [row for row in found if row["dtype"] == "bfloat16"]
     best, _ = BEST[architecture]
-    for kernel in ("forward", "epilogue", "dk_dv", "dq"):
-        assert {row["instruction"] for row in halves if row["kernel"] == kernel} == {best}
+    for kernel in ("forward", "epilogue", "dk_dv", "dq", "row_dk", "row_dq"):
+        assert {row["instruction"] for row in found if row["kernel"] == kernel} == {best}
     # A few packed rows are too few for wgmma and tcgen05.
-    decode = [row for row in halves if row["kernel"] == "decode"]
-    assert {row["instruction"] for row in decode if row["binary"]["block_m"] >= 64} == {best}
-    small = {row["instruction"] for row in decode if row["binary"]["block_m"] < 64}
-    assert small == {"v_mfma" if architecture == "gfx942" else "HMMA"}
+    (decode,) = (row for row in found if row["kernel"] == "decode")
+    assert decode["instruction"] == ("v_mfma" if architecture == "gfx942" else "HMMA")
+
+
+@pytest.mark.parametrize("architecture", TARGETS)
+def test_hot_loops_are_counted_by_class(
+    architecture: str, quick: subprocess.CompletedProcess[str]
+) -> None:
+    found = [row for row in rows(quick) if row["architecture"] == architecture]
+    without, with_spans = (row["binary"]["loops"] for row in found if row["kernel"] == "forward")
+    assert (len(without), len(with_spans)) == (2, 3)  # no mask, edges; and spans
+    for loop in [*without, *with_spans]:
+        assert sum(loop["by_class"].values()) == loop["instructions"]
+        assert loop["by_class"]["products"]
+        assert loop["by_class"]["barriers"]
+    (plain, edges), (*_, spans) = without, with_spans
+    assert plain["instructions"] < edges["instructions"] < spans["instructions"]
+    # Each thread takes its share of the tile's exponentials, and two or so of the rows' maxima.
+    (made, _) = (row["binary"] for row in found if row["kernel"] == "forward")
+    threads = made["warps"] * (64 if architecture == "gfx942" else 32)
+    share = made["block_m"] * made["block_n"] // threads
+    assert share < plain["by_class"]["exponentials"] <= share + 4
+    assert made["loops"][0]["by_class"].get("spills", 0) == 0
 
 
 SPOILED = """
 import sys
-from dataclasses import replace
 from unittest.mock import patch
 from benchmarks.static import report
-from benchmarks.static.compilation import KernelCase
+from benchmarks.static.kernel_cases import KernelCase
 from sra_fast.kernels.triton_kernels.configurations import TABLE, Configuration, Kernel
 import torch
 
 large = Configuration(128, 128, 4, 2)
-case = KernelCase("backward", 128, torch.bfloat16, spans=2)
+case = KernelCase("forward", 128, torch.bfloat16, spans=0)
 with (
-    patch.dict(TABLE["sm_90"][Kernel.DQ], {(128, 2): large}),
-    patch.object(report, "plan", lambda: [case]),
+    patch.dict(TABLE["sm_80"][Kernel.FORWARD], {(128, 2): large}),
+    patch.object(report, "every_case", lambda: [case]),
 ):
-    sys.exit(report.main(["--json", "--arch", "sm_90"]))
+    sys.exit(report.main(["--json", "--arch", "sm_80"]))
 """
 
 
-def test_a_configuration_that_spills_fails() -> None:
+def test_a_configuration_that_spills_in_a_hot_loop_fails() -> None:
     done = run("-c", SPOILED)
-    found = rows(done)
+    (spilled,) = rows(done)
     assert done.returncode == 1
-    assert {row["kernel"] for row in found if row["problems"]} == {"dq"}
-    (spilled,) = (row for row in found if row["kernel"] == "dq")
-    assert spilled["problems"] == ["spills"]
+    (problem,) = spilled["problems"]
+    assert problem.endswith("spills in hot loops")
     assert spilled["binary"]["stack"] > 0
+
+
+def row(width: int = 128, lone: int = 0, spills: int = 0, **read: Any) -> JudgedKernel:
+    """Return the verdict on a dq kernel for sm_90 of which this was read."""
+    loop = HotLoop(300, {"products": 20, "spills": spills, "other": 280 - spills}, lone)
+    made = Binary("dq_kernel", 1, 128, 64, 8, 3, instructions={"HGMMA": 20}, loops=(loop,), **read)
+    return judged("sm_90", KernelCase("backward", width, torch.bfloat16, spans=3), made)
+
+
+@pytest.mark.parametrize(
+    ("made", "problems", "remarks"),
+    [
+        (row(), 0, 0),
+        (row(spills=2), 1, 0),
+        (row(spills=2, width=256), 0, 1),
+        (row(spills_outside=9, stack=40), 0, 1),
+        (row(lone=2, serialised_by="registers"), 1, 0),
+        (row(lone=2, serialised_by="registers", width=256), 0, 1),
+        (row(lone=2, width=256), 1, 0),  # without a reason
+        (row(unfenced=4), 1, 0),
+        (row(shared=SHARED["sm_90"] + 1), 1, 0),
+        (row(tensor_columns=513), 1, 0),
+        (row(error="no"), 1, 0),
+    ],
+)
+def test_what_was_read_decides_the_verdict(made: JudgedKernel, problems: int, remarks: int) -> None:
+    assert (len(made.problems), len(made.remarks)) == (problems, remarks)
+    assert made.verdict.startswith("FAILS" if problems else "ok")
+
+
+def test_reasons_stand_in_the_tables() -> None:
+    listed = [row(lone=2, serialised_by="registers", width=256), row(spills=7)]
+    for table in (as_table(listed), as_markdown(listed)):
+        assert "2 products one by one: registers" in table
+        assert "7 spills in hot loops" in table
+        assert "300" in table
+    assert listed[0].per_block == 300  # 8 warps and 128 × 64 logits: 16 × 64 per warp
+
+
+def test_the_quick_cases_are_some_of_all() -> None:
+    assert set(quick_cases()) <= set(every_case())
 
 
 def test_the_interpreter_is_refused() -> None:
@@ -98,7 +168,8 @@ def test_the_interpreter_is_refused() -> None:
 
 
 def test_the_table_is_complete() -> None:
-    assert set(TABLE) == set(TARGETS)
+    assert set(TABLE) == {tiles_of(target) for target in TARGETS}
+    assert set(BEST) == set(SHARED) == set(TARGETS)
     for kernels in TABLE.values():
         assert set(kernels) == set(Kernel)
         for lines in kernels.values():

@@ -230,6 +230,51 @@ def test_a_class_and_configuration_is_checked_once(forwards: list[str | None]) -
     assert forwards.count("eager") == 3
 
 
+def test_the_check_goes_on_from_the_trials_first_run() -> None:
+    model, widths = llama(), []
+    model.get_input_embeddings().register_forward_hook(
+        lambda _, args, out: widths.append(args[0].shape[1])
+    )
+    assert checked(model) == "passed"
+    trial, check = [4, 4], [sum(self_check.LENGTHS), self_check.LENGTHS[-1]]
+    assert widths == [*trial, *check, 24]
+    self_check._CHECKED.clear()
+    assert checked(model) == "passed"  # the trial is over, so the check makes that run itself
+    assert widths[5:] == [4, *check, 24]
+
+
+class Maskless(LlamaAttention):
+    """An attention that takes no mask but the eager one."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if (mask := kwargs["attention_mask"]) is not None and mask.ndim == 2:
+            raise RuntimeError("no mask today")
+        return super().forward(*args, **kwargs)
+
+
+def test_a_model_that_takes_no_mask_is_scored_without_a_check() -> None:
+    model = llama(Maskless)
+    assert checked(model) == "skipped: it does not run on 12 tokens (RuntimeError: no mask today)"
+    found = sra_fast.score(model, BATCH)
+    torch.testing.assert_close(found.sra, sra_fast.score(llama(), BATCH).sra, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss"])
+def test_the_first_score_has_the_numbers_of_a_later_one_and_of_the_reference(name: str) -> None:
+    batch = marked_batch((40, 29))
+    model = FAMILY[name].build()
+    first, later = (sra_fast.score(model, batch) for _ in range(2))
+    unchecked = sra_fast.score(FAMILY[name].build(), batch, check=False)
+    reference = sra_fast.score(model, batch, backend="reference")
+    for one in (first.mass, *first.by_layer.values()):
+        assert bool(one.isfinite().all())
+    for other in (later, unchecked):
+        torch.testing.assert_close(other.mass, first.mass, rtol=0, atol=0)
+        torch.testing.assert_close(other.by_layer, first.by_layer, rtol=0, atol=0)
+    torch.testing.assert_close(first.mass, reference.mass, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(first.by_layer, reference.by_layer, rtol=1e-5, atol=1e-6)
+
+
 def test_a_refusal_is_not_forgotten() -> None:
     for _ in range(2):
         with pytest.raises(SelfCheckError):

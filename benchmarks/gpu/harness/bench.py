@@ -10,119 +10,23 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.harness.failures import describe, recover
-from benchmarks.gpu.harness.timing import Call, TurnTimes, take_turns
+from benchmarks.gpu.harness.sizes import Sizes
+from benchmarks.gpu.harness.timing import BenchCall, TurnTimes, take_turns
 
 Entry = dict[str, Any]
 """One line of a section's table, with sizes and figures. It has ``error`` if something went wrong,
 ``skipped`` if there was no time for it, and ``absent`` if it cannot be measured here, which is no
 failure. Dicts in it are for the record only."""
 
+PLACE = ("what", "check", "work", "beside", "form", "D", "T", "B", "N")
+"""The fields that say where an entry was measured."""
+
+BAD = frozenset(("error", "skipped"))
+"""The fields of an entry that is not good."""
+
+ENDED = "the process ended here"  # stands in an entry while it is measured, and stays after a crash
+
 LEAST_SECONDS = 1.0  # a measurement is not begun with less
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of everything that the sections measure.
-
-    Attributes:
-        rounds: the most rounds of calls that take turns.
-        heads, kv_heads, width: Hq, Hkv and D = Dv.
-        rows: R, the number of last queries whose mass is asked for.
-        span: the number of keys of the one span, near the start.
-        gemm: the side of the square matrices of the dense product.
-        copy_bytes: the size of the buffer that is copied.
-        prefill, backward: the lengths T of the forward and of the backward pass.
-        gradients: the length at which gradients are compared with float32 autograd.
-        agreement: the length at which gradients are compared with another backend's.
-        decode_keys, decode_batches: N and B of a decoding step.
-        column_sums: the lengths for the comparison with column sums.
-        choice_prefill, choice_training: the lengths at which backends are compared for ``auto``.
-        model, model_lengths: the model that is scored (:data:`llama.SHAPES`), and the lengths.
-        model_check: the length at which the model's scores are compared.
-        eager_lengths: the lengths at which attention maps are tried, ascending.
-        training, training_lengths: the model that is trained, and the conversations' lengths.
-        rank: the rank of LoRA in that training.
-    """
-
-    rounds: int
-    heads: int
-    kv_heads: int
-    width: int
-    rows: int
-    span: int
-    gemm: int
-    copy_bytes: int
-    prefill: tuple[int, ...]
-    backward: tuple[int, ...]
-    gradients: int
-    agreement: int
-    decode_keys: int
-    decode_batches: tuple[int, ...]
-    column_sums: tuple[int, ...]
-    choice_prefill: tuple[int, ...]
-    choice_training: tuple[int, ...]
-    model: str
-    model_lengths: tuple[int, ...]
-    model_check: int
-    eager_lengths: tuple[int, ...]
-    training: str
-    training_lengths: tuple[int, ...]
-    rank: int
-
-
-FULL = Sizes(
-    rounds=40,
-    heads=32,
-    kv_heads=8,
-    width=128,
-    rows=256,
-    span=40,
-    gemm=8192,
-    copy_bytes=4 * 2**30,
-    prefill=(4096, 8192, 16384, 32768, 65536, 131072),
-    backward=(4096, 16384, 32768),
-    gradients=1024,
-    agreement=4096,
-    decode_keys=131072,
-    decode_batches=(1, 16),
-    column_sums=(4096, 16384),
-    choice_prefill=(4096, 16384, 65536),
-    choice_training=(4096, 16384),
-    model="Llama-3-8B shape",
-    model_lengths=(4096, 16384, 65536, 131072),
-    model_check=1024,
-    eager_lengths=(4096, 6144, 8192),
-    training="Llama-3-8B",
-    training_lengths=(8192, 32768),
-    rank=128,
-)
-
-QUICK = Sizes(
-    rounds=2,
-    heads=2,
-    kv_heads=1,
-    width=128,
-    rows=8,
-    span=4,
-    gemm=256,
-    copy_bytes=2**20,
-    prefill=(48, 80),
-    backward=(48,),
-    gradients=40,
-    agreement=48,
-    decode_keys=96,
-    decode_batches=(1, 2),
-    column_sums=(48,),
-    choice_prefill=(48,),
-    choice_training=(40,),
-    model="tiny",
-    model_lengths=(64, 96),
-    model_check=48,
-    eager_lengths=(64, 96),
-    training="tiny",
-    training_lengths=(48, 64),
-    rank=4,
-)
 
 
 @dataclass
@@ -135,6 +39,7 @@ class Bench:
         ends: the moment at which the section's time is over, by ``time.monotonic``.
         ceilings: ``gemm_tflops`` and ``copy_gbs`` as far as they were measured before.
         save: the function that keeps the entries, called after each of them.
+        known: entries of an earlier process of this section, which are not measured again.
         entries: what was found so far.
     """
 
@@ -143,6 +48,7 @@ class Bench:
     ends: float
     ceilings: Mapping[str, float]
     save: Callable[[Sequence[Entry]], None]
+    known: Sequence[Entry] = ()
     entries: list[Entry] = field(default_factory=list)
 
     @property
@@ -156,7 +62,7 @@ class Bench:
         return self.ends - time.monotonic()
 
     def turns(
-        self, calls: Mapping[str, Call], seconds: float, *, least: int = 3, long: bool = False
+        self, calls: Mapping[str, BenchCall], seconds: float, *, least: int = 3, long: bool = False
     ) -> TurnTimes:
         """Time calls in turn on this device, by :func:`timing.take_turns`."""
         return take_turns(
@@ -166,6 +72,8 @@ class Bench:
     def each(self, places: Sequence[Entry], measure: Callable[[Bench, Entry, float], None]) -> None:
         """Measure at every place, and note an error at the place where it happens.
 
+        A place that :attr:`known` has an entry of is not measured again.
+
         Args:
             places: the sizes that each entry begins with.
             measure: gets the bench, the entry to complete and its share of the seconds left.
@@ -174,18 +82,29 @@ class Bench:
             DeviceLostError: nothing more can be measured in this process.
         """
         for number, place in enumerate(places):
+            before = next((old for old in self.known if _same_place(old, place)), None)
+            if before is not None:
+                self.entries.append(dict(before))
+                continue
             entry = dict(place)
             self.entries.append(entry)
             if self.left < LEAST_SECONDS:
                 entry["skipped"] = "out of time"
                 self.save(self.entries)
                 continue
+            entry["error"] = ENDED
+            self.save(self.entries)
+            del entry["error"]
             try:
                 measure(self, entry, self.left / (len(places) - number))
             except Exception as error:  # the other places go on
                 entry["error"] = describe(error)
             self.save(self.entries)
             recover(self.device)  # here no traceback holds on to tensors any more
+
+
+def _same_place(entry: Entry, place: Entry) -> bool:
+    return all(entry.get(key) == place.get(key) for key in PLACE)
 
 
 def free_bytes(device: torch.device) -> int:

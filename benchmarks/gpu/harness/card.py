@@ -16,8 +16,18 @@ from typing import Any
 import torch
 
 from sra_fast.files.provenance import commit
+from sra_fast.kernels.measured_table import card as dispatch_card
 
-PACKAGES = ("torch", "triton", "transformers", "numpy", "pytest", "pytest-xdist", "matplotlib")
+PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "peft",
+    "accelerate",
+    "numpy",
+    "pytest",
+    "matplotlib",
+)
 QUERIED = (
     "driver_version",
     "clocks.sm",
@@ -34,6 +44,7 @@ def facts(device: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "device": device,
         "card": name(device),
+        "dispatch_card": dispatch_card(torch.device(device)),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "commit": commit(),
         "autotuned": os.environ.get("SRA_FAST_AUTOTUNE") == "1",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.gpu.harness.failures import WrongResultError
 from sra_fast import SpanAttention, SpanQuery
+from sra_fast.kernels.contract import LogitRule
 
 MASS_TOLERANCE = 1e-3
 LSE_TOLERANCE = 1e-4
@@ -41,12 +42,18 @@ class ExactRows:
     lse: Tensor
 
 
-def exact_rows(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery) -> ExactRows:
+def exact_rows(
+    q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule | None = None
+) -> ExactRows:
     """Compute the rows asked for by the definition, in blocks of rows.
 
-    Every batch row is one causal segment of all keys.
+    Args:
+        q, k, v: the tensors ``[B, H, L, D]`` of :func:`sra_fast.span_attention`.
+        query: its segments cover every row asked for.
+        rule: scale, window and softcap; ``1/√D`` and neither of the others if None.
     """
-    (batch, heads, m, width), (groups, n) = q.shape, k.shape[1:3]
+    (_, heads, m, width), (groups, n) = q.shape, k.shape[1:3]
+    rule = LogitRule(1 / math.sqrt(width)) if rule is None else rule
     rows, per_group = query.rows, heads // groups
     shifts = torch.arange(len(query.names), device=q.device, dtype=torch.int32)
 
@@ -57,16 +64,23 @@ def exact_rows(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery) -> ExactRows:
     out, mass, lse = unwritten(v.shape[3]), unwritten(len(shifts)), unwritten()
     block = max(1, BLOCK_NUMBERS // (per_group * n))
     at_key = torch.arange(n, device=q.device)
-    for b in range(batch):
+    for b in sorted({int(row) // m for row in rows.tolist()}):
         bits = ((query.key_labels[b, :, None] >> shifts) & 1).double()
         slots = (rows // m == b).nonzero().flatten()
+        starts = _starts(query, b, n)
         for group in range(groups):
             members = slice(group * per_group, (group + 1) * per_group)
             keys, values = k[b, group].double(), v[b, group].double()
             for slot in slots.split(block):
                 row = rows[slot] % m
-                logits = q[b, members][:, row].double() @ keys.T / math.sqrt(width)
-                hidden = at_key > (row + n - m)[:, None]
+                at = row + n - m
+                logits = q[b, members][:, row].double() @ keys.T * rule.scale
+                if rule.softcap is not None:
+                    logits = rule.softcap * torch.tanh(logits / rule.softcap)
+                first = starts[at]
+                if rule.window is not None:
+                    first = torch.maximum(first, at - rule.window + 1)
+                hidden = (at_key > at[:, None]) | (at_key < first[:, None])
                 logits = logits.masked_fill_(hidden, -math.inf)  # [per_group, r, n]
                 norm = torch.logsumexp(logits, dim=-1)
                 weights = logits.sub_(norm[..., None]).exp_()
@@ -74,6 +88,15 @@ def exact_rows(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery) -> ExactRows:
                 mass[slot, members] = (weights @ bits).transpose(0, 1)
                 lse[slot, members] = norm.T
     return ExactRows(out, mass, lse)
+
+
+def _starts(query: SpanQuery, b: int, n: int) -> Tensor:
+    """Return ``[N]`` int64, for each key position the first of its segment."""
+    starts = torch.zeros(n, dtype=torch.int64)
+    for row, start, end in query.segments.tolist():
+        if row == b:
+            starts[start:end] = start
+    return starts.to(query.segments.device)
 
 
 def rows_of(x: Tensor, query: SpanQuery) -> Tensor:
@@ -152,6 +175,13 @@ def check(
         allowed["out against PyTorch's"] = 2 * allowed["out"]
     entry["errors"] = {**errors, "PyTorch's out": of_plain}
     require(errors, allowed)
+
+
+def thinned(result: SpanAttention, query: SpanQuery, most: int) -> tuple[SpanAttention, SpanQuery]:
+    """Return a result and its query for an even choice of at most so many of the rows."""
+    step = -(-len(query.rows) // most)
+    few = replace(query, rows=query.rows[::step])
+    return SpanAttention(result.out, result.mass[::step], result.lse), few
 
 
 def fresh(call: Callable[[], SpanAttention]) -> SpanAttention:

@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.harness.bench import ENDED, Entry
 from benchmarks.gpu.harness.failures import last_lines
 from benchmarks.gpu.harness.schedule import (
     SECTIONS,
@@ -34,7 +35,8 @@ from benchmarks.measuring.compact_json import compact_json
 from sra_fast.tools.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[3]
-GRACE = 15.0  # a section is ended this many seconds after its time
+GRACE = 6.0  # a section is ended this many seconds after its time
+LEAST_SECONDS = 8.0  # a section is not begun with less: its process takes that long to start
 
 
 def run_apart(
@@ -42,18 +44,45 @@ def run_apart(
     settings: ReportSettings,
     ends: float,
     ceilings: Mapping[str, float],
+    known: Sequence[Entry],
+    *,
+    partial: Path,
 ) -> SectionOutcome:
-    """Run a section as :func:`schedule.run_here` does, but in a new process.
+    """Run a section as :func:`schedule.run_here` does, but in new processes.
 
-    That process is ended soon after its time is over.
+    A process that fails half-way is followed by another, which leaves out the place where that
+    happened and goes on with those after it. A process that is not done soon after its time is
+    ended.
+
+    Args:
+        section, settings, ends, ceilings, known: the arguments of :func:`schedule.run_here`.
+        partial: the file that holds what was found so far, which outlives this process too.
     """
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
-        result = Path(folder, "result.json")
-        command = [sys.executable, "-m", "benchmarks.gpu.harness.process", section.name]
-        command += ["--device", settings.device, "--ends", str(ends), "--result", str(result)]
-        command += ["--ceilings", json.dumps(dict(ceilings))]
-        command += ["--quick"] if settings.quick else []
+    while True:
+        found = _once(section, settings, ends, ceilings, known, partial)
+        found = replace(found, seconds=time.monotonic() - start)
+        further = len(found.entries) > len(known)
+        if found.status != "failed" or not further or ends - time.monotonic() < LEAST_SECONDS:
+            return found
+        crash = {"error": f"{ENDED}: {found.reason}"}
+        known = [entry | crash if entry.get("error") == ENDED else entry for entry in found.entries]
+
+
+def _once(
+    section: Section,
+    settings: ReportSettings,
+    ends: float,
+    ceilings: Mapping[str, float],
+    known: Sequence[Entry],
+    partial: Path,
+) -> SectionOutcome:
+    write(asdict(SectionOutcome(section.name, "running", known)), partial)
+    command = [sys.executable, "-m", "benchmarks.gpu.harness.process", section.name]
+    command += ["--device", settings.device, "--ends", str(ends), "--result", str(partial)]
+    command += ["--ceilings", json.dumps(dict(ceilings))]
+    command += ["--quick"] if settings.quick else []
+    with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -68,18 +97,25 @@ def run_apart(
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)  # with whatever it may have started
             with contextlib.suppress(subprocess.TimeoutExpired):  # the driver may hold it up
-                process.wait(10.0)
+                process.wait(GRACE)
         printed.seek(0)
         output = printed.read().decode(errors="replace")
-        found = _read(result, section)
-    took = time.monotonic() - start
+    found = read_outcome(partial)
     if not in_time:
-        return replace(found, status="stopped", reason="it was ended: over its time", seconds=took)
+        return replace(found, status="stopped", reason="it was ended: over its time")
     if found.status == "running":
         status = f"its process ended with status {process.returncode}"
-        reason = f"{status}: {last_lines(output)}"
-        return replace(found, status="failed", reason=reason, seconds=took)
-    return replace(found, seconds=took)
+        return replace(found, status="failed", reason=f"{status}: {last_lines(output)}")
+    return found
+
+
+def read_outcome(path: Path) -> SectionOutcome:
+    """Read the outcome that a section's process wrote.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    return SectionOutcome(**json.loads(path.read_text("utf-8")))
 
 
 def write(value: Any, path: Path) -> None:
@@ -119,13 +155,6 @@ def _wait(process: subprocess.Popen[bytes], until: float) -> bool:
     return False
 
 
-def _read(result: Path, section: Section) -> SectionOutcome:
-    try:
-        return SectionOutcome(**json.loads(result.read_text("utf-8")))
-    except FileNotFoundError:
-        return SectionOutcome(section.name, "running")
-
-
 def main() -> None:
     """Run one section as the program of its process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.harness.process")
@@ -147,7 +176,7 @@ def main() -> None:
         "--result",
         type=Path,
         required=True,
-        help="The JSON file that the outcome is written into.",
+        help="The JSON file that holds the entries known before and takes the outcome.",
     )
     parser.add_argument(
         "--ceilings",
@@ -163,7 +192,8 @@ def main() -> None:
         write(asdict(outcome), options.result)
 
     settings = ReportSettings(options.device, options.quick)
-    save(run_here(section, settings, options.ends, options.ceilings, save))
+    known = read_outcome(options.result).entries
+    save(run_here(section, settings, options.ends, options.ceilings, known, save))
 
 
 if __name__ == "__main__":

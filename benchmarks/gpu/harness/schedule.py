@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 
-from benchmarks.gpu.harness.bench import FULL, QUICK, Bench, Entry
+from benchmarks.gpu.harness.bench import BAD, Bench, Entry
 from benchmarks.gpu.harness.failures import describe
+from benchmarks.gpu.harness.sizes import FULL, QUICK
 
 SectionStatus = Literal["running", "done", "failed", "stopped", "skipped"]
 
@@ -24,7 +25,8 @@ class Section:
         name: its name on the command line and in the record.
         title: its heading in the report.
         function: ``module:function`` in the folder ``sections``, imported when it is run.
-        share: its share of the time, in seconds of 520. Time that it leaves goes to later sections.
+        share: its share of the time, in seconds of all shares together. Time that it leaves goes to
+            later sections.
     """
 
     name: str
@@ -34,67 +36,45 @@ class Section:
 
 
 SECTIONS = (
+    Section("facts", "Which kernel PyTorch's attention runs here", "sdpa_kernels:run", 18),
+    Section("ceilings", "Measured ceilings", "ceilings:run", 12),
     Section(
-        "correctness",
-        "Correctness on this card",
-        "correctness:run",
+        "score",
+        "sra_fast.score on a model of Llama-3-8B's shape, random weights",
+        "model_scores:run",
         150,
     ),
     Section(
-        "ceilings",
-        "Measured ceilings",
-        "ceilings:run",
-        10,
-    ),
-    Section(
-        "forward",
-        "Fused forward: rows asked for (on) and not (off), PyTorch's kernels",
-        "prefill:run_fused",
-        50,
-    ),
-    Section(
-        "lse",
-        "Flash attention of PyTorch with the epilogue, with mass and without",
-        "prefill:run_lse",
-        25,
-    ),
-    Section(
-        "backward",
-        "Fused backward: with a gradient of the mass and without",
-        "gradients:run",
-        40,
-    ),
-    Section(
-        "decode",
-        "One decoding step with mass against a long cache",
-        "decoding:run",
-        15,
-    ),
-    Section(
-        "choice",
-        'Backends against each other, for backend="auto"',
-        "choice:run",
+        "same_bits",
+        "The same call again and again: the same bits, and offsets beyond 2³¹",
+        "same_bits:run",
         30,
+    ),
+    Section("providers", "Attention with a logsumexp, by provider", "provider_table:run", 70),
+    Section(
+        "training",
+        "LoRA steps of Llama-3-8B's shape: SRA watched, and in the loss",
+        "training_steps:run",
+        85,
+    ),
+    Section("grid", "The op's cases on this card, and a memory checker", "correctness:run", 75),
+    Section("mass", "What the mass costs: rows asked for, and none", "mass_cost:run", 22),
+    Section("decode", "One decoding step with mass against a long cache", "decoding:run", 20),
+    Section("backward", "Backward: with a gradient of the mass and without", "gradients:run", 22),
+    Section(
+        "compiled",
+        "Attention by providers that are compiled first or slow",
+        "provider_table:run_slow",
+        25,
     ),
     Section(
         "column_sums",
         "flash-colreduce: all columns, and those of the rows asked for",
         "column_sums:run",
-        10,
-    ),
-    Section(
-        "model",
-        "sra_fast.score on a model of Llama-3-8B's shape, random weights",
-        "whole_model:run",
-        80,
-    ),
-    Section(
-        "training",
-        "LoRA steps of Llama-3-8B's shape: SRA watched, and in the loss",
-        "training_steps:run",
-        110,
+        6,
     ),
 )
+"""The sections in the order in which they run: what decides most comes first."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +112,7 @@ class SectionOutcome:
     @property
     def good(self) -> bool:
         """Return whether the whole section ran and was right."""
-        return self.status == "done" and not any(
-            {"error", "skipped"} & entry.keys() for entry in self.entries
-        )
+        return self.status == "done" and not any(BAD & entry.keys() for entry in self.entries)
 
 
 def run_here(
@@ -142,6 +120,7 @@ def run_here(
     settings: ReportSettings,
     ends: float,
     ceilings: Mapping[str, float],
+    known: Sequence[Entry] = (),
     save: Callable[[SectionOutcome], None] = lambda outcome: None,
 ) -> SectionOutcome:
     """Run a section in this process.
@@ -151,12 +130,14 @@ def run_here(
         settings: the settings of the run.
         ends: the moment at which its time is over, by ``time.monotonic``.
         ceilings: the ceilings that were measured before.
+        known: entries of an earlier process of this section, which are not measured again.
         save: gets the outcome so far after each entry.
     """
     start = time.monotonic()
 
     def so_far(status: SectionStatus, entries: Sequence[Entry], reason: str = "") -> SectionOutcome:
-        return SectionOutcome(section.name, status, list(entries), reason, time.monotonic() - start)
+        everything = [*entries, *(old for old in known if old not in entries)]
+        return SectionOutcome(section.name, status, everything, reason, time.monotonic() - start)
 
     bench = Bench(
         torch.device("cuda", 0) if settings.device == "cuda" else torch.device("cpu"),
@@ -164,6 +145,7 @@ def run_here(
         ends,
         ceilings,
         lambda entries: save(so_far("running", entries)),
+        known,
     )
     try:
         module, function = section.function.split(":")

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu.harness.bench import Sizes
-from benchmarks.gpu.harness.timing import Call
+from benchmarks.gpu.harness.sizes import AttentionForm, Sizes
+from benchmarks.gpu.harness.timing import BenchCall
 from sra_fast import SpanQuery
+from sra_fast.kernels.contract import LogitRule
 
-FIRST_KEY = 16  # the position where the span begins
+FIRST_KEY = 8  # the position where the span begins
 
 FLASH, CUDNN = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
 
@@ -45,6 +46,9 @@ def attention(
     batch: int = 1,
     queries: int | None = None,
     layout: Literal["model", "cache"] = "model",
+    width: int | None = None,
+    sequences: int = 1,
+    half: bool = False,
     seed: int = 0,
 ) -> Attention:
     """Draw standard normal q, k and v, and ask for the last ``sizes.rows`` queries per batch row.
@@ -52,11 +56,14 @@ def attention(
     Args:
         sizes: the numbers of heads and rows, and the widths of heads and span.
         device, dtype: the device and the dtype of the tensors.
-        keys: N, the number of keys; every batch row is one segment.
+        keys: N, the number of keys.
         batch: B, the number of batch rows.
         queries: M, the number of queries; N if None.
         layout: ``"model"`` for ``[B, L, H, D]`` in memory, as models hand it over; ``"cache"`` for
             k and v as ``[B, H, L, D]``, as caches keep them.
+        width: D; ``sizes.width`` if None.
+        sequences: how many segments of equal length every batch row is; each has a span.
+        half: whether the span is the first half of the keys and every row is asked for.
         seed: the seed of the random numbers.
     """
     queries = keys if queries is None else queries
@@ -64,23 +71,39 @@ def attention(
 
     def normal(heads: int, length: int, cached: bool) -> Tensor:
         shape = (batch, heads, length) if cached else (batch, length, heads)
-        x = torch.randn(*shape, sizes.width, generator=generator, device=device, dtype=dtype)
+        last = sizes.width if width is None else width
+        x = torch.randn(*shape, last, generator=generator, device=device, dtype=dtype)
         return x if cached else x.transpose(1, 2)
 
     cached = layout == "cache"
     q = normal(sizes.heads, queries, False)
     k, v = normal(sizes.kv_heads, keys, cached), normal(sizes.kv_heads, keys, cached)
+    length = keys // sequences
+    starts = range(0, length * sequences, length)
     labels = torch.zeros(batch, keys, dtype=torch.int32)
-    labels[:, FIRST_KEY : FIRST_KEY + sizes.span] = 1
-    rows = torch.arange(batch * queries).view(batch, queries)[:, -sizes.rows :].flatten()
-    segments = torch.tensor([[b, 0, keys] for b in range(batch)], dtype=torch.int32)
-    asking = SpanQuery(labels, rows, segments, ("strategy",)).to(device)
+    for start in starts:
+        labels[:, start + FIRST_KEY : start + FIRST_KEY + sizes.span] = 1
+    rows = torch.arange(batch * queries).view(batch, queries)
+    if half:
+        labels[:, : keys // 2] = 1
+    else:
+        rows = rows[:, -sizes.rows :]
+    segments = [[b, start, start + length] for b in range(batch) for start in starts]
+    asking = SpanQuery(
+        labels, rows.flatten(), torch.tensor(segments, dtype=torch.int32), ("strategy",)
+    ).to(device)
     return Attention(q, k, v, asking, replace(asking, rows=asking.rows[:0]))
+
+
+def rule_of(sizes: Sizes, form: AttentionForm, width: int) -> LogitRule:
+    """Return scale, window and softcap of a form of attention with heads that are so wide."""
+    window = sizes.window if form == "window" else None
+    return LogitRule(width**-0.5, window, sizes.softcap if form == "softcap" else None)
 
 
 def pytorch_attention(
     q: Tensor, k: Tensor, v: Tensor, backend: SDPBackend, *, is_causal: bool = True
-) -> Call:
+) -> BenchCall:
     """Return a call of PyTorch's own attention by one of its kernels, which was tried once.
 
     Where the kernel takes no fewer key heads than query heads, keys and values are repeated
@@ -107,6 +130,13 @@ def pytorch_attention(
     return lambda: call(True, k, v)
 
 
+def pairs(tokens: int, sequences: int = 1, window: int | None = None) -> float:
+    """Return how many pairs of query and key causal attention has, ``T²/2`` for one sequence."""
+    length = tokens / sequences
+    reach = min(window or length, length)
+    return sequences * (reach**2 / 2 + (length - reach) * reach)
+
+
 def flops(sizes: Sizes, tokens: int) -> float:
     """Return the operations of causal attention forward: two products of ``T²/2`` pairs."""
-    return 4.0 * sizes.width * sizes.heads * tokens**2 / 2
+    return 4.0 * sizes.width * sizes.heads * pairs(tokens)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.gpu.harness.failures import describe, recover
 
-Call = Callable[[], Any]
+BenchCall = Callable[[], Any]
 
 WARM_UPS = 2
 LEAD_BYTES = 2 * 2**30
@@ -84,7 +84,7 @@ class TurnTimes:
 
 
 def take_turns(
-    calls: Mapping[str, Call],
+    calls: Mapping[str, BenchCall],
     device: torch.device,
     seconds: float,
     *,
@@ -110,7 +110,7 @@ def take_turns(
     samples: dict[str, list[Sample]] = {}
     for name, call in calls.items():
         try:
-            for _ in range(0 if long else WARM_UPS):
+            for _ in range(0 if long else min(WARM_UPS, most)):
                 call()
                 synchronize(device)
             samples[name] = []
@@ -133,12 +133,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def give_lead_back() -> None:
-    """Free the memory of the copy that goes before each timed call."""
-    _lead.cache_clear()
-
-
-def _between_events(call: Call, device: torch.device) -> Sample:
+def _between_events(call: BenchCall, device: torch.device) -> Sample:
     source, target = _lead(device)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     target.copy_(source)
@@ -151,7 +146,7 @@ def _between_events(call: Call, device: torch.device) -> Sample:
     return Sample(begin.elapsed_time(end) / 1e3, host)
 
 
-def _by_the_clock(call: Call, device: torch.device) -> Sample:
+def _by_the_clock(call: BenchCall, device: torch.device) -> Sample:
     synchronize(device)
     start = time.perf_counter()
     call()

@@ -6,43 +6,33 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.gpu.harness.bench import Entry
+from benchmarks.gpu.harness.bench import BAD, PLACE, Entry
+from benchmarks.gpu.harness.opponents import SDPA
 from benchmarks.gpu.harness.schedule import SECTIONS, SectionOutcome
-from benchmarks.gpu.report.dispatch_table import unfit
-from benchmarks.gpu.report.targets import TargetVerdict, maps_end
+from benchmarks.gpu.report.columns import MOST_SHORT, OURS, SHORT, TABLES, ReportTable
+from benchmarks.gpu.report.dispatch_table import left_out
+from benchmarks.gpu.report.targets import HEADLINES, TargetVerdict, maps_end
 from sra_fast.tools.markdown_table import markdown_table
 
 MOST_TROUBLES = 8  # lines about failures in the short table; the report has them all
 
-PLACE = ("what", "check", "work", "beside", "T", "B", "N")  # says where figures were measured
+EXPLANATION = """\
+bfloat16, causal, one sequence of T tokens, D = 128, Hq/Hkv = 32/8 unless said otherwise; random
+data throughout. "SDPA" is PyTorch's own attention by whatever kernel it chooses here (first table
+below), and for a model its plain forward pass with it. Times are medians of calls that take turns;
+ratios are of times, and medians over the rounds. Before each call of an op a copy of gigabytes
+empties the L2 cache and gives the host time to enqueue it. "off/off" is one and the same call timed
+twice: what it differs from 1 is noise.
 
-# The columns of each section's table; those that no entry has are left out.
-COLUMNS = {
-    "correctness": "what, passed, failed_tests, skipped_tests, memory_errors, seconds",
-    "ceilings": "what, dtype, gemm_tflops, copy_gbs",
-    "forward": "T, on_ms, off_ms, on/off, off/off, on_tflops, flash_tflops, cudnn_tflops, "
-    "speed/flash, of_ceiling",
-    "lse": "T, kernel, with_ms, without_ms, with/without, without/without",
-    "backward": "check, T, same_bits, with_ms, without_ms, with/without, without/without, "
-    "with_tflops, flash_tflops, speed/flash, of_ceiling",
-    "decode": "B, N, cache_gb, floor_ms, with_ms, without_ms, with/floor, with/without, "
-    "without/without, speed/flash",
-    "choice": "work, T, B, lse_ms, triton_ms, triton/lse, fastest",
-    "column_sums": "T, columns_ms, rows' columns_ms, fused_ms, mass_ms, epilogue_ms, "
-    "columns/fused, rows' columns/mass, rows' columns/epilogue",
-    "model": "check, beside, T, score_ms, sdpa_ms, maps_ms, score/sdpa time, score/sdpa memory, "
-    "score/sdpa memory in all, score_peak_gb, sdpa_peak_gb, maps_peak_gb, score/maps time, "
-    "score/maps memory",
-    "training": "T, plain_s, callback_s, regulariser_s, callback/plain time, "
-    "regulariser/plain time, plain_peak_gb, callback/plain memory, regulariser/plain memory, "
-    "plain_total_gb, regulariser_total_gb, rounds",
-}
+A floor is what the card cannot go below: the operations over the dense product's speed (4·D·Hq·T²/2
+for causal attention, twice the weights for each token besides), or the bytes of K and V over a
+copy's speed. A provider's cell is its TFLOP/s and, in brackets, its time over SDPA's; its call
+includes the mass of 256 rows. SDPA knows no window and no softcap: those are divided by its plain
+causal call.
 
-# The columns of what is printed by length; an entry is shown if it has the second one.
-SHORT_COLUMNS = {
-    "forward": ("T", "on_ms", "on/off", "on_tflops", "flash_tflops", "cudnn_tflops"),
-    "model": ("T", "score_ms", "sdpa_ms", "maps_ms", "score/sdpa time", "score/sdpa memory"),
-}
+A time is given only if the result was right: outputs, masses and logsumexps against float64,
+gradients against float32 autograd, the scores of a model, row by row, against masses from its own
+SDPA pass. Make it again with `make gpu-report`."""
 
 Rows = Sequence[Sequence[str]]
 
@@ -63,13 +53,20 @@ def as_markdown(
         pictures: the names of picture files beside the report.
         notes: what else there is to say, a line each.
     """
+    headlines = [verdict for verdict in verdicts if verdict.target in HEADLINES]
+    details = [verdict for verdict in verdicts if verdict.target not in HEADLINES]
+    head = ("what", "against", "measured", "to reach", "")
     parts = [
         f"# GPU report: {facts['card']}",
-        _introduction(facts),
-        "## What is to be reached",
-        _table(("what", "against", "measured", "to reach", ""), _verdict_rows(verdicts)),
-        f"Attention maps end {maps_end(outcomes)}.",
+        _line(facts),
+        "## What it comes to",
+        _table(head, _verdict_rows(headlines)),
         *(f"![{picture.removesuffix('.png')}]({picture})" for picture in pictures),
+        "## How to read it",
+        _introduction(facts),
+        "## More that was to be reached",
+        _table(head, _verdict_rows(details)),
+        f"Attention maps end {maps_end(outcomes)}.",
     ]
     for outcome in outcomes:
         parts += _section(outcome)
@@ -89,18 +86,18 @@ def short(
     wrong = troubles(outcomes)
     hidden = len(wrong) - MOST_TROUBLES
     lines = [_line(facts), f"sections: {took}"]
-    for name, columns in SHORT_COLUMNS.items():
-        entries = next((o.entries for o in outcomes if o.name == name), ())
-        shown = [entry for entry in entries if columns[1] in entry]
-        if shown:
-            rows = [[number(entry.get(column)) for column in columns] for entry in shown]
-            lines += ["", *_aligned([[f"{name}: {columns[0]}", *columns[1:]], *rows])]
+    headlines = [verdict for verdict in verdicts if verdict.target in HEADLINES]
     lines += [
         "",
-        *_aligned([("what", "against", "measured", "to reach", ""), *_verdict_rows(verdicts)]),
+        *_aligned([("what", "against", "measured", "to reach", ""), *_verdict_rows(headlines)]),
         f"attention maps end {maps_end(outcomes)}",
         *(f"note: {note}" for note in notes),
     ]
+    for name, table in SHORT.items():
+        entries = next((o.entries for o in outcomes if o.name == name), ())
+        head, rows = _cells(table, table.shown(entries)[:MOST_SHORT])
+        if rows:
+            lines += ["", *_aligned([[f"{name}: {head[0]}", *head[1:]], *rows])]
     if wrong:
         lines += ["", "trouble:", *(f"  {_cut(line)}" for line in wrong[:MOST_TROUBLES])]
     if hidden > 0:
@@ -115,7 +112,7 @@ def troubles(outcomes: Sequence[SectionOutcome]) -> list[str]:
         f"{outcome.name}, {_place(entry)}: {entry[key]}"
         for outcome in outcomes
         for entry in outcome.entries
-        for key in ("error", "skipped")
+        for key in sorted(BAD)
         if key in entry
     ]
 
@@ -136,16 +133,13 @@ def number(value: object) -> str:
 
 def _introduction(facts: Mapping[str, Any]) -> str:
     state = ", ".join(f"{name} {value}" for name, value in facts.get("state", {}).items())
-    return f"""{_line(facts)}{f" ({state})" if state else ""}.
-
-bfloat16, causal, one segment of T tokens, D = 128, Hq/Hkv = 32/8 unless said otherwise; random \
-data throughout. Times are medians of calls that take turns, ratios are medians over the rounds; \
-before each call a copy of gigabytes empties the L2 cache and gives the host time to enqueue it. \
-"off/off" and "without/without" are one and the same call timed twice: what they differ from 1 is \
-noise. Ratios are of times, but "speed/flash" is our speed over FlashAttention-2's, and \
-"of_ceiling" our TFLOP/s over the dense product's. TFLOP/s count 4·D·Hq·T²/2 operations forward \
-and 2.5 times that backward. A figure is given only if the result was right: outputs and masses \
-against float64, gradients against float32 autograd. Redraw with `make gpu-report`."""
+    after = ", ".join(
+        f"{name} {value}" for name, value in facts.get("state afterwards", {}).items()
+    )
+    clocks = [
+        f"{when}: {said}." for when, said in (("Before", state), ("Afterwards", after)) if said
+    ]
+    return "\n\n".join([*clocks, EXPLANATION])
 
 
 def _line(facts: Mapping[str, Any]) -> str:
@@ -179,13 +173,10 @@ def _section(outcome: SectionOutcome) -> list[str]:
     parts = [f"## {section.title}"]
     if outcome.status != "done":
         parts.append(f"**{outcome.status}**: {outcome.reason}")
-    names = COLUMNS[section.name].split(", ")
-    columns = [name for name in names if any(name in entry for entry in outcome.entries)]
-    figures = [name for name in columns if name not in PLACE]
-    shown = [entry for entry in outcome.entries if any(name in entry for name in figures)]
-    if shown:
-        cells = [[number(entry.get(name)) for name in columns] for entry in shown]
-        parts.append(_table(columns, cells))
+    for table in TABLES[section.name]:
+        head, rows = _cells(table, table.shown(outcome.entries))
+        if rows:
+            parts.append(_table(head, rows))
     notes = [
         f"- {_place(entry)}: {key}: {entry[key]}"
         for entry in outcome.entries
@@ -197,8 +188,27 @@ def _section(outcome: SectionOutcome) -> list[str]:
         for entry in outcome.entries
         for name, reason in {**entry.get("failed", {}), **entry.get("failures", {})}.items()
     ]
-    notes += [f"- {line}" for line in unfit(outcome.entries)]
+    notes += [f"- {line}" for line in left_out(outcome.entries)]
     return [*parts, "\n".join(notes), _errors(outcome.entries)]
+
+
+def _cells(table: ReportTable, entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Return the titles of the columns that there are figures for, and the cells of the entries."""
+    rows = {name: [_cell(entry, name) for entry in entries] for name in table.columns}
+    names = [name for name in table.columns if any(rows[name])]
+    return names, [list(cells) for cells in zip(*(rows[name] for name in names), strict=True)]
+
+
+def _cell(entry: Entry, name: str) -> str:
+    """Return the text of a field, or of a provider: its TFLOP/s and its time over SDPA's."""
+    if name not in (SDPA, *OURS):
+        return number(entry[name]) if name in entry else ""
+    if name in entry.get("wrong", {}):
+        return "wrong"
+    speed, ratio = entry.get(f"{name}_tflops"), entry.get(f"{name}/{SDPA}")
+    if speed is None or ratio is None:
+        return "" if speed is ratio is None else number(ratio if speed is None else speed)
+    return f"{number(speed)} ({number(ratio)})"
 
 
 def _errors(entries: Sequence[Entry]) -> str:

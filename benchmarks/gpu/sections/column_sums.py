@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.gpu.harness import checking, tensors
 from benchmarks.gpu.harness.bench import Bench, Entry
-from benchmarks.gpu.harness.timing import Call
+from benchmarks.gpu.harness.timing import BenchCall
 from sra_fast import span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule
 
@@ -45,7 +45,7 @@ def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
     fused = checking.fresh(lambda: span_attention(q, k, v, query, backend="triton"))
     checking.check(fused, query, exact, None, entry)
     rule = LogitRule(bench.sizes.width**-0.5)
-    calls: dict[str, Call] = {
+    calls: dict[str, BenchCall] = {
         "columns": lambda: reduce(q, many, reduction="sum", is_causal=True),
         "rows' columns": lambda: reduce(last, many, reduction="sum", is_causal=True),
         "fused": lambda: span_attention(q, k, v, query, backend="triton"),
@@ -82,7 +82,7 @@ def _ran(samples: Mapping[str, object]) -> bool:
     return "columns" in samples and "rows' columns" in samples
 
 
-def _sums(columns: Call, labels: Tensor) -> Tensor:
+def _sums(columns: BenchCall, labels: Tensor) -> Tensor:
     """Return its columns ``[1, Hq, N]`` summed over the span's keys, ``[Hq]``."""
     found = columns()
     if not isinstance(found, Tensor):

@@ -1,13 +1,11 @@
-"""Run the kernels' tests on the GPU, a memory checker, and PyTorch's flash kernel over their cases.
+"""Run the kernels' tests on the GPU, a memory checker, and every provider over the op's cases.
 
-The tests run as their own process, in several workers where pytest-xdist is installed: most of
-their time is compiling. Beside them, the kernels that are timed later are compiled into Triton's
-cache. All is over before anything is timed.
+The tests run in several processes, each with its share of them: most of their time is compiling.
+Beside them, the kernels that are timed later are compiled into Triton's cache.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -15,34 +13,45 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import torch
-
-from benchmarks.gpu.harness import checking
-from benchmarks.gpu.harness.bench import LEAST_SECONDS, QUICK, Bench, Entry
-from benchmarks.gpu.harness.failures import WrongResultError, describe, last_lines, plain, recover
-from sra_fast import span_attention
+from benchmarks.gpu.harness.bench import Bench, Entry
+from benchmarks.gpu.harness.failures import WrongResultError, last_lines, plain
+from benchmarks.gpu.harness.sharing_tests import SHARE
+from benchmarks.gpu.harness.sizes import QUICK
+from benchmarks.gpu.sections import provider_cases
 
 ROOT = Path(__file__).resolve().parents[3]
-TESTS = ("kernels/test_triton_kernels.py", "kernels/test_triton_models.py")
+TESTS = (
+    "kernels/test_triton_kernels.py",
+    "kernels/test_triton_models.py",
+    "kernels/test_row_gradient.py",
+    "kernels/test_decode_splits.py",
+    "kernels/test_mass_routes.py",
+)
 QUICK_TESTS = "scales"  # selects the tests by pytest's -k
-MOST_WORKERS = 14
-MOST_NAMES = 20  # names of failed tests in the record
-SPARE_SECONDS = 25.0  # kept for what comes after the tests
+MOST_PROCESSES = 12
+NOTHING_SELECTED = 5  # pytest's exit status where no test was left to run
+SPARE_SECONDS = 15.0  # kept for what comes after the tests
 SANITIZERS = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
 SANITIZER_SECONDS = 120.0  # the checker runs beside the tests, so this costs no time
-MASS_TOLERANCE, LSE_TOLERANCE = 2e-4, 1e-3  # float32; a wrong key or row is off by far more
 MEMORY_ERROR = 86  # the memory checker's exit status if it finds an error
 
 _OUTCOME = "PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS"
-_WORKER_LINE = re.compile(rf"^\[gw\d+\]\s+\[\s*\d+%\]\s+({_OUTCOME})\s+(\S.*?)\s*$")
 _PLAIN_LINE = re.compile(rf"^(\S+::.*?)\s+({_OUTCOME})\b.*$")
 _REASON_LINE = re.compile(r"^(?:FAILED|ERROR) (\S+?::.*?|\S+) - (.*)$")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, and what it adds to the environment."""
+
+    words: list[str]
+    environment: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,70 +68,68 @@ class Started:
 
 
 def run(bench: Bench) -> None:
-    """Run the tests, the memory checker, the compiling, and then the grid of backend ``lse``."""
+    """Run the tests, the memory checker and the compiling; then every provider over the cases."""
     which = "some tests" if bench.sizes is QUICK else "tests"
-    places = {which: _tests, "memory check of one small case": _memory_check, "compiling": _compile}
-    with (
-        _started(_pytest(bench)) as tests,
-        _started(_checker(bench)) as checker,
-        _started(_compiler(bench)) as compiler,
-    ):
-        started = dict(zip(places, (tests, checker, compiler), strict=True))
+    places = {which: _tests, "memory check of small cases": _memory_check, "compiling": _compile}
+    wanted = [name for name in places if all(old.get("what") != name for old in bench.known)]
+    with ExitStack() as stack:
+        commands = dict(
+            zip(places, (_pytests(bench), _checker(bench), _compiler(bench)), strict=True)
+        )
+        started = {
+            name: [stack.enter_context(_started(one)) for one in commands[name]] for name in wanted
+        }
 
         def measure(bench: Bench, entry: Entry, seconds: float) -> None:
-            process = started[entry["what"]]
-            if process is None:
+            processes = started[entry["what"]]
+            if not processes:
                 entry["absent"] = "there is nothing to do it with here"
             else:
-                places[entry["what"]](bench, entry, process)
+                places[entry["what"]](bench, entry, processes)
 
         bench.each([{"what": name} for name in places], measure)
-    part = "some of " if bench.sizes is QUICK else ""
-    bench.each([{"what": f"backend lse over {part}the tests' grid"}], _grid)
+    provider_cases.run(bench)
 
 
-def _pytest(bench: Bench) -> list[str]:
-    files = [str(ROOT / "tests" / name) for name in TESTS]
-    command = [sys.executable, "-m", "pytest", *[file for file in files if Path(file).exists()]]
+def _pytests(bench: Bench) -> list[Command]:
+    tests = TESTS[:1] if bench.sizes is QUICK else TESTS
+    files = [str(ROOT / "tests" / name) for name in tests]
+    command = [sys.executable, "-m", "pytest", *files]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     command += ["-v", "-rfE", "--tb=no", "-p", "no:cacheprovider"]
+    command += ["-p", "benchmarks.gpu.harness.sharing_tests"]
+    processes = max(1, min((os.cpu_count() or 1) - 4, MOST_PROCESSES))
     if bench.sizes is QUICK:
-        command += ["-k", QUICK_TESTS]
-    elif importlib.util.find_spec("xdist") is not None:
-        command += ["-n", str(max(1, min((os.cpu_count() or 1) - 2, MOST_WORKERS)))]
-    return command
+        command, processes = [*command, "-k", QUICK_TESTS], 1
+    return [Command(command, {SHARE: f"{n}/{processes}"}) for n in range(processes)]
 
 
-def _checker(bench: Bench) -> list[str] | None:
+def _checker(bench: Bench) -> list[Command]:
     found = next((path for path in map(shutil.which, SANITIZERS) if path), None)
     if found is None or bench.device.type != "cuda":
-        return None
+        return []
     options = ["--tool", "memcheck", "--error-exitcode", str(MEMORY_ERROR)]
-    return [found, *options, sys.executable, "-m", "benchmarks.gpu.sections.every_kernel"]
+    watched = [sys.executable, "-m", "benchmarks.gpu.sections.every_kernel"]
+    # With the cache, blocks are so large that accesses past a tensor's end go unnoticed.
+    return [Command([found, *options, *watched], {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})]
 
 
-def _compiler(bench: Bench) -> list[str] | None:
+def _compiler(bench: Bench) -> list[Command]:
     if bench.device.type != "cuda" or bench.sizes is QUICK:
-        return None
-    return [sys.executable, "-m", "benchmarks.gpu.sections.every_kernel", "--full"]
+        return []
+    return [Command([sys.executable, "-m", "benchmarks.gpu.sections.every_kernel", "--full"], {})]
 
 
 @contextmanager
-def _started(command: list[str] | None) -> Iterator[Started | None]:
+def _started(command: Command) -> Iterator[Started]:
     """Start a process inside ``with``, which is ended when ``with`` is left.
 
     What the process started itself may need a while more to end.
     """
-    if command is None:
-        yield None
-        return
-    environment = {**os.environ, "COLUMNS": "400"}
-    if "memcheck" in command:
-        # With the cache, blocks are so large that accesses past a tensor's end go unnoticed.
-        environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    environment = {**os.environ, "COLUMNS": "400", **command.environment}
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
-            command, stdout=printed, stderr=subprocess.STDOUT, env=environment
+            command.words, stdout=printed, stderr=subprocess.STDOUT, env=environment
         )
         try:
             yield Started(process, printed)
@@ -139,36 +146,39 @@ def _finished(started: Started, seconds: float) -> bool:
     return True
 
 
-def _tests(bench: Bench, entry: Entry, started: Started) -> None:
+def _tests(bench: Bench, entry: Entry, processes: Sequence[Started]) -> None:
     begun = time.monotonic()
-    finished = _finished(started, bench.left - SPARE_SECONDS)
-    output = started.output()
+    # A list, so that every process is waited for.
+    finished = all([_finished(one, bench.left - SPARE_SECONDS) for one in processes])
+    output = "\n".join(one.output() for one in processes)
     counts, failed = read_outcomes(output)
     entry |= counts
     entry["seconds"] = time.monotonic() - begun
-    entry["failures"] = dict(list(failed.items())[:MOST_NAMES])
+    entry["failures"] = dict(list(failed.items())[: provider_cases.MOST_NAMES])
     if failed:
         names = ", ".join(list(failed)[:3])
         raise WrongResultError(f"{len(failed)} tests failed, among them {names}")
     if not finished:
         entry["failed_tests"] = None  # none of those that ran failed, but some did not run
         raise RuntimeError(f"the tests were ended after {entry['seconds']:.0f} s")
-    if started.process.returncode != 0 or not counts["passed"]:
-        raise RuntimeError(f"pytest ended with {started.process.returncode}: {last_lines(output)}")
+    bad = [one for one in processes if one.process.returncode not in (0, NOTHING_SELECTED)]
+    if bad:
+        status, printed = bad[0].process.returncode, last_lines(bad[0].output())
+        raise RuntimeError(f"pytest ended with {status}: {printed}")
+    if not counts["passed"]:
+        raise RuntimeError(f"no test ran: {last_lines(output)}")
 
 
 def read_outcomes(output: str) -> tuple[dict[str, int], dict[str, str]]:
     """Return how many tests passed, failed and were skipped, and which failed for which reason.
 
-    It reads the lines that ``pytest -v`` prints as it goes, with or without workers, so that a run
-    that was ended counts as far as it came.
+    It reads the lines that ``pytest -v`` prints as it goes, so that a run that was ended counts as
+    far as it came.
     """
     outcomes: dict[str, str] = {}
     reasons: dict[str, str] = {}
     for line in output.splitlines():
-        if found := _WORKER_LINE.match(line):
-            outcomes[found[2]] = found[1]
-        elif found := _REASON_LINE.match(line):
+        if found := _REASON_LINE.match(line):
             reasons[found[1]] = found[2]
         elif found := _PLAIN_LINE.match(line):
             outcomes[found[1]] = found[2]
@@ -183,7 +193,8 @@ def read_outcomes(output: str) -> tuple[dict[str, int], dict[str, str]]:
     return {"passed": passed, "failed_tests": len(failed), "skipped_tests": skipped}, failed
 
 
-def _memory_check(bench: Bench, entry: Entry, started: Started) -> None:
+def _memory_check(bench: Bench, entry: Entry, processes: Sequence[Started]) -> None:
+    (started,) = processes
     finished = _finished(started, min(SANITIZER_SECONDS, bench.left - SPARE_SECONDS))
     output = started.output()
     found = re.search(r"ERROR SUMMARY: (\d+) error", output)
@@ -198,63 +209,13 @@ def _memory_check(bench: Bench, entry: Entry, started: Started) -> None:
         entry["absent"] = f"compute-sanitizer does not work here: {last_lines(output)}"
 
 
-def _compile(bench: Bench, entry: Entry, started: Started) -> None:
+def _compile(bench: Bench, entry: Entry, processes: Sequence[Started]) -> None:
     """Wait for the compiling of the kernels that are timed later.
 
     A kernel that cannot be compiled fails again where it is measured, and is recorded there.
     """
+    (started,) = processes
     if not _finished(started, bench.left - SPARE_SECONDS / 2):
         entry["absent"] = "not all in time; the rest is compiled where it is measured"
     elif started.process.returncode != 0:
         entry["absent"] = f"failed: {last_lines(started.output())}"
-
-
-def _grid(bench: Bench, entry: Entry, seconds: float) -> None:
-    """Check backend ``lse``, with PyTorch's real kernel, over the cases of the tests.
-
-    Away from a GPU the tests have only a stand-in for that kernel.
-    """
-    sys.path.insert(0, str(ROOT / "tests" / "support"))
-    from op_cases import CASES
-    from op_truth import plain_pytorch, truth, worst
-
-    kind = bench.device.type
-    narrow = (torch.bfloat16, torch.float16) if kind == "cuda" else ()
-    cases = CASES[:4] if bench.sizes is QUICK else CASES
-    right = 0
-    wrong: dict[str, str] = {}
-    for case in cases:
-        if bench.left < LEAST_SECONDS:
-            entry["skipped"] = f"out of time; {right} were right and {len(wrong)} wrong"
-            return
-        for dtype in (*narrow, torch.float32):
-            name = f"{case}, {str(dtype).removeprefix('torch.')}"
-            try:
-                given, rule = case.tensors(dtype, kind), case.rule(dtype, kind)
-                exact, theirs = truth(case, given, rule), plain_pytorch(case, given, rule)
-                q, k, v = given
-                found = span_attention(q, k, v, case.query(), backend="lse", **rule)
-                rounding = max(torch.finfo(dtype).eps, checking.FLOAT32_FLOOR)
-                checking.require(
-                    {
-                        "out": worst(found.out, exact.out),
-                        "mass": worst(found.mass, exact.mass),
-                        "lse": worst(found.lse, exact.lse),
-                    },
-                    {
-                        "out": 2 * worst(theirs[0], exact.out) + rounding,
-                        "mass": MASS_TOLERANCE,
-                        "lse": LSE_TOLERANCE,
-                    },
-                )
-                right += 1
-            except Exception as error:  # the other cases go on
-                wrong[name] = describe(error)
-            if name in wrong:
-                recover(bench.device)
-    entry |= {"passed": right, "failed_tests": len(wrong)}
-    entry["failures"] = dict(list(wrong.items())[:MOST_NAMES])
-    if wrong:
-        raise WrongResultError(
-            f"{len(wrong)} cases are wrong, among them {', '.join([*wrong][:3])}"
-        )

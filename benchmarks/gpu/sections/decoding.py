@@ -8,68 +8,60 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.gpu.harness import checking, tensors
+from benchmarks.gpu.harness import tensors
 from benchmarks.gpu.harness.bench import Bench, Entry, free_bytes
-from benchmarks.gpu.harness.failures import describe
-from benchmarks.gpu.harness.timing import Call
-from sra_fast import SpanAttention, SpanQuery, span_attention
+from benchmarks.gpu.harness.opponents import FUSED, SDPA, pytorch, refuse_wrong, usable
+from benchmarks.gpu.harness.timing import BenchCall
+from benchmarks.gpu.sections.provider_table import SLOW
+from sra_fast import span_attention
+from sra_fast.kernels.contract import LogitRule
+from sra_fast.kernels.providers import PROVIDERS
 
 ROOM = 2  # the step needs this many times the cache, for what is made beside it
-FEWEST_KEYS = 1024
 
 
 def run(bench: Bench) -> None:
     """Measure M = 1 with K and V as a cache keeps them, every batch row's query asked for."""
-    bench.each([{"B": batch} for batch in bench.sizes.decode_batches], _measure)
-
-
-def fitting_keys(bench: Bench, batch: int) -> int:
-    """Return the number of keys wanted, or a half, a quarter, … of it if memory is short."""
-    keys, free = bench.sizes.decode_keys, free_bytes(bench.device)
-    while keys * _bytes_per_key(bench, batch) * ROOM > free and keys > FEWEST_KEYS:
-        keys //= 2
-    return keys
-
-
-def _bytes_per_key(bench: Bench, batch: int) -> int:
-    """Return the bytes of K and V per key, over all batch rows and heads."""
-    sizes = bench.sizes
-    return 2 * batch * sizes.kv_heads * sizes.width * torch.finfo(bench.dtype).bits // 8
+    bench.each(
+        [
+            {"N": keys, "B": batch}
+            for keys in bench.sizes.decode_keys
+            for batch in bench.sizes.decode_batches
+        ],
+        _measure,
+    )
 
 
 @torch.no_grad()
 def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
-    sizes, batch = bench.sizes, entry["B"]
-    entry["N"] = keys = fitting_keys(bench, batch)
+    sizes, batch, keys = bench.sizes, entry["B"], entry["N"]
+    cache = 2 * batch * keys * sizes.kv_heads * sizes.width * torch.finfo(bench.dtype).bits // 8
+    entry["cache_gb"] = cache / 1e9
+    if (free := free_bytes(bench.device)) < ROOM * cache:
+        entry["absent"] = f"needs {ROOM * cache / 1e9:.0f} GB, {free / 1e9:.0f} GB are free"
+        return
     given = tensors.attention(
         sizes, bench.device, bench.dtype, keys, batch=batch, queries=1, layout="cache"
     )
-
-    def attend(query: SpanQuery) -> SpanAttention:
-        return span_attention(given.q, given.k, given.v, query, backend="triton")
-
-    calls: dict[str, Call] = {
-        "with": lambda: attend(given.asking),
-        "without": lambda: attend(given.silent),
-        "without_again": lambda: attend(given.silent),
-    }
-    try:  # the one query sees every key
-        calls["flash"] = tensors.pytorch_attention(
-            given.q, given.k, given.v, tensors.FLASH, is_causal=False
+    names = [name for name in PROVIDERS if name not in SLOW]
+    ours = usable(given, LogitRule(sizes.width**-0.5), bench, entry, names)
+    # The one query sees every key.
+    calls: dict[str, BenchCall] = {SDPA: pytorch(given, is_causal=False), **ours}
+    if FUSED in ours:
+        calls["no mass"] = lambda: span_attention(
+            given.q, given.k, given.v, given.silent, backend="triton"
         )
-    except RuntimeError as error:
-        entry["failed"] = {"flash": describe(error)}
-    exact = checking.exact_rows(given.q, given.k, given.v, given.asking)
-    plain = calls["flash"]() if "flash" in calls else None
-    checking.check(checking.fresh(calls["with"]), given.asking, exact, plain, entry)
     turns = bench.turns(calls, seconds)
-    turns.required("with", "without")
+    turns.required(*calls)
     turns.record(entry)
-    entry["with/without"] = turns.ratio("with", "without")
-    entry["without/without"] = turns.ratio("without_again", "without")
-    entry["speed/flash"] = turns.ratio("flash", "with")
-    entry["cache_gb"] = keys * _bytes_per_key(bench, batch) / 1e9
-    bandwidth = bench.ceilings.get("copy_gbs")
-    if bandwidth:
-        entry["floor_ms"] = entry["cache_gb"] / bandwidth * 1e3
-        entry["with/floor"] = entry["with_ms"] / entry["floor_ms"]
+    for name in ours:
+        entry[f"{name}/sdpa"] = turns.ratio(name, SDPA)
+    if FUSED in ours:
+        entry["with/without"] = turns.ratio(FUSED, "no mass")
+    if ours:
+        entry["fastest"] = min(ours, key=lambda name: turns.seconds(name) or 0.0)
+        entry["fastest/sdpa"] = entry[f"{entry['fastest']}/sdpa"]
+        if bandwidth := bench.ceilings.get("copy_gbs"):
+            entry["floor_ms"] = entry["cache_gb"] / bandwidth * 1e3
+            entry["fastest/floor"] = entry[f"{entry['fastest']}_ms"] / entry["floor_ms"]
+    refuse_wrong(entry)

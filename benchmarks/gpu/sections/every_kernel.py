@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 
 from benchmarks.gpu.harness import tensors
-from benchmarks.gpu.harness.bench import FULL, QUICK, Sizes
+from benchmarks.gpu.harness.sizes import FULL, QUICK, Sizes
+from benchmarks.gpu.sections.same_bits import rows_gradient
 from sra_fast import span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule
 from sra_fast.kernels.triton_kernels import backend
@@ -21,8 +22,18 @@ ODD_LENGTH = 203  # no multiple of any tile
 
 
 def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
-    """Run forward and backward with mass and without, mass alone, the epilogue, and decoding."""
-    given = tensors.attention(sizes, device, dtype, tokens)
+    """Run every kernel at every width of heads."""
+    for width in sizes.widths:
+        _run_width(sizes, tokens, device, dtype, width)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _run_width(
+    sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype, width: int
+) -> None:
+    """Run forward and backward, mass alone and its gradient, the epilogue, and decoding."""
+    given = tensors.attention(sizes, device, dtype, tokens, width=width)
     for mass in (True, False):
         q, k, v = (x.detach().requires_grad_() for x in (given.q, given.k, given.v))
         result = span_attention(q, k, v, given.asking, backend="triton", mass_grad=mass)
@@ -30,19 +41,19 @@ def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> 
         if mass:
             loss = loss + result.mass.square().sum()
         loss.backward()
+    rows_gradient(given.q, given.k, given.v, given.asking)
     with torch.no_grad():
         span_attention(given.q, given.k, given.v, given.silent, backend="triton")
         span_mass(given.q, given.k, given.asking, backend="triton")
-        rule = LogitRule(sizes.width**-0.5)
+        rule = LogitRule(width**-0.5)
         backend.mass_of_lse(given.q, given.k, result.lse, given.asking, rule)
         for batch in sizes.decode_batches:
             step = tensors.attention(
-                sizes, device, dtype, sizes.decode_keys, batch=batch, queries=1, layout="cache"
-            )
+                sizes, device, dtype, sizes.decode_keys[0], batch=batch, queries=1, layout="cache",
+                width=width,
+            )  # fmt: skip
             for query in (step.asking, step.silent):
                 span_attention(step.q, step.k, step.v, query, backend="triton")
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main() -> None:
@@ -54,8 +65,8 @@ def main() -> None:
         help="Run the kernels in the sizes that are timed, to have them compiled.",
     )
     full = parser.parse_args().full
-    few = replace(QUICK, decode_keys=5 * ODD_LENGTH)
-    sizes, tokens = (FULL, FULL.prefill[0]) if full else (few, ODD_LENGTH)
+    few = replace(QUICK, decode_keys=(5 * ODD_LENGTH,), widths=FULL.widths)
+    sizes, tokens = (FULL, FULL.repeated) if full else (few, ODD_LENGTH)
     run(sizes, tokens, torch.device("cuda", 0), torch.bfloat16)
 
 

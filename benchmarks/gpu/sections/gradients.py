@@ -1,44 +1,45 @@
-"""Measure the backward pass: what a gradient of the mass costs, and how fast it is.
+"""Measure forward and backward: with a gradient of the output alone, and with one of the mass too.
 
-Three checks come before any time counts: the gradients against float32 autograd of the definition
-at a short length, the gradients against the other backend's at a longer one, and the same bits in
-two runs.
+Three checks come before any time counts: each provider's gradients against float32 autograd of the
+definition at a short length; at the length that is timed, those of the output against PyTorch's own
+attention, and those of output and mass against the other providers'.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.harness import checking, tensors
-from benchmarks.gpu.harness.bench import Bench, Entry
-from benchmarks.gpu.harness.failures import WrongResultError, describe
-from benchmarks.gpu.harness.timing import Call
+from benchmarks.gpu.harness.bench import BAD, Bench, Entry
+from benchmarks.gpu.harness.failures import WrongResultError, describe, recover
+from benchmarks.gpu.harness.opponents import SDPA, backend_of, refuse_wrong
+from benchmarks.gpu.harness.timing import BenchCall
+from benchmarks.gpu.sections.provider_table import SLOW
 from sra_fast import SpanQuery, span_attention
+from sra_fast.kernels.contract import LogitRule
+from sra_fast.kernels.dispatch import reason_against
+from sra_fast.kernels.providers import PROVIDERS, call_of
 
-BACKWARD_FLOPS = 2.5  # times the forward pass: five products where that has two
+PASSES = 3.5  # times the forward pass: seven products where that has two
 NAMES = ("dq", "dk", "dv")
-
-CheckedBackend = Literal["triton", "lse", "reference"]
+WORKS = ("training", "mass_grad")
+CHECKED = "gradients against float32: "
 
 
 def run(bench: Bench) -> None:
-    """Run the checks, and then the times, which are withheld if a check failed."""
+    """Check every provider, and then time those that were right."""
     sizes = bench.sizes
-    bench.each([{"check": "float32 autograd", "T": sizes.gradients}], _check_definition)
-    bench.each([{"check": "backend lse", "T": sizes.agreement}], _check_backends)
-    wrong = [entry for entry in bench.entries if {"error", "skipped"} & entry.keys()]
-
-    def measure(bench: Bench, entry: Entry, seconds: float) -> None:
-        if wrong:
-            raise WrongResultError("a check of the gradients failed or is missing: no time counts")
-        _measure(bench, entry, seconds)
-
-    bench.each([{"T": tokens} for tokens in sizes.backward], measure)
+    names = [name for name in PROVIDERS if name not in SLOW]
+    bench.each([{"check": CHECKED + name, "T": sizes.gradients} for name in names], _check)
+    bench.each(
+        [{"work": work, "T": tokens} for tokens in sizes.backward for work in WORKS], _measure
+    )
 
 
 @dataclass(frozen=True)
@@ -59,27 +60,24 @@ class Leaves:
     d_out: Tensor
     d_mass: Tensor
 
-    def backward(self, backend: CheckedBackend, *, mass: bool, out: bool = True) -> Call:
-        """Return a call of the backward pass alone; its forward pass is done here, once."""
+    def step(self, backend: str, *, mass: bool, out: bool = True) -> Sequence[Tensor | None]:
+        """Return the gradients by q, k and v of one forward and backward pass."""
         result = span_attention(self.q, self.k, self.v, self.query, backend=backend, mass_grad=mass)
         outputs = ([result.out] if out else []) + ([result.mass] if mass else [])
         cotangents = ([self.d_out] if out else []) + ([self.d_mass] if mass else [])
-        return self._call(outputs, cotangents)
+        return torch.autograd.grad(outputs, (self.q, self.k, self.v), cotangents, allow_unused=True)
 
-    def flash_backward(self) -> Call:
-        """Return a call of the backward pass of PyTorch's FlashAttention.
-
-        Raises:
-            RuntimeError: the kernel does not serve these tensors here.
-        """
-        out = tensors.pytorch_attention(self.q, self.k, self.v, tensors.FLASH)()
-        return self._call([out], [self.d_out])
-
-    def _call(self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Call:
-        leaves = (self.q, self.k, self.v)
-        return lambda: torch.autograd.grad(
-            outputs, leaves, cotangents, retain_graph=True, allow_unused=True
+    def pytorch_step(self) -> Sequence[Tensor]:
+        """Return the gradients of PyTorch's own attention, by whatever kernel it chooses."""
+        out = F.scaled_dot_product_attention(
+            self.q, self.k, self.v, is_causal=True, enable_gqa=True
         )
+        return torch.autograd.grad(out, (self.q, self.k, self.v), self.d_out)
+
+    def unserved(self, name: str) -> str | None:
+        """Return why a provider does not serve these tensors, or None if it does."""
+        rule = LogitRule(self.q.shape[3] ** -0.5)
+        return reason_against(name, call_of(self.q, self.k, self.v, self.query, rule))
 
 
 def leaves(bench: Bench, tokens: int, dtype: torch.dtype | None = None) -> Leaves:
@@ -94,41 +92,27 @@ def leaves(bench: Bench, tokens: int, dtype: torch.dtype | None = None) -> Leave
     return Leaves(q, k, v, given.asking, d_out.to(dtype), d_mass)
 
 
-def _check_definition(bench: Bench, entry: Entry, seconds: float) -> None:
-    exact = leaves(bench, entry["T"], torch.float32)
+def _check(bench: Bench, entry: Entry, seconds: float) -> None:
+    """Compare a provider's gradients with float32 autograd, those of out and mass also alone."""
+    name = entry["check"].removeprefix(CHECKED)
     mine = leaves(bench, entry["T"])
+    if (reason := mine.unserved(name)) is not None:
+        entry["absent"] = f"does not serve: {reason}"
+        return
+    exact = leaves(bench, entry["T"], torch.float32)
+    true = exact.step("reference", mass=False)
+    of_plain = max(_errors(mine.pytorch_step(), true).values())
     errors: dict[str, float] = {}
-    try:
-        plain = leaves(bench, entry["T"]).flash_backward()()
-        of_plain = max(_errors(plain, exact.backward("reference", mass=False)()).values())
-    except RuntimeError as error:
-        of_plain = None
-        entry["failed"] = {"flash": describe(error)}
     for label, terms in {
         "": {"mass": True},
         " without mass": {"mass": False},
         " of the mass": {"mass": True, "out": False},
     }.items():
-        true = exact.backward("reference", **terms)()
-        found = mine.backward("triton", **terms)()
-        errors |= {f"{name}{label}": error for name, error in _errors(found, true).items()}
+        found = mine.step(backend_of(name), **terms)
+        true = exact.step("reference", **terms)
+        errors |= {f"{wrt}{label}": error for wrt, error in _errors(found, true).items()}
     entry["errors"] = {**errors, "PyTorch's": of_plain}
-    allowed = checking.tolerance(of_plain, bench.dtype)
-    checking.require(errors, dict.fromkeys(errors, allowed))
-
-
-def _check_backends(bench: Bench, entry: Entry, seconds: float) -> None:
-    given = leaves(bench, entry["T"])
-    call = given.backward("triton", mass=True)
-    first, second = call(), call()
-    errors = _errors(first, given.backward("lse", mass=True)())
-    entry["errors"] = errors
-    allowed = checking.tolerance(None, bench.dtype)
-    checking.require(errors, dict.fromkeys(errors, allowed))
-    same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    entry["same_bits"] = int(same)
-    if not same:
-        raise WrongResultError("two runs of the backward pass differ in their bits")
+    checking.require(errors, dict.fromkeys(errors, checking.tolerance(of_plain, bench.dtype)))
 
 
 def _errors(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> dict[str, float]:
@@ -144,26 +128,53 @@ def _errors(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> 
 
 
 def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
-    given = leaves(bench, entry["T"])
-    plain = given.backward("triton", mass=False)
-    calls = {
-        "with": given.backward("triton", mass=True),
-        "without": plain,
-        "without_again": plain,
-    }
-    try:
-        calls["flash"] = given.flash_backward()
-    except RuntimeError as error:
-        entry["failed"] = {"flash": describe(error)}
-    turns = bench.turns(calls, seconds)
-    turns.required("with", "without")
+    right = [
+        one["check"].removeprefix(CHECKED)
+        for one in bench.entries
+        if "check" in one and not (BAD | {"absent"}) & one.keys()
+    ]
+    if not right:
+        raise WrongResultError("no provider passed the check of its gradients: no time counts")
+    given, mass = leaves(bench, entry["T"]), entry["work"] == "mass_grad"
+    calls: dict[str, BenchCall] = {SDPA: given.pytorch_step}
+    calls |= {n: functools.partial(given.step, backend_of(n), mass=mass) for n in right}
+    wrong = _differing(calls, mass, bench, entry)
+    turns = bench.turns({n: call for n, call in calls.items() if n not in wrong}, seconds)
+    turns.required(SDPA)
     turns.record(entry)
-    entry["with/without"] = turns.ratio("with", "without")
-    entry["without/without"] = turns.ratio("without_again", "without")
-    work = BACKWARD_FLOPS * tensors.flops(bench.sizes, entry["T"]) / 1e12
-    for name in ("with", "without", "flash"):
-        took = turns.seconds(name)
-        entry[f"{name}_tflops"] = None if took is None else work / took
-    entry["speed/flash"] = turns.ratio("flash", "without")
-    ceiling = bench.ceilings.get("gemm_tflops")
-    entry["of_ceiling"] = entry["with_tflops"] / ceiling if ceiling else None
+    ours = [name for name in turns.samples if name != SDPA]
+    work = PASSES * tensors.flops(bench.sizes, entry["T"]) / 1e12
+    for name in turns.samples:
+        entry[f"{name}_tflops"] = work / (turns.seconds(name) or 0.0)
+    for name in ours:
+        entry[f"{name}/sdpa"] = turns.ratio(name, SDPA)
+    if ours:
+        entry["fastest"] = best = min(ours, key=lambda name: turns.seconds(name) or 0.0)
+        entry["fastest/sdpa"] = entry[f"{best}/sdpa"]
+        if ceiling := bench.ceilings.get("gemm_tflops"):
+            entry["of_ceiling"] = entry[f"{best}_tflops"] / ceiling
+    refuse_wrong(entry)
+
+
+def _differing(calls: dict[str, BenchCall], mass: bool, bench: Bench, entry: Entry) -> set[str]:
+    """Return the providers whose gradients are not those of the first call that can say them.
+
+    That is PyTorch's own attention for the output, and the first provider where the mass is in it.
+    """
+    allowed = checking.tolerance(None, bench.dtype)
+    truth: Sequence[Tensor | None] | None = None
+    for name, call in calls.items():
+        if mass and name == SDPA:
+            continue
+        try:
+            found = call()
+            if truth is None:
+                truth = found
+                continue
+            errors = {f"{name} {wrt}": off for wrt, off in _errors(found, truth).items()}
+            entry.setdefault("errors", {}).update(errors)
+            checking.require(errors, dict.fromkeys(errors, allowed))
+        except Exception as error:  # the others may be right
+            entry.setdefault("wrong", {})[name] = describe(error)
+            recover(bench.device)
+    return set(entry.get("wrong", {}))

@@ -19,6 +19,8 @@ from .operators import (
     span_mass_of_lse,
 )
 from .profile_operator import profile_of_lse
+from .row_bounds import row_bounds
+from .row_operators import connected_mass
 
 WIDEST = 256
 OLDEST_CAPABILITY = (8, 0)
@@ -65,18 +67,18 @@ def attention(
 
 def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMass:
     """Return the mass without the output, for the arguments of :func:`sra_fast.span_mass`."""
-    m = q.shape[2]
-    if needs_grad(q, k, rule.sinks):  # the backward pass starts from an output
-        full = attention(q, k, k.detach(), query, rule, mass_grad=True)
-        return SpanMass(full.mass, full.lse[query.rows // m, :, query.rows % m])
-    q, k, _, scale = _ready(q, k, k, rule.scale)
+    ready_q, ready_k, _, scale = _ready(q, k, k, rule.scale)
     made, spans = _layout(q, k, k, query, rule.window), len(query.names)
     sinks = None if rule.sinks is None else rule.sinks.contiguous()
-    if kernel_calls.runs_straight(q, k, sinks):
-        logits = Logits(scale, rule.softcap, sinks)
-        return SpanMass(*kernel_calls.mass_and_lse(q, k, made, logits, spans))
-    mass, lse = fused_mass(q, k, sinks, *_fields(made), spans, scale, rule.softcap or 0.0)
-    return SpanMass(mass, lse)
+    with torch.no_grad():
+        if kernel_calls.runs_straight(ready_q, ready_k, sinks):
+            logits = Logits(scale, rule.softcap, sinks)
+            mass, lse = kernel_calls.mass_and_lse(ready_q, ready_k, made, logits, spans)
+        else:
+            mass, lse = fused_mass(
+                ready_q, ready_k, sinks, *_fields(made), spans, scale, rule.softcap or 0.0
+            )
+    return SpanMass(_connected(mass, q, k, lse, query, rule), lse)
 
 
 def mass_of_lse(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
@@ -108,6 +110,34 @@ def profile_of_rows(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: L
         rule.softcap or 0.0,
     )
     return profile
+
+
+def mass_of_rows(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
+    """Return ``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``, with a gradient.
+
+    It is differentiable in q, k and the sinks, which the lse includes.
+    """
+    m = q.shape[2]
+    of_row = lse.detach()[query.rows // m, :, query.rows % m]
+    mass = mass_of_lse(q, k, lse, query, rule)
+    return _connected(mass, q, k, of_row, query, rule)
+
+
+def _connected(
+    mass: Tensor, q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule
+) -> Tensor:
+    """Return a mass with known ``lse [R, Hq]`` that carries a gradient if one is wanted."""
+    if not needs_grad(q, k, rule.sinks) or len(query.rows) == 0:
+        return mass
+    q, k, _, scale = _ready(q, k, k, rule.scale)
+    made = _layout(q, k, k, query, rule.window)
+    bounds = row_bounds(query, made, rule.window)
+    sinks = None if rule.sinks is None else rule.sinks.contiguous()
+    softcap = rule.softcap or 0.0
+    connected: Tensor = connected_mass(
+        mass, q, k, sinks, lse, *_fields(made), bounds, scale, softcap
+    )
+    return connected
 
 
 def _layout(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, window: int | None) -> Layout:

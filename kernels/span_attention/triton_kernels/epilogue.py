@@ -28,6 +28,15 @@ from .tiles import (
 )
 
 SPANS_AT_ONCE = 3  # as many as a score asks for; a fourth spills in the fused kernel on sm_90
+# The epilogue multiplies the asked rows with the labelled keys once more, and gathers its rows. The
+# loops of the forward kernel have the products already, but with spans to sum they take smaller
+# tiles for all keys, and a whole tile of queries for one row. Per 16 × 64 logits on sm_90, with
+# heads of 128 and three spans: 811 instructions in the epilogue; in the loops 589 more where a
+# label is, and 89 more everywhere (`python -m benchmarks.static.report`). So the epilogue is
+# cheaper while less than 89 / (811 − 589) = 0.4 of the logits have both a row asked for and a
+# label. Where the labels are is only known on the device, so the rows are counted: half of them
+# are that many logits if four fifths of the tiles of keys hold a label.
+LARGEST_SHARE = 0.5
 
 
 @triton.jit
@@ -122,6 +131,15 @@ def span_mass_kernel(
     mass_at = mass + (slot.to(tl.int64) * heads + head) * n_spans + first_span
     for g in tl.static_range(SPANS):
         tl.store(mass_at + g, sums[g], mask=valid & (first_span + g < n_spans))
+
+
+def spans_in_loops(rows: int, queries: int, spans: int) -> int:
+    """Return how many spans a kernel is to sum in its own loops; the epilogue adds the others.
+
+    It is none if ``rows`` is at most :data:`LARGEST_SHARE` of ``queries``, the queries of the whole
+    batch, B · M.
+    """
+    return min(spans, SPANS_AT_ONCE) if rows > LARGEST_SHARE * queries else 0
 
 
 def add_span_mass(

@@ -6,7 +6,9 @@
 
 The logits S are in base 2 (tiles.py). A program walks its key tiles in order, by runs of tiles with
 and without a label; runs without one are split into full tiles, which need no mask, and edges. For
-a tile of queries none of which is asked for, all keys are one run.
+a tile of queries none of which is asked for, all keys are one run. Where few rows are asked for,
+no span is summed here, which leaves registers for larger tiles: the mass comes from the logsumexp
+afterwards (epilogue.py, ``spans_in_loops``).
 """
 
 from __future__ import annotations
@@ -170,11 +172,15 @@ def forward(
     batch, heads, m, width = q.shape
     value_width = v.shape[3]
     dtype = accumulation_dtype(q.dtype)
-    out = v.new_empty(batch, m if with_out else 0, heads, value_width).transpose(1, 2)
+    # [B, M, Hq, Dv] in memory, as the models want it next
+    shape = (batch, heads, m if with_out else 0, value_width)
+    out = v.new_empty_strided(
+        shape, (shape[2] * heads * value_width, value_width, heads * value_width, 1)
+    )
     mass = q.new_empty(rows, heads, spans, dtype=dtype)
     lse = q.new_empty(batch, heads, m, dtype=dtype)
     launch(
-        Kernel.FORWARD,
+        Kernel.FORWARD_WITH_SPANS if first_spans else Kernel.FORWARD,
         forward_kernel,
         lambda tiles: -(-m // tiles["BLOCK_M"]) * batch * heads,
         q,

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..contract import accumulation_dtype
 from .decode import decode, serves
-from .epilogue import SPANS_AT_ONCE, add_span_mass
+from .epilogue import SPANS_AT_ONCE, add_span_mass, spans_in_loops
 from .forward import forward
 from .launch import Logits
 from .layout import Layout
@@ -47,9 +47,12 @@ def attend(
         with torch.cuda.device_of(q):
             return attend(q, k, v, layout, logits, spans)
     rows = layout.rows.shape[0]
-    first = min(spans, SPANS_AT_ONCE) if rows else 0
-    kernel = decode if serves(q, v) else forward
-    out, mass, lse = kernel(q, k, v, layout, logits, rows=rows, spans=spans, first_spans=first)
+    if serves(q, v):  # reading the keys is all there is to pay, so they are read once
+        first = min(spans, SPANS_AT_ONCE) if rows else 0
+        out, mass, lse = decode(q, k, v, layout, logits, rows=rows, spans=spans, first_spans=first)
+    else:
+        first = spans_in_loops(rows, q.shape[0] * q.shape[2], spans)
+        out, mass, lse = forward(q, k, v, layout, logits, rows=rows, spans=spans, first_spans=first)
     if rows and spans > first:
         add_span_mass(q, k, lse, mass, layout, logits, first_span=first)
     return out, mass, lse

@@ -18,9 +18,10 @@ from torch.nn.attention import varlen
 
 from op_cases import CASES, EMPTY_CASES, Case
 from sra_fast import span_attention
-from sra_fast.kernels import flash_cuda
 from sra_fast.kernels.contract import LogitRule
-from sra_fast.kernels.plan import plan
+from sra_fast.kernels.providers import call_of, devices
+from sra_fast.kernels.providers import varlen as provider
+from sra_fast.kernels.providers.merging import add_sinks
 
 REAL = varlen.varlen_attn
 SERVED = tuple(case for case in CASES if case.softcap is None)
@@ -134,10 +135,11 @@ def install(
 
 
 def attend(case: Case, inputs: tuple[Tensor, ...], **change: Any) -> tuple[Tensor, Tensor]:
-    query = case.query()
-    rule = LogitRule(**(case.rule(inputs[0].dtype) | change))
-    sequences = plan(query, case.batch, case.queries, case.keys)
-    return flash_cuda.attend(*inputs, query, sequences, rule)
+    q, k, v = inputs
+    rule = LogitRule(**(case.rule(q.dtype) | change))
+    call = call_of(q, k, v, case.query(), rule)
+    out, lse = provider.attend(call.without_sinks())
+    return (out, lse) if rule.sinks is None else add_sinks(out, lse, rule.sinks)
 
 
 def named(name: str) -> Case:
@@ -239,10 +241,9 @@ def test_a_window_counts_the_keys_before_the_query(
 def test_layers_share_what_is_worked_out_of_a_query() -> None:
     case = named("packed with gaps")
     query, inputs = case.query(), case.tensors(torch.float32)
-    sequences = plan(query, case.batch, case.queries, case.keys)
-    flash_cuda.attend(*inputs, query, sequences, LogitRule(0.4))
+    provider.attend(call_of(*inputs, query, LogitRule(0.4)))
     derived = dict(query._derived)
-    flash_cuda.attend(*inputs, query, sequences, LogitRule(0.4, window=3))
+    provider.attend(call_of(*inputs, query, LogitRule(0.4, window=3)))
     assert derived == query._derived
 
 
@@ -305,30 +306,34 @@ def test_the_real_function_gives_these_shapes_and_gradients(
     ("reason", "change", "rule"),
     [
         ("no softcap", {}, {"softcap": 2.0}),
-        ("which sinks need", {"grad": True}, {"sinks": torch.zeros(4)}),
-        ("which sinks need", {}, {"sinks": torch.zeros(4, requires_grad=True)}),
         ("positive scales only, not -1", {}, {"scale": -1.0}),
         ("not torch.float32", {"dtype": torch.float32}, {}),
         ("not torch.float64", {"dtype": torch.float64}, {}),
         ("up to 256 wide, not 257", {"width": 257}, {}),
         ("up to 256 wide, not 264", {"value_width": 264}, {}),
-        ("on CUDA, not on cpu", {}, {}),
     ],
 )
-def test_what_the_kernel_cannot_do_is_said(reason: str, change: Any, rule: Any) -> None:
-    given = {"dtype": torch.bfloat16, "grad": False, "width": 16, "value_width": 16} | change
-    q = torch.zeros(1, 4, 3, given["width"], dtype=given["dtype"], requires_grad=given["grad"])
-    v = torch.zeros(1, 2, 3, given["value_width"], dtype=given["dtype"])
-    found = flash_cuda.unserved(q, q[:, :2], v, LogitRule(**({"scale": 1.0} | rule)))
+def test_what_the_kernel_cannot_do_is_said(
+    reason: str, change: Any, rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "not_nvidia", lambda device: None)
+    found = refusal(**change, rule=LogitRule(**({"scale": 1.0} | rule)))
     assert found is not None
     assert reason in found
 
 
-def test_sinks_are_served_where_no_gradient_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash_cuda, "_unfit_device", lambda device: None)
-    q = torch.zeros(1, 4, 3, 256, dtype=torch.float16, requires_grad=True)
-    with torch.no_grad():
-        assert flash_cuda.unserved(q, q, q, LogitRule(1.0, sinks=torch.zeros(4))) is None
+def refusal(
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    width: int = 16,
+    value_width: int = 16,
+    rule: LogitRule | None = None,
+) -> str | None:
+    """Return why the provider does not serve a call of three tokens."""
+    q = torch.zeros(1, 4, 3, width, dtype=dtype)
+    v = torch.zeros(1, 2, 3, value_width, dtype=dtype)
+    query = Case("three", queries=3, keys=3).query()
+    return provider.serves(call_of(q, q[:, :2], v, query, rule or LogitRule(1.0)))
 
 
 @pytest.mark.parametrize(
@@ -349,10 +354,13 @@ def test_devices_that_do_not_do_are_named(
     hip: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert refusal() == "it runs on CUDA, not on cpu"
+    real = devices.not_nvidia
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(devices, "not_nvidia", lambda device: real(torch.device("cuda", 0)))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
-    monkeypatch.setattr(torch.version, "hip", hip)
-    found = flash_cuda._unfit_device(torch.device("cuda", 0))
+    found = refusal()
     assert found is None if reason is None else reason in str(found)
 
 
@@ -360,7 +368,6 @@ def test_a_torch_whose_function_lacks_an_argument_is_named(monkeypatch: pytest.M
     def varlen_2_10(*args: Any, is_causal: bool = False, return_aux: Any = None) -> Any: ...
 
     monkeypatch.setattr(varlen, "varlen_attn", varlen_2_10)
-    monkeypatch.setattr(flash_cuda, "_unfit_device", lambda device: None)
-    q = torch.zeros(1, 4, 3, 16, dtype=torch.bfloat16)
-    found = flash_cuda.unserved(q, q, q, LogitRule(1.0))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    found = provider.missing(torch.device("cuda", 0))
     assert found == f"varlen_attn of torch {torch.__version__} has no scale, window_size"

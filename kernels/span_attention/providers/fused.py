@@ -1,0 +1,46 @@
+"""Take attention from this project's own fused Triton kernel, without asking it for masses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..contract import SpanQuery
+from .call import AttentionCall
+
+
+def serves(call: AttentionCall) -> str | None:
+    """Return why the Triton kernels cannot serve a call, or None if they can."""
+    kernels = triton_backend()
+    if kernels is None:
+        return "the package triton is not installed"
+    reason = kernels.unserved(call.q, call.v)
+    return None if reason is None else f"it serves {reason}"
+
+
+def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]``; sinks are its own."""
+    result = triton_backend().attention(  # type: ignore[union-attr]
+        call.q, call.k, call.v, _silent(call.query), call.rule, mass_grad=False
+    )
+    return result.out, result.lse
+
+
+def _silent(query: SpanQuery) -> SpanQuery:
+    """Return the query without the rows that it asks for, so that no mass is computed."""
+    if len(query.rows) == 0:
+        return query
+    return query.derived(("no rows",), lambda: replace(query, rows=query.rows[:0]))
+
+
+def triton_backend() -> Any | None:
+    """Return the module of backend ``triton``, imported on first use, or None without triton."""
+    try:
+        from ..triton_kernels import backend
+    except ModuleNotFoundError as missing:
+        if missing.name != "triton":
+            raise
+        return None
+    return backend

@@ -1,0 +1,119 @@
+"""Compute the gradient of the mass from the rows asked for alone, with the logsumexp known.
+
+With S the logits after the cap, P = exp(S − lse) and g = dL/dmass, for the rows i asked for:
+
+    δ_i   = Σ_g g_ig · mass_ig
+    dS_ij = P_ij · (Σ_{g ∋ j} g_ig − δ_i)        × (1 − (S_ij/cap)²) under a softcap
+    dq_i  = scale · Σ_j dS_ij k_j      dk_j = scale · Σ_i dS_ij q_i      dsink = −Σ_i P_sink,i · δ_i
+
+All other rows add nothing, so this is ``R × N`` work beside the gradient of the attention's output.
+The logsumexp is a number here: what moves through it is in δ. This file does the arithmetic in
+blocks of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .contract import LogitRule, accumulation_dtype
+from .row_blocks import RowBlock, block_logits, hide, rows_together
+
+
+def connected(
+    mass: Tensor,
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    blocks: tuple[RowBlock, ...],
+    rule: LogitRule,
+) -> Tensor:
+    """Return a mass that was computed without autograd, differentiable in q, k and the sinks.
+
+    Args:
+        mass: ``[R, Hq, G]`` in the accumulation dtype.
+        q: ``[B, Hq, M, D]``.
+        k: ``[B, Hkv, N, D]``.
+        lse: ``[R, Hq]``, each row's natural logsumexp over exactly the keys that it sees, and the
+            sink. It gets no gradient.
+        blocks: the rows in blocks, all of them that see a key.
+        rule: the rule of the logits.
+    """
+    made: Tensor = _RowsOfMass.apply(  # type: ignore[no-untyped-call]
+        q, k, rule.sinks, mass, lse.detach(), blocks, rule
+    )
+    return made
+
+
+class _RowsOfMass(torch.autograd.Function):
+    """The mass as it is, with the gradient of :func:`gradient`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        sinks: Tensor | None,
+        mass: Tensor,
+        lse: Tensor,
+        blocks: tuple[RowBlock, ...],
+        rule: LogitRule,
+    ) -> Tensor:
+        ctx.save_for_backward(q, k, sinks, mass, lse)
+        ctx.blocks, ctx.rule = blocks, rule
+        return mass.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_mass: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, sinks, mass, lse = ctx.saved_tensors
+        found = gradient(q, k, sinks, mass, lse, d_mass, ctx.blocks, ctx.rule)
+        return *found, None, None, None, None
+
+
+def gradient(
+    q: Tensor,
+    k: Tensor,
+    sinks: Tensor | None,
+    mass: Tensor,
+    lse: Tensor,
+    d_mass: Tensor,
+    blocks: tuple[RowBlock, ...],
+    rule: LogitRule,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of q, k and the sinks (None without sinks), in their dtypes.
+
+    ``mass`` and ``d_mass`` are ``[R, Hq, G]``, ``lse`` is ``[R, Hq]``; the other arguments are
+    those of :func:`connected`. The logits of one block exist at a time.
+    """
+    groups, offset = k.shape[1], k.shape[2] - q.shape[2]
+    dtype = accumulation_dtype(q.dtype)
+    delta = (d_mass * mass).sum(-1, keepdim=True)  # [R, Hq, 1]
+    dq = torch.zeros_like(q)
+    dk = torch.zeros_like(k, dtype=dtype)
+    for block in blocks:
+        keys = k[block.batch, :, block.keys].to(dtype)
+        rows, scores = block_logits(q, keys, block, rule)
+        slope = None if rule.softcap is None else 1.0 - (scores / rule.softcap).square_()
+        weights = scores.sub_(rows_together(lse[..., None], block, groups)).exp_()
+        hide(weights, block, offset, rule.window, 0.0)
+        minus = rows_together(delta, block, groups).neg()
+        of_spans = rows_together(d_mass, block, groups)
+        spans = block.bits.to(dtype).T.expand(groups, -1, -1)  # [Hkv, G, l]
+        before, after = slice(0, block.labelled.start), slice(block.labelled.stop, None)
+        weights[:, :, before] *= minus
+        weights[:, :, block.labelled] *= torch.baddbmm(minus, of_spans, spans)
+        weights[:, :, after] *= minus
+        if slope is not None:
+            weights *= slope
+        d_scores = weights
+        d_rows = (d_scores @ keys).mul_(rule.scale).reshape(q.shape[1], -1, q.shape[3])
+        dq[block.batch].index_copy_(1, block.rows, d_rows.to(q.dtype))
+        dk[block.batch, :, block.keys].baddbmm_(d_scores.transpose(1, 2), rows)
+    if sinks is None:
+        return dq, dk.to(k.dtype), None
+    share = torch.exp(sinks.to(dtype) - lse).masked_fill(lse == -torch.inf, 0.0)
+    return dq, dk.to(k.dtype), -(share * delta[..., 0]).sum(0).to(sinks.dtype)
