@@ -18,14 +18,15 @@ from sra_fast.kernels.contract import (
     SpanQuery,
     accumulation_dtype,
 )
-<<<<<<< HEAD
-from sra_fast.kernels.dispatch import fastest, triton_backend, trusted_kernels
+from sra_fast.kernels.dispatch import (
+    PREFIX,
+    fastest,
+    fastest_mass,
+    triton_backend,
+    trusted_kernels,
+)
 from sra_fast.kernels.plan import check, plan
-=======
-from sra_fast.kernels.dispatch import PREFIX, fastest, fastest_mass, triton_backend
-from sra_fast.kernels.plan import check
 from sra_fast.kernels.providers import PROVIDERS
->>>>>>> main
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
 _OF_PROVIDERS: dict[str, BackendModule] = {
@@ -122,19 +123,14 @@ def span_mass(
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]), empty.profile)
     with _without_autocast(q.device):
-<<<<<<< HEAD
+        name = fastest_mass(q, k) if backend == "auto" else backend
         wants_grad = needs_grad(q, k, sinks)
-        kernels = _backend(backend, q, k, k, rule, wants_grad)
+        kernels = _backend(name, q, k, k, query, rule, wants_grad)
         result = kernels.mass_only(q, k, query, rule)
         if query.profile is None or result.profile is not None:
             return result
         made = _profile(q, k, result.lse, query, rule, kernels, wants_grad)
         return replace(result, profile=made)
-=======
-        name = fastest_mass(q, k) if backend == "auto" else backend
-        kernels = _backend(name, q, k, k, query, rule, needs_grad(q, k, sinks))
-        return kernels.mass_only(q, k, query, rule)
->>>>>>> main
 
 
 def _attention(
@@ -147,8 +143,7 @@ def _attention(
     mass_grad: bool,
 ) -> SpanAttention:
     wants_grad = mass_grad and needs_grad(q, k, rule.sinks)
-<<<<<<< HEAD
-    kernels = _backend(backend, q, k, v, rule, wants_grad)
+    kernels = _backend(backend, q, k, v, query, rule, wants_grad)
     result = kernels.attention(q, k, v, query, rule, mass_grad)
     if query.profile is None or result.profile is not None:
         return result
@@ -177,10 +172,6 @@ def _profile(
     with torch.set_grad_enabled(grad):
         sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])
         return profile.of_rows(q, k, lse, query, sequences, rule)
-=======
-    kernels = _backend(backend, q, k, v, query, rule, wants_grad)
-    return kernels.attention(q, k, v, query, rule, mass_grad)
->>>>>>> main
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:

@@ -211,7 +211,10 @@ class SRAResult:
                 "mass_per_token": (mass / counts).numpy(),
             }
         )
-        return table.sort_values("mass", ascending=False, kind="stable", ignore_index=True)
+        ordered: pandas.DataFrame = table.sort_values(
+            "mass", ascending=False, kind="stable", ignore_index=True
+        )
+        return ordered
 
     def _profiles(self) -> Tensor:
         if self.profiles is None:

@@ -111,8 +111,9 @@ def score(
     Raises:
         ValueError: a batch that cannot be scored (the row is named), a key that neither the model
             nor this function reads, inputs with which the model is not served (images that it sees
-            both ways), profiles that would take more than ``profile_bytes``, NaN in the hidden states, prompts beyond the model's context, a model that
-            is not served, no such backend, or ``forward_tokens`` below 1.
+            both ways), profiles that would take more than ``profile_bytes``, NaN in the
+            hidden states, prompts beyond the model's context, a model that is not served, no such
+            backend, or ``forward_tokens`` below 1.
         SelfCheckError: what would be measured is not what the model does.
         KeyError: the tokens or a mask are missing, or there is no such definition.
     """

@@ -38,6 +38,7 @@ NAMES = {
     "dq_kernel": "dq",
     "row_dq_kernel": "row_dq",
     "row_dk_kernel": "row_dk",
+    "profile_kernel": "profile",
 }
 WITHOUT_PRODUCTS = {"delta", "decode join"}
 BLOCK = 16 * 64  # logits: what one warp multiplies at once, times 64 keys

@@ -13,6 +13,7 @@ from sra_fast.kernels.triton_kernels.backward import backward
 from sra_fast.kernels.triton_kernels.decode import decode, serves
 from sra_fast.kernels.triton_kernels.epilogue import add_span_mass
 from sra_fast.kernels.triton_kernels.forward import forward
+from sra_fast.kernels.triton_kernels.key_profile import RowOrder, key_profile
 from sra_fast.kernels.triton_kernels.launch import Logits, like_heads
 from sra_fast.kernels.triton_kernels.layout import GRANULE, Layout
 from sra_fast.kernels.triton_kernels.row_backward import row_backward
@@ -25,6 +26,9 @@ EVEN_TOKENS = 4096
 ROWS = 257
 
 
+KernelFunction = Literal["forward", "decode", "epilogue", "backward", "row_backward", "profile"]
+
+
 @dataclass(frozen=True)
 class KernelCase:
     """One call of a function that launches kernels.
@@ -33,13 +37,14 @@ class KernelCase:
         function: the name of the function.
         width: the width of a head, D = Dv.
         dtype: the dtype of q, k and v.
-        spans: the spans that the kernel itself sums; 0 in ``backward`` for no gradient of the mass.
+        spans: the spans that the kernel itself sums; 0 in ``backward`` for no gradient of the mass,
+            in ``profile`` for a mean over heads.
         batch, queries, keys: B, M and N. Triton compiles anew for 1 and for multiples of 16.
         heads, kv_heads: Hq and Hkv.
         capped: whether there are a softcap and sinks.
     """
 
-    function: Literal["forward", "decode", "epilogue", "backward", "row_backward"]
+    function: KernelFunction
     width: int
     dtype: torch.dtype
     spans: int
@@ -68,6 +73,7 @@ def every_case() -> list[KernelCase]:
             cases += [replace(few, queries=1, spans=spans) for spans in ((0, 3) if often else (3,))]
             cases += [case for case in most if decode_serves(case)][:1]  # the largest tile
             cases += [replace(usual, function=name) for name in ("epilogue", "row_backward")]
+            cases += [replace(usual, function="profile", spans=spans) for spans in (0, 3)]
             steps = (0, 3) if width <= WIDEST_CLEAN else (3,)
             cases += [replace(usual, function="backward", spans=spans) for spans in steps]
     usual = KernelCase("forward", 128, torch.bfloat16, spans=3)
@@ -77,7 +83,7 @@ def every_case() -> list[KernelCase]:
         replace(usual, batch=1, queries=EVEN_TOKENS, keys=EVEN_TOKENS),
     ):
         cases += [more, replace(more, spans=0)]
-        cases += [replace(more, function=name) for name in ("backward", "row_backward")]
+        cases += [replace(more, function=name) for name in ("backward", "row_backward", "profile")]
     return cases
 
 
@@ -85,7 +91,8 @@ def quick_cases() -> list[KernelCase]:
     """Return one case per kernel, in bfloat16 with heads of width 128, and with spans."""
     usual = KernelCase("forward", 128, torch.bfloat16, spans=3)
     decoding = replace(_few_queries(usual), queries=1)
-    others = [replace(usual, function=name) for name in ("epilogue", "backward", "row_backward")]
+    names: tuple[KernelFunction, ...] = ("epilogue", "backward", "row_backward", "profile")
+    others = [replace(usual, function=name) for name in names]
     return [replace(usual, spans=0), usual, decoding, *others]
 
 
@@ -169,10 +176,19 @@ def _row_backward(case: KernelCase) -> None:
     row_backward(q, k, mass, mass[:, :, 0].contiguous(), mass, layout, bounds, logits)
 
 
+def _profile(case: KernelCase) -> None:
+    q, k, _, layout, logits = _inputs(case)
+    lse = _empty(ROWS, case.heads, dtype=torch.float32)
+    order = RowOrder(_empty(ROWS, dtype=torch.int64), _empty(4, dtype=torch.int32))
+    by_head = case.spans > 0
+    key_profile(q, k, lse, layout.first_key, layout.rows, order, logits, by_head)
+
+
 _CALLS: dict[str, Callable[[KernelCase], None]] = {
     "forward": _forward,
     "decode": _decode,
     "epilogue": _epilogue,
     "backward": _backward,
     "row_backward": _row_backward,
+    "profile": _profile,
 }

@@ -45,7 +45,9 @@ def of_rows(
     Returns:
         ``[P, Hq, N]``, or ``[P, N]`` for the mean over heads; float32, or float64 for float64.
     """
-    profile: Tensor = _RowProfile.apply(q, k, rule.sinks, lse.detach(), query, sequences, rule)
+    profile: Tensor = _RowProfile.apply(  # type: ignore[no-untyped-call]
+        q, k, rule.sinks, lse.detach(), query, sequences, rule
+    )
     return profile
 
 

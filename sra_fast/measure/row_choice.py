@@ -76,8 +76,8 @@ def _rows_of(
     rows: str | Tensor, sequence: MarkedSequence, response: Response, number: int
 ) -> Tensor:
     if isinstance(rows, str):
-        before = response.tokens - 1 if len(response.tokens) else response.after - 1
-        return before if rows == "predicting" else before[:1]
+        tokens = response.tokens if len(response.tokens) else torch.tensor([response.after])
+        return tokens - 1 if rows == "predicting" else tokens[:1] - 1
     here = rows[sequence.row, sequence.start : sequence.end]
     found = here if rows.dtype == torch.bool else here == number
     at = found.nonzero().flatten()

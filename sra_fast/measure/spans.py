@@ -46,7 +46,7 @@ class Response:
             batch does not say.
         rows: ``[m]`` int64, the positions whose attention is averaged, ascending; None for those of
             ``tokens``, beside which those one before, which predict them, are looked at too.
-        after: the position after the sequence's last, where a response that is still to come begins.
+        after: the position after the sequence's last, where a response still to come begins.
     """
 
     conversation: int
@@ -151,10 +151,9 @@ def read_batch(
         ]
         if unanswered and not found:
             number = len(sequences) if conversations is None else int(conversations[row])
+            layout = None if layouts is None else False
             none = torch.zeros(0, dtype=torch.int64)
-            found = [
-                Response(number, 1, none, None if layouts is None else False, after=end - start)
-            ]
+            found = [Response(number, 1, none, layout, after=end - start)]
         numbered[row] = max([earlier, *numbers])
         sequence = MarkedSequence(row, start, end, spans[:, row, start:end], tuple(found))
         _check(sequence, names, has_span)

@@ -28,12 +28,9 @@ class Kernel(Enum):
     DELTA = "delta"
     DK_DV = "dk_dv"
     DQ = "dq"
-<<<<<<< HEAD
-    PROFILE = "profile"
-=======
     ROW_DQ = "row_dq"
     ROW_DK = "row_dk"
->>>>>>> main
+    PROFILE = "profile"
 
 
 @dataclass(frozen=True)
@@ -80,42 +77,6 @@ SINGLE: tuple[Class, ...] = ((64, 4), (128, 4), (256, 4))  # float32
 # fmt: off
 _HALF: dict[str, dict[Kernel, Line]] = {
     "sm_80": {  # the operands of products pass through registers, so tiles are smaller
-<<<<<<< HEAD
-        Kernel.FORWARD:  ((64, 64, 4, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
-        Kernel.DECODE:   ((16, 128, 8, 3), (16, 32, 8, 4),  (16, 16, 8, 3)),
-        Kernel.EPILOGUE: ((64, 64, 4, 3),  (64, 64, 4, 3),  (64, 64, 8, 2)),
-        Kernel.DELTA:    ((64, 16, 4, 1),  (64, 16, 4, 1),  (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((32, 128, 8, 3), (64, 64, 8, 2),  (16, 64, 8, 2)),
-        Kernel.DQ:       ((128, 64, 8, 3), (128, 32, 8, 3), (32, 32, 8, 2)),
-        Kernel.PROFILE:  ((64, 128, 8, 2),  (64, 64, 4, 2),  (64, 64, 8, 2)),
-    },
-    "sm_90": {  # wgmma: 64 rows per four warps, operands from shared memory
-        Kernel.FORWARD:  ((128, 128, 8, 3), (128, 64, 8, 3), (128, 32, 8, 2)),
-        Kernel.DECODE:   ((16, 128, 8, 3),  (16, 64, 8, 4),  (16, 32, 8, 3)),
-        Kernel.EPILOGUE: ((64, 64, 4, 3),   (64, 64, 4, 3),  (64, 64, 8, 2)),
-        Kernel.DELTA:    ((64, 16, 4, 1),   (64, 16, 4, 1),  (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((64, 128, 8, 3),  (32, 128, 8, 3), (32, 64, 8, 2)),
-        Kernel.DQ:       ((128, 64, 8, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
-        Kernel.PROFILE:  ((64, 128, 8, 2),   (64, 64, 4, 2),  (64, 64, 8, 2)),
-    },
-    "sm_100": {  # tcgen05: sums are in tensor memory, but forward scales them in registers
-        Kernel.FORWARD:  ((128, 64, 8, 3),  (128, 32, 8, 3), (64, 32, 8, 2)),
-        Kernel.DECODE:   ((16, 64, 8, 3),   (16, 32, 8, 4),  (16, 16, 8, 3)),
-        Kernel.EPILOGUE: ((64, 64, 4, 3),   (64, 64, 8, 3),  (64, 64, 8, 2)),
-        Kernel.DELTA:    ((64, 16, 4, 1),   (64, 16, 4, 1),  (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((64, 128, 8, 3),  (64, 128, 8, 3), (32, 64, 8, 2)),
-        Kernel.DQ:       ((128, 64, 8, 3),  (128, 64, 8, 3), (64, 64, 8, 2)),
-        Kernel.PROFILE:  ((64, 128, 8, 2),  (64, 64, 8, 2),  (64, 64, 8, 2)),
-    },
-    "gfx942": {  # 512 registers with four warps; 64 KB of shared memory
-        Kernel.FORWARD:  ((128, 64, 4, 2), (128, 64, 4, 2), (64, 32, 4, 2)),
-        Kernel.DECODE:   ((16, 64, 4, 2),  (16, 64, 4, 2),  (16, 32, 4, 2)),
-        Kernel.EPILOGUE: ((64, 64, 4, 2),  (64, 64, 4, 2),  (64, 64, 4, 2)),
-        Kernel.DELTA:    ((64, 16, 4, 1),  (64, 16, 4, 1),  (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((32, 128, 4, 2), (32, 128, 4, 1), (16, 64, 4, 2)),
-        Kernel.DQ:       ((128, 64, 4, 2), (64, 64, 4, 2),  (64, 32, 4, 2)),
-        Kernel.PROFILE:  ((64, 128, 4, 2), (64, 64, 4, 2),  (64, 64, 4, 2)),
-=======
         Kernel.FORWARD:            ((128, 128, 8, 2),  (128, 64, 8, 2),   (64, 32, 8, 2)),
         Kernel.FORWARD_WITH_SPANS: ((128, 128, 8, 2),  (128, 64, 8, 3),   (64, 32, 8, 2)),
         Kernel.DECODE:             ((16, 128, 8, 3),   (16, 32, 8, 4),    (16, 16, 8, 3)),
@@ -125,6 +86,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 2),   (32, 32, 8, 2)),
         Kernel.ROW_DQ:             ((64, 32, 4, 3),    (64, 32, 4, 3),    (32, 32, 8, 2)),
         Kernel.ROW_DK:             ((32, 128, 8, 3),   (64, 64, 8, 2),    (16, 64, 8, 2)),
+        Kernel.PROFILE:            ((64, 128, 8, 2),   (64, 64, 4, 2),    (64, 64, 8, 2)),
     },
     "sm_90": {  # wgmma: 64 rows per four warps, operands from shared memory
         Kernel.FORWARD:            ((128, 128, 8, 3),  (128, 128, 8, 2),  (128, 32, 8, 2)),
@@ -136,6 +98,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 3),   (64, 32, 8, 2)),
         Kernel.ROW_DQ:             ((64, 64, 4, 3),    (64, 32, 4, 3),    (64, 32, 8, 2)),
         Kernel.ROW_DK:             ((64, 128, 8, 3),   (32, 128, 8, 3),   (32, 64, 8, 2)),
+        Kernel.PROFILE:            ((64, 128, 8, 2),   (64, 64, 4, 2),    (64, 64, 8, 2)),
     },
     # tcgen05: sums are in tensor memory, but forward scales them in registers. dq has one stage:
     # with more, triton 3.7.1 leaves out the fence between a copy to shared memory and the product
@@ -150,6 +113,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 1),   (64, 64, 8, 2)),
         Kernel.ROW_DQ:             ((64, 64, 4, 3),    (64, 32, 4, 3),    (64, 32, 8, 2)),
         Kernel.ROW_DK:             ((32, 128, 8, 3),   (32, 128, 8, 3),   (32, 64, 8, 2)),
+        Kernel.PROFILE:            ((64, 128, 8, 2),   (64, 64, 8, 2),    (64, 64, 8, 2)),
     },
     "gfx942": {  # 512 registers with four warps; 64 KB of shared memory
         Kernel.FORWARD:            ((128, 64, 4, 2),   (128, 64, 4, 2),   (64, 32, 4, 2)),
@@ -161,7 +125,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.DQ:                 ((128, 64, 4, 2),   (64, 64, 4, 2),    (64, 32, 4, 2)),
         Kernel.ROW_DQ:             ((128, 64, 4, 2),   (64, 64, 4, 2),    (64, 32, 4, 2)),
         Kernel.ROW_DK:             ((32, 128, 4, 2),   (32, 128, 4, 1),   (16, 64, 4, 2)),
->>>>>>> main
+        Kernel.PROFILE:            ((64, 128, 4, 2),   (64, 64, 4, 2),    (64, 64, 4, 2)),
     },
 }
 # The same instructions as on sm_80, but another assembler, which needs more registers for dq.
@@ -170,25 +134,6 @@ _HALF["sm_120"] = _HALF["sm_80"] | {
 }
 # IEEE float32 runs on plain FMAs, whose operands all pass through registers.
 _SINGLE_NVIDIA: dict[Kernel, Line] = {
-<<<<<<< HEAD
-    Kernel.FORWARD:  ((64, 32, 8, 2), (32, 32, 8, 2),  (16, 16, 8, 2)),
-    Kernel.DECODE:   ((16, 16, 8, 3), (16, 16, 16, 2), (16, 16, 16, 2)),
-    Kernel.EPILOGUE: ((64, 32, 8, 2), (64, 32, 8, 2),  (32, 32, 8, 2)),
-    Kernel.DELTA:    ((64, 16, 4, 1), (64, 16, 4, 1),  (64, 16, 8, 1)),
-    Kernel.DK_DV:    ((32, 32, 8, 2), (16, 16, 8, 2),  (16, 16, 8, 1)),
-    Kernel.DQ:       ((32, 32, 8, 2), (16, 16, 8, 2),  (16, 16, 8, 1)),
-    Kernel.PROFILE:  ((32, 64, 8, 2), (16, 32, 8, 2),  (16, 16, 8, 2)),
-}
-_SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | {
-    "gfx942": {  # has matrix instructions for float32
-        Kernel.FORWARD:  ((64, 64, 4, 1), (64, 32, 4, 1), (32, 32, 4, 1)),
-        Kernel.DECODE:   ((16, 32, 4, 2), (16, 32, 4, 2), (16, 32, 4, 1)),
-        Kernel.EPILOGUE: ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 4, 1)),
-        Kernel.DELTA:    ((64, 16, 4, 1), (64, 16, 4, 1), (64, 16, 4, 1)),
-        Kernel.DK_DV:    ((32, 64, 4, 1), (32, 32, 4, 1), (16, 32, 4, 1)),
-        Kernel.DQ:       ((64, 32, 4, 2), (64, 32, 4, 2), (32, 16, 4, 1)),
-        Kernel.PROFILE:  ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 4, 1)),
-=======
     Kernel.FORWARD:            ((64, 32, 8, 2),    (32, 32, 8, 2),    (16, 16, 8, 2)),
     Kernel.FORWARD_WITH_SPANS: ((64, 32, 8, 2),    (32, 32, 8, 2),    (16, 16, 8, 2)),
     Kernel.DECODE:             ((16, 16, 8, 3),    (16, 16, 16, 2),   (16, 16, 16, 2)),
@@ -198,6 +143,7 @@ _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | 
     Kernel.DQ:                 ((32, 32, 8, 2),    (16, 16, 8, 2),    (16, 16, 8, 1)),
     Kernel.ROW_DQ:             ((32, 32, 8, 2),    (16, 16, 8, 2),    (16, 16, 8, 1)),
     Kernel.ROW_DK:             ((32, 32, 8, 2),    (16, 16, 8, 2),    (16, 16, 8, 1)),
+    Kernel.PROFILE:            ((32, 64, 8, 2),    (16, 32, 8, 2),    (16, 16, 8, 2)),
 }
 _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | {
     "gfx942": {  # has matrix instructions for float32
@@ -210,7 +156,7 @@ _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | 
         Kernel.DQ:                 ((64, 32, 4, 2),    (64, 32, 4, 2),    (32, 16, 4, 1)),
         Kernel.ROW_DQ:             ((64, 32, 4, 2),    (64, 32, 4, 2),    (32, 16, 4, 1)),
         Kernel.ROW_DK:             ((32, 64, 4, 1),    (32, 32, 4, 1),    (16, 32, 4, 1)),
->>>>>>> main
+        Kernel.PROFILE:            ((64, 32, 4, 2),    (64, 32, 4, 2),    (64, 32, 4, 1)),
     },
 }
 # fmt: on
@@ -233,11 +179,8 @@ TABLE: dict[str, dict[Kernel, dict[Class, Configuration]]] = {
 # The interpreter's tiles are small, so that short tests cross every edge of a tile.
 INTERPRETED = {kernel: Configuration(32, 16, 4, 1) for kernel in Kernel} | {
     Kernel.DK_DV: Configuration(16, 32, 4, 1),
-<<<<<<< HEAD
-    Kernel.PROFILE: Configuration(16, 32, 4, 1),
-=======
     Kernel.ROW_DK: Configuration(16, 32, 4, 1),
->>>>>>> main
+    Kernel.PROFILE: Configuration(16, 32, 4, 1),
 }
 
 
