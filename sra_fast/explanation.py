@@ -106,9 +106,9 @@ def explain(
         ValueError: the arguments do not fit together, or there is no such backend.
     """
     check_backend(backend)
-    rule = LogitRule(op._scale(q, scale), window, softcap, sinks)
-    op._check(q, k, v, rule)
-    call = call_of(q, k, v, op._fitting(query, q, k), rule)
+    rule = LogitRule(op.scale_of(q, scale), window, softcap, sinks)
+    op.check_tensors(q, k, v, rule)
+    call = call_of(q, k, v, op.fitting_query(query, q, k), rule)
     wants_mass_grad = mass_grad and needs_grad(q, k, sinks)
     work = dispatch.work_of(call, wants_mass_grad)
     if q.numel() == 0:

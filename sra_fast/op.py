@@ -85,9 +85,9 @@ def span_attention(
             backend, the one asked for does not serve the call, or one of your own returned
             something else than this.
     """
-    rule = LogitRule(_scale(q, scale), window, softcap, sinks)
-    _check(q, k, v, rule)
-    query = _fitting(query, q, k)
+    rule = LogitRule(scale_of(q, scale), window, softcap, sinks)
+    check_tensors(q, k, v, rule)
+    query = fitting_query(query, q, k)
     if q.numel() == 0 or q.shape[2] == 0:
         return _nothing(q, v, query)
     if torch.is_autocast_enabled(q.device.type):
@@ -116,9 +116,9 @@ def span_mass(
         ``mass [R, Hq, G]`` and the asked-for rows' ``lse [R, Hq]``, float32 (float64 for float64
         inputs).
     """
-    rule = LogitRule(_scale(q, scale), window, softcap, sinks)
-    _check(q, k, k, rule)
-    query = _fitting(query, q, k)
+    rule = LogitRule(scale_of(q, scale), window, softcap, sinks)
+    check_tensors(q, k, k, rule)
+    query = fitting_query(query, q, k)
     if q.numel() == 0 or len(query.rows) == 0:
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]), empty.profile)
@@ -174,7 +174,8 @@ def _profile(
         return profile.of_rows(q, k, lse, query, sequences, rule)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
+def check_tensors(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
+    """Refuse tensors and a rule that do not fit together, as :func:`span_attention` says."""
     if not q.ndim == k.ndim == v.ndim == 4:
         raise ValueError(
             "expected q [B, Hq, M, D], k [B, Hkv, N, D] and v [B, Hkv, N, Dv], got "
@@ -214,7 +215,7 @@ def _check_sinks(sinks: Tensor, q: Tensor) -> None:
         )
 
 
-def _fitting(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
+def fitting_query(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
     """Return the query on q's device, checked where it lies, except inside a compiled graph."""
     if not torch.compiler.is_compiling():
         check(query, q.shape[0], q.shape[2], k.shape[2])
@@ -240,7 +241,8 @@ def _without_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def _scale(q: Tensor, scale: float | None) -> float:
+def scale_of(q: Tensor, scale: float | None) -> float:
+    """Return the factor on ``q·k``: the given one, or ``1/√D``."""
     return 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale
 
 

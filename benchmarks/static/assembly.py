@@ -16,13 +16,14 @@ _PTX = re.compile(r"^\s*(@!?%p\d+\s+)?([a-z][\w.:]*)\s*([^;]*);")
 _AMD = re.compile(r"^\s+([a-z]\w+)\s*([^;]*)")
 _LABEL = re.compile(r"^\s*([$.\w]+):(?!:)")  # not fence.proxy.async.shared::cta
 
-Line = tuple[str, str, str | None, bool]  # opcode, operands, label jumped to, whether it goes on
+# An opcode, its operands, the label that it jumps to, and whether it goes on to the next line.
+CodeLine = tuple[str, str, str | None, bool]
 Labels = dict[str, list[int]]  # where a label stands, as the index of the instruction after it
 
 
 def sass(text: str) -> list[Instruction]:
     """Return the instructions of ``cuobjdump -sass``; its labels are addresses."""
-    lines: list[Line] = []
+    lines: list[CodeLine] = []
     labels: Labels = {}
     for address, predicate, name, operands in _SASS.findall(text):
         labels[f"0x{int(address, 16):x}"] = [len(lines)]
@@ -38,7 +39,7 @@ def sass(text: str) -> list[Instruction]:
 def ptx(text: str) -> list[Instruction]:
     """Return the instructions of a kernel in PTX."""
 
-    def read(line: str) -> Line | None:
+    def read(line: str) -> CodeLine | None:
         found = _PTX.match(line)
         if found is None:
             return None
@@ -53,7 +54,7 @@ def ptx(text: str) -> list[Instruction]:
 def amdgcn(text: str) -> list[Instruction]:
     """Return the instructions of a kernel in AMD's assembly."""
 
-    def read(line: str) -> Line | None:
+    def read(line: str) -> CodeLine | None:
         found = _AMD.match(line)
         if found is None:
             return None
@@ -65,9 +66,9 @@ def amdgcn(text: str) -> list[Instruction]:
     return _labelled(text.splitlines(), read)
 
 
-def _labelled(text: Iterable[str], read: Callable[[str], Line | None]) -> list[Instruction]:
+def _labelled(text: Iterable[str], read: Callable[[str], CodeLine | None]) -> list[Instruction]:
     """Return the instructions of lines among which labels stand, each before what it names."""
-    lines: list[Line] = []
+    lines: list[CodeLine] = []
     labels: Labels = {}
     for line in text:
         label = _LABEL.match(line)
@@ -80,7 +81,7 @@ def _labelled(text: Iterable[str], read: Callable[[str], Line | None]) -> list[I
     return _linked(lines, labels)
 
 
-def _linked(lines: list[Line], labels: Labels) -> list[Instruction]:
+def _linked(lines: list[CodeLine], labels: Labels) -> list[Instruction]:
     """Return instructions with the index of what they jump to; an unknown label is an error.
 
     In PTX a label within braces is local, and short pieces of assembly are written with the same

@@ -34,6 +34,7 @@ from .contract import LogitRule, SpanQuery
 from .measured_table import MeasuredCall, Work, card, find, shipped
 from .providers import PROVIDERS, AttentionCall, Provider, call_of
 from .providers.call import NO_SINK_GRADIENT
+from .providers.devices import is_capturing
 from .providers.flash_packages import current_implementation
 from .providers.fused import triton_backend as triton_backend
 from .providers.lse_check import UNCHECKED, probes_of, verdict
@@ -259,7 +260,7 @@ def _facts(call: AttentionCall) -> tuple[object, ...]:
         *(q.shape, k.shape, v.shape[3], q.dtype, q.device, call.grad),
         *(q.stride(), k.stride(), v.stride(), q.storage_offset() % 8),
         *(rule.window, rule.softcap, rule.scale > 0, rule.sinks is None),
-        q.device.type == "cuda" and torch.cuda.is_current_stream_capturing(),
+        is_capturing(q.device),
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cuda.cudnn_sdp_enabled(),
         current_implementation(),

@@ -1,8 +1,8 @@
 """Mark spans, sources and replies in a prompt of one's own, by its texts.
 
 A prompt is a list of messages, which the tokenizer's chat template writes, or one text. Each place
-is found in what the user wrote (:mod:`~sra_fast.chat.places`), followed through the chat template
-(:mod:`~sra_fast.chat.chat_text`), and read off the tokenizer's offsets
+is found in what the user wrote (:mod:`~sra_fast.chat.text_places`), followed through the chat
+template (:mod:`~sra_fast.chat.chat_text`), and read off the tokenizer's offsets
 (:mod:`~sra_fast.chat.token_marks`). Token ids are never searched.
 """
 
@@ -23,9 +23,9 @@ from sra_fast.chat.chat_template import (
     read_chat_template,
 )
 from sra_fast.chat.chat_text import ChatText, Part, check_control_tokens, place_parts
-from sra_fast.chat.places import Place, PromptText, TextRange
 from sra_fast.chat.prompt_marks import PromptMarks, find_marks, message_texts
 from sra_fast.chat.source_places import SourceUnit
+from sra_fast.chat.text_places import Place, PromptText, TextRange
 from sra_fast.chat.thoughts import Thoughts, without_tags
 from sra_fast.chat.token_marks import mark_ranges, mark_sources
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from sra_fast.chat.chat_template import EncodingError
-from sra_fast.chat.places import PromptText, TextRange, trimmed_range
+from sra_fast.chat.text_places import PromptText, TextRange, trimmed_range
 
 SourceUnit: TypeAlias = Literal["messages", "sentences", "documents"]
 UNITS: tuple[str, ...] = get_args(SourceUnit)

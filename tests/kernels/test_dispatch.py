@@ -86,7 +86,6 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], None]
 
     become(9, 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: CARD.split(" (")[0])
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     monkeypatch.setattr(backend, "INTERPRETED", False)
     monkeypatch.setattr(cudnn, "allowed", lambda *tensors: True)

@@ -155,7 +155,7 @@ def test_nothing_is_checked_inside_a_graph(
     if where == "compiled":
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     elif where == "captured":
-        monkeypatch.setattr(lse_check, "_capturing", lambda device: True)
+        monkeypatch.setattr(lse_check, "is_capturing", lambda device: True)
     shapes = FakeTensorMode() if where == "of shapes alone" else nullcontext()
     provider = changed("varlen", lambda out, lse: pytest.fail("it was called"))
     with shapes:
@@ -169,7 +169,7 @@ def test_what_was_checked_before_is_used_inside_a_graph(
     card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lse_check.verdict(PROVIDERS["varlen"], CPU, torch.float16) is None
-    monkeypatch.setattr(lse_check, "_capturing", lambda device: True)
+    monkeypatch.setattr(lse_check, "is_capturing", lambda device: True)
     assert lse_check.verdict(PROVIDERS["varlen"], CPU, torch.float16) is None
 
 

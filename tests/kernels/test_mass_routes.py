@@ -10,7 +10,7 @@ import torch
 from op_cases import Case
 from op_truth import truth, worst
 from sra_fast import span_attention
-from sra_fast.kernels.triton_kernels import epilogue, operators
+from sra_fast.kernels.triton_kernels import epilogue, kernel_calls
 from sra_fast.kernels.triton_kernels.epilogue import LARGEST_SHARE, spans_in_loops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,10 +46,10 @@ def test_the_share_of_rows_asked_for_chooses_the_route(
 
     def forward(*arguments: Any, first_spans: int, **others: Any) -> Any:
         asked.append(first_spans)
-        return operators_forward(*arguments, first_spans=first_spans, **others)
+        return calls_forward(*arguments, first_spans=first_spans, **others)
 
-    operators_forward = operators.forward
-    monkeypatch.setattr(operators, "forward", forward)
+    calls_forward = kernel_calls.forward
+    monkeypatch.setattr(kernel_calls, "forward", forward)
     case = Case("route", rows=rows)
     span_attention(*case.tensors(torch.float32, DEVICE), case.query(), backend="triton")
     assert asked == [in_loops]

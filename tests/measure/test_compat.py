@@ -30,6 +30,8 @@ FOREIGN = ("torch", "transformers", "accelerate", "peft")
 EXEMPT = {
     "sra_fast/measure/compat.py": "the module for private names",
     "kernels/span_attention/flash_cpu.py": "a provider: torch's CPU flash attention and its lse",
+    "kernels/span_attention/providers/cudnn.py": "a provider: cuDNN's attention and its lse",
+    "kernels/span_attention/providers/flex.py": "a provider: whether PyTorch can compile it",
     "kernels/span_attention/triton_kernels/kernel_calls.py": "whether a mode watches operators",
 }
 """Files that may touch private names of other libraries, and why."""
@@ -152,6 +154,7 @@ def overridden(trees: Mapping[str, ast.Module]) -> Iterator[str]:
             for base in bases
             for parent in base.__mro__
             if parent.__module__.split(".")[0] in FOREIGN
+            and parent.__module__ != "torch._C"  # written in C++
         )
         for private in defined(classes[name][1]):
             if re.search(rf"(def |self\.){private}\b", sources):

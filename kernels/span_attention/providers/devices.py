@@ -17,6 +17,13 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Return whether a CUDA graph is being captured, in which nothing may wait for the device."""
+    if device.type != "cuda" or not torch.cuda.is_initialized():
+        return False
+    return torch.cuda.is_current_stream_capturing()
+
+
 def not_half(dtype: torch.dtype) -> str | None:
     """Return why a kernel for 16 bits cannot take a dtype, or None if it can."""
     if dtype in (torch.float16, torch.bfloat16):

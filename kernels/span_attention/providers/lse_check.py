@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..contract import LogitRule, SpanQuery, segment_tensor
 from .call import AttentionCall, Provider
+from .devices import is_capturing
 
 WIDTH, HEADS, KEY_HEADS = 64, 4, 2
 KEYS = 160  # longer than a tile, and no multiple of one
@@ -98,13 +99,9 @@ def forget() -> None:
 
 def _followed(device: torch.device) -> bool:
     """Return whether a graph is compiled or captured, or shapes alone are followed, just now."""
-    if torch.compiler.is_compiling() or _capturing(device):
+    if torch.compiler.is_compiling() or is_capturing(device):
         return True
     return type(torch.empty(0, device=device)) is not Tensor
-
-
-def _capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _solved(

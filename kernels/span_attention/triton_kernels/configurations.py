@@ -100,9 +100,9 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.ROW_DK:             ((64, 128, 8, 3),   (32, 128, 8, 3),   (32, 64, 8, 2)),
         Kernel.PROFILE:            ((64, 128, 8, 2),   (64, 64, 4, 2),    (64, 64, 8, 2)),
     },
-    # tcgen05: sums are in tensor memory, but forward scales them in registers. dq has one stage:
-    # with more, triton 3.7.1 leaves out the fence between a copy to shared memory and the product
-    # that reads it.
+    # tcgen05: sums are in tensor memory, but forward scales them in registers. dq and the gradient
+    # of the mass have one stage: with more, triton 3.7.1 leaves out the fence between a copy to
+    # shared memory and the product that reads it.
     "sm_100": {
         Kernel.FORWARD:            ((128, 128, 8, 3),  (128, 128, 8, 2),  (64, 32, 8, 2)),
         Kernel.FORWARD_WITH_SPANS: ((128, 64, 8, 3),   (128, 64, 8, 3),   (64, 32, 8, 2)),
@@ -110,10 +110,10 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.EPILOGUE:           ((64, 64, 4, 3),    (64, 64, 8, 3),    (64, 64, 8, 2)),
         Kernel.DELTA:              ((64, 16, 4, 1),    (64, 16, 4, 1),    (64, 16, 4, 1)),
         Kernel.DK_DV:              ((64, 128, 8, 3),   (64, 128, 8, 3),   (32, 64, 8, 2)),
-        Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 1),   (64, 64, 8, 2)),
-        Kernel.ROW_DQ:             ((64, 64, 4, 3),    (64, 32, 4, 3),    (64, 32, 8, 2)),
-        Kernel.ROW_DK:             ((32, 128, 8, 3),   (32, 128, 8, 3),   (32, 64, 8, 2)),
-        Kernel.PROFILE:            ((64, 128, 8, 2),   (64, 64, 8, 2),    (64, 64, 8, 2)),
+        Kernel.DQ:                 ((128, 64, 8, 1),   (128, 64, 8, 1),   (64, 64, 8, 1)),
+        Kernel.ROW_DQ:             ((64, 64, 4, 1),    (64, 32, 4, 1),    (64, 32, 8, 1)),
+        Kernel.ROW_DK:             ((32, 128, 8, 1),   (32, 128, 8, 1),   (32, 64, 8, 1)),
+        Kernel.PROFILE:            ((64, 128, 8, 1),   (64, 64, 8, 1),    (64, 64, 8, 1)),
     },
     "gfx942": {  # 512 registers with four warps; 64 KB of shared memory
         Kernel.FORWARD:            ((128, 64, 4, 2),   (128, 64, 4, 2),   (64, 32, 4, 2)),
