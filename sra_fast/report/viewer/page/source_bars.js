@@ -1,0 +1,64 @@
+// The sources that get the most attention, as bars. Clicking one shows where it stands.
+
+import { counted, shown } from "./numbers.js";
+
+const MOST = 12;
+const LONGEST = 90;
+const NAMES = {
+  messages: "messages",
+  sentences: "sentences",
+  spans: "named spans",
+  sources: "sources of your own",
+};
+
+export function kindName(kind) {
+  return NAMES[kind];
+}
+
+// What a source is called: its name, or the beginning of its text.
+export function sourceName(prompt, { name, ranges }) {
+  if (name !== null) return name;
+  const text = ranges.map(([start, end]) => prompt.slice(start, end)).join(" … ");
+  const line = text.replace(/\s+/g, " ").trim();
+  return line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line || "↵";
+}
+
+export class SourceBars {
+  constructor(root, said, pick) {
+    Object.assign(this, { root, said, pick });
+  }
+
+  show({ reply, kind, layer, head, source }) {
+    this.root.replaceChildren();
+    if (kind === null) {
+      this.said.textContent = "There are no sources.";
+      return;
+    }
+    const sources = reply.sourcesOf(kind);
+    const attention = reply.attentionOn(kind, layer, head);
+    const order = [...attention.keys()].sort((a, b) => attention[b] - attention[a]).slice(0, MOST);
+    const most = attention[order[0]] || 1;
+    for (const index of order) {
+      const item = document.createElement("li");
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "bar";
+      button.setAttribute("aria-pressed", String(index === source));
+      const name = document.createElement("bdi");
+      name.textContent = sourceName(reply.prompt, sources[index]);
+      const value = document.createElement("span");
+      value.className = "value";
+      value.textContent = shown(attention[index]);
+      const length = document.createElement("span");
+      length.className = "length";
+      length.style.width = `${(100 * attention[index]) / most}%`;
+      button.append(name, value, length);
+      button.addEventListener("click", () => this.pick(index === source ? null : index));
+      item.append(button);
+      this.root.append(item);
+    }
+    const all = counted(sources.length, "source", "sources");
+    this.said.textContent =
+      sources.length > MOST ? `The first ${MOST} of ${all}, by attention.` : `${all}, by attention.`;
+  }
+}

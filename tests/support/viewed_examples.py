@@ -1,0 +1,135 @@
+"""Conversations for the viewer, written for these tests, with attention drawn at random."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy
+
+from sra_fast.report.viewer import ViewedConversation, ViewedReply, ViewedTurn
+
+SMALL_TALK = (
+    ("I keep putting my thesis off, and every week it gets harder to open the file.",
+     "That sounds heavy. What happens in the minute before you would open it?"),
+    ("My chest gets tight, and then I clean the kitchen instead.",
+     "So the kitchen is spotless, and the thesis waits. What if you opened it for five minutes?"),
+    ("Five minutes feels possible. What would I even do with them?",
+     "Write one sentence about what comes next. It may be a bad one.\nThen close the file."),
+    ("And when the sentence is terrible?",
+     "Then tomorrow you have something to mend, which is easier than a blank page."),
+)  # fmt: skip
+
+WORLD = (
+    ("مرحبا، أشعر بالتعب اليوم ولا أعرف من أين أبدأ.",
+     "أهلا بك. هل تريد أن تخبرني بما حدث؟ خذ وقتك."),
+    ("今天面试没有通过，我觉得自己什么都做不好。",
+     "听起来你很失望。一次面试不能说明一切。你最想先谈哪一部分？"),
+    ("נכשלתי במבחן, ואני מפחד לספר להורים שלי.",
+     "זה נשמע קשה. מה הדבר שהכי מפחיד אותך בשיחה הזאת?"),
+    ("試験が終わったのに、まだ眠れません。",
+     "緊張が続いているのですね。👩‍👩‍👧 のような家族の支えはありますか？"),
+)  # fmt: skip
+
+_PIECE = re.compile(r" ?[^\W_]{1,6}|\s|[^\w\s]|_")
+
+
+def pieces(text: str) -> list[str]:
+    """Return a text cut as tokens are: words of six letters at most, with the space before them."""
+    return _PIECE.findall(text)
+
+
+def conversation(
+    exchanges: Sequence[tuple[str, str]] = SMALL_TALK,
+    *,
+    title: str = "thesis",
+    layers: int = 4,
+    heads: int = 3,
+    kind: str = "heads",
+    strategy: str = "Offer Hope",
+    seed: int = 0,
+) -> ViewedConversation:
+    """Return a conversation with a scored reply to every user message.
+
+    Args:
+        exchanges: what the user says and what the assistant replies, in order.
+        title: the conversation's name.
+        layers, heads: L and H of the profiles.
+        kind: "heads" for profiles ``[L, H, T]``, "layers" for ``[L, T]``, "mean" for ``[T]``.
+        strategy: the name in the system message, which is the span "strategy".
+        seed: seed of the attention.
+    """
+    tokens: list[str] = []
+    turns: list[ViewedTurn] = []
+
+    def say(role: str, text: str) -> None:
+        tokens.extend(["<|im_start|>", role, "\n"])
+        start = len(tokens)
+        tokens.extend(pieces(text))
+        turns.append(ViewedTurn(role, start, len(tokens)))
+        tokens.extend(["<|im_end|>", "\n"])
+
+    say("system", f"You are a careful listener. Follow the strategy “{strategy}” in every reply.")
+    quote = tokens.index("“") + 1
+    span = (quote, quote + len(pieces(strategy)))
+    for user, assistant in exchanges:
+        say("user", user)
+        say("assistant", assistant)
+    random = numpy.random.default_rng(seed)
+    replies = []
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    for number, turn in enumerate(answers, start=1):
+        profile = attention(random, (layers, heads), turn.end, span, number)
+        heat = profile[:, :, span[0] : span[1]].sum(axis=-1)
+        by_layer = heat.mean(axis=1)
+        axes = {"heads": (), "layers": (1,), "mean": (0, 1)}[kind]
+        replies.append(
+            ViewedReply(
+                turn=number,
+                start=turn.start,
+                end=turn.end,
+                label=strategy,
+                profile=profile.mean(axis=axes, dtype=numpy.float32) if axes else profile,
+                scores={"mass": float(by_layer.mean()), "paper": float(by_layer.mean() / 3)},
+                layer_scores={"mass": by_layer, "paper": by_layer / 3},
+                spans={"strategy": (span,), "system": ((turns[0].start, turns[0].end),)},
+                heat=heat,
+            )
+        )
+    return ViewedConversation(title, tuple(tokens), tuple(turns), tuple(replies))
+
+
+def attention(
+    random: numpy.random.Generator,
+    lead: tuple[int, ...],
+    tokens: int,
+    span: tuple[int, int],
+    number: int,
+) -> numpy.ndarray:
+    """Return attention ``[*lead, tokens]`` float32: a sink, a span that fades, and recent tokens."""
+    weights = random.gamma(0.35, size=(*lead, tokens)).astype(numpy.float32)
+    weights *= numpy.exp(-numpy.arange(tokens)[::-1] / (0.2 * tokens + 30)).astype(numpy.float32)
+    weights[..., 0] += 0.5 * weights.sum(axis=-1)
+    weights[..., span[0] : span[1]] += weights.sum(axis=-1, keepdims=True) * 0.2 / number**1.5
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def long_conversation(tokens: int = 100_000, turns: int = 200) -> ViewedConversation:
+    """Return a conversation of at least that many tokens, with profiles ``[T]``."""
+    sentences = [text for pair in SMALL_TALK for text in pair]
+    words = tokens // (2 * turns)
+    exchanges = []
+    for turn in range(turns):
+        said = [sentences[(turn + i) % len(sentences)] for i in range(4)]
+        text, count = "", 0
+        while count < words:
+            for sentence in said:
+                text += sentence + ("\n" if count % 3 else " ")
+                count += len(pieces(sentence)) + 1
+        exchanges.append((text.strip(), f"{text.strip()} Reply {turn + 1}."))
+    whole = conversation(exchanges[:1], kind="mean", layers=1, heads=1)
+    return whole if turns == 1 else _with_few_replies(exchanges)
+
+
+def _with_few_replies(exchanges: Sequence[tuple[str, str]]) -> ViewedConversation:
+    return conversation(exchanges, title="long", layers=1, heads=1, kind="mean")
