@@ -50,6 +50,7 @@ setup(
     package_data={
         "sra_fast": ["py.typed"],
         "sra_fast.chat": ["data/*"],
+        "sra_fast.report.viewer": ["page/*"],
         "sra_fast.kernels": ["py.typed", "measured.json"],
         "sra_fast.training.pipeline.classifiers": ["data/*"],
     },

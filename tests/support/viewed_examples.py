@@ -47,6 +47,7 @@ def conversation(
     heads: int = 3,
     kind: str = "heads",
     strategy: str = "Offer Hope",
+    scored: int | None = None,
     seed: int = 0,
 ) -> ViewedConversation:
     """Return a conversation with a scored reply to every user message.
@@ -57,6 +58,7 @@ def conversation(
         layers, heads: L and H of the profiles.
         kind: "heads" for profiles ``[L, H, T]``, "layers" for ``[L, T]``, "mean" for ``[T]``.
         strategy: the name in the system message, which is the span "strategy".
+        scored: how many replies are scored, the last ones; all of them if None.
         seed: seed of the attention.
     """
     tokens: list[str] = []
@@ -78,7 +80,8 @@ def conversation(
     random = numpy.random.default_rng(seed)
     replies = []
     answers = [turn for turn in turns if turn.role == "assistant"]
-    for number, turn in enumerate(answers, start=1):
+    first = 0 if scored is None else len(answers) - scored
+    for number, turn in enumerate(answers[first:], start=first + 1):
         profile = attention(random, (layers, heads), turn.end, span, number)
         heat = profile[:, :, span[0] : span[1]].sum(axis=-1)
         by_layer = heat.mean(axis=1)
@@ -115,21 +118,17 @@ def attention(
 
 
 def long_conversation(tokens: int = 100_000, turns: int = 200) -> ViewedConversation:
-    """Return a conversation of at least that many tokens, with profiles ``[T]``."""
+    """Return a conversation of at least that many tokens, with profiles ``[T]`` of 20 replies."""
     sentences = [text for pair in SMALL_TALK for text in pair]
     words = tokens // (2 * turns)
     exchanges = []
     for turn in range(turns):
-        said = [sentences[(turn + i) % len(sentences)] for i in range(4)]
-        text, count = "", 0
+        said, count = [f"This is message {turn + 1}."], 0
         while count < words:
-            for sentence in said:
-                text += sentence + ("\n" if count % 3 else " ")
-                count += len(pieces(sentence)) + 1
-        exchanges.append((text.strip(), f"{text.strip()} Reply {turn + 1}."))
-    whole = conversation(exchanges[:1], kind="mean", layers=1, heads=1)
-    return whole if turns == 1 else _with_few_replies(exchanges)
-
-
-def _with_few_replies(exchanges: Sequence[tuple[str, str]]) -> ViewedConversation:
-    return conversation(exchanges, title="long", layers=1, heads=1, kind="mean")
+            said.append(sentences[(turn + len(said)) % len(sentences)])
+            count += len(pieces(said[-1]))
+        lines = (" ".join(said[i : i + 6]) for i in range(0, len(said), 6))
+        exchanges.append(("\n".join(lines), "\n\n".join(said)))
+    return conversation(
+        exchanges, title=f"{turns} turns", layers=1, heads=1, kind="mean", scored=min(turns, 20)
+    )

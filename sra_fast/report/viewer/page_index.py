@@ -57,7 +57,10 @@ def describe(
             name = f"{number}-{place}"
             blocks += profile_blocks(name, reply, detail)
             named = {"spans": reply.spans, "sources": reply.sources}
-            for kind, ranges in {**shared, **{k: list(v.values()) for k, v in named.items()}}.items():
+            for kind, ranges in {
+                **shared,
+                **{k: list(v.values()) for k, v in named.items()},
+            }.items():
                 if ranges:
                     blocks.append(source_block(f"{name}-{kind}", reply, detail, ranges))
             replies.append(_reply(name, reply, detail, one.layers))

@@ -106,7 +106,9 @@ def _largest_page(
     """Return the page with as much detail as fits: heads, else layers, else fewer, else none."""
     replies = [reply for one in conversations for reply in one.replies]
     if not replies:
-        raise ViewError("there is no reply to show; give conversations with replies that were scored")
+        raise ViewError(
+            "there is no reply to show; give conversations with replies that were scored"
+        )
     layers = max(reply.layer_count for reply in replies)
     heads = any(reply.head_count for reply in replies)
     whole = _laid_out(conversations, Detail(None, heads), definition, ())

@@ -1,6 +1,6 @@
 // The data of the page as objects: prompts with their texts, and what each reply attends to.
 
-import { codes, hasBlock, numbers, wholes } from "./blocks.js";
+import { codes, hasBlock, wholes } from "./blocks.js";
 
 export const MEAN = -1; // a layer or head that is none: the mean over all
 
@@ -63,25 +63,22 @@ class Reply {
     return all.filter((kind) => hasBlock(`${this.name}-${kind}`));
   }
 
-  // The sources of a kind: {name, ranges}; those without a name are called by their text.
-  sourcesOf(kind) {
+  // A source of a kind: {name, ranges}; one without a name is called by its text.
+  source(kind, index) {
     if (kind === "spans" || kind === "sources") {
-      return this[kind].map(([name, ranges]) => ({ name, ranges }));
+      const [name, ranges] = this[kind][index];
+      return { name, ranges };
     }
     const borders = wholes(`${kind}-${this.prompt.number}`);
-    return Array.from({ length: borders.length / 2 }, (_, i) => ({
-      name: null,
-      ranges: [[borders[2 * i], borders[2 * i + 1]]],
-    }));
+    return { name: null, ranges: [[borders[2 * index], borders[2 * index + 1]]] };
   }
 
-  // The attention on every source of a kind, Float64Array.
+  // The codes of the attention on every source of a kind.
   attentionOn(kind, layer, head) {
     const all = codes(`${this.name}-${kind}`);
     const count = all.length / (1 + this.kept.length + this.heads * (1 + this.kept.length));
     const row = this.row(layer, head);
-    const table = numbers();
-    return Float64Array.from(all.subarray(row * count, (row + 1) * count), (code) => table[code]);
+    return all.subarray(row * count, (row + 1) * count);
   }
 }
 

@@ -4,10 +4,11 @@
 import { MEAN } from "./conversations.js";
 import { shown } from "./numbers.js";
 import { palette } from "./palette.js";
-import { makeScale, stepOf } from "./scale.js";
+import { scaleOfValues, stepOf } from "./scale.js";
 
 const WIDTH = 340;
 const LEFT = 34;
+const NARROWEST = 140; // room for the names of the axes
 const BELOW = 18;
 const [LEAST, MOST] = [5, 18]; // pixels of a cell's side
 
@@ -40,7 +41,8 @@ export class HeatMap {
 
   draw(dark) {
     const { rows, heads, layers } = this.map;
-    const [width, height] = [LEFT + rows[0].length * this.wide, rows.length * this.high + BELOW];
+    const width = Math.max(LEFT + rows[0].length * this.wide, NARROWEST);
+    const height = rows.length * this.high + BELOW;
     const ratio = window.devicePixelRatio || 1;
     Object.assign(this.canvas, { width: width * ratio, height: height * ratio });
     Object.assign(this.canvas.style, { width: `${width}px`, height: `${height}px` });
@@ -49,7 +51,7 @@ export class HeatMap {
     const style = getComputedStyle(this.canvas);
     const colours = palette(dark);
     const values = rows.flat().filter((value) => value !== null);
-    const borders = makeScale("log", Float64Array.from(values));
+    const borders = scaleOfValues("log", values);
     rows.forEach((row, i) =>
       row.forEach((value, j) => {
         const step = value === null ? -1 : stepOf(borders, value);

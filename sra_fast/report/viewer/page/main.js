@@ -1,5 +1,6 @@
 // Connect the parts of the page: what is picked goes to all that show it.
 
+import { numbers } from "./blocks.js";
 import { MEAN, readConversations } from "./conversations.js";
 import { HeatMap } from "./heat_map.js";
 import { listenToKeys } from "./keyboard.js";
@@ -56,18 +57,20 @@ const bars = new SourceBars(byId("bars"), byId("bars-said"), (source) => store.c
 function heatOf({ reply, kind, source, definition }) {
   const { kept, heads, layers } = reply;
   if (source !== null && kept.length > 0) {
-    const name = sourceName(reply.prompt, reply.sourcesOf(kind)[source]);
+    const name = sourceName(reply.prompt, reply.source(kind, source));
     const title = `Attention on “${name.slice(0, 40)}${name.length > 40 ? "…" : ""}”`;
     const across = heads ? Array.from({ length: heads }, (_, head) => head) : [MEAN];
+    const table = numbers();
     const rows = layers.map((_, layer) =>
       across.map((head) =>
-        kept.includes(layer) ? reply.attentionOn(kind, layer, head)[source] : null,
+        kept.includes(layer) ? table[reply.attentionOn(kind, layer, head)[source]] : null,
       ),
     );
     return { title, rows, layers, heads: heads > 0 };
   }
   if (reply.heat !== null) {
-    return { title: "Attention on the first span", rows: reply.heat, layers, heads: true };
+    const name = reply.spans[0]?.[0] ?? "first span";
+    return { title: `Attention on “${name}”`, rows: reply.heat, layers, heads: true };
   }
   const scores = reply.layerScores[definition];
   if (!scores?.length) return null;
@@ -102,7 +105,7 @@ function textRanges({ begins }, ranges) {
 }
 
 function showSource({ reply, kind, source }, scroll) {
-  const ranges = source === null ? [] : reply.sourcesOf(kind)[source].ranges;
+  const ranges = source === null ? [] : reply.source(kind, source).ranges;
   shading.mark("source", textRanges(reply.prompt, ranges));
   if (scroll && ranges.length > 0) transcript.goTo(...ranges[0]);
 }
@@ -117,6 +120,7 @@ function showReply(picked, changed) {
   const other = transcript.prompt !== reply.prompt;
   if (other || changed?.has("definition")) transcript.show(reply.prompt, definition, pickReply);
   card.hide();
+  card.spans = reply.spans;
   transcript.mark(reply);
   const spans = reply.spans.flatMap(([, ranges]) => ranges);
   shading.marked.set("span", textRanges(reply.prompt, spans));

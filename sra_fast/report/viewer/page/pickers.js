@@ -4,7 +4,11 @@ import { MEAN } from "./conversations.js";
 import { kindName } from "./source_bars.js";
 
 function fill(select, options, chosen) {
-  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+  const names = JSON.stringify(options);
+  if (select.dataset.names !== names) {
+    select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+    select.dataset.names = names;
+  }
   select.value = chosen === null ? "" : String(chosen);
   select.closest("label").hidden = options.length < 2;
 }

@@ -4,7 +4,7 @@
 import { MEAN } from "./conversations.js";
 import { numbers } from "./blocks.js";
 import { adoptPalette, shadeName, STEPS } from "./palette.js";
-import { makeScale, stepOf } from "./scale.js";
+import { scaleOfCodes, stepOf } from "./scale.js";
 
 const MARKS = ["span", "source", "hit", "current-hit", "cursor"]; // those on top come last
 
@@ -22,7 +22,8 @@ function highlight(name, priority) {
 export class Shading {
   constructor(transcript) {
     this.transcript = transcript;
-    this.values = new Float64Array(0);
+    this.codes = new Uint16Array(0);
+    this.table = numbers();
     this.borders = null;
     this.painted = new Map();
     this.marked = new Map(MARKS.map((name) => [name, []]));
@@ -34,21 +35,17 @@ export class Shading {
 
   // Take the attention of a reply, and colour what is seen by it.
   take(reply, layer = MEAN, head = MEAN, kind = "log") {
-    const table = numbers();
-    this.values = Float64Array.from(reply.attention(layer, head), (code) => table[code]);
-    this.rescale(kind);
-  }
-
-  rescale(kind) {
-    this.borders = makeScale(kind, this.values);
+    this.codes = reply.attention(layer, head);
+    this.borders = scaleOfCodes(kind, this.codes);
     this.repaint();
   }
 
   // The attention on a cell: on its tokens together; null beyond what the reply sees.
   attention(start, end) {
-    if (start >= this.values.length) return null;
+    if (start >= this.codes.length) return null;
     let sum = 0;
-    for (let token = start; token < end; token += 1) sum += this.values[token] ?? 0;
+    const last = Math.min(end, this.codes.length);
+    for (let token = start; token < last; token += 1) sum += this.table[this.codes[token]];
     return sum;
   }
 

@@ -15,6 +15,7 @@ export class TokenCard {
   constructor(card, spoken, transcript, shading) {
     Object.assign(this, { card, spoken, transcript, shading });
     this.cell = null;
+    this.spans = [];
     this.waiting = null;
     const { root } = transcript;
     root.addEventListener("pointermove", (event) => this.follow(event.clientX, event.clientY));
@@ -62,21 +63,25 @@ export class TokenCard {
     const text = ["piece", `“${quoted(prompt.slice(start, end))}”`];
     const place = end - start === 1 ? `token ${start}` : `tokens ${start} to ${end - 1}`;
     const sum = this.shading.attention(start, end);
-    if (sum === null) return [text, ["place", place], ["value", "not seen by the reply"]];
-    const { values } = this.shading;
+    const spans = this.spans.filter(([, ranges]) => ranges.some(([a, b]) => a < end && start < b));
+    const among = spans.length ? [["spans", `in ${spans.map(([name]) => name).join(", ")}`]] : [];
+    if (sum === null) return [text, ["place", place], ["value", "not seen by the reply"], ...among];
+    const { codes, table } = this.shading;
     if (end - start === 1) {
       let above = 0;
-      for (const value of values) above += value > sum;
-      const rank = `${counted(above, "token gets", "tokens get")} more, of ${counted(values.length, "token", "tokens")}`;
-      return [text, ["place", place], ["value", `attention ${shown(sum)}`], ["rank", rank]];
+      for (const code of codes) above += code > codes[start];
+      const rank = `${counted(above, "token gets", "tokens get")} more, of ${counted(codes.length, "token", "tokens")}`;
+      return [text, ["place", place], ["value", `attention ${shown(sum)}`], ["rank", rank], ...among];
     }
-    const each = [...values.subarray(start, Math.min(end, start + MOST_PARTS))].map((one) => shown(one));
+    const parts = codes.subarray(start, Math.min(end, start + MOST_PARTS));
+    const each = [...parts].map((code) => shown(table[code]));
     const more = end - start > MOST_PARTS ? " + …" : "";
     return [
       text,
       ["place", place],
-      ["value", `attention ${shown(sum)} together`],
+      ["value", `attention ≈ ${shown(sum, 2)} together`],
       ["rank", each.join(" + ") + more],
+      ...among,
     ];
   }
 

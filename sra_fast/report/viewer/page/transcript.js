@@ -51,8 +51,11 @@ export class Transcript {
     this.chunks = [];
     this.prompt = prompt;
     this.buttons = new Map();
-    const sections = parts(prompt).map((part) => this.section(part, definition, pick));
-    this.root.replaceChildren(...sections);
+    this.sections = parts(prompt).map((part) => [
+      this.section(part, definition, pick),
+      part.start ?? part.before[0],
+    ]);
+    this.root.replaceChildren(...this.sections.map(([section]) => section));
     this.byElement = new Map(this.chunks.map((chunk) => [chunk.element, chunk]));
     this.starts = this.chunks.map((chunk) => chunk.start);
     for (const chunk of this.chunks) this.observer.observe(chunk.element);
@@ -92,11 +95,14 @@ export class Transcript {
     return button;
   }
 
-  // Show which reply is picked.
+  // Show which reply is picked, and what it does not see.
   mark(picked) {
     for (const [reply, button] of this.buttons) {
       button.setAttribute("aria-pressed", String(reply === picked));
       button.closest(".message").classList.toggle("picked", reply === picked);
+    }
+    for (const [section, first] of this.sections) {
+      section.classList.toggle("after", first >= picked.tokens);
     }
   }
 
