@@ -109,7 +109,7 @@ def attention(
     span: tuple[int, int],
     number: int,
 ) -> numpy.ndarray:
-    """Return attention ``[*lead, tokens]`` float32: a sink, a span that fades, and recent tokens."""
+    """Return attention ``[*lead, tokens]`` float32: a sink, a fading span, what is near."""
     weights = random.gamma(0.35, size=(*lead, tokens)).astype(numpy.float32)
     weights *= numpy.exp(-numpy.arange(tokens)[::-1] / (0.2 * tokens + 30)).astype(numpy.float32)
     weights[..., 0] += 0.5 * weights.sum(axis=-1)

@@ -90,4 +90,5 @@ def _digest(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()  # half characters cannot be written
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

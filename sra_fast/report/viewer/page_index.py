@@ -56,11 +56,12 @@ def describe(
         for place, reply in enumerate(one.replies):
             name = f"{number}-{place}"
             blocks += profile_blocks(name, reply, detail)
-            named = {"spans": reply.spans, "sources": reply.sources}
-            for kind, ranges in {
+            kinds: dict[str, Sequence[Sequence[TokenRange]]] = {
                 **shared,
-                **{k: list(v.values()) for k, v in named.items()},
-            }.items():
+                "spans": list(reply.spans.values()),
+                "sources": list(reply.sources.values()),
+            }
+            for kind, ranges in kinds.items():
                 if ranges:
                     blocks.append(source_block(f"{name}-{kind}", reply, detail, ranges))
             replies.append(_reply(name, reply, detail, one.layers))

@@ -106,9 +106,7 @@ def _largest_page(
     """Return the page with as much detail as fits: heads, else layers, else fewer, else none."""
     replies = [reply for one in conversations for reply in one.replies]
     if not replies:
-        raise ViewError(
-            "there is no reply to show; give conversations with replies that were scored"
-        )
+        raise ViewError("there is no reply to show; give conversations whose replies were scored")
     layers = max(reply.layer_count for reply in replies)
     heads = any(reply.head_count for reply in replies)
     whole = _laid_out(conversations, Detail(None, heads), definition, ())
@@ -134,9 +132,9 @@ def _largest_page(
             fits, best = count, page
         elif count == 0:
             raise PageTooLargeError(
-                f"the means over layers and heads alone make a page of {_megabytes(page.size)}, and "
-                f"{_megabytes(max_bytes)} are allowed; show fewer conversations, or allow "
-                "a larger page",
+                f"the means over layers and heads alone take {_megabytes(page.size)}, and "
+                f"{_megabytes(max_bytes)} are allowed; show fewer conversations, or allow a larger "
+                "page",
                 "max_bytes",
             )
         else:
