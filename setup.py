@@ -78,6 +78,7 @@ setup(
             "hypothesis>=6.100",
             "import-linter>=2.3",
             "nbclient>=0.10",
+            "playwright>=1.50",
             "ipykernel>=6.29",
         ],
         "docs": [

@@ -70,7 +70,6 @@ def describe(
                 "title": one.title,
                 "text": "".join(one.tokens),
                 "turns": [[turn.role, turn.start, turn.end] for turn in one.turns],
-                "counts": {kind: len(sources) for kind, sources in shared.items()},
                 "replies": replies,
             }
         )

@@ -28,7 +28,8 @@ def messages(conversation: ViewedConversation) -> list[list[TokenRange]]:
 def sentences(conversation: ViewedConversation) -> list[list[TokenRange]]:
     """Return the token range of every sentence of every message, in order.
 
-    A token belongs to the sentence that its first visible character stands in.
+    A token belongs to the sentence that its first visible character stands in, and one
+    of spaces alone to that before it.
     """
     found: list[list[TokenRange]] = []
     for turn in conversation.turns:
@@ -36,7 +37,8 @@ def sentences(conversation: ViewedConversation) -> list[list[TokenRange]]:
         text = "".join(pieces)
         begins = itertools.accumulate((len(piece) for piece in pieces), initial=0)
         visible = [
-            at + len(piece) - len(piece.lstrip()) for at, piece in zip(begins, pieces, strict=False)
+            at + (len(piece) - len(piece.lstrip()) if piece.strip() else 0)
+            for at, piece in zip(begins, pieces, strict=False)
         ]
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         cuts = numpy.searchsorted(numpy.asarray(visible, dtype=numpy.int64), [0, *ends])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _UNFINISHED = "\ufffd"  # what a part of a character is decoded to
-_LONGEST_CHARACTER = 4  # bytes of a character in UTF-8, and so its tokens at most
+_LONGEST = 16  # tokens that may begin and end inside characters, one after another
 
 
 def pieces_of_text(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[str, ...]:
@@ -46,9 +46,9 @@ def pieces_of_ids(
         start = len(pieces)
         before = ids[max(0, start - 1) : start]  # some leave out a space that begins a text
         known = len(decode(before)) if before else 0
-        for count in range(1, _LONGEST_CHARACTER + 1):
+        for count in range(1, _LONGEST + 1):
             piece = decode([*before, *ids[start : start + count]])[known:]
-            if not piece.endswith(_UNFINISHED):
+            if _UNFINISHED not in piece:
                 break
         else:  # bytes that are no character: each stands for itself
             count, piece = 1, _UNFINISHED

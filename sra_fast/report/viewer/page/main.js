@@ -38,16 +38,16 @@ function fitting(picked, reply) {
 }
 
 const start = { layer: MEAN, head: MEAN, definition: data.definition, kind: "sentences", scale: "log" };
-const store = new Store(fitting(start, firstReply));
+export const store = new Store(fitting(start, firstReply));
 const pickReply = (reply) => store.change(reply === store.picked.reply ? {} : fitting(store.picked, reply));
 
-const transcript = new Transcript(byId("transcript"), (came, went) => shading.see(came, went));
+export const transcript = new Transcript(byId("transcript"), (came, went) => shading.see(came, went));
 const shading = new Shading(transcript);
 const card = new TokenCard(byId("card"), byId("spoken"), transcript, shading);
 const search = new Search(byId("search"), transcript, shading);
 const pickers = new Pickers(store, data.titles);
 const line = new LineChart(byId("line"), byId("line-title"), pickReply);
-const heat = new HeatMap(byId("heat"), byId("heat-title"), byId("heat-said"), (layer, head) => {
+export const heat = new HeatMap(byId("heat"), byId("heat-title"), byId("heat-said"), (layer, head) => {
   const kept = store.picked.reply.kept.includes(layer);
   if (kept) store.change({ layer, head: head < store.picked.reply.heads ? head : MEAN });
 });

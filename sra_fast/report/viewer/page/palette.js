@@ -21,7 +21,7 @@ export function palette(dark) {
     const chroma = between(0.025, 0.125, Math.sin((Math.PI / 2) * Math.min(1, share * 1.3)));
     return {
       background: colour(lightness, chroma, hue),
-      text: lightness > 0.62 ? "#101418" : "#ffffff",
+      text: lightness > 0.57 ? "#000000" : "#ffffff",
     };
   });
 }
