@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import chromium
 import numpy
 import pytest
-import viewed_examples as examples
 
+import chromium
+import viewed_examples as examples
 from sra_fast.report.viewer import ViewedConversation, write_page
 
 pytestmark = pytest.mark.browser
@@ -216,7 +216,9 @@ def test_clicking_a_bar_shows_where_the_source_stands(open_page: Open) -> None:
     assert page.run("CSS.highlights.get('source').size") == 1
     assert page.text("#heat-title").startswith("Attention on “")
     marked = page.run("[...CSS.highlights.get('source')][0].startContainer.data")
-    assert marked.startswith(page.text(".bar >> nth=0 >> bdi")[:20])
+    role, _, text = page.text(".bar >> nth=0 >> bdi").partition(": ")
+    assert marked.startswith(text[:20])
+    assert role in ("system", "user", "assistant")
     page.tab.click(".bar >> nth=0")
     assert page.run("CSS.highlights.get('source').size") == 0
 
@@ -286,7 +288,8 @@ def test_text_can_be_read_on_every_colour(open_page: Open) -> None:
     """The contrast of text is at least 4.5 (WCAG 2.2, AA), and lightness goes one way."""
     page = open_page()
     found = page.run("""() => {
-      const context = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+      const canvas = document.createElement('canvas');
+      const context = canvas.getContext('2d', { willReadFrequently: true });
       const luminance = (colour) => {
         context.fillStyle = colour;
         context.fillRect(0, 0, 1, 1);

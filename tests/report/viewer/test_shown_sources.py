@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy
 import pytest
-import viewed_examples as examples
 
+import viewed_examples as examples
 from sra_fast.report.viewer import ViewedConversation, ViewedTurn
 from sra_fast.report.viewer.shown_sources import attention_on, messages, sentences
 

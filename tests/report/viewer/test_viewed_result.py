@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sra_fast.report.viewer.viewed_result import NoProfileError, viewed
 from sra_fast.report.viewer.viewed_conversation import ViewError
+from sra_fast.report.viewer.viewed_result import NoProfileError, viewed
 
 LAYERS, HEADS = 2, 3
 PROMPT = ("<s>", "Be", " kind", ".", "Hi", "Hello", "Bye", "Farewell", "friend")
@@ -74,9 +74,8 @@ def test_replies_of_one_prompt_share_it() -> None:
     assert [reply.turn for reply in shared.replies] == [1, 2]
     assert [turn.role for turn in shared.turns][-1] == "assistant"
     assert own.tokens == PROMPT[:6]
-    assert [reply.label for one in (shared, own) for reply in one.replies] == ["Hope"] * 2 + [
-        "Care"
-    ]
+    assert [reply.label for reply in shared.replies] == ["Hope", "Hope"]
+    assert [reply.label for reply in own.replies] == ["Care"]
 
 
 def test_numbers_are_those_of_the_result() -> None:

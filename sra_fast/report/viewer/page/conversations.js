@@ -63,14 +63,15 @@ class Reply {
     return all.filter((kind) => hasBlock(`${this.name}-${kind}`));
   }
 
-  // A source of a kind: {name, ranges}; one without a name is called by its text.
+  // A source of a kind: {name, role, ranges}; one without a name is called by its text.
   source(kind, index) {
     if (kind === "spans" || kind === "sources") {
       const [name, ranges] = this[kind][index];
       return { name, ranges };
     }
     const borders = wholes(`${kind}-${this.prompt.number}`);
-    return { name: null, ranges: [[borders[2 * index], borders[2 * index + 1]]] };
+    const role = kind === "messages" ? this.prompt.turns[index][0] : null;
+    return { name: null, role, ranges: [[borders[2 * index], borders[2 * index + 1]]] };
   }
 
   // The codes of the attention on every source of a kind.

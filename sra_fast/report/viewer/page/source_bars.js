@@ -17,11 +17,12 @@ export function kindName(kind) {
 }
 
 // What a source is called: its name, or the beginning of its text.
-export function sourceName(prompt, { name, ranges }) {
+export function sourceName(prompt, { name, role, ranges }) {
   if (name !== null) return name;
   const text = ranges.map(([start, end]) => prompt.slice(start, end)).join(" … ");
   const line = text.replace(/\s+/g, " ").trim();
-  return line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line || "↵";
+  const short = line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line || "↵";
+  return role ? `${role}: ${short}` : short;
 }
 
 // Where the `count` largest codes stand, the largest first; of equal ones the first.
