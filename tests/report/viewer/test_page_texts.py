@@ -139,6 +139,18 @@ def test_100_000_tokens_stay_light(tab: Any, tmp_path: Path) -> None:
         assert page.run(styled) < MOST_STYLED
         ranges = page.run("[...CSS.highlights.values()].reduce((n, h) => n + h.size, 0)")
         assert 0 < ranges < MOST_STYLED
+    page.run("""async () => {
+      for (let i = 0; i < 40; i += 1) {
+        scrollBy(0, -innerHeight);
+        await new Promise(requestAnimationFrame);
+      }
+    }""")
+    page.settle()
+    near = page.run("""[...modules.main.transcript.visible].filter(({ element }) => {
+      const { top, bottom } = element.getBoundingClientRect();
+      return top < innerHeight + 300 && bottom > -300;
+    }).length""")
+    assert page.run("modules.main.transcript.visible.size") == near > 0
     length = page.run(
         "[...document.querySelectorAll('.chunk')].reduce((n, c) => n + c.textContent.length, 0)"
     )

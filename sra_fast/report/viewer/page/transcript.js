@@ -40,13 +40,14 @@ export class Transcript {
     this.chunks = [];
     this.visible = new Set();
     this.onSeen = onSeen;
-    this.observer = new IntersectionObserver((entries) => this.seen(entries), {
-      rootMargin: "300px 0px",
-    });
+    const rootMargin = "200px 0px";
+    this.ofSections = new IntersectionObserver((entries) => this.nearing(entries), { rootMargin });
+    this.ofChunks = new IntersectionObserver((entries) => this.seen(entries), { rootMargin });
   }
 
   show(prompt, definition, pick) {
-    this.observer.disconnect();
+    this.ofSections.disconnect();
+    this.ofChunks.disconnect();
     this.visible.clear();
     this.chunks = [];
     this.prompt = prompt;
@@ -58,7 +59,7 @@ export class Transcript {
     this.root.replaceChildren(...this.sections.map(([section]) => section));
     this.byElement = new Map(this.chunks.map((chunk) => [chunk.element, chunk]));
     this.starts = this.chunks.map((chunk) => chunk.start);
-    for (const chunk of this.chunks) this.observer.observe(chunk.element);
+    for (const [section] of this.sections) this.ofSections.observe(section);
   }
 
   section({ before, role, start, end }, definition, pick) {
@@ -115,20 +116,36 @@ export class Transcript {
     }
   }
 
-  seen(entries) {
-    const came = [];
+  // Chunks are watched while their section is near: of what is inside a section that is not laid
+  // out, no observer says that it went out of sight.
+  nearing(entries) {
     const went = [];
     for (const { target, isIntersecting } of entries) {
-      const chunk = this.byElement.get(target);
-      if (chunk === undefined || this.visible.has(chunk) === isIntersecting) continue;
-      if (isIntersecting) {
-        this.visible.add(chunk);
-        came.push(chunk);
-      } else {
-        this.visible.delete(chunk);
-        went.push(chunk);
+      for (const element of target.querySelectorAll(".chunk")) {
+        if (isIntersecting) {
+          this.ofChunks.observe(element);
+        } else {
+          this.ofChunks.unobserve(element);
+          went.push(this.byElement.get(element));
+        }
       }
     }
+    this.change([], went);
+  }
+
+  seen(entries) {
+    const chunks = (wanted) =>
+      entries
+        .filter(({ isIntersecting }) => isIntersecting === wanted)
+        .map(({ target }) => this.byElement.get(target));
+    this.change(chunks(true), chunks(false));
+  }
+
+  change(seen, unseen) {
+    const came = seen.filter((chunk) => chunk && !this.visible.has(chunk));
+    const went = unseen.filter((chunk) => this.visible.has(chunk));
+    came.forEach((chunk) => this.visible.add(chunk));
+    went.forEach((chunk) => this.visible.delete(chunk));
     if (came.length || went.length) this.onSeen(came, went);
   }
 
