@@ -19,7 +19,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.measuring import machine
-from benchmarks.viewer.long_prompts import REPLIES, long_prompt, page_of_spans
+from benchmarks.viewer.example_chats import LONG_REPLIES, long_conversation
+from benchmarks.viewer.plain_page import page_of_elements
 from sra_fast.report.viewer import write_page
 from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.markdown_table import markdown_table
@@ -106,12 +107,12 @@ def _busy(session: Any) -> float:
 
 def measure(size: int, rounds: int, browser: Any, folder: Path) -> list[dict[str, Any]]:
     """Return the figures of both pages for a chat of ``size`` tokens."""
-    conversation = long_prompt(size)
+    conversation = long_conversation(size, turns=max(2, size // 500))
     files = {way: folder / f"{size}-{number}.html" for number, way in enumerate(WAYS)}
     start = time.perf_counter()
     write_page([conversation], files[WAYS[0]])
     written = time.perf_counter() - start
-    files[WAYS[1]].write_text(page_of_spans(conversation), encoding="utf-8")
+    files[WAYS[1]].write_text(page_of_elements(conversation), encoding="utf-8")
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for number in range(rounds):
         for way in WAYS if number % 2 == 0 else WAYS[::-1]:
@@ -152,8 +153,8 @@ def page(record: dict[str, Any]) -> str:
             "",
             f"{facts['cpu']}, {facts['cores']} cores, no GPU; Chromium {record['browser']}, commit "
             f"{facts['commit']}. A window of {WINDOW['width']} × {WINDOW['height']}, scrolled by "
-            f"its height every frame; {REPLIES} scored replies. Medians over {record['rounds']} "
-            "rounds, in which the two pages take turns. Work is the processor time of the page's "
+            f"its height every frame; {LONG_REPLIES} scored replies at most. Medians over "
+            f"{record['rounds']} rounds, in which the two pages take turns. Work is the processor time of the page's "
             "main thread; a frame takes at least 16.7 ms. To go to another reply, the page of "
             "elements gives each of them another colour.",
             "",

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import benchmarks.viewer.example_chats as examples
 import sra_fast
-import viewed_examples as examples
 from marked_batches import marked_batch
 from model_families import DENSE
 from sra_fast.cli.app import app

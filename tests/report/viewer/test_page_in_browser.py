@@ -9,8 +9,8 @@ from typing import Any
 import numpy
 import pytest
 
+import benchmarks.viewer.example_chats as examples
 import chromium
-import viewed_examples as examples
 from sra_fast.report.viewer import ViewedConversation, write_page
 
 pytestmark = pytest.mark.browser

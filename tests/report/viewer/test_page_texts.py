@@ -10,8 +10,8 @@ from typing import Any
 import numpy
 import pytest
 
+import benchmarks.viewer.example_chats as examples
 import chromium
-import viewed_examples as examples
 from sra_fast.report.viewer import ViewedConversation, ViewedReply, ViewedTurn, write_page
 
 pytestmark = pytest.mark.browser

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 
-import viewed_examples as examples
+import benchmarks.viewer.example_chats as examples
 from sra_fast.report.viewer import (
     PageTooLargeError,
     ViewedConversation,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
-import viewed_examples as examples
+import benchmarks.viewer.example_chats as examples
 from sra_fast.report.viewer import ViewedConversation, ViewedTurn
 from sra_fast.report.viewer.shown_sources import attention_on, messages, sentences
 

@@ -1,4 +1,4 @@
-"""Conversations for the viewer, written for these tests, with attention drawn at random."""
+"""Make conversations to look at, of the project's own, with attention drawn at random."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ WORLD = (
     ("試験が終わったのに、まだ眠れません。",
      "緊張が続いているのですね。👩‍👩‍👧 のような家族の支えはありますか？"),
 )  # fmt: skip
+
+LONG_REPLIES = 20
+"""How many replies of a long conversation are scored."""
 
 _PIECE = re.compile(r" ?[^\W_]{1,6}|\s|[^\w\s]|_")
 
@@ -118,7 +121,14 @@ def attention(
 
 
 def long_conversation(tokens: int = 100_000, turns: int = 200) -> ViewedConversation:
-    """Return a conversation of at least that many tokens, with profiles ``[T]`` of 20 replies."""
+    """Return a conversation of at least that many tokens, whose last replies are scored.
+
+    Args:
+        tokens: how many tokens it has at least.
+        turns: how many messages of the user, and how many replies.
+
+    Returns:
+        The conversation, with profiles ``[T]`` of :data:`LONG_REPLIES` replies at most."""
     sentences = [text for pair in SMALL_TALK for text in pair]
     words = tokens // (2 * turns)
     exchanges = []
@@ -130,5 +140,10 @@ def long_conversation(tokens: int = 100_000, turns: int = 200) -> ViewedConversa
         lines = (" ".join(said[i : i + 6]) for i in range(0, len(said), 6))
         exchanges.append(("\n".join(lines), "\n\n".join(said)))
     return conversation(
-        exchanges, title=f"{turns} turns", layers=1, heads=1, kind="mean", scored=min(turns, 20)
+        exchanges,
+        title=f"{turns} turns",
+        layers=1,
+        heads=1,
+        kind="mean",
+        scored=min(turns, LONG_REPLIES),
     )
