@@ -28,7 +28,7 @@ WORLD = (
     ("נכשלתי במבחן, ואני מפחד לספר להורים שלי.",
      "זה נשמע קשה. מה הדבר שהכי מפחיד אותך בשיחה הזאת?"),
     ("試験が終わったのに、まだ眠れません。",
-     "緊張が続いているのですね。👩‍👩‍👧 のような家族の支えはありますか？"),
+     "緊張が続いているのですね。家族の支えはありますか？"),
 )  # fmt: skip
 
 LONG_REPLIES = 20
@@ -128,7 +128,8 @@ def long_conversation(tokens: int = 100_000, turns: int = 200) -> ViewedConversa
         turns: how many messages of the user, and how many replies.
 
     Returns:
-        The conversation, with profiles ``[T]`` of :data:`LONG_REPLIES` replies at most."""
+        The conversation, with profiles ``[T]`` of :data:`LONG_REPLIES` replies at most.
+    """
     sentences = [text for pair in SMALL_TALK for text in pair]
     words = tokens // (2 * turns)
     exchanges = []

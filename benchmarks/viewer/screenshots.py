@@ -44,6 +44,10 @@ def _pick_head(tab: Any) -> None:
     tab.click("#heat", position={"x": 34 + 4.5 * 18, "y": 10.5 * 18})
 
 
+def _scroll(tab: Any) -> None:
+    tab.mouse.wheel(0, 270)
+
+
 def _point(tab: Any) -> None:
     tab.mouse.move(400, 172)
 
@@ -66,7 +70,7 @@ def pictures() -> list[Picture]:
         Picture("viewer-dark", "dark", [small], right * 2),
         Picture("viewer-40-turns", "light", [forty], [*right * 24, "g"], _pick_head),
         Picture("viewer-100k-tokens", "dark", [long_conversation()], right * 19, _search),
-        Picture("viewer-scripts", "light", [world], right * 3),
+        Picture("viewer-scripts", "light", [world], right * 3, _scroll),
     ]
 
 

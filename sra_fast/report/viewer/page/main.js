@@ -146,8 +146,7 @@ async function moveCursor(by) {
 
 const goToReply = () => {
   const { reply } = store.picked;
-  const turn = reply.prompt.turns.find(([, from, to]) => from <= reply.start && reply.start < to);
-  transcript.goTo(turn ? turn[1] : reply.start, reply.end, "start");
+  transcript.goTo(reply.start, reply.end);
 };
 
 const theme = new Theme(byId("theme"), (dark) => {

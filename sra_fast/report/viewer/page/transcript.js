@@ -154,15 +154,13 @@ export class Transcript {
   }
 
   // Scroll to a range of tokens. Heights above are guesses until they are laid out, so again.
-  async goTo(start, end, place = "center") {
+  async goTo(start, end) {
     const chunk = this.chunkOf(start);
-    chunk.element.scrollIntoView({ block: place });
+    chunk.element.scrollIntoView({ block: "center" });
     for (let tries = 0; tries < 3; tries += 1) {
       await new Promise((done) => requestAnimationFrame(done));
       const { top, height } = rectangle(chunk.range(start, Math.min(end, chunk.end)));
-      const bar = document.getElementById("bar").offsetHeight;
-      const wanted = place === "center" ? (innerHeight - height) / 2 : bar + 12;
-      scrollBy({ top: top - Math.max(wanted, bar + 12), behavior: "instant" });
+      scrollBy({ top: top - (innerHeight - height) / 2, behavior: "instant" });
     }
     await new Promise((done) => requestAnimationFrame(done)); // its scroll events come first
   }
