@@ -155,8 +155,8 @@ def page(record: dict[str, Any]) -> str:
             f"{facts['commit']}. A window of {WINDOW['width']} × {WINDOW['height']}, scrolled by "
             f"its height every frame; {LONG_REPLIES} scored replies at most. Medians over "
             f"{record['rounds']} rounds, in which the two pages take turns. Work is the processor "
-            "time of the page's main thread; a frame takes at least 16.7 ms. To go to another reply, "
-            "the page of elements gives each of them another colour.",
+            "time of the page's main thread; a frame takes at least 16.7 ms. To go to another "
+            "reply, the page of elements gives each of them another colour.",
             "",
             *markdown_table(("tokens", "page", *columns), rows, 2),
             "Measure again with `python -m benchmarks.viewer --record`.",

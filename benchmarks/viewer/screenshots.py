@@ -60,7 +60,7 @@ def _search(tab: Any) -> None:
 
 
 def pictures() -> list[Picture]:
-    """Return all pictures."""
+    """Return what the pictures show, in any order."""
     small = conversation(layers=8, heads=6)
     forty = conversation(SMALL_TALK * 10, title="40 turns", layers=16, heads=12)
     world = conversation(WORLD, title="five scripts", kind="layers")
@@ -97,7 +97,7 @@ def take(browser: Any, picture: Picture, folder: Path) -> Path:
 
 
 def main() -> int:
-    """Take all pictures."""
+    """Take every picture and print its size."""
     from playwright.sync_api import sync_playwright
 
     PICTURES.mkdir(exist_ok=True)

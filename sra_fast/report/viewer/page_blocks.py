@@ -91,7 +91,7 @@ def profile_rows(reply: ViewedReply, detail: Detail) -> tuple[Numbers, Numbers]:
     rows = [by_layer[kept]]
     if detail.heads_of(reply):
         rows += [
-            profile.mean(axis=0, dtype=numpy.float64).astype(numpy.float64),
+            profile.mean(axis=0, dtype=numpy.float64),
             profile[kept].reshape(-1, profile.shape[-1]),
         ]
     return whole, numpy.concatenate(rows)
