@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import benchmarks.viewer.example_chats as examples
 import chromium
 from sra_fast.report.viewer import ViewedConversation, write_page
+from sra_fast.report.viewer.notebook_page import notebook_page
 
 pytestmark = pytest.mark.browser
 
@@ -163,6 +165,43 @@ def test_another_conversation_is_picked(open_page: Open) -> None:
     page.tab.select_option("#pick-title", "1")
     assert "مرحبا" in page.text("#transcript")
     assert not page.tab.is_visible("#pick-head")
+
+
+def test_replies_in_prompts_of_their_own_are_one_conversation(open_page: Open) -> None:
+    first = replace(THESIS, replies=THESIS.replies[:1])
+    other = examples.conversation(examples.SMALL_TALK[1:], title=THESIS.title)
+    second = replace(other, replies=(replace(other.replies[1], turn=7),))
+    page = open_page(first, second)
+    assert not page.tab.is_visible("#pick-title")
+    assert page.run("document.querySelectorAll('#line circle').length") == 2
+    assert "I keep putting" in page.text("#transcript")
+    page.press("ArrowRight")
+    assert page.text("#summary h2") == "Reply 7 · Offer Hope"
+    assert "I keep putting" not in page.text("#transcript")
+
+
+def test_another_definition_leaves_the_text_where_it_is(open_page: Open) -> None:
+    page = open_page()
+    before = page.text("button.reply >> nth=1")
+    page.run("() => { document.querySelector('.chunk').mine = true; }")
+    page.press("d")
+    assert page.text("button.reply >> nth=1") != before
+    score = THESIS.replies[1].scores["paper"]
+    assert float(page.text("button.reply >> nth=1").split(" · ")[-1]) == float(f"{score:.4g}")
+    assert page.run("document.querySelector('.chunk').mine")
+
+
+def test_the_frame_of_a_notebook_shows_the_page(tab: Any, tmp_path: Path) -> None:
+    shown = notebook_page([THESIS])
+    (tmp_path / "notebook.html").write_text(shown._repr_html_(), encoding="utf-8")
+    page = chromium.OpenedPage(tab, tmp_path / "notebook.html")
+    frame = page.tab.frames[1]
+    assert frame.evaluate("modules.main.store.picked.reply.turn") == 1
+    assert frame.evaluate("CSS.highlights.get('span').size") > 0
+    with pytest.raises(Exception, match=r"cross-origin|Blocked a frame"):
+        frame.evaluate("parent.document.title")
+    page.close()
+    assert page.problems == []
 
 
 def test_clicking_the_map_picks_layer_and_head(open_page: Open) -> None:

@@ -118,10 +118,11 @@ function shade({ reply, layer, head, scale }) {
 function showReply(picked, changed) {
   const { reply, definition } = picked;
   const other = transcript.prompt !== reply.prompt;
-  if (other || changed?.has("definition")) transcript.show(reply.prompt, definition, pickReply);
+  if (other) transcript.show(reply.prompt, pickReply);
+  if (other && changed) scrollTo(0, 0);
   card.hide();
   card.spans = reply.spans;
-  transcript.mark(reply);
+  transcript.mark(reply, definition);
   const spans = reply.spans.flatMap(([, ranges]) => ranges);
   shading.marked.set("span", textRanges(reply.prompt, spans));
   shading.marked.set("source", []);

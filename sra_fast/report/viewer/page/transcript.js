@@ -45,7 +45,7 @@ export class Transcript {
     this.ofChunks = new IntersectionObserver((entries) => this.seen(entries), { rootMargin });
   }
 
-  show(prompt, definition, pick) {
+  show(prompt, pick) {
     this.ofSections.disconnect();
     this.ofChunks.disconnect();
     this.visible.clear();
@@ -53,7 +53,7 @@ export class Transcript {
     this.prompt = prompt;
     this.buttons = new Map();
     this.sections = parts(prompt).map((part) => [
-      this.section(part, definition, pick),
+      this.section(part, pick),
       part.start ?? part.before[0],
     ]);
     this.root.replaceChildren(...this.sections.map(([section]) => section));
@@ -62,7 +62,7 @@ export class Transcript {
     for (const [section] of this.sections) this.ofSections.observe(section);
   }
 
-  section({ before, role, start, end }, definition, pick) {
+  section({ before, role, start, end }, pick) {
     const section = element("section", role === null ? "turn rest" : "turn");
     guessHeight(section, this.prompt.slice(before[0], role === null ? before[1] : end));
     if (before[0] < before[1]) {
@@ -76,7 +76,7 @@ export class Transcript {
     const head = element("h3", "", roleName(role));
     for (const reply of this.prompt.replies) {
       if (reply.start >= start && reply.start < Math.max(end, start + 1)) {
-        head.append(this.replyButton(reply, definition, pick));
+        head.append(this.replyButton(reply, pick));
         message.classList.add("scored");
       }
     }
@@ -86,19 +86,20 @@ export class Transcript {
     return section;
   }
 
-  replyButton(reply, definition, pick) {
-    const label = reply.label ? ` · ${reply.label}` : "";
-    const score = definition === null ? "" : ` · ${shown(reply.scores[definition], 4)}`;
-    const button = element("button", "reply", `reply ${reply.turn}${label}${score}`);
+  replyButton(reply, pick) {
+    const button = element("button", "reply");
     button.type = "button";
     button.addEventListener("click", () => pick(reply));
     this.buttons.set(reply, button);
     return button;
   }
 
-  // Show which reply is picked, and what it does not see.
-  mark(picked) {
+  // Show which reply is picked, what it does not see, and the scores of all.
+  mark(picked, definition) {
     for (const [reply, button] of this.buttons) {
+      const label = reply.label ? ` · ${reply.label}` : "";
+      const score = definition === null ? "" : ` · ${shown(reply.scores[definition], 4)}`;
+      button.textContent = `reply ${reply.turn}${label}${score}`;
       button.setAttribute("aria-pressed", String(reply === picked));
       button.closest(".message").classList.toggle("picked", reply === picked);
     }
