@@ -2,14 +2,13 @@
 
     python examples/own_spans.py
 
-No strategies and no templates of the library: the prompt is your own, and three masks say where its
+No strategies and no templates of the library: the prompt is your own, and three texts say what its
 parts are.
 """
 
 from __future__ import annotations
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 import sra_fast
 from sra_fast.files.smollm2 import smollm2_folder
@@ -37,32 +36,16 @@ def main() -> None:
             print(f"  {span:9} {share:7.3%} of the attention, on {tokens} tokens")
 
 
-def marked_prompt(tokenizer: object, answer: str) -> dict[str, object]:
+def marked_prompt(tokenizer: PreTrainedTokenizerBase, answer: str) -> dict[str, object]:
     """Write a chat and mark its parts, a batch of one row as sra_fast.score takes it."""
     chat = [
         {"role": "system", "content": RULES},
         {"role": "user", "content": f"{DOCUMENT}\n\nTool: {TOOL_OUTPUT}\n\nAre you open now?"},
         {"role": "assistant", "content": answer},
     ]
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
-    tokens = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=True, return_tensors="pt"
+    return sra_fast.mark(
+        tokenizer, chat, spans={"rules": 0, "document": DOCUMENT, "tool": TOOL_OUTPUT}
     )
-    starts, ends = tokens["offset_mapping"].unbind(-1)
-
-    def mask_of(part: str) -> torch.Tensor:
-        begin = text.index(part)
-        return (starts < begin + len(part)) & (ends > begin)
-
-    return {
-        "input_ids": tokens["input_ids"],
-        "span_masks": {
-            "rules": mask_of(RULES),
-            "document": mask_of(DOCUMENT),
-            "tool": mask_of(TOOL_OUTPUT),
-        },
-        "response_mask": mask_of(answer),
-    }
 
 
 if __name__ == "__main__":

@@ -30,9 +30,11 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast import scoring as scoring
     from sra_fast import training as training
     from sra_fast.backends import register_backend as register_backend
+    from sra_fast.chat.batch_joining import join as join
     from sra_fast.chat.conversations import Conversation as Conversation
     from sra_fast.chat.conversations import read_conversations as read_conversations
     from sra_fast.chat.encoding import encode as encode
+    from sra_fast.chat.marking import mark as mark
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES as DEFAULT_STRATEGIES
     from sra_fast.chat.templates import PromptTemplate as PromptTemplate
     from sra_fast.definitions import register_definition as register_definition
@@ -50,8 +52,10 @@ else:
         __name__,
         homes={
             "backends": ("register_backend",),
+            "chat.batch_joining": ("join",),
             "chat.conversations": ("Conversation", "read_conversations"),
             "chat.encoding": ("encode",),
+            "chat.marking": ("mark",),
             "chat.strategies": ("DEFAULT_STRATEGIES",),
             "chat.templates": ("PromptTemplate",),
             "definitions": ("register_definition",),

@@ -7,7 +7,7 @@ not read from its source: it is asked with a few short conversations of marker c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,33 @@ class ChatTemplate:
 
         Whatever the template raises is passed on.
         """
-        return _write(self.tokenizer, messages, self.in_parts, self.now)
+        return self.write_messages([{"role": role, "content": text} for role, text in messages])
+
+    def write_messages(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return the text of messages as the template itself takes them.
+
+        Whatever the template raises is passed on.
+
+        Args:
+            messages: mappings with ``role`` and ``content``, and whatever else the template reads.
+            arguments: what else the template takes, such as ``tools``, or
+                ``add_generation_prompt``, which is false unless given.
+        """
+        chat = [
+            {**message, "content": [{"type": "text", "text": message["content"]}]}
+            if message.get("role") in self.in_parts and isinstance(message.get("content"), str)
+            else dict(message)
+            for message in messages
+        ]
+        more: dict[str, Any] = {"add_generation_prompt": False, **(arguments or {})}
+        template = source(self.tokenizer)
+        if has_date(template):
+            more["chat_template"] = with_date(template, self.now)
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, **more))
 
 
 def read_chat_template(
@@ -112,17 +138,27 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
     if not hasattr(tokenizer, "is_fast") and hasattr(tokenizer, "tokenizer"):
         raise EncodingError(f"{name} is a processor; give its tokenizer, processor.tokenizer")
-    if not getattr(tokenizer, "is_fast", False):
-        raise EncodingError(
-            f"{name} is a slow tokenizer and cannot say which characters a token stands for; load "
-            "the fast one with AutoTokenizer.from_pretrained(..., use_fast=True), or convert it "
-            "once to a tokenizer.json"
-        )
+    check_fast(tokenizer)
     if not getattr(tokenizer, "chat_template", None):
         raise EncodingError(
             f"{name} ({getattr(tokenizer, 'name_or_path', '') or 'unnamed'}) has no chat template; "
             "set tokenizer.chat_template to the model's, or pass your own prompts with their "
             "masks to sra_fast.score"
+        )
+
+
+def check_fast(tokenizer: Any) -> None:
+    """Check that a tokenizer can say which characters a token stands for.
+
+    Raises:
+        EncodingError: it is not one of the fast ones.
+    """
+    name = type(tokenizer).__name__
+    if not getattr(tokenizer, "is_fast", False):
+        raise EncodingError(
+            f"{name} is a slow tokenizer and cannot say which characters a token stands for; load "
+            "the fast one with AutoTokenizer.from_pretrained(..., use_fast=True), or convert it "
+            "once to a tokenizer.json"
         )
 
 
@@ -145,25 +181,6 @@ def source(tokenizer: Any) -> str:
             f"{type(tokenizer).__name__} cannot say which of its chat templates to use ({error}); "
             "set tokenizer.chat_template to the one of the model"
         ) from error
-
-
-def _write(
-    tokenizer: Any, messages: Sequence[tuple[str, str]], in_parts: frozenset[str], now: datetime
-) -> str:
-    chat: list[dict[str, Any]] = [
-        {
-            "role": role,
-            "content": [{"type": "text", "text": content}] if role in in_parts else content,
-        }
-        for role, content in messages
-    ]
-    more: dict[str, Any] = {}
-    template = source(tokenizer)
-    if has_date(template):
-        more = {"chat_template": with_date(template, now)}
-    return str(
-        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False, **more)
-    )
 
 
 # --- What is asked of the template -----------------------------------------------------------

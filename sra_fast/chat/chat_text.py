@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -68,7 +68,81 @@ def write_chat(template: ChatTemplate, prompt: Prompt) -> ChatText:
     label = prompt.conversation.label
     messages = _messages(template, prompt)
     parts = list(_parts(template, messages, prompt))
-    texts = [(m.role, _text_of(template, m)) for m in messages]
+    check_control_tokens(template, [(m.role, _text_of(template, m)) for m in messages], label)
+
+    def write(contents: Sequence[str]) -> str:
+        return template.write([(m.role, text) for m, text in zip(messages, contents, strict=True)])
+
+    def refused(error: Exception) -> EncodingError:
+        return EncodingError(
+            f"{label}: the chat template refuses the conversation ({error})"
+            f"{_why_refused(template, messages)}"
+        )
+
+    return place_parts(
+        template,
+        [(m.role, m.content) for m in messages],
+        parts,
+        label,
+        write=write,
+        refused=refused,
+    )
+
+
+def place_parts(
+    template: ChatTemplate,
+    messages: Sequence[tuple[str, str]],
+    parts: Sequence[Part],
+    label: str,
+    *,
+    write: Callable[[Sequence[str]], str],
+    refused: Callable[[Exception], EncodingError],
+) -> ChatText:
+    """Write messages, and find where parts of them went.
+
+    Args:
+        template: what is known of the chat template, for errors.
+        messages: ``(role, content)`` of each message.
+        parts: the parts to find. Those of one message may overlap.
+        label: what errors call the conversation.
+        write: writes the messages with other contents, given one per message.
+        refused: what to raise if the messages themselves cannot be written.
+
+    Raises:
+        EncodingError: the chat template does not write every part once, in order and as it is.
+    """
+    contents = [content for _, content in messages]
+    try:
+        plain = write(contents)
+    except Exception as error:
+        raise refused(error) from error
+    markers = _unused_characters([plain, *contents], 2 * len(parts), label)
+    text, found = _take_out(write(_with_markers(contents, parts, markers)), markers)
+    for number, part in enumerate(parts):
+        content = contents[part.message][part.start : part.end]
+        does = _damage(content, text, found[2 * number], found[2 * number + 1])
+        if does is not None:
+            _fail(template, messages[part.message][0], content, part, does, label)
+    if text != plain:
+        raise EncodingError(
+            f"{label}: the chat template writes something else when a text in it changes, so the "
+            "places of its parts cannot be told; pass your own prompts with their masks to "
+            "sra_fast.score"
+        )
+    # Every marker stands exactly once, as _damage found, so its first position is its only one.
+    ranges = [(p, found[2 * i][0], found[2 * i + 1][0]) for i, p in enumerate(parts)]
+    _check_order(ranges, label)
+    return ChatText(text, tuple(ranges))
+
+
+def check_control_tokens(
+    template: ChatTemplate, texts: Sequence[tuple[str, str]], label: str
+) -> None:
+    """Check that the tokenizer reads no control token in ``(role, text)`` of each message.
+
+    Raises:
+        EncodingError: it does.
+    """
     words = "\n".join(text for _, text in texts)
     for token in template.control_tokens:
         if token in words:
@@ -77,31 +151,6 @@ def write_chat(template: ChatTemplate, prompt: Prompt) -> ChatText:
                 f"{label}: {token!r} stands in the text of a message ({where}), and this tokenizer "
                 "reads it as a control token, not as text; take it out"
             )
-    try:
-        plain = template.write([(m.role, m.content) for m in messages])
-    except Exception as error:
-        raise EncodingError(
-            f"{label}: the chat template refuses the conversation ({error})"
-            f"{_why_refused(template, messages)}"
-        ) from error
-
-    markers = _unused_characters([plain, *(m.content for m in messages)], 2 * len(parts), label)
-    marked = template.write(_with_markers(messages, parts, markers))
-    text, found = _take_out(marked, markers)
-    for number, part in enumerate(parts):
-        does = _damage(messages, part, text, found[2 * number], found[2 * number + 1])
-        if does is not None:
-            _fail(template, messages, part, does, label)
-    if text != plain:
-        raise EncodingError(
-            f"{label}: the chat template writes something else when a text in it changes, so the "
-            "places of the strategy and of the replies cannot be told; pass your own prompts with "
-            "their masks to sra_fast.score"
-        )
-    # Every marker stands exactly once, as _damage found, so its first position is its only one.
-    ranges = [(p, found[2 * i][0], found[2 * i + 1][0]) for i, p in enumerate(parts)]
-    _check_order(ranges, label)
-    return ChatText(text, tuple(ranges))
 
 
 def _text_of(template: ChatTemplate, message: PromptMessage) -> str:
@@ -211,21 +260,21 @@ def _unused_characters(texts: Sequence[str], count: int, label: str) -> list[str
 
 
 def _with_markers(
-    messages: Sequence[PromptMessage], parts: Sequence[Part], markers: Sequence[str]
-) -> list[tuple[str, str]]:
-    inserts: list[list[tuple[int, str]]] = [[] for _ in messages]
+    contents: Sequence[str], parts: Sequence[Part], markers: Sequence[str]
+) -> list[str]:
+    inserts: list[list[tuple[int, str]]] = [[] for _ in contents]
     for number, part in enumerate(parts):
         inserts[part.message].append((part.start, markers[2 * number]))
         inserts[part.message].append((part.end, markers[2 * number + 1]))
-    chat: list[tuple[str, str]] = []
-    for message, here in zip(messages, inserts, strict=True):
+    marked: list[str] = []
+    for content, here in zip(contents, inserts, strict=True):
         pieces, done = [], 0
         # Where two markers meet, their order changes nothing: they are taken out again.
         for position, marker in sorted(here):
-            pieces += [message.content[done:position], marker]
+            pieces += [content[done:position], marker]
             done = position
-        chat.append((message.role, "".join(pieces) + message.content[done:]))
-    return chat
+        marked.append("".join(pieces) + content[done:])
+    return marked
 
 
 def _take_out(marked: str, markers: Sequence[str]) -> tuple[str, list[list[int]]]:
@@ -243,13 +292,7 @@ def _take_out(marked: str, markers: Sequence[str]) -> tuple[str, list[list[int]]
     return "".join(text), found
 
 
-def _damage(
-    messages: Sequence[PromptMessage],
-    part: Part,
-    text: str,
-    starts: Sequence[int],
-    ends: Sequence[int],
-) -> str | None:
+def _damage(content: str, text: str, starts: Sequence[int], ends: Sequence[int]) -> str | None:
     """Return what the chat template does to a part, or None if it writes it once and as it is."""
     if not starts and not ends:
         return "drops"
@@ -257,18 +300,16 @@ def _damage(
         return "doubles"
     if not starts or not ends:
         return "cuts"
-    if text[starts[0] : ends[0]] != messages[part.message].content[part.start : part.end]:
+    if text[starts[0] : ends[0]] != content:
         return "alters"
     return None
 
 
 def _fail(
-    template: ChatTemplate, messages: Sequence[PromptMessage], part: Part, does: str, label: str
+    template: ChatTemplate, role: str, content: str, part: Part, does: str, label: str
 ) -> NoReturn:
-    message = messages[part.message]
-    content = message.content[part.start : part.end]
     tag = next((end for end in template.ends_of_thoughts if end in content), None)
-    if message.role == "assistant" and tag is not None:
+    if role == "assistant" and tag is not None:
         raise EncodingError(
             f"{label}: the chat template {does} {part.name}, because it takes what stands before "
             f"{tag!r} for a thought; if it is one, begin the message with the opening tag or give "

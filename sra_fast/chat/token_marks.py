@@ -38,10 +38,7 @@ def mark_tokens(
     Raises:
         EncodingError: a character was lost, or a token belongs to two parts.
     """
-    starts, ends = torch.tensor(offsets, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    loss = find_loss(tokenizer, written.text, ids, starts, ends)
-    if loss is not None:
-        raise EncodingError(f"{label}: {_explained(written, loss)}")
+    starts, ends = _checked_offsets(tokenizer, written, ids, offsets, label)
     first, last = _labels(written, _with_blanks(starts, ends), ends)
     shared = (first != last).nonzero().flatten().tolist()
     if shared:
@@ -52,6 +49,94 @@ def mark_tokens(
         )
     marks = _without_holes(first)
     return marks < 0, marks.clamp(min=0)
+
+
+def mark_ranges(
+    tokenizer: Any,
+    written: ChatText,
+    ids: list[int],
+    offsets: Sequence[tuple[int, int]],
+    ranges: Sequence[Sequence[tuple[int, int]]],
+    label: str,
+) -> list[torch.Tensor]:
+    """Mark the tokens of spans, each of which is made of ranges of characters and may overlap.
+
+    Args:
+        tokenizer: the fast tokenizer.
+        written: the prompt.
+        ids: the T tokens of the prompt.
+        offsets: the range of characters that each token stands for.
+        ranges: ``(start, end)`` of the ranges of each span, in characters of the prompt.
+        label: what errors call the prompt.
+
+    Returns:
+        ``[T]`` bool for each span. Every token with a character of a range belongs to it as a
+        whole, and so does every token between two of them.
+
+    Raises:
+        EncodingError: a character was lost, or no token stands for a range.
+    """
+    starts, ends = _checked_offsets(tokenizer, written, ids, offsets, label)
+    starts = _with_blanks(starts, ends)
+    masks = []
+    for pieces in ranges:
+        mask = torch.zeros(len(ids), dtype=torch.bool)
+        for start, end in pieces:
+            hit = ((starts < end) & (ends > start)).nonzero().flatten()
+            if not len(hit):
+                text = written.text[start:end]
+                raise EncodingError(f"{label}: no token stands for {text[:40]!r}")
+            mask[int(hit[0]) : int(hit[-1]) + 1] = True
+        masks.append(mask)
+    return masks
+
+
+def mark_sources(
+    written: ChatText,
+    offsets: Sequence[tuple[int, int]],
+    sources: Sequence[tuple[int, int, int]],
+) -> torch.Tensor:
+    """Return the number of the source that each token belongs to, ``[T]`` int32; 0 for none.
+
+    A token that stands for characters of two sources belongs to the first of them.
+
+    Args:
+        written: the prompt.
+        offsets: the range of characters that each of the T tokens stands for.
+        sources: ``(number, start, end)``, in characters of the prompt; disjoint, numbers from 1.
+
+    Raises:
+        EncodingError: a source has no token left.
+    """
+    starts, ends = torch.tensor(offsets, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    label = torch.zeros(len(written.text) + 1, dtype=torch.int32)
+    for number, start, end in sources:
+        label[start:end] = number
+    first, _ = _first_and_last(label, _with_blanks(starts, ends), ends)
+    marks = _without_holes(first)
+    missing = sorted({number for number, _, _ in sources} - set(marks.unique().tolist()))
+    if missing:
+        start, end = next((s, e) for number, s, e in sources if number == missing[0])
+        raise EncodingError(
+            f"source {missing[0]} ({written.text[start:end][:40]!r}) shares its only token with "
+            "the source before it; make one of the two"
+        )
+    return marks
+
+
+def _checked_offsets(
+    tokenizer: Any,
+    written: ChatText,
+    ids: list[int],
+    offsets: Sequence[tuple[int, int]],
+    label: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where each token's characters start and end, ``[T]`` int64, if none was lost."""
+    starts, ends = torch.tensor(offsets, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    loss = find_loss(tokenizer, written.text, ids, starts, ends)
+    if loss is not None:
+        raise EncodingError(f"{label}: {_explained(written, loss)}")
+    return starts, ends
 
 
 def _with_blanks(starts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -83,12 +168,23 @@ def _labels(
         elif part.turn is not None:
             replies += 1
             label[start:end] = replies
-    # The measured characters nearest to each position: from it on, and up to it. So all tokens are
-    # looked up at once, however many replies there are.
+    return _first_and_last(label, starts, ends)
+
+
+def _first_and_last(
+    label: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the label of each token's first and of its last labelled character, ``[T]`` int32.
+
+    ``label`` is ``[characters + 1]`` int32, and 0 at characters without one.
+    """
+    length = len(label) - 1
+    # The labelled characters nearest to each position: from it on, and up to it. So all tokens are
+    # looked up at once, however many labels there are.
     position = torch.arange(length + 1)
-    measured = label != 0
-    onward = torch.where(measured, position, length).flip(0).cummin(0).values.flip(0)
-    upto = torch.where(measured, position, -1).cummax(0).values
+    labelled = label != 0
+    onward = torch.where(labelled, position, length).flip(0).cummin(0).values.flip(0)
+    upto = torch.where(labelled, position, -1).cummax(0).values
     hit = onward[starts] < ends
     first = torch.where(hit, label[onward[starts]], 0)
     last = torch.where(hit, label[upto[ends - 1]], 0)
