@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 
 import numpy
 from numpy.typing import NDArray
 
+from sra_fast.chat.source_places import sentence_ends
 from sra_fast.report.viewer.viewed_conversation import Numbers, TokenRange, ViewedConversation
-
-# A sentence ends after its sign and the spaces that follow, or at a line break. Signs of Chinese
-# and Japanese have no space after them; the danda, the Urdu full stop and the Arabic question mark
-# do.
-_SENTENCE_END = re.compile(r"[.!?…।۔؟]+[\"'”’)\]]*\s+|[。！？]+[」』”’）]*\s*|\s*\n\s*")
 
 Sources = Sequence[Sequence[TokenRange]]
 """The token ranges of each source."""
@@ -28,22 +23,21 @@ def messages(conversation: ViewedConversation) -> list[list[TokenRange]]:
 def sentences(conversation: ViewedConversation) -> list[list[TokenRange]]:
     """Return the token range of every sentence of every message, in order.
 
-    A token belongs to the sentence that its first visible character stands in, and one
-    of spaces alone to that before it.
+    A token belongs to the sentence that its first visible character stands in, and one of blanks
+    alone to that of the token before it.
     """
     found: list[list[TokenRange]] = []
     for turn in conversation.turns:
         pieces = conversation.tokens[turn.start : turn.end]
-        text = "".join(pieces)
-        begins = itertools.accumulate((len(piece) for piece in pieces), initial=0)
-        visible = [
-            at + (len(piece) - len(piece.lstrip()) if piece.strip() else 0)
-            for at, piece in zip(begins, pieces, strict=False)
-        ]
-        ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-        cuts = numpy.searchsorted(numpy.asarray(visible, dtype=numpy.int64), [0, *ends])
-        cuts = numpy.unique(numpy.append(cuts, [0, len(pieces)])) + turn.start
-        found += [[(int(a), int(b))] for a, b in itertools.pairwise(cuts)]
+        visible: list[int] = []  # the character of each token that tells its sentence
+        at = 0
+        for piece in pieces:
+            blanks = len(piece) - len(piece.lstrip())
+            visible.append(at + blanks if piece.strip() else (visible[-1] if visible else 0))
+            at += len(piece)
+        cuts = numpy.searchsorted(visible, [0, *sentence_ends("".join(pieces))])
+        borders = sorted({0, *map(int, cuts), len(pieces)})
+        found += [[(turn.start + a, turn.start + b)] for a, b in itertools.pairwise(borders)]
     return found
 
 
