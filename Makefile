@@ -21,7 +21,8 @@ define install
 	touch $(1)/.installed-$(3)
 endef
 
-.PHONY: demo test test-all test-oldest families lint docs bench gpu-report clean
+.PHONY: demo test test-all test-browser test-oldest chromium families lint docs bench gpu-report \
+	clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sra-fast demo --out demo-results
@@ -32,6 +33,15 @@ test: $(VENV)/.installed-test
 # The same, with a tiny model of every family of transformers instead of a sample of them.
 test-all: $(VENV)/.installed-test
 	$(call PYTEST_COMMAND,$(BIN)) --every-family
+
+# The tests of the viewer's page, which drive a real browser; without one, `make test` skips them.
+test-browser: $(VENV)/.installed-test chromium
+	OMP_NUM_THREADS=1 SRA_FAST_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m browser $(PYTEST)
+
+# Debian's browser, and fonts for the scripts of the world; to install them takes root.
+chromium:
+	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq \
+		--no-install-recommends chromium fonts-noto-cjk fonts-noto-core > /dev/null; }
 
 # The page of the documentation that says of every family how it ends.
 families: $(VENV)/.installed-test

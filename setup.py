@@ -50,6 +50,7 @@ setup(
     package_data={
         "sra_fast": ["py.typed"],
         "sra_fast.chat": ["data/*"],
+        "sra_fast.report.viewer": ["page/*"],
         "sra_fast.kernels": ["py.typed", "measured.json"],
         "sra_fast.training.pipeline.classifiers": ["data/*"],
     },
@@ -77,6 +78,7 @@ setup(
             "hypothesis>=6.100",
             "import-linter>=2.3",
             "nbclient>=0.10",
+            "playwright>=1.50",
             "ipykernel>=6.29",
         ],
         "docs": [

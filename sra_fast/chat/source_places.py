@@ -82,6 +82,11 @@ def cut_sources(
     return kept
 
 
+def sentence_ends(text: str) -> list[int]:
+    """Return where the sentences of a text end, in characters, but for the end of the text."""
+    return [match.end() for match in _SENTENCE_END.finditer(text)]
+
+
 def _without(content: str, at: TextRange, ranges: Sequence[TextRange]) -> TextRange | None:
     """Return what is left of a range before the first of these ranges, or else behind it."""
     left: TextRange | None = at
@@ -108,8 +113,7 @@ def _sentences(texts: Sequence[PromptText]) -> Iterator[NamedRange]:
     for number, text in enumerate(texts):
         where = "" if text.role is None else f"message {number}, "
         begin, count = 0, 0
-        ends = [match.end() for match in _SENTENCE_END.finditer(text.content)]
-        for end in [*ends, len(text.content)]:
+        for end in [*sentence_ends(text.content), len(text.content)]:
             at = trimmed_range(text.content, number, begin, end)
             begin = end
             if at is not None:

@@ -12,6 +12,7 @@ from sra_fast.cli.lazy_group import lazy_group
 COMMANDS = {
     "score": "sra_fast.cli.score:score",
     "compare": "sra_fast.cli.compare:compare",
+    "view": "sra_fast.cli.view:view",
     "convert": "sra_fast.cli.convert:convert",
     "demo": "sra_fast.cli.demo:demo",
     "train": "sra_fast.training.cli.train:train",

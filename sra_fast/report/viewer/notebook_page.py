@@ -1,0 +1,54 @@
+"""Show the page inside a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sra_fast.report.viewer.page_writer import DEFAULT_BYTES, page_html
+from sra_fast.report.viewer.viewed_conversation import ViewedConversation
+
+
+@dataclass(frozen=True, eq=False)
+class NotebookPage:
+    """A page that a notebook shows where it is the value of a cell.
+
+    It stands in a frame of its own, which may run its script and nothing else: it reaches neither
+    the notebook nor the network.
+
+    Attributes:
+        page: the text of the page.
+        height: height of the frame in pixels.
+    """
+
+    page: str
+    height: int = 720
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe sandbox="allow-scripts" style="width:100%;height:{self.height}px;border:0" '
+            f'srcdoc="{html.escape(self.page, quote=True)}"></iframe>'
+        )
+
+
+def notebook_page(
+    conversations: Sequence[ViewedConversation],
+    max_bytes: int = DEFAULT_BYTES,
+    *,
+    definition: str | None = None,
+    height: int = 720,
+) -> NotebookPage:
+    """Return the page of conversations, which a notebook shows in a frame.
+
+    Args:
+        conversations: what to show.
+        max_bytes: the largest page, as in :func:`sra_fast.report.viewer.write_page`.
+        definition: the definition whose scores are shown first.
+        height: height of the frame in pixels.
+
+    Raises:
+        PageTooLargeError: the means alone are larger than ``max_bytes``.
+        ViewError: there is nothing to show.
+    """
+    return NotebookPage(page_html(conversations, max_bytes, definition=definition), height)

@@ -1,0 +1,32 @@
+// What the colours mean: every step with the attention at some of its borders.
+
+import { shown } from "./numbers.js";
+import { palette, STEPS } from "./palette.js";
+
+const LABELS = 4;
+
+export function drawLegend(root, borders, dark) {
+  const strip = document.createElement("div");
+  strip.className = "strip";
+  for (const { background } of palette(dark)) {
+    const step = document.createElement("span");
+    step.style.backgroundColor = background;
+    strip.append(step);
+  }
+  const labels = document.createElement("div");
+  labels.className = "labels";
+  for (let i = 0; i < LABELS; i += 1) {
+    const place = Math.round((i * (borders.length - 1)) / (LABELS - 1));
+    const label = document.createElement("span");
+    const sign = i === 0 ? "< " : i === LABELS - 1 ? "> " : "";
+    label.textContent = Number.isFinite(borders[place]) ? sign + shown(borders[place], 2) : "";
+    label.style.insetInlineStart = `${(100 * (place + 1)) / STEPS}%`;
+    labels.append(label);
+  }
+  root.replaceChildren(strip, labels);
+  const [low, high] = [borders[0], borders[borders.length - 1]];
+  root.setAttribute(
+    "aria-label",
+    `Colours of attention on a token, from below ${shown(low, 2)} to above ${shown(high, 2)}`,
+  );
+}

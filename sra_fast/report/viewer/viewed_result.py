@@ -1,0 +1,162 @@
+"""Turn a result that has profiles into what the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from sra_fast.report.viewer.viewed_conversation import (
+    TokenRange,
+    ViewedConversation,
+    ViewedReply,
+    ViewedTurn,
+    ViewError,
+)
+
+PROMPT, REPLY = "prompt", "reply"
+"""The roles of the two parts of a prompt whose messages are not known."""
+
+
+class NoProfileError(ViewError):
+    """An error that says that a result was scored without profiles."""
+
+
+class ProfiledResult(Protocol):
+    """A result of n responses in L layers and H heads, as far as the page needs it.
+
+    It has the attributes of :class:`sra_fast.SRAResult` and what depends on the profiles. T_i is
+    the number of tokens up to the last one of response i.
+    """
+
+    definition: str
+    spans: tuple[str, ...]
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+    by_layer: dict[str, Tensor]
+    mass: Tensor
+    conversation: Tensor
+    turn: Tensor
+
+    def __len__(self) -> int: ...
+
+    @property
+    def scores(self) -> dict[str, Tensor]: ...
+
+    def profile(self, i: int) -> Tensor:
+        """Return the attention on every token: ``[T_i]``, ``[L, T_i]`` or ``[L, H, T_i]``."""
+        ...
+
+    def tokens(self, i: int) -> tuple[str, ...] | None:
+        """Return the pieces of all tokens of the response's prompt, or None if not kept."""
+        ...
+
+    def response(self, i: int) -> TokenRange:
+        """Return the tokens of the response, from its first to the one after its last."""
+        ...
+
+    def messages(self, i: int) -> Sequence[tuple[str, int, int]] | None:
+        """Return role, start and end of every message of the prompt, or None if not kept."""
+        ...
+
+    def span_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
+        """Return the token ranges of each span."""
+        ...
+
+
+def viewed(
+    result: ProfiledResult,
+    titles: Mapping[int, str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> tuple[ViewedConversation, ...]:
+    """Return what the page shows of a result: one entry per prompt, in order.
+
+    Responses of a conversation that stand in the same tokens share a prompt.
+
+    Args:
+        result: the result, scored with profiles.
+        titles: what each conversation is called, by its number; "conversation 3" if not there.
+        labels: what each response was told to do, such as the name of its strategy.
+
+    Raises:
+        NoProfileError: the result was scored without profiles.
+        ViewError: the result does not have the text of its tokens.
+    """
+    prompts: dict[int, list[tuple[tuple[str, ...], list[int]]]] = {}
+    for i in range(len(result)):
+        _check_profile(result, i)
+        tokens = result.tokens(i)
+        if tokens is None:
+            raise ViewError(
+                f"response {i} does not have the text of its tokens; score again with a tokenizer, "
+                "or with conversations in place of a batch of token ids"
+            )
+        own = prompts.setdefault(int(result.conversation[i]), [])
+        for place, (known, members) in enumerate(own):
+            shorter = min(len(known), len(tokens))
+            if known[:shorter] == tokens[:shorter]:
+                own[place] = (max(known, tokens, key=len), [*members, i])
+                break
+        else:
+            own.append((tokens, [i]))
+    return tuple(
+        _conversation(
+            result,
+            (titles or {}).get(number, f"conversation {number}"),
+            tokens,
+            members,
+            labels,
+        )
+        for number, own in prompts.items()
+        for tokens, members in own
+    )
+
+
+def _check_profile(result: ProfiledResult, i: int) -> None:
+    try:
+        result.profile(i)
+    except (AttributeError, ValueError) as error:
+        raise NoProfileError(
+            "the result was scored without profiles, which say how much attention every token "
+            "gets; score again with profile='mean'",
+        ) from error
+
+
+def _conversation(
+    result: ProfiledResult,
+    title: str,
+    tokens: tuple[str, ...],
+    members: Sequence[int],
+    labels: Sequence[str] | None,
+) -> ViewedConversation:
+    longest = max(members, key=lambda i: len(result.tokens(i) or ()))
+    known = result.messages(longest)
+    if known is None:
+        known = [(PROMPT, 0, result.response(members[0])[0])]
+        for i, after in zip(members, [*members[1:], None], strict=True):
+            start, end = result.response(i)
+            known.append((REPLY, start, end))
+            if after is not None:
+                known.append((PROMPT, end, result.response(after)[0]))
+    replies = [_reply(result, i, labels[i] if labels else "") for i in members]
+    turns = tuple(ViewedTurn(role, start, end) for role, start, end in known)
+    return ViewedConversation(title, tokens, turns, tuple(replies), result.layers)
+
+
+def _reply(result: ProfiledResult, i: int, label: str) -> ViewedReply:
+    start, end = result.response(i)
+    names = sorted(result.by_layer, key=lambda name: name != result.definition)
+    spans = {name: tuple(ranges) for name, ranges in result.span_ranges(i).items()}
+    heat = result.mass[i, :, :, result.names.index(result.spans[0])] if result.spans else None
+    return ViewedReply(
+        turn=int(result.turn[i]),
+        start=start,
+        end=end,
+        profile=result.profile(i).float().numpy(),
+        label=label,
+        scores={name: float(result.scores[name][i]) for name in names},
+        layer_scores={name: result.by_layer[name][i, 0].numpy() for name in names},
+        spans=spans,
+        heat=None if heat is None else heat.float().numpy(),
+    )
