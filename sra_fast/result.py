@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -58,6 +59,9 @@ class SRAResult:
         profile_counts: int64 ``[n]``, the ``T_i`` of the profiles: how many tokens there are from
             the beginning of the sequence to the last row.
         profile_tokens: int32 ``[ΣT_i]``, the ids of these tokens; None without token ids.
+        profile_spans: int32 ``[ΣT_i]``, bit p set at the tokens of the p-th span.
+        response_ranges: int64 ``[n, 2]``, the first token of each response in its sequence, and the
+            one after its last; only with profiles.
         profile_sources: int32 ``[ΣT_i]``, the number of each token's source, 0 for none; None
             without sources.
         source_names: for each response, the names of its sources; see :meth:`sources`.
@@ -83,7 +87,9 @@ class SRAResult:
     profiles: Tensor | None = None
     profile_counts: Tensor | None = None
     profile_tokens: Tensor | None = None
+    profile_spans: Tensor | None = None
     profile_sources: Tensor | None = None
+    response_ranges: Tensor | None = None
     source_names: tuple[tuple[str, ...], ...] = ()
     checked: str = UNCHECKED
 
@@ -215,6 +221,20 @@ class SRAResult:
             "mass", ascending=False, kind="stable", ignore_index=True
         )
         return ordered
+
+    def show(self, tokenizer: Any, *, height: int = 720) -> Any:
+        """Return a page that shows in a notebook what each response attends to.
+
+        Args:
+            tokenizer: the tokenizer whose tokens were scored.
+            height: height of the page in pixels.
+
+        Raises:
+            ValueError: no profile was asked for, or the batch had embeddings instead of tokens.
+        """
+        # The viewer is made of results, so it is found when it is asked for.
+        viewer = importlib.import_module("sra_fast.report.viewer.notebook_page")
+        return viewer.result_page(self, tokenizer, height=height)
 
     def _profiles(self) -> Tensor:
         if self.profiles is None:
@@ -479,13 +499,16 @@ _TENSORS = (
     "profiles",
     "profile_counts",
     "profile_tokens",
+    "profile_spans",
     "profile_sources",
+    "response_ranges",
 )
 # Tensors whose first axis is that of all responses' parts, and what says how long each part is.
 _IN_PARTS = {
     "row_masses": "row_counts",
     "profiles": "profile_counts",
     "profile_tokens": "profile_counts",
+    "profile_spans": "profile_counts",
     "profile_sources": "profile_counts",
 }
 
@@ -521,11 +544,13 @@ def _misshapen(tensors: dict[str, Tensor], names: dict[str, Any]) -> str | None:
         wanted |= {"row_counts": (n,), "row_masses": (rows, layers, None, len(names["names"]))}
     if "by_head" in tensors:
         wanted["by_head"] = (n, layers, None, spans)
+    if "response_ranges" in tensors:
+        wanted["response_ranges"] = (n, 2)
     if "profile_counts" in tensors or "profiles" in tensors:
         kept = int(tensors["profile_counts"].sum()) if "profile_counts" in tensors else None
         further = tensors["profiles"].ndim - 1 if "profiles" in tensors else 0
         wanted |= {"profile_counts": (n,), "profiles": (kept, *(layers, None)[:further])}
-        of_tokens = ("profile_tokens", "profile_sources")
+        of_tokens = ("profile_tokens", "profile_spans", "profile_sources")
         wanted |= {name: (kept,) for name in of_tokens if name in tensors}
     if f"by_layer/{names['definition']}" not in tensors:
         return f"by_layer/{names['definition']} is missing"

@@ -23,6 +23,7 @@ from sra_fast.measure.profiles import (
     attach_profiles,
     check_profile_kind,
     check_profile_size,
+    profile_keys,
     with_profiles,
 )
 from sra_fast.measure.reduction import reduce
@@ -133,9 +134,7 @@ def score(
         )
     if profile is not None:
         check_profile_kind(profile)
-        config = served.decoder.config
-        sizes = int(config.num_hidden_layers), int(config.num_attention_heads)
-        check_profile_size(marked, profile, *sizes, profile_bytes)
+        check_profile_size(profile_keys(marked), profile, served.decoder.config, profile_bytes)
     _check_definable(marked, definition)
     _check_lengths(served, marked)
     lengths = [sequence.length for sequence in marked.sequences]

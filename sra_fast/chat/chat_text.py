@@ -29,6 +29,7 @@ class Part:
         turn: number of the reply among the assistant messages of its conversation, from 1, if the
             part is a scored reply; None otherwise.
         is_strategy: whether the part is the quoted name of the strategy.
+        role: the role of a message that the part is the whole text of; "" of other parts.
     """
 
     message: int
@@ -37,6 +38,7 @@ class Part:
     name: str
     turn: int | None = None
     is_strategy: bool = False
+    role: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def _parts(
             yield Part(number, start, end, name, turn=message.turn)
         elif start < end:
             name = f"message {number + 1} of the prompt ({message.role})"
-            whole.append(Part(number, start, end, name))
+            whole.append(Part(number, start, end, name, role=message.role))
     yield from whole
 
 

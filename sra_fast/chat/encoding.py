@@ -12,15 +12,16 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from sra_fast.chat.chat_template import EncodingError, read_chat_template
+from sra_fast.chat.chat_text import ChatText
 from sra_fast.chat.conversations import Conversation, as_conversations
 from sra_fast.chat.templates import PromptTemplate, get_template, render_prompts
 from sra_fast.chat.thoughts import Thoughts
-from sra_fast.chat.token_marks import mark_tokens
+from sra_fast.chat.token_marks import mark_sources, mark_tokens
 from sra_fast.chat.turn_layout import check_layout, write_turns
 from sra_fast.names import TurnLayout, Turns
 
@@ -43,6 +44,9 @@ class EncodedPrompt:
         response_mask: ``[T]`` int32, k = 1, 2, ... at the tokens of the k-th scored reply, else 0.
         conversation: index of the conversation among those given.
         turns: the number of each scored reply among the assistant messages, from 1.
+        source_ids: ``[T]`` int32, k at the tokens of the k-th message that is no scored reply, else
+            0; None if the messages were not asked for.
+        source_names: what these messages are called, such as "message 0 (system)".
         layouts: how each scored reply and what stands before it are laid out: "as_generated", as
             when it was the last message, or "as_written", as the chat template writes it once
             others follow.
@@ -54,6 +58,8 @@ class EncodedPrompt:
     conversation: int
     turns: tuple[int, ...]
     layouts: tuple[TurnLayout, ...]
+    source_ids: torch.Tensor | None = None
+    source_names: tuple[str, ...] = ()
 
 
 def encode(
@@ -67,7 +73,8 @@ def encode(
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
     padding_side: Literal["left", "right"] = "right",
-) -> dict[str, torch.Tensor]:
+    sources: Literal["messages"] | None = None,
+) -> dict[str, Any]:
     """Turn conversations into one padded batch of tensors for ``sra_fast.score``.
 
     Args:
@@ -85,13 +92,17 @@ def encode(
             thoughts away by, if it does.
         now: the date and time that a chat template with a date writes; this moment if None.
         padding_side: on which side of a row the padding goes.
+        sources: "messages" to number the prompt's messages, all but the scored replies, as sources
+            whose attention a profile tells (``profile`` of :func:`sra_fast.score`).
 
     Returns:
         ``input_ids`` and ``attention_mask`` ``[B, T]`` int64, ``strategy_mask`` ``[B, T]`` bool,
         ``response_mask`` ``[B, T]`` int32 (k at the tokens of the batch row's k-th reply, else 0),
         ``conversation`` ``[B]`` int64 (index into ``conversations``), ``turns`` ``[B, K]`` int64
         (turn of the k-th reply, -1 where there are fewer than K), and ``as_written`` ``[B, K]``
-        bool (whether the k-th reply is laid out unlike when it was the last). With ``standard`` a
+        bool (whether the k-th reply is laid out unlike when it was the last); with ``sources`` also
+        ``source_ids`` ``[B, T]`` int32 and ``source_names``, a list of each row's names. With
+        ``standard`` a
         row of the batch is a conversation, or a part of it that ``layout`` asks for; with the other
         templates it is one reply and its prompt.
 
@@ -112,6 +123,7 @@ def encode(
         layout=layout,
         thoughts=thoughts,
         now=now,
+        sources=sources,
     )
     if not encoded:
         raise EncodingError("there is no conversation to encode; give at least one")
@@ -128,12 +140,15 @@ def encode_prompts(
     layout: TurnLayout = "as_generated",
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
+    sources: Literal["messages"] | None = None,
 ) -> list[EncodedPrompt]:
     """Turn conversations into prompts without padding, in the order of the conversations.
 
     Arguments and errors are those of :func:`encode`.
     """
     check_layout(layout)
+    if sources not in (None, "messages"):
+        raise ValueError(f"sources: expected 'messages' or None, got {sources!r}")
     chosen = get_template(template)
     chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
     prompts = [
@@ -163,6 +178,7 @@ def encode_prompts(
         columns = zip(block, tokens["input_ids"], tokens["offset_mapping"], strict=True)
         for (index, label, written), ids, offsets in columns:
             strategy, responses = mark_tokens(tokenizer, written.text, ids, offsets, label)
+            numbered, names = (None, ()) if sources is None else _messages(written.text, offsets)
             encoded.append(
                 EncodedPrompt(
                     input_ids=torch.tensor(ids, dtype=torch.int64),
@@ -171,6 +187,8 @@ def encode_prompts(
                     conversation=index,
                     turns=written.turns,
                     layouts=written.layouts,
+                    source_ids=numbered,
+                    source_names=names,
                 )
             )
     if len(encoded) > len(prompts):
@@ -187,7 +205,7 @@ def collate(
     prompts: Sequence[EncodedPrompt],
     pad_token_id: int,
     padding_side: Literal["left", "right"] = "right",
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """Pad encoded prompts into one batch of tensors, in the form that ``encode`` returns.
 
     Args:
@@ -203,7 +221,7 @@ def collate(
     rows = len(prompts)
     width = max((len(prompt.input_ids) for prompt in prompts), default=0)
     replies = max((len(prompt.turns) for prompt in prompts), default=0)
-    batch = {
+    batch: dict[str, Any] = {
         "input_ids": torch.full((rows, width), pad_token_id, dtype=torch.int64),
         "attention_mask": torch.zeros((rows, width), dtype=torch.int64),
         "strategy_mask": torch.zeros((rows, width), dtype=torch.bool),
@@ -212,6 +230,9 @@ def collate(
         "turns": torch.full((rows, replies), -1, dtype=torch.int64),
         "as_written": torch.zeros((rows, replies), dtype=torch.bool),
     }
+    if any(prompt.source_ids is not None for prompt in prompts):
+        batch["source_ids"] = torch.zeros((rows, width), dtype=torch.int32)
+        batch["source_names"] = [prompt.source_names for prompt in prompts]
     for row, prompt in enumerate(prompts):
         length = len(prompt.input_ids)
         here = slice(0, length) if padding_side == "right" else slice(width - length, width)
@@ -219,10 +240,25 @@ def collate(
         batch["attention_mask"][row, here] = 1
         batch["strategy_mask"][row, here] = prompt.strategy_mask
         batch["response_mask"][row, here] = prompt.response_mask
+        if prompt.source_ids is not None:
+            batch["source_ids"][row, here] = prompt.source_ids
         batch["turns"][row, : len(prompt.turns)] = torch.tensor(prompt.turns, dtype=torch.int64)
         for k, layout in enumerate(prompt.layouts):
             batch["as_written"][row, k] = layout == "as_written"
     return batch
+
+
+def _messages(
+    written: ChatText, offsets: Sequence[tuple[int, int]]
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Return the numbers of the messages that are no scored replies, and what they are called."""
+    parts = sorted(
+        ((start, end, part) for part, start, end in written.spans if part.role),
+        key=lambda one: one[:2],
+    )
+    names = tuple(f"message {part.message} ({part.role})" for _, _, part in parts)
+    ranges = [(number, start, end) for number, (start, end, _) in enumerate(parts, 1)]
+    return mark_sources(written, offsets, ranges), names
 
 
 def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sra_fast.names import Device, DType, TurnLayout
+from sra_fast.names import PROFILE_BYTES, Device, DType, ProfileKind, TurnLayout
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
@@ -61,6 +61,8 @@ def make_scorer(
     *,
     allow_missing: bool,
     check: bool = True,
+    profile: ProfileKind | None = None,
+    profile_bytes: int = PROFILE_BYTES,
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
@@ -78,5 +80,7 @@ def make_scorer(
         layout=layout,
         thoughts=thoughts,
         check=check,
+        profile=profile,
+        profile_bytes=profile_bytes,
     )
     return FileScorer(find_model(model, allow_missing=allow_missing), file, options)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_template, make_scorer
 from sra_fast.cli.session import session
-from sra_fast.names import FORWARD_TOKENS
+from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind
 
 
 def score(
@@ -22,6 +26,24 @@ def score(
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
+    profile: Annotated[
+        ProfileKind | None,
+        typer.Option(
+            "--profile",
+            help="Keep each response's attention on every token, for `sra-fast view`: as one mean "
+            "over layers and heads, of each layer, or of every head.",
+            show_default=False,
+        ),
+    ] = None,
+    profile_bytes: Annotated[
+        int,
+        typer.Option(
+            "--profile-bytes",
+            metavar="N",
+            min=1,
+            help="The most bytes that the profiles of all replies may take.",
+        ),
+    ] = PROFILE_BYTES,
     allow_missing: options.AllowMissing = False,
     check: options.CheckOption = True,
     as_json: options.JsonOption = False,
@@ -60,6 +82,8 @@ def score(
             thoughts,
             allow_missing=allow_missing,
             check=check,
+            profile=profile,
+            profile_bytes=profile_bytes,
         )
         job = scorer.prepare("score", folder, conversations, chosen, turns)
         with token_progress(current, [job]) as on_progress:

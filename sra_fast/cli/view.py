@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.session import session
-
-if TYPE_CHECKING:
-    from sra_fast.report.viewer.viewed_result import ProfiledResult
 
 _MEGABYTE = 1_000_000
 
@@ -35,6 +32,16 @@ def view(
             show_default=False,
         ),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="NAME",
+            help="The model whose tokenizer made the tokens: a folder or a name, as for `score`. "
+            "Without it, the tokenizer that a run keeps in its folder.",
+            show_default=False,
+        ),
+    ] = None,
     max_mb: Annotated[
         float,
         typer.Option(
@@ -53,20 +60,36 @@ def view(
     The page is one HTML file, which a browser opens without a server and without the network.
     """
     with session(as_json, debug, continues=False) as current:
+        from transformers import AutoTokenizer
+
+        from sra_fast.files.models import find_model
         from sra_fast.report.viewer.page_writer import PageTooLargeError, write_page
         from sra_fast.report.viewer.result_files import read_result
+        from sra_fast.report.viewer.tokenised_result import TokenisedResult
+        from sra_fast.report.viewer.viewed_conversation import ViewError
         from sra_fast.report.viewer.viewed_result import NoProfileError, viewed
 
         read = read_result(result)
-        found = cast("ProfiledResult", read.result)
         page = out or (result if result.is_dir() else result.parent) / "view.html"
+        if tokenizer is None and read.tokenizer is None:
+            raise ViewError(
+                f"{result}: no tokenizer is kept beside it, so its tokens have no texts; name the "
+                "model that it is of (--tokenizer), or score again with profiles (score --profile)"
+            )
         try:
-            conversations = viewed(found, read.titles, read.labels)
+            if tokenizer is not None:
+                made = find_model(tokenizer).tokenizer()
+            else:
+                made = AutoTokenizer.from_pretrained(read.tokenizer)
+            found = TokenisedResult(read.result, made)
             left_out = write_page(
-                conversations, page, int(max_mb * _MEGABYTE), definition=found.definition
+                viewed(found, read.titles, read.labels),
+                page,
+                int(max_mb * _MEGABYTE),
+                definition=found.definition,
             )
         except NoProfileError as error:
-            raise NoProfileError(f"{result}: {error} (--profile mean)") from error
+            raise NoProfileError(f"{result}: {error} (score --profile mean)") from error
         except PageTooLargeError as error:
             raise PageTooLargeError(f"{error} (--max-mb)") from error
         for sentence in left_out:

@@ -26,9 +26,18 @@ from sra_fast.files.score_tables import (
     score_rows,
     write_tables,
 )
+from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.names import FORWARD_TOKENS, Device, DType, TurnLayout, Turns
+from sra_fast.names import (
+    FORWARD_TOKENS,
+    PROFILE_BYTES,
+    Device,
+    DType,
+    ProfileKind,
+    TurnLayout,
+    Turns,
+)
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
@@ -36,6 +45,10 @@ from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+TOKENIZER = "tokenizer"
+"""The folder, in that of a run with profiles, of the tokenizer that made their tokens."""
 
 
 class ScoringError(ArgumentError):
@@ -56,6 +69,8 @@ class ScoringOptions:
         dtype, device: number format and place of the model's weights.
         backend: backend of the op.
         layout, thoughts: the arguments of those names of :func:`sra_fast.encode`.
+        profile: what is kept of the attention on every token; None for nothing.
+        profile_bytes: the most bytes that the profiles of all replies may take.
         check: whether the model is checked before its first score (no score depends on it).
 
     Raises:
@@ -71,6 +86,8 @@ class ScoringOptions:
     backend: str = "auto"
     layout: TurnLayout = "as_generated"
     thoughts: Thoughts | None = None
+    profile: ProfileKind | None = None
+    profile_bytes: int = PROFILE_BYTES
     check: bool = True
 
     def __post_init__(self) -> None:
@@ -169,6 +186,7 @@ class FileScorer:
             layout=self.options.layout,
             thoughts=self.options.thoughts,
             now=start_of(day),
+            sources=None if self.options.profile is None else "messages",
         )
         for prompt in prompts:
             self._check_definable(prompt, conversations)
@@ -200,9 +218,13 @@ class FileScorer:
             ValueError: a prompt is longer than the model's context, or as :meth:`load`.
         """
         if any(job.folder.result() is None for job in jobs):
-            limit = serve(self.load()).context_length
+            served = serve(self.load())
             for job in jobs:
-                self._check_lengths(job, limit)
+                self._check_lengths(job, served.context_length)
+                if self.options.profile is not None:
+                    kept = [at for prompt in job.prompts for at in _reply_ends(prompt)]
+                    most = self.options.profile_bytes
+                    check_profile_size(kept, self.options.profile, served.decoder.config, most)
 
     def run(
         self,
@@ -243,6 +265,8 @@ class FileScorer:
             lambda tokens: on_progress(job, tokens),
             (SCORES_JSONL, SCORES_PARQUET),
         )
+        if self.options.profile is not None and not (folder / TOKENIZER).is_dir():
+            self.tokenizer.save_pretrained(folder / TOKENIZER)
         return ScoredJob(job, done, rows_of(done))
 
     def _score(self, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
@@ -254,6 +278,8 @@ class FileScorer:
                 backend=self.options.backend,
                 forward_tokens=self.options.batch_tokens,
                 check=self.options.check,
+                profile=self.options.profile,
+                profile_bytes=self.options.profile_bytes,
             )
         except BatchRowError as error:
             label = job.conversations[batch[error.row].conversation].label
@@ -283,10 +309,11 @@ class FileScorer:
                 )
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
-        names = [f.name for f in fields(self.options) if f.name != "check"]
+        without_effect = ("check", "profile_bytes")
+        names = [f.name for f in fields(self.options) if f.name not in without_effect]
         options = {name: getattr(self.options, name) for name in names}
         # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
-        usual = {"layout": "as_generated", "thoughts": None}
+        usual = {"layout": "as_generated", "thoughts": None, "profile": None}
         own = {
             name: code_fingerprint(function)
             for name, function in known_definitions().items()
@@ -303,6 +330,12 @@ class FileScorer:
             "device": choose_device(self.options.device),
             "versions": versions("sra_fast", "torch", "transformers"),
         }
+
+
+def _reply_ends(prompt: EncodedPrompt) -> list[int]:
+    """Return the position after each scored reply's last token."""
+    replies = range(1, len(prompt.turns) + 1)
+    return [int((prompt.response_mask == k).nonzero()[-1]) + 1 for k in replies]
 
 
 def _digest(prompts: Sequence[EncodedPrompt]) -> str:

@@ -17,6 +17,7 @@ from typing import get_args
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from sra_fast.kernels.contract import ProfileQuery, SpanQuery
 from sra_fast.measure.marked_query import Placed
@@ -147,11 +148,16 @@ def attach_profiles(
         input_ids: ``[B, T]`` of the batch; None if it has embeddings instead.
         sources: the sources of the batch, if it has any.
     """
-    tokens, ids, names = [], [], []
+    tokens, spans, ids, names, ranges = [], [], [], [], []
+    of_span = torch.arange(len(batch.names), dtype=torch.int32)[:, None]
     for member in members:
         sequence = batch.sequences[member]
+        bits = (sequence.spans.to(torch.int32) << of_span).sum(dim=0, dtype=torch.int32)
         for response in sequence.responses:
             here = slice(sequence.start, sequence.start + int(response.measured[-1]) + 1)
+            own = response.tokens.tolist() or [response.after]
+            ranges.append((own[0], own[-1] + len(response.tokens[-1:])))
+            spans.append(bits[: here.stop - here.start])
             if input_ids is not None:
                 tokens.append(input_ids[sequence.row, here].cpu().to(torch.int32))
             if sources is not None:
@@ -162,6 +168,8 @@ def attach_profiles(
         profiles=record.taken(result.layers),
         profile_counts=record.counts,
         profile_tokens=torch.cat(tokens) if tokens else None,
+        profile_spans=torch.cat(spans),
+        response_ranges=torch.tensor(ranges),
         profile_sources=torch.cat(ids) if ids else None,
         source_names=tuple(names),
     )
@@ -188,32 +196,36 @@ def check_profile_kind(kind: str) -> None:
         raise ValueError(f"profile: expected {words} or None, got {kind!r}")
 
 
+def profile_keys(batch: MarkedBatch) -> list[int]:
+    """Return how many keys the profile of each response of a batch is kept over."""
+    return [
+        int(response.measured[-1]) + 1
+        for sequence in batch.sequences
+        for response in sequence.responses
+    ]
+
+
 def check_profile_size(
-    batch: MarkedBatch, kind: ProfileKind, layers: int, heads: int, most: int
+    kept: Sequence[int], kind: ProfileKind, config: PretrainedConfig, most: int
 ) -> None:
     """Refuse profiles that would take too much memory, before anything runs.
 
     Args:
-        batch: the batch, with the rows that are asked for.
+        kept: how many keys the profile of each response is kept over.
         kind: what is to be kept.
-        layers, heads: of the model.
+        config: the decoder's configuration, which has its numbers of layers and heads.
         most: the most bytes.
 
     Raises:
         ValueError: they take more; the kinds that take less are named, with their sizes.
     """
-    keys = sum(
-        int(response.measured[-1]) + 1
-        for sequence in batch.sequences
-        for response in sequence.responses
-    )
+    keys, layers, heads = sum(kept), config.num_hidden_layers, config.num_attention_heads
     sizes = {"mean": 4 * keys, "layers": 4 * keys * layers, "heads": 4 * keys * layers * heads}
     if sizes[kind] <= most:
         return
     smaller = [f"{name!r} takes {_size(size)}" for name, size in sizes.items() if size <= most]
-    replies = sum(len(sequence.responses) for sequence in batch.sequences)
     raise ValueError(
-        f"profile={kind!r} of {replies} responses takes {_size(sizes[kind])}, more than the "
+        f"profile={kind!r} of {len(kept)} responses takes {_size(sizes[kind])}, more than the "
         f"{_size(most)} of profile_bytes; "
         + (", ".join(smaller) if smaller else "give fewer responses at once")
         + ", or allow more with profile_bytes"

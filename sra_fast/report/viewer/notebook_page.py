@@ -5,9 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sra_fast.report.viewer.page_writer import DEFAULT_BYTES, page_html
+from sra_fast.report.viewer.tokenised_result import TokenisedResult
 from sra_fast.report.viewer.viewed_conversation import ViewedConversation
+from sra_fast.report.viewer.viewed_result import viewed
+from sra_fast.result import SRAResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,22 @@ class NotebookPage:
             f'<iframe sandbox="allow-scripts" style="width:100%;height:{self.height}px;border:0" '
             f'srcdoc="{html.escape(self.page, quote=True)}"></iframe>'
         )
+
+
+def result_page(result: SRAResult, tokenizer: Any, *, height: int = 720) -> NotebookPage:
+    """Return the page of a result with profiles, which a notebook shows in a frame.
+
+    Args:
+        result: the result.
+        tokenizer: the tokenizer whose tokens were scored.
+        height: height of the frame in pixels.
+
+    Raises:
+        ViewError: there are no profiles, or no token ids.
+        PageTooLargeError: the means alone are larger than a page may be.
+    """
+    conversations = viewed(TokenisedResult(result, tokenizer))
+    return notebook_page(conversations, definition=result.definition, height=height)
 
 
 def notebook_page(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sra_fast.files.score_file import TOKENIZER
 from sra_fast.files.score_folder import MASSES, SHARDS
 from sra_fast.files.score_tables import SCORES_JSONL
 from sra_fast.report.viewer.viewed_conversation import ViewError
@@ -20,11 +21,13 @@ class ReadResult:
         result: the result.
         titles: the id of each conversation by its number; empty if it was read from a file.
         labels: the strategy of each response; None if it was read from a file.
+        tokenizer: the folder of the tokenizer that made its tokens; None if there is none.
     """
 
     result: SRAResult
     titles: dict[int, str]
     labels: list[str] | None
+    tokenizer: Path | None = None
 
 
 def read_result(path: str | Path) -> ReadResult:
@@ -55,7 +58,9 @@ def read_result(path: str | Path) -> ReadResult:
         int(number): str(row["conversation"])
         for number, row in zip(result.conversation.tolist(), rows, strict=True)
     }
-    return ReadResult(result, titles, [str(row["strategy"]) for row in rows])
+    tokenizer = place / TOKENIZER
+    labels = [str(row["strategy"]) for row in rows]
+    return ReadResult(result, titles, labels, tokenizer if tokenizer.is_dir() else None)
 
 
 def _why_none(folder: Path) -> str:

@@ -64,6 +64,10 @@ class ProfiledResult(Protocol):
         """Return the token ranges of each span."""
         ...
 
+    def source_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
+        """Return the token ranges of each source of the user's own; none where two overlap."""
+        ...
+
 
 def viewed(
     result: ProfiledResult,
@@ -80,17 +84,15 @@ def viewed(
         labels: what each response was told to do, such as the name of its strategy.
 
     Raises:
-        NoProfileError: the result was scored without profiles.
         ViewError: the result does not have the text of its tokens.
     """
     prompts: dict[int, list[tuple[tuple[str, ...], list[int]]]] = {}
     for i in range(len(result)):
-        _check_profile(result, i)
         tokens = result.tokens(i)
         if tokens is None:
             raise ViewError(
-                f"response {i} does not have the text of its tokens; score again with a tokenizer, "
-                "or with conversations in place of a batch of token ids"
+                f"response {i} does not have its tokens, because its batch had embeddings instead; "
+                "give the batch `input_ids`"
             )
         own = prompts.setdefault(int(result.conversation[i]), [])
         for place, (known, members) in enumerate(own):
@@ -111,16 +113,6 @@ def viewed(
         for number, own in prompts.items()
         for tokens, members in own
     )
-
-
-def _check_profile(result: ProfiledResult, i: int) -> None:
-    try:
-        result.profile(i)
-    except (AttributeError, ValueError) as error:
-        raise NoProfileError(
-            "the result was scored without profiles, which say how much attention every token "
-            "gets; score again with profile='mean'",
-        ) from error
 
 
 def _conversation(
@@ -148,6 +140,7 @@ def _reply(result: ProfiledResult, i: int, label: str) -> ViewedReply:
     start, end = result.response(i)
     names = sorted(result.by_layer, key=lambda name: name != result.definition)
     spans = {name: tuple(ranges) for name, ranges in result.span_ranges(i).items()}
+    own = result.source_ranges(i) if result.messages(i) is None else {}  # messages are shown anyway
     heat = result.mass[i, :, :, result.names.index(result.spans[0])] if result.spans else None
     return ViewedReply(
         turn=int(result.turn[i]),
@@ -158,5 +151,6 @@ def _reply(result: ProfiledResult, i: int, label: str) -> ViewedReply:
         scores={name: float(result.scores[name][i]) for name in names},
         layer_scores={name: result.by_layer[name][i, 0].numpy() for name in names},
         spans=spans,
+        sources={name: tuple(ranges) for name, ranges in own.items()},
         heat=None if heat is None else heat.float().numpy(),
     )

@@ -1,0 +1,134 @@
+"""Give the page what it needs of a result: the texts of its tokens, its messages, its ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sra_fast.report.viewer.token_pieces import pieces_of_ids
+from sra_fast.report.viewer.viewed_conversation import TokenRange
+from sra_fast.report.viewer.viewed_result import NoProfileError
+from sra_fast.result import SRAResult
+
+_MESSAGE = re.compile(r"message \d+ \((.+)\)")  # what a message is called as a source
+
+
+class TokenisedResult:
+    """A result with profiles, and the tokenizer whose tokens they are over.
+
+    Args:
+        result: the result.
+        tokenizer: the tokenizer that the responses were scored with.
+
+    Raises:
+        NoProfileError: the result was scored without profiles.
+    """
+
+    def __init__(self, result: SRAResult, tokenizer: Any) -> None:
+        if result.profiles is None or result.response_ranges is None:
+            raise NoProfileError(
+                "the result was scored without profiles, which say how much attention every token "
+                "gets; score again with profile='mean'"
+            )
+        self._result = result
+        self._tokenizer = tokenizer
+        self._pieces: dict[int, tuple[str, ...]] = {}
+        self.definition = result.definition
+        self.spans, self.names, self.layers = result.spans, result.names, result.layers
+        self.by_layer, self.mass = result.by_layer, result.mass
+        self.conversation, self.turn = result.conversation, result.turn
+        self.scores = result.scores
+
+    def __len__(self) -> int:
+        return len(self._result)
+
+    def profile(self, i: int) -> Tensor:
+        """Return the attention on every token: ``[T_i]``, ``[L, T_i]`` or ``[L, H, T_i]``."""
+        return self._result.profile(i)
+
+    def tokens(self, i: int) -> tuple[str, ...] | None:
+        """Return the pieces of the tokens up to the response's last one, or None without ids."""
+        if self._result.profile_tokens is None:
+            return None
+        ids = self._result.token_ids(i)
+        others = self._of_one_prompt(i)
+        longest = max(others, key=lambda other: len(self._result.token_ids(other)))
+        if longest not in self._pieces:
+            whole = self._result.token_ids(longest).tolist()
+            self._pieces[longest] = pieces_of_ids(self._decoded, whole)
+        return self._pieces[longest][: len(ids)]
+
+    def response(self, i: int) -> TokenRange:
+        """Return the tokens of the response, from its first to the one after its last."""
+        assert self._result.response_ranges is not None
+        start, end = self._result.response_ranges[i].tolist()
+        return start, end
+
+    def messages(self, i: int) -> Sequence[tuple[str, int, int]] | None:
+        """Return role, start and end of every message; None if the sources are no messages."""
+        names = self._result.source_names[i] if self._result.source_names else ()
+        roles = [_MESSAGE.fullmatch(name) for name in names]
+        if not roles or None in roles:
+            return None
+        found = [
+            (str(role and role[1]), *ranges[0])
+            for role, ranges in zip(roles, self.source_ranges(i).values(), strict=True)
+            if ranges
+        ]
+        replies = {
+            self.response(other)
+            for other in self._of_one_prompt(i)
+            if self.response(other)[1] <= len(self._result.token_ids(i))
+        }
+        return sorted([*found, *(("assistant", *at) for at in replies)], key=lambda one: one[1:])
+
+    def span_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
+        """Return the token ranges of each span."""
+        if self._result.profile_spans is None:
+            return {}
+        bits = self._part(self._result.profile_spans, i)
+        return {name: _runs((bits >> p) & 1) for p, name in enumerate(self.spans)}
+
+    def source_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
+        """Return the token ranges of each source."""
+        if self._result.profile_sources is None:
+            return {}
+        numbers = self._part(self._result.profile_sources, i)
+        names = self._result.source_names[i]
+        return {name: _runs(numbers == number) for number, name in enumerate(names, 1)}
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _of_one_prompt(self, i: int) -> list[int]:
+        """Return the responses whose tokens are the same as far as both go, i among them."""
+        ids = self._result.token_ids(i)
+        same = (self.conversation == self.conversation[i]).nonzero().flatten().tolist()
+        found = []
+        for other in same:
+            theirs = self._result.token_ids(other)
+            shorter = min(len(ids), len(theirs))
+            if torch.equal(ids[:shorter], theirs[:shorter]):
+                found.append(other)
+        return found
+
+    def _part(self, whole: Tensor, i: int) -> Tensor:
+        counts = self._result.profile_counts
+        assert counts is not None
+        end = int(counts[: i + 1].sum())
+        return whole[end - int(counts[i]) : end]
+
+
+def _runs(marked: Tensor) -> tuple[TokenRange, ...]:
+    """Return the ranges of a mask ``[T]``."""
+    edges = torch.nn.functional.pad(marked.to(torch.int8), (1, 1)).diff().nonzero().flatten()
+    ends = edges.tolist()
+    return tuple(zip(ends[::2], ends[1::2], strict=True))
