@@ -71,6 +71,11 @@ def view(
 
         read = read_result(result)
         page = out or (result if result.is_dir() else result.parent) / "view.html"
+        if read.result.profiles is None:
+            raise NoProfileError(
+                f"{result}: it was scored without profiles, which say how much attention every "
+                "token gets; score again with profile='mean' (--profile mean)"
+            )
         if tokenizer is None and read.tokenizer is None:
             raise ViewError(
                 f"{result}: no tokenizer is kept beside it, so its tokens have no texts; name the "
@@ -88,8 +93,6 @@ def view(
                 int(max_mb * _MEGABYTE),
                 definition=found.definition,
             )
-        except NoProfileError as error:
-            raise NoProfileError(f"{result}: {error} (score --profile mean)") from error
         except PageTooLargeError as error:
             raise PageTooLargeError(f"{error} (--max-mb)") from error
         for sentence in left_out:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import benchmarks.viewer.example_chats as examples
 import sra_fast
+from chat_tokenizers import byte_level_bpe
 from marked_batches import marked_batch
 from model_families import DENSE
 from sra_fast.cli.app import app
+from sra_fast.files.score_file import TOKENIZER
 from sra_fast.files.score_folder import MASSES, SHARDS
 from sra_fast.files.score_tables import SCORES_JSONL
 
@@ -33,17 +34,20 @@ def unprofiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def profiled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Show two conversations whatever the result is; return how the result was described."""
-    calls: list[dict[str, Any]] = []
-
-    def viewed(result: object, titles: object, labels: object) -> object:
-        calls.append({"titles": titles, "labels": labels})
-        return (examples.conversation(layers=24, heads=16),)
-
-    monkeypatch.setattr("sra_fast.report.viewer.viewed_result.viewed", viewed)
-    return calls
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run with profiles, of two responses in two conversations."""
+    folder = tmp_path_factory.mktemp("run")
+    model = DENSE[0].build()
+    sra_fast.score(model, marked_batch((20, 18)), profile="heads").save(folder / MASSES)
+    byte_level_bpe().save_pretrained(folder / TOKENIZER)
+    result = sra_fast.SRAResult.load(folder / MASSES)
+    rows = [
+        {"conversation": f"c{number}", "strategy": "Offer Hope"}
+        for number in result.conversation.tolist()
+    ]
+    (folder / SCORES_JSONL).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
 
 
 def test_a_result_without_profiles_is_refused_with_the_way_out(unprofiled: Path) -> None:
@@ -56,11 +60,9 @@ def test_a_result_without_profiles_is_refused_with_the_way_out(unprofiled: Path)
     assert not unprofiled.with_name("view.html").exists()
 
 
-def test_a_page_is_written_beside_the_result(
-    unprofiled: Path, profiled: list[dict[str, Any]]
-) -> None:
-    page = unprofiled.with_name("view.html")
-    out, said = call("view", unprofiled, "--json")
+def test_a_page_is_written_beside_the_result(profiled: Path) -> None:
+    page = profiled / "view.html"
+    out, said = call("view", profiled, "--json")
     assert json.loads(out) == {
         "command": "view",
         "out": str(page),
@@ -68,35 +70,38 @@ def test_a_page_is_written_beside_the_result(
         "left_out": [],
     }
     assert f"written to {page}" in said
+    assert all(name in page.read_text(encoding="utf-8") for name in ("c0", "Offer Hope"))
     page.unlink()
 
 
-def test_what_is_left_out_is_said(
-    unprofiled: Path, profiled: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    words = ("view", unprofiled, "--out", tmp_path / "page.html", "--max-mb", "0.2")
-    assert "single heads are left out" in call(*words)[1]
-    assert (tmp_path / "page.html").stat().st_size <= 200_000
+def test_a_file_alone_needs_the_name_of_its_tokenizer(profiled: Path, tmp_path: Path) -> None:
+    file = tmp_path / "scores.safetensors"
+    file.write_bytes((profiled / MASSES).read_bytes())
+    assert "name the model that it is of (--tokenizer)" in call("view", file, status=1)[1]
+    model = DENSE[0].build()
+    model.save_pretrained(tmp_path / "model")
+    byte_level_bpe().save_pretrained(tmp_path / "model")
+    call("view", file, "--tokenizer", tmp_path / "model")
+    assert (tmp_path / "view.html").is_file()
+
+
+def test_what_is_left_out_is_said(profiled: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    call("view", profiled, "--out", page)
+    most = (page.stat().st_size - 100) / 1e6
+    said = call("view", profiled, "--out", page, "--max-mb", f"{most:.6f}")[1]
+    assert "single heads are left out" in said
+    assert page.stat().st_size <= most * 1e6
 
 
 def test_a_page_that_is_too_large_names_the_option(
-    unprofiled: Path, profiled: list[dict[str, Any]], tmp_path: Path, monkeypatch: Any
+    profiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     huge = examples.conversation(kind="mean", title="x" * 200_000)
     monkeypatch.setattr("sra_fast.report.viewer.viewed_result.viewed", lambda *_: (huge,))
-    words = ("view", unprofiled, "--out", tmp_path / "page.html", "--max-mb", "0.1")
+    words = ("view", profiled, "--out", tmp_path / "page.html", "--max-mb", "0.1")
     assert "allow a larger page (--max-mb)" in call(*words, status=1)[1]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_names_its_conversations(
-    unprofiled: Path, profiled: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    (tmp_path / MASSES).write_bytes(unprofiled.read_bytes())
-    rows = [{"conversation": "c7", "strategy": name} for name in ("Offer Hope", "Chit Chat")]
-    (tmp_path / SCORES_JSONL).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    call("view", tmp_path)
-    assert profiled == [{"titles": {0: "c7"}, "labels": ["Offer Hope", "Chit Chat"]}]
 
 
 @pytest.mark.parametrize(

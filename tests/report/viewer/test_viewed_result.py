@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
 
+import sra_fast
+from chat_tokenizers import byte_level_bpe
+from marked_batches import marked_batch
+from model_families import DENSE
+from sra_fast.report.viewer.tokenised_result import TokenisedResult
 from sra_fast.report.viewer.viewed_conversation import ViewError
 from sra_fast.report.viewer.viewed_result import NoProfileError, viewed
 
@@ -26,7 +32,6 @@ class Stand:
     layers: tuple[int, ...] = (1, 3)
     conversation: Tensor = torch.tensor([0, 0, 5])  # noqa: RUF009
     turn: Tensor = torch.tensor([1, 2, 1])  # noqa: RUF009
-    profiles: bool = True
     texts: bool = True
     roles: bool = True
 
@@ -50,8 +55,6 @@ class Stand:
         return [(5, 6), (7, 9), (5, 6)][i]
 
     def profile(self, i: int) -> Tensor:
-        if not self.profiles:
-            raise ValueError("no profiles")
         tokens = self.response(i)[1]
         return torch.full((LAYERS, HEADS, tokens), 1 / tokens)
 
@@ -62,6 +65,9 @@ class Stand:
         whole = [("system", 1, 4), ("user", 4, 5), ("assistant", 5, 6), ("user", 6, 7)]
         known = [*whole, ("assistant", 7, 9)] if i == 1 else whole[:3]
         return known if self.roles else None
+
+    def source_ranges(self, i: int) -> dict[str, list[tuple[int, int]]]:
+        return {}
 
     def span_ranges(self, i: int) -> dict[str, list[tuple[int, int]]]:
         return {"strategy": [(1, 3)]}
@@ -96,10 +102,49 @@ def test_without_messages_prompt_and_replies_are_told_apart() -> None:
 
 
 def test_a_result_without_profiles_is_refused() -> None:
+    plain = sra_fast.score(DENSE[0].build(), marked_batch((20,)))
     with pytest.raises(NoProfileError, match="score again with profile='mean'"):
-        viewed(Stand(profiles=False))
+        TokenisedResult(plain, byte_level_bpe())
 
 
-def test_a_result_without_texts_is_refused() -> None:
-    with pytest.raises(ViewError, match="response 0 does not have the text"):
+def test_a_result_of_embeddings_is_refused() -> None:
+    with pytest.raises(ViewError, match="response 0 does not have its tokens"):
         viewed(replace(Stand(), texts=False))
+
+
+def test_a_result_brings_its_texts_messages_and_ranges() -> None:
+    tokenizer = byte_level_bpe()
+    chat = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "I am low. Why?"},
+        {"role": "assistant", "content": "Rest 你好 first."},
+        {"role": "user", "content": "Then?"},
+        {"role": "assistant", "content": "Go."},
+    ]
+    batch = sra_fast.mark(tokenizer, chat, {"rule": "kind"}, response=[2, 4], sources="messages")
+    model = DENSE[0].build()
+    model.resize_token_embeddings(len(tokenizer))
+    result = sra_fast.score(model, batch, profile="layers")
+    (shown,) = viewed(TokenisedResult(result, tokenizer))
+    text = tokenizer.decode(batch["input_ids"][0])
+    assert text.startswith("".join(shown.tokens))
+    said = ["".join(shown.tokens[turn.start : turn.end]) for turn in shown.turns]
+    assert [turn.role for turn in shown.turns] == [message["role"] for message in chat]
+    assert said == [message["content"] for message in chat]
+    for reply, message, number in zip(shown.replies, (chat[2], chat[4]), (0, 1), strict=True):
+        assert "".join(shown.tokens[reply.start : reply.end]) == message["content"]
+        (rule,) = reply.spans["rule"]
+        assert "".join(shown.tokens[slice(*rule)]).strip() == "kind"
+        numpy.testing.assert_array_equal(reply.profile, result.profile(number).numpy())
+
+
+def test_sources_that_are_no_messages_are_passed_on() -> None:
+    tokenizer = byte_level_bpe()
+    chat = [{"role": "user", "content": "A b. C d."}, {"role": "assistant", "content": "E."}]
+    batch = sra_fast.mark(tokenizer, chat, {"x": "b"}, sources={"one": "A b.", "two": "C d."})
+    model = DENSE[0].build()
+    model.resize_token_embeddings(len(tokenizer))
+    (shown,) = viewed(TokenisedResult(sra_fast.score(model, batch, profile="mean"), tokenizer))
+    (reply,) = shown.replies
+    assert set(reply.sources) == {"one", "two"}
+    assert "".join(shown.tokens[slice(*reply.sources["two"][0])]).strip() == "C d."
