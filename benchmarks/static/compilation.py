@@ -124,7 +124,7 @@ def binaries(target: str, case: KernelCase) -> list[Binary]:
 def tiles_of(target: str) -> str:
     """Return the name of the tiles in the table that serve a target."""
     chip = TARGETS[target].arch
-    return configurations.tiles_of(chip // 10) if isinstance(chip, int) else target
+    return configurations.tiles_of(*divmod(chip, 10)) if isinstance(chip, int) else target
 
 
 @dataclass(frozen=True)

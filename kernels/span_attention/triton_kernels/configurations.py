@@ -128,9 +128,13 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.PROFILE:            ((64, 128, 4, 2),   (64, 64, 4, 2),    (64, 64, 4, 2)),
     },
 }
-# The same instructions as on sm_80, but another assembler, which needs more registers for dq.
-_HALF["sm_120"] = _HALF["sm_80"] | {
+# The same instructions as on sm_80, but the assembler needs more registers for some kernels.
+_HALF["sm_86"] = _HALF["sm_80"] | {
     Kernel.DQ: ((128, 64, 8, 3), (128, 32, 8, 3), (32, 32, 8, 2)),
+}
+_HALF["sm_120"] = _HALF["sm_86"] | {
+    Kernel.FORWARD_WITH_SPANS: ((128, 64, 8, 3), (128, 64, 8, 3), (64, 32, 8, 2)),
+    Kernel.DECODE: ((16, 64, 8, 3), (16, 32, 8, 4), (16, 16, 8, 3)),
 }
 # IEEE float32 runs on plain FMAs, whose operands all pass through registers.
 _SINGLE_NVIDIA: dict[Kernel, Line] = {
@@ -207,9 +211,11 @@ def architecture(device: torch.device) -> str:
         return "interpreter"
     if torch.version.hip is not None:
         return "gfx942"
-    return tiles_of(torch.cuda.get_device_capability(device)[0])
+    return tiles_of(*torch.cuda.get_device_capability(device))
 
 
-def tiles_of(major: int) -> str:
-    """Return the name in the table of what serves NVIDIA's chips of a major compute capability."""
+def tiles_of(major: int, minor: int) -> str:
+    """Return the name in the table of what serves NVIDIA's chips of a compute capability."""
+    if (major, minor) > (8, 0) and major == 8:
+        return "sm_86"
     return {9: "sm_90", 10: "sm_100", 12: "sm_120"}.get(major, "sm_80")
