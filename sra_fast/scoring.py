@@ -19,6 +19,7 @@ from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.marked_query import Placed, build_query, query_as_given
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.profiles import (
+    WITHOUT_PROFILE,
     ProfileRecord,
     attach_profiles,
     check_profile_kind,
@@ -128,10 +129,7 @@ def score(
     content = read_content(served, batch, unanswered=not is_own_rows(rows))
     marked = choose_rows(content.marked, rows)
     if content.sources is not None and profile is None:
-        raise ValueError(
-            "source_ids: what a response pays to a source is a sum over its profile, and none is "
-            'asked for; give profile="mean" ("layers", "heads"), or leave the sources out'
-        )
+        raise ValueError(WITHOUT_PROFILE)
     if profile is not None:
         check_profile_kind(profile)
         check_profile_size(profile_keys(marked), profile, served.decoder.config, profile_bytes)

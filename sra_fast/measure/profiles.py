@@ -27,6 +27,11 @@ from sra_fast.measure.spans import MarkedBatch
 from sra_fast.names import ProfileKind
 from sra_fast.result import SRAResult
 
+WITHOUT_PROFILE = (
+    "source_ids: what a response pays to a source is a sum over its profile, and none is asked "
+    'for; give profile="mean" ("layers", "heads"), or leave the sources out'
+)
+
 
 @dataclass(frozen=True)
 class ProfilePlaces:
@@ -87,7 +92,7 @@ class ProfileRecord:
         """
         if self.kind == "mean":
             return torch.stack(fetched(list(self._sums.values()))).sum(dim=0) / len(layers)
-        found = fetched([self._layers.pop(layer).float() for layer in layers])
+        found = fetched([self._layers[layer].float() for layer in layers])
         return torch.stack(found, dim=1)
 
 
