@@ -119,6 +119,27 @@ def test_nothing_in_gives_nothing_out(case: Case, backend: Any) -> None:
     assert result.lse.shape == (case.batch, case.heads, case.queries)
 
 
+@pytest.mark.parametrize("window", [None, 5], ids=["no window", "window"])
+@pytest.mark.parametrize("queries", [20, 7, 1])
+@pytest.mark.parametrize("scale", [-0.4, 0.0])
+def test_scales_need_not_be_positive(scale: float, queries: int, window: int | None) -> None:
+    case = Case("scale", queries=queries, keys=20, window=window)
+    found, wanted = (
+        span_attention(
+            *case.tensors(torch.float32),
+            case.query(),
+            backend=backend,
+            scale=scale,
+            window=window,
+        )
+        for backend in ("lse", "reference")
+    )
+    for mine, true in zip(
+        (found.out, found.mass, found.lse), (wanted.out, wanted.mass, wanted.lse), strict=True
+    ):
+        assert worst(mine, true) <= 1e-5
+
+
 def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("blocks", queries=333, keys=333, window=40, softcap=3.0, rows="all")
     inputs, rule = case.tensors(torch.float32), case.rule(torch.float32)
