@@ -187,6 +187,16 @@ def test_no_row_asked_for_gives_no_gradient(way: Way) -> None:
     assert all(grad.eq(0).all() for grad in of_mass(found, given))
 
 
+@each_way
+def test_no_span_gives_no_gradient(way: Way) -> None:
+    case = Case("no span", sinks=True)
+    query = replace(case.query(), key_labels=torch.zeros(1, 37, dtype=torch.int32), names=())
+    given = leaves(case, torch.float32)
+    found = way(*given[:2], torch.zeros(1, 4, 37), query, rule_of(case, given))
+    assert found.shape == (len(query.rows), 4, 0)
+    assert all(grad.eq(0).all() for grad in of_mass(found, given))
+
+
 def test_only_the_rows_asked_for_and_what_they_see_get_a_gradient() -> None:
     case = Case("middle", rows="some")
     query = replace(case.query(), rows=torch.tensor([20, 22]))
