@@ -262,8 +262,11 @@ def test_a_second_derivative_is_refused() -> None:
     given = leaves(CASES[0], torch.float32)
     found = mass_by(by_blocks, CASES[0], given)
     (grad,) = torch.autograd.grad(found.square().sum(), given[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):
+        grad.sum().backward(retain_graph=True)
+    for leaf in given:  # also where there is another way to it
+        with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):
+            torch.autograd.grad(grad.sum() + leaf.sum(), leaf, retain_graph=True)
 
 
 def test_a_training_step_does_plain_attention_and_three_products_of_the_rows() -> None:
