@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,6 +168,22 @@ def _query(labels: Any = None, rows: Any = None, segments: Any = None, names: An
         torch.tensor([[0, 0, 37]], dtype=torch.int32) if segments is None else segments,
         names,
     )
+
+
+@pytest.mark.parametrize("part", ["key_labels", "rows", "segments"])
+def test_a_query_that_is_written_into_is_read_again(part: str) -> None:
+    case = Case("written into", batch=2)
+    inputs, query = case.tensors(torch.float32), case.query()
+    first = span_attention(*inputs, query).mass
+    with torch.inference_mode():
+        if part == "rows":
+            query.rows[-1] -= 1
+        else:
+            getattr(query, part)[0] = 0
+    wanted = span_attention(*inputs, replace(query), backend="reference").mass
+    assert worst(first, wanted) > 1e-3
+    assert worst(span_attention(*inputs, query).mass, wanted) <= 1e-6
+    assert worst(span_mass(*inputs[:2], query).mass, wanted) <= 1e-6
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ MAX_SPANS = 31  # labels are the bits of an int32, and the sign bit is left alon
 
 _Plan = TypeVar("_Plan")
 _NUMBERS = ("numbers",)
+_WRITES = ("writes",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ class SpanQuery:
             raise ValueError(f"at most {MAX_SPANS} spans fit one query, got {len(self.names)}")
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"span names must differ, got {self.names}")
+        if not torch.compiler.is_compiling():
+            self.forget_if_written()
 
     def to(self, device: torch.device) -> SpanQuery:
         """Return the same query on ``device``: itself if its tensors are there already."""
@@ -150,6 +153,19 @@ class SpanQuery:
         """Return whether some batch row holds more than one segment."""
         rows = [b for b, _, _ in self.numbers().segments]
         return len(rows) > len(set(rows))
+
+    def forget_if_written(self) -> None:
+        """Forget all that was derived from the query if its tensors were written into since then.
+
+        Tensors of inference mode do not count who writes into them, so that is not noticed there.
+        """
+        labels, rows, segments = self.key_labels, self.rows, self.segments
+        if labels.is_inference() or rows.is_inference() or segments.is_inference():
+            return
+        writes = (labels._version, rows._version, segments._version)
+        if self._derived.setdefault(_WRITES, writes) != writes:
+            self._derived.clear()
+            self._derived[_WRITES] = writes
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
         """Return what ``make`` returned when it was first asked for under ``key``.

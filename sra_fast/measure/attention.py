@@ -185,6 +185,7 @@ def _spans(
     another sequence would be seen.
     """
     keys = key.shape[2]
+    request.query.forget_if_written()
     if query.shape[2] < keys and request.query.packs():
         _refuse("packed rows with a cache")
     spans = request.query.last_keys(keys)
