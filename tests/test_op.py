@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from op_cases import CASES, EMPTY_CASES, Case
 from op_truth import gradients, plain_pytorch, truth, worst
@@ -249,6 +250,31 @@ def test_a_string_is_no_tuple_of_names() -> None:
     query, names = CASES[0].query(), "strategy"
     with pytest.raises(TypeError, match="a tuple of str, got the string 'strategy'"):
         SpanQuery(query.key_labels, query.rows, query.segments, names)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # PyTorch's own
+@pytest.mark.parametrize("backend", ["lse", "lse:blocks", "reference"])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_forward_mode_gives_the_derivative_or_an_error(backend: Any, softcap: float | None) -> None:
+    case = Case("forward mode")
+    q, k, v = case.tensors(torch.float64)
+
+    def mass_of(queries: Tensor) -> Tensor:
+        return span_attention(queries, k, v, case.query(), softcap=softcap, backend=backend).mass
+
+    def mass_alone(queries: Tensor) -> Tensor:
+        return span_mass(queries, k, case.query(), softcap=softcap, backend=backend).mass
+
+    small = 1e-6 * torch.ones_like(q)
+    true = (mass_of(q + small) - mass_of(q - small)) / 2e-6
+    for function in (mass_of, mass_alone):
+        with forward_ad.dual_level():
+            followed = forward_ad.make_dual(q, torch.ones_like(q))
+            if backend == "reference":
+                assert worst(forward_ad.unpack_dual(function(followed)).tangent, true) <= 1e-6
+                continue
+            with pytest.raises(ValueError, match="no forward-mode derivative"):
+                function(followed)
 
 
 def test_mixed_and_unserved_dtypes_are_refused() -> None:
