@@ -152,6 +152,8 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
         raise ValueError(
             f"q, k and v must share one of {_DTYPES}, got {q.dtype}, {k.dtype} and {v.dtype}"
         )
+    if q.device.type == "meta":
+        raise ValueError("q, k and v are on the meta device, where there are no numbers")
     if not q.device == k.device == v.device:
         raise ValueError(f"q, k, v are on different devices: {q.device}, {k.device}, {v.device}")
     if rule.window is not None and rule.window < 1:

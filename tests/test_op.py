@@ -252,6 +252,14 @@ def test_a_string_is_no_tuple_of_names() -> None:
         SpanQuery(query.key_labels, query.rows, query.segments, names)  # type: ignore[arg-type]
 
 
+@each_backend
+def test_tensors_without_numbers_are_refused(backend: Any) -> None:
+    case = Case("meta")
+    inputs = (x.to("meta") for x in case.tensors(torch.float32))
+    with pytest.raises(ValueError, match="on the meta device"):
+        span_attention(*inputs, case.query(), backend=backend)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # PyTorch's own
 @pytest.mark.parametrize("backend", ["lse", "lse:blocks", "reference"])
 @pytest.mark.parametrize("softcap", [None, 2.0])
