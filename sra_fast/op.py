@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from sra_fast.backends import BackendModule, own_backend
 from sra_fast.kernels import lse, reference
@@ -21,6 +20,7 @@ from sra_fast.kernels.contract import (
 from sra_fast.kernels.dispatch import PREFIX, fastest, fastest_mass, triton_backend
 from sra_fast.kernels.plan import check
 from sra_fast.kernels.providers import PROVIDERS
+from sra_fast.kernels.torch_state import is_followed_forward
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
 _OF_PROVIDERS: dict[str, BackendModule] = {
@@ -205,7 +205,7 @@ def _backend(
 ) -> BackendModule:
     if name == "auto":
         name = fastest(q, k, v, query, rule, mass_grad=mass_grad)
-    followed = _is_followed_forward(q, k, v, rule.sinks)
+    followed = is_followed_forward(q, k, v, rule.sinks)
     if followed and (name == "triton" or (name.startswith("lse") and len(query.rows))):
         raise ValueError(
             f'backend "{name}" has no forward-mode derivative of the mass; use backend="reference"'
@@ -218,14 +218,6 @@ def _backend(
     if name in _OF_PROVIDERS:
         return _OF_PROVIDERS[name]
     return _BACKENDS[name] if name in _BACKENDS else own_backend(name)
-
-
-def _is_followed_forward(*tensors: Tensor | None) -> bool:
-    """Return whether forward-mode differentiation follows a tensor (``jvp``, dual levels)."""
-    return forward_ad._current_level >= 0 and any(  # asked first: it costs nothing
-        tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
-        for tensor in tensors
-    )
 
 
 def _nothing(q: Tensor, v: Tensor, query: SpanQuery) -> SpanAttention:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .torch_state import writes
 from .transfers import send
 
 MAX_SPANS = 31  # labels are the bits of an int32, and the sign bit is left alone
@@ -159,13 +160,10 @@ class SpanQuery:
 
         Tensors of inference mode do not count who writes into them, so that is not noticed there.
         """
-        labels, rows, segments = self.key_labels, self.rows, self.segments
-        if labels.is_inference() or rows.is_inference() or segments.is_inference():
-            return
-        writes = (labels._version, rows._version, segments._version)
-        if self._derived.setdefault(_WRITES, writes) != writes:
+        now = writes(self.key_labels, self.rows, self.segments)
+        if now is not None and self._derived.setdefault(_WRITES, now) != now:
             self._derived.clear()
-            self._derived[_WRITES] = writes
+            self._derived[_WRITES] = now
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
         """Return what ``make`` returned when it was first asked for under ``key``.
