@@ -22,7 +22,14 @@ from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.run_as_given import run_whole
 from sra_fast.measure.self_check import self_check
-from sra_fast.measure.served import ServedModel, evaluating, may_be_stopped, serve, switched
+from sra_fast.measure.served import (
+    ServedModel,
+    evaluating,
+    may_be_stopped,
+    serve,
+    switched,
+    used_by_one,
+)
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS
@@ -43,8 +50,8 @@ def score(
 
     The decoder runs once over each sequence, without logits and KV cache, and a forward pass ends
     as soon as the last attention layer's mass is known; nothing is computed for padding. The model
-    is left as it was found, whatever happens. Definitions: :mod:`sra_fast.definitions`
-    (arXiv 2402.10453).
+    is left as it was found, whatever happens; threads that score with one model take turns.
+    Definitions: :mod:`sra_fast.definitions` (arXiv 2402.10453).
 
     A batch with inputs that are worked in above the decoder, such as images, or with positions that
     are not 0, 1, 2, … in each sequence runs through the whole model, as it was given. So does every
@@ -95,6 +102,20 @@ def score(
     if forward_tokens < 1:
         raise ValueError(f"forward_tokens must be at least 1, got {forward_tokens}")
     served = serve(model)
+    with used_by_one(served.decoder):
+        return _score(served, batch, definition, keep_rows, backend, forward_tokens, check)
+
+
+def _score(
+    served: ServedModel,
+    batch: Mapping[str, Any],
+    definition: str,
+    keep_rows: bool,
+    backend: str,
+    forward_tokens: int,
+    check: bool,
+) -> SRAResult:
+    """Measure a batch with a model that nobody else scores with meanwhile, as :func:`score`."""
     refuse_adapters(served.top)
     served = tried(served)
     content = read_content(served, batch)
