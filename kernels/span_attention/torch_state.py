@@ -6,14 +6,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
-def writes(a: Tensor, b: Tensor, c: Tensor) -> tuple[int, int, int] | None:
+def writes(*tensors: Tensor) -> tuple[int, ...] | None:
     """Return how often each tensor was written into; None if one of inference mode is among them.
 
     Those do not count it.
     """
-    if a.is_inference() or b.is_inference() or c.is_inference():
-        return None
-    return a._version, b._version, c._version
+    counts = []
+    for tensor in tensors:
+        if tensor.is_inference():
+            return None
+        counts.append(tensor._version)
+    return tuple(counts)
 
 
 def is_followed_forward(*tensors: Tensor | None) -> bool:
