@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -239,6 +239,116 @@ class SRAResult:
             ValueError: a response is of a conversation that ``meta`` does not reach.
         """
         return response_table(self, meta)
+
+    def plot_layers_heads(
+        self,
+        i: int | None = None,
+        *,
+        span: str | None = None,
+        of: Literal["by_head", "mass"] = "by_head",
+        log: bool = False,
+        ax: Any | None = None,
+    ) -> tuple[Any, Any]:
+        """Draw which layers and heads attend to a span, as a heat map for a paper.
+
+        Args:
+            i: the response; None for the mean over all, without those that are NaN.
+            span: name of the span; the first if None. Under ``of="mass"`` any of :attr:`names`.
+            of: what the colours say: "by_head" for :attr:`by_head`, "mass" for :attr:`mass`.
+            log: whether the colours are on a logarithmic scale.
+            ax: matplotlib axes to draw on; new ones if None.
+
+        Returns:
+            matplotlib's figure and axes.
+
+        Raises:
+            ValueError: there are no scores by head, or no responses.
+            KeyError: no such span.
+            IndexError: no such response.
+        """
+        from sra_fast.report.layers_heads_plot import layers_heads_plot
+
+        return layers_heads_plot(self, i, span=span, of=of, log=log, ax=ax)
+
+    def plot_profile(
+        self,
+        i: int,
+        *,
+        layer: int | None = None,
+        head: int | None = None,
+        by_layer: bool = False,
+        tokens: tuple[int, int] | None = None,
+        tokenizer: Any | None = None,
+        log: bool = False,
+        ax: Any | None = None,
+    ) -> tuple[Any, Any]:
+        """Draw the attention of response ``i`` on every token, with its sources shaded.
+
+        Up to 200 tokens are bars, more are a line. The six sources with the most attention have
+        colours and names; the others are grey.
+
+        Args:
+            i: the response.
+            layer: one of :attr:`layers`; None for the mean over layers.
+            head: number of a head; None for the mean over heads.
+            by_layer: whether to draw a heat map of layers × tokens, with all layers, instead.
+            tokens: the first token to show and the one after the last; all if None.
+            tokenizer: what decodes the tokens into labels, which 80 have room for; None for
+                positions as labels.
+            log: whether the attention is on a logarithmic scale, of the axis or of the colours.
+            ax: matplotlib axes to draw on; new ones if None.
+
+        Returns:
+            matplotlib's figure and axes.
+
+        Raises:
+            ValueError: no profile was asked for, or not by layer or head; no such tokens, too many
+                for labels, or without ids; ``layer`` together with ``by_layer``.
+            KeyError: no such layer or head.
+            IndexError: no such response.
+        """
+        from sra_fast.report.profile_plot import profile_plot
+
+        return profile_plot(
+            self,
+            i,
+            layer=layer,
+            head=head,
+            by_layer=by_layer,
+            tokens=tokens,
+            tokenizer=tokenizer,
+            log=log,
+            ax=ax,
+        )
+
+    def plot_turns(
+        self,
+        definition: str | None = None,
+        *,
+        span: str | None = None,
+        mean: bool | None = None,
+        ax: Any | None = None,
+    ) -> tuple[Any, Any]:
+        """Draw the score of the responses by their turn, for a paper.
+
+        Args:
+            definition: name of the definition; :attr:`definition` if None.
+            span: name of the span; the first if None.
+            mean: whether to draw the mean over conversations, with its 95% interval where eight or
+                more have that turn, instead of one line per conversation; None: from eight
+                conversations on.
+            ax: matplotlib axes to draw on; new ones if None.
+
+        Returns:
+            matplotlib's figure and axes.
+
+        Raises:
+            ValueError: there are no responses.
+            KeyError: nothing was scored under this definition, or no such span.
+        """
+        from sra_fast.report.turns_plot import turns_plot
+
+        return turns_plot(self, definition=definition, span=span, mean=mean, ax=ax)
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, whole or not at all.

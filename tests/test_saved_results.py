@@ -86,7 +86,7 @@ def test_a_file_without_one_of_its_tensors_is_refused(tmp_path: Path, name: str)
     if name in OPTIONAL:
         assert unequal(loaded(tmp_path, tensors, metadata)) == {name}
     else:
-        with pytest.raises(ValueError, match="changed: .*is missing"):
+        with pytest.raises(ValueError, match=r"changed: .*is missing"):
             loaded(tmp_path, tensors, metadata)
 
 
