@@ -187,5 +187,5 @@ def test_what_is_not_there_is_named(draw: Any, error: type[Exception], says: str
 
 
 def test_too_many_labels_are_refused() -> None:
-    with pytest.raises(ValueError, match="96 tokens have no room for their texts"):
+    with pytest.raises(ValueError, match="97 tokens have no room for their texts"):
         profiled_result((97,), profile="mean").plot_profile(1, tokenizer=Words())
