@@ -18,7 +18,7 @@ _KINDS = {
     **dict.fromkeys(("profile_tokens", "profile_sources"), torch.int32),
     "as_written": torch.bool,
 }
-Shape = tuple[int, ...]
+TensorShape = tuple[int, ...]
 
 
 def misfit(tensors: Mapping[str, Tensor], names: Mapping[str, Any]) -> str | None:
@@ -51,7 +51,7 @@ def _wrong_shape(tensors: Mapping[str, Tensor], names: Mapping[str, Any]) -> str
     n, spans, layers = tensors["turn"].numel(), len(names["spans"]), len(names["layers"])
     sets, mass = len(names["names"]), tensors["mass"]
     heads = mass.shape[2] if mass.ndim == 4 else 0
-    wanted: dict[str, Shape] = {
+    wanted: dict[str, TensorShape] = {
         **dict.fromkeys(("conversation", "response_tokens", "turn", "as_written"), (n,)),
         **dict.fromkeys(("row_counts", "profile_counts"), (n,)),
         "span_tokens": (n, spans),
@@ -65,7 +65,7 @@ def _wrong_shape(tensors: Mapping[str, Tensor], names: Mapping[str, Any]) -> str
     for counts in ("row_counts", "profile_counts"):
         if counts in tensors and bool((tensors[counts] < 0).any()):
             return f"{counts} has a number below 0"
-    in_parts: dict[str, Shape] = {}
+    in_parts: dict[str, TensorShape] = {}
     if "row_counts" in tensors:
         in_parts["row_masses"] = (int(tensors["row_counts"].sum()), layers, heads, sets)
     if "profile_counts" in tensors:
@@ -76,7 +76,7 @@ def _wrong_shape(tensors: Mapping[str, Tensor], names: Mapping[str, Any]) -> str
     return _unlike(tensors, in_parts)
 
 
-def _unlike(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> str | None:
+def _unlike(tensors: Mapping[str, Tensor], wanted: Mapping[str, TensorShape]) -> str | None:
     for name, shape in wanted.items():
         if name in tensors and tuple(tensors[name].shape) != shape:
             found = list(tensors[name].shape)

@@ -15,7 +15,7 @@ from sra_fast.tools.suggestions import did_you_mean
 if TYPE_CHECKING:
     from sra_fast.result import SRAResult
 
-Quantity = Literal["by_head", "mass"]
+HeadQuantity = Literal["by_head", "mass"]
 _LABELS = {
     "by_head": "SRA of the head (share of attention beyond key 0)",
     "mass": "attention mass (share of attention)",
@@ -27,7 +27,7 @@ def layers_heads_plot(
     i: int | None,
     *,
     span: str | None,
-    of: Quantity,
+    of: HeadQuantity,
     log: bool,
     ax: Any | None,
 ) -> tuple[Any, Any]:
@@ -38,7 +38,7 @@ def layers_heads_plot(
     image = axes.imshow(
         values, aspect="auto", cmap="cividis", origin="lower", norm="log" if log else None
     )
-    axes.set_facecolor(GREY)  # a cell without a number is clear
+    axes.set_facecolor(GREY)  # a cell that is NaN or infinite is clear
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -48,9 +48,9 @@ def layers_heads_plot(
     bar.outline.set_visible(False)
     bar.set_label(_LABELS[of])
     whose = f"mean of {len(result):,} responses" if i is None else f"response {i}"
-    undefined = "\ngrey: undefined" if bool(numpy.isnan(values).any()) else ""
+    not_finite = "\ngrey: no finite number" if not numpy.isfinite(values).all() else ""
     axes.set_title(
-        f"{shortened(span or result.spans[0], 30)}; {whose}{undefined}",
+        f"{shortened(span or result.spans[0], 30)}; {whose}{not_finite}",
         loc="left",
         fontsize=9.5,
         parse_math=False,

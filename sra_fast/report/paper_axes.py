@@ -30,8 +30,9 @@ def labels_and_fonts(texts: Iterable[str]) -> tuple[list[str], list[str]]:
     """
     labels = [shortened(text, _LONGEST) for text in texts]
     fonts = _fonts(frozenset("".join(labels)))
-    lost = {c: c.encode("unicode_escape").decode() for c in set("".join(labels)) - set(fonts)}
-    shown = [label.translate(str.maketrans(lost)) for label in labels]
+    lost = set("".join(labels)) - fonts.keys()
+    table = {ord(c): c.encode("unicode_escape").decode() for c in lost}
+    shown = [label.translate(table) for label in labels]
     return shown, list(dict.fromkeys(["sans-serif", *fonts.values()]))
 
 

@@ -81,12 +81,13 @@ def test_the_heat_map_of_heads_holds_the_numbers(i: int | None, of: Any) -> None
     assert numpy.array_equal(shown, wanted.float().numpy())
 
 
-def test_a_head_without_a_number_is_told() -> None:
-    by_head = torch.full_like(result().mass[..., :1], torch.nan)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_head_without_a_finite_number_is_told(value: float) -> None:
+    by_head = torch.full_like(result().mass[..., :1], value)
     by_head[:, 1:] = 0.5
     _, axes = replace(result(), by_head=by_head).plot_layers_heads()
-    assert "grey: undefined" in axes.get_title("left")
-    assert "undefined" not in result().plot_layers_heads()[1].get_title("left")
+    assert "grey: no finite number" in axes.get_title("left")
+    assert "grey" not in result().plot_layers_heads()[1].get_title("left")
 
 
 @pytest.mark.parametrize("definition", [None, "mass"])
