@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy
 from torch import Tensor
 
-from sra_fast.report.palette import GREY
 from sra_fast.report.paper_axes import figure_and_axes
 from sra_fast.tools.printable import shortened
 from sra_fast.tools.suggestions import did_you_mean
@@ -38,7 +37,7 @@ def layers_heads_plot(
     image = axes.imshow(
         values, aspect="auto", cmap="cividis", origin="lower", norm="log" if log else None
     )
-    axes.set_facecolor(GREY)  # a cell that is NaN or infinite is clear
+    axes.set_facecolor("white")  # a cell that is NaN or infinite is clear
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -48,7 +47,7 @@ def layers_heads_plot(
     bar.outline.set_visible(False)
     bar.set_label(_LABELS[of])
     whose = f"mean of {len(result):,} responses" if i is None else f"response {i}"
-    not_finite = "\ngrey: no finite number" if not numpy.isfinite(values).all() else ""
+    not_finite = "\nwhite: no finite number" if not numpy.isfinite(values).all() else ""
     axes.set_title(
         f"{shortened(span or result.spans[0], 30)}; {whose}{not_finite}",
         loc="left",

@@ -86,8 +86,8 @@ def test_a_head_without_a_finite_number_is_told(value: float) -> None:
     by_head = torch.full_like(result().mass[..., :1], value)
     by_head[:, 1:] = 0.5
     _, axes = replace(result(), by_head=by_head).plot_layers_heads()
-    assert "grey: no finite number" in axes.get_title("left")
-    assert "grey" not in result().plot_layers_heads()[1].get_title("left")
+    assert "white: no finite number" in axes.get_title("left")
+    assert "white" not in result().plot_layers_heads()[1].get_title("left")
 
 
 @pytest.mark.parametrize("definition", [None, "mass"])
