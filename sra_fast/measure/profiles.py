@@ -22,7 +22,7 @@ from transformers import PretrainedConfig
 from sra_fast.kernels.contract import ProfileQuery, SpanQuery
 from sra_fast.measure.marked_query import Placed
 from sra_fast.measure.one_copy import fetched, sent
-from sra_fast.measure.source_ids import Sources
+from sra_fast.measure.source_ids import SourceMarks
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.names import ProfileKind
 from sra_fast.result import SRAResult
@@ -141,7 +141,7 @@ def attach_profiles(
     batch: MarkedBatch,
     members: Sequence[int],
     input_ids: Tensor | None,
-    sources: Sources | None,
+    sources: SourceMarks | None,
 ) -> SRAResult:
     """Return a result with the profiles of its responses, their tokens and sources.
 

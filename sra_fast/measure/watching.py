@@ -29,7 +29,7 @@ from sra_fast.measure.parts_of_models import missing_tokens
 from sra_fast.measure.profiles import WITHOUT_PROFILE, with_profiles
 from sra_fast.measure.request import REQUEST, SpanRequest
 from sra_fast.measure.served import ServedModel, switched
-from sra_fast.measure.source_ids import Sources, read_sources
+from sra_fast.measure.source_ids import SourceMarks, read_sources
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.measure.unserved import UnservedModelError
 from sra_fast.names import ProfileKind
@@ -55,7 +55,7 @@ class WatchedCall:
     layers: tuple[int, ...]
     strategies: tuple[str, ...] | None
     input_ids: Tensor | None = None
-    sources: Sources | None = None
+    sources: SourceMarks | None = None
 
 
 Listener = Callable[[WatchedCall], None]
