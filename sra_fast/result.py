@@ -52,8 +52,8 @@ class SRAResult:
         row_counts: int64 ``[n]``, the ``R_i``, if the rows were kept, else None.
         by_head: float32 ``[n, L, H, P]``, the authors' share of each head: its attention on a span
             without the last token, divided by what key 0 and the sinks leave, then the mean over
-            the predicting rows. Its mean over heads is not ``reference``, which divides means over
-            heads. None in files of earlier versions.
+            the predicting rows that leave more than 2⁻²⁰ (NaN if none does). Its mean over heads is
+            not ``reference``, which divides means over heads. None in files of earlier versions.
         profiles: float32 ``[ΣT_i]``, ``[ΣT_i, L]`` or ``[ΣT_i, L, H]`` if a profile was asked for,
             else None; see :meth:`profile`.
         profile_counts: int64 ``[n]``, the ``T_i`` of the profiles: how many tokens there are from

@@ -20,6 +20,10 @@ from sra_fast.measure.response_rows import AllRowMasses, ResponseRows
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, MarkedSequence
 from sra_fast.result import SRAResult
 
+LEAST_REST = (
+    2.0**-20
+)  # 1 − null is off by 2⁻²⁴ and more, so a smaller rest would be mostly rounding
+
 
 class UnansweredRequestError(RuntimeError):
     """Raised when a forward pass ended without the masses that were asked for."""
@@ -67,7 +71,7 @@ def reduce(
             parts.append(part)
             scores.append(of_each.float())  # [definitions, n, L, P]
             masses.append(rows.means(means.masses, rows.tokens).float())  # [n, L, H, G]
-            of_heads.append(rows.means(_shares(means), rows.predicting).float())  # [n, L, H, P]
+            of_heads.append(_by_head(means, rows).float())  # [n, L, H, P]
             sums.append(means.heads.sum(dim=(0, 2)).float())  # [L], finite if all masses are
             del means
         own = [name for name in known_definitions() if name not in DEFINITIONS]
@@ -103,15 +107,15 @@ def reduce(
     )
 
 
-def _shares(means: HeadMeans) -> Tensor:
-    """Return each head's share of a span in what key 0 and the sinks leave, ``[R, L, H, P]``.
+def _by_head(means: HeadMeans, rows: ResponseRows) -> Tensor:
+    """Return each head's share of a span in what key 0 and the sinks leave, ``[n, L, H, P]``.
 
-    The rest is at least the span's own mass. Where nearly all attention is on key 0, it may still
-    be less, because the masses are float32; where both are 0, the share is 0.
+    It is the mean over the predicting rows that leave more than :data:`LEAST_REST`; NaN if none do.
     """
-    spans = means.masses[..., 1:-1:2]
-    rest = torch.maximum(means.left[..., None], spans)
-    return torch.where(rest > 0, spans / rest, 0.0)
+    rest = means.left[..., None]  # [R, L, H, 1]
+    some = rest > LEAST_REST
+    shares = torch.where(some, means.masses[..., 1:-1:2] / rest, 0.0)
+    return rows.means(shares, rows.predicting) / rows.means(some.to(rest), rows.predicting)
 
 
 def _layouts(as_written: Sequence[bool | None]) -> Tensor | None:
