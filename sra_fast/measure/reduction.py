@@ -115,7 +115,7 @@ def _by_head(means: HeadMeans, rows: ResponseRows) -> Tensor:
     rest = means.left[..., None]  # [R, L, H, 1]
     some = rest > LEAST_REST
     shares = torch.where(some, means.masses[..., 1:-1:2] / rest, 0.0)
-    return rows.means(shares, rows.predicting) / rows.means(some.to(rest), rows.predicting)
+    return rows.means(shares, rows.predicting) / rows.means(some.to(rest.dtype), rows.predicting)
 
 
 def _layouts(as_written: Sequence[bool | None]) -> Tensor | None:
