@@ -10,9 +10,11 @@ from torch import nn
 
 from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
+from sra_fast.measure.profiles import ProfileRecord, attach_profiles, check_profile_kind
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.served import serve, switched
 from sra_fast.measure.watching import WatchedCall, unwrapped, watching
+from sra_fast.names import ProfileKind
 from sra_fast.result import SRAResult
 from sra_fast.tools.sra_warning import SRAWarning
 
@@ -35,6 +37,7 @@ def monitor(
     definition: str = "paper",
     keep_rows: bool = False,
     backend: str = "auto",
+    profile: ProfileKind | None = None,
 ) -> Iterator[Monitor]:
     """Record the SRA of each forward call of ``model`` inside the block that carries masks.
 
@@ -54,6 +57,8 @@ def monitor(
         definition: the definition that ``.sra`` of the results gives, built-in or registered.
         keep_rows: whether to keep the masses of every row.
         backend: backend of the op, built-in or registered.
+        profile: whether to keep each response's attention on every token, and of what kind, as
+            :func:`sra_fast.score` does.
 
     Yields:
         The monitor, whose ``results`` grow with each call.
@@ -68,23 +73,24 @@ def monitor(
     check_definition(definition)
     check_backend(backend)
     served = serve(unwrapped(model))
+    if profile is not None:
+        check_profile_kind(profile)
     recorder = Monitor()
 
     def record(answer: WatchedCall) -> None:
         members = range(len(answer.marked.sequences))
-        recorder.results.append(
-            reduce(
-                answer.request,
-                answer.placed,
-                answer.marked,
-                members,
-                answer.layers,
-                definition,
-                keep_rows,
-            )
+        request, marked = answer.request, answer.marked
+        result = reduce(
+            request, answer.placed, marked, members, answer.layers, definition, keep_rows
         )
+        if profile is not None and isinstance(request.profiles, ProfileRecord):
+            kept = request.profiles
+            result = attach_profiles(
+                result, kept, marked, members, answer.input_ids, answer.sources
+            )
+        recorder.results.append(result)
 
-    with switched(served), watching(served, record, backend=backend):
+    with switched(served), watching(served, record, backend=backend, profile=profile):
         yield recorder
     if not recorder.results:
         warnings.warn(

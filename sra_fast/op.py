@@ -27,6 +27,7 @@ from sra_fast.kernels.dispatch import (
 )
 from sra_fast.kernels.plan import check, plan
 from sra_fast.kernels.providers import PROVIDERS
+from sra_fast.kernels.torch_state import is_followed_forward
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
 _OF_PROVIDERS: dict[str, BackendModule] = {
@@ -192,6 +193,8 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> None:
         raise ValueError(
             f"q, k and v must share one of {_DTYPES}, got {q.dtype}, {k.dtype} and {v.dtype}"
         )
+    if q.device.type == "meta":
+        raise ValueError("q, k and v are on the meta device, where there are no numbers")
     if not q.device == k.device == v.device:
         raise ValueError(f"q, k, v are on different devices: {q.device}, {k.device}, {v.device}")
     if rule.window is not None and rule.window < 1:
@@ -257,6 +260,11 @@ def _backend(
 ) -> BackendModule:
     if name == "auto":
         name = fastest(q, k, v, query, rule, mass_grad=mass_grad)
+    followed = is_followed_forward(q, k, v, rule.sinks)
+    if followed and (name == "triton" or (name.startswith("lse") and len(query.rows))):
+        raise ValueError(
+            f'backend "{name}" has no forward-mode derivative of the mass; use backend="reference"'
+        )
     if name == "triton":
         kernels: BackendModule | None = triton_backend()
         if kernels is None:

@@ -19,6 +19,7 @@ from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.marked_query import Placed, build_query, query_as_given
 from sra_fast.measure.packing import Forward, forwards, fresh_rope
 from sra_fast.measure.profiles import (
+    WITHOUT_PROFILE,
     ProfileRecord,
     attach_profiles,
     check_profile_kind,
@@ -31,8 +32,14 @@ from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.row_choice import choose_rows, is_own_rows
 from sra_fast.measure.run_as_given import run_whole
 from sra_fast.measure.self_check import self_check
-from sra_fast.measure.served import ServedModel, evaluating, may_be_stopped, serve, switched
-from sra_fast.measure.source_ids import Sources
+from sra_fast.measure.served import (
+    ServedModel,
+    evaluating,
+    may_be_stopped,
+    serve,
+    switched,
+    used_by_one,
+)
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind, RowChoice
@@ -56,8 +63,8 @@ def score(
 
     The decoder runs once over each sequence, without logits and KV cache, and a forward pass ends
     as soon as the last attention layer's mass is known; nothing is computed for padding. The model
-    is left as it was found, whatever happens. Definitions: :mod:`sra_fast.definitions`
-    (arXiv 2402.10453).
+    is left as it was found, whatever happens; threads that score with one model take turns.
+    Definitions: :mod:`sra_fast.definitions` (arXiv 2402.10453).
 
     A batch with inputs that are worked in above the decoder, such as images, or with positions that
     are not 0, 1, 2, … in each sequence runs through the whole model, as it was given. So does every
@@ -122,20 +129,53 @@ def score(
     check_backend(backend)
     if forward_tokens < 1:
         raise ValueError(f"forward_tokens must be at least 1, got {forward_tokens}")
-    served = serve(model)
-    refuse_adapters(served.top)
-    served = tried(served)
-    content = read_content(served, batch, unanswered=not is_own_rows(rows))
-    marked = choose_rows(content.marked, rows)
-    if content.sources is not None and profile is None:
-        raise ValueError(
-            "source_ids: what a response pays to a source is a sum over its profile, and none is "
-            'asked for; give profile="mean" ("layers", "heads"), or leave the sources out'
-        )
+    own_rows = is_own_rows(rows)
     if profile is not None:
         check_profile_kind(profile)
-        check_profile_size(profile_keys(marked), profile, served.decoder.config, profile_bytes)
-    _check_definable(marked, definition)
+    asked = _Asked(
+        definition,
+        keep_rows,
+        backend,
+        forward_tokens,
+        check,
+        profile,
+        profile_bytes,
+        rows,
+        own_rows,
+    )
+    served = serve(model)
+    with used_by_one(served.decoder):
+        return _score(served, batch, asked)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a score, as its arguments say, and whether rows are a response's own."""
+
+    definition: str
+    keep_rows: bool
+    backend: str
+    forward_tokens: int
+    check: bool
+    profile: ProfileKind | None
+    profile_bytes: int
+    rows: RowChoice | Tensor
+    own_rows: bool
+
+
+def _score(served: ServedModel, batch: Mapping[str, Any], asked: _Asked) -> SRAResult:
+    """Measure a batch with a model that nobody else scores with meanwhile, as :func:`score`."""
+    refuse_adapters(served.top)
+    served = tried(served)
+    content = read_content(served, batch, unanswered=not asked.own_rows)
+    content = replace(content, marked=choose_rows(content.marked, asked.rows))
+    marked = content.marked
+    if asked.profile is not None:
+        config = served.decoder.config
+        check_profile_size(profile_keys(marked), asked.profile, config, asked.profile_bytes)
+    elif content.sources is not None:
+        raise ValueError(WITHOUT_PROFILE)
+    _check_definable(marked, asked.definition)
     _check_lengths(served, marked)
     lengths = [sequence.length for sequence in marked.sequences]
     laid_out_anew = content.only_tokens and not served.fed_from_above
@@ -143,14 +183,13 @@ def score(
         _check_ids(served, marked, content.tokens["input_ids"])
     plan = [Forward(tuple(range(len(lengths))), packed=False)]
     if laid_out_anew:
-        plan = forwards(served, lengths, forward_tokens)
-    checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
-    asked = _Asked(definition, keep_rows, backend, profile, content.sources)
+        plan = forwards(served, lengths, asked.forward_tokens)
+    checked = self_check(served, asked.backend) if asked.check else f"{SKIPPED}switched off"
     with torch.no_grad(), switched(served), evaluating(served.whole):
         results = [
-            _run(served, marked, content.tokens["input_ids"], forward, asked)
+            _run(served, content, forward, asked)
             if laid_out_anew
-            else _run_as_given(served, marked, content, asked)
+            else _run_as_given(served, content, asked)
             for forward in plan
         ]
     done = [
@@ -163,21 +202,9 @@ def score(
     return replace(joined(results).take(in_order), checked=checked)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is asked of each forward pass."""
-
-    definition: str
-    keep_rows: bool
-    backend: str
-    profile: ProfileKind | None
-    sources: Sources | None
-
-
-def _run(
-    served: ServedModel, marked: MarkedBatch, input_ids: Tensor, forward: Forward, asked: _Asked
-) -> SRAResult:
+def _run(served: ServedModel, content: BatchContent, forward: Forward, asked: _Asked) -> SRAResult:
     """Run one forward pass, and return the results of its members' responses, in their order."""
+    marked, input_ids = content.marked, content.tokens["input_ids"]
     pieces = []
     for member in forward.members:
         sequence = marked.sequences[member]
@@ -191,13 +218,12 @@ def _run(
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
         served.decoder(**inputs, use_cache=False, **{REQUEST: request})
-    return _reduced(served, request, placed, marked, forward.members, input_ids, asked)
+    return _reduced(served, request, placed, content, forward.members, asked)
 
 
-def _run_as_given(
-    served: ServedModel, marked: MarkedBatch, content: BatchContent, asked: _Asked
-) -> SRAResult:
+def _run_as_given(served: ServedModel, content: BatchContent, asked: _Asked) -> SRAResult:
     """Run the whole model once on a batch whose inputs cannot be laid out anew."""
+    marked = content.marked
     query, placed = query_as_given(marked)
     members = range(len(marked.sequences))
     places = [(sequence.row, sequence.start) for sequence in marked.sequences]
@@ -206,8 +232,7 @@ def _run_as_given(
     with fresh_rope(served.decoder):
         inputs = {**content.tokens, **content.model_inputs}
         run_whole(served, inputs, request, _input_device(served))
-    ids = content.tokens.get("input_ids")
-    return _reduced(served, request, placed, marked, members, ids, asked)
+    return _reduced(served, request, placed, content, members, asked)
 
 
 def _request(
@@ -231,18 +256,18 @@ def _reduced(
     served: ServedModel,
     request: SpanRequest,
     placed: Placed,
-    marked: MarkedBatch,
+    content: BatchContent,
     members: Sequence[int],
-    input_ids: Tensor | None,
     asked: _Asked,
 ) -> SRAResult:
     """Return the results of the responses of a forward pass, with their profiles if any."""
-    layers = served.attention_layers
+    marked, layers = content.marked, served.attention_layers
     result = reduce(request, placed, marked, members, layers, asked.definition, asked.keep_rows)
     record = request.profiles
     if not isinstance(record, ProfileRecord):
         return result
-    return attach_profiles(result, record, marked, members, input_ids, asked.sources)
+    ids = content.tokens.get("input_ids")
+    return attach_profiles(result, record, marked, members, ids, content.sources)
 
 
 def _last_layer(served: ServedModel) -> int | None:

@@ -178,3 +178,41 @@ def test_a_model_that_is_not_served_is_refused_at_once() -> None:
 
     with pytest.raises(UnservedModelError), sra_fast.monitor(NOT_SERVED.build()):
         pass
+
+
+def test_profiles_are_recorded_from_calls_of_ones_own() -> None:
+    model = LLAMA.build()
+    batch = marked_batch((40, 33))
+    batch |= {"source_ids": torch.ones(2, 40, dtype=torch.int32), "source_names": ["all"]}
+    wanted = sra_fast.score(model, batch, profile="layers")
+    with (
+        sra_fast.monitor(model, profile="layers") as watch,
+        sra_fast.monitor(model, profile="layers") as other,
+    ):
+        model(**batch)
+    for recorder in (watch, other):
+        (found,) = recorder.results
+        for i in range(len(wanted)):
+            torch.testing.assert_close(found.profile(i), wanted.profile(i), atol=1e-6, rtol=0)
+            assert torch.equal(found.token_ids(i), wanted.token_ids(i))
+            torch.testing.assert_close(found.source_masses(i), wanted.source_masses(i))
+
+
+def test_sources_without_a_profile_are_refused() -> None:
+    model = LLAMA.build()
+    batch = {**marked_batch((40,)), "source_ids": torch.ones(1, 40, dtype=torch.int32)}
+    with sra_fast.monitor(model), pytest.raises(ValueError, match='give profile="mean"'):
+        model(**batch)
+
+
+def test_profiles_of_two_kinds_at_once_are_refused() -> None:
+    model = LLAMA.build()
+    with (
+        sra_fast.monitor(model, profile="mean"),
+        pytest.raises(ValueError, match="watched already"),
+        sra_fast.monitor(model, profile="heads"),
+    ):
+        pass
+    unknown: Any = "all"
+    with pytest.raises(ValueError, match="profile: expected"):
+        sra_fast.monitor(model, profile=unknown).__enter__()

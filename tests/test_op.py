@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from op_cases import CASES, EMPTY_CASES, Case
 from op_truth import gradients, plain_pytorch, truth, worst
@@ -119,6 +121,27 @@ def test_nothing_in_gives_nothing_out(case: Case, backend: Any) -> None:
     assert result.lse.shape == (case.batch, case.heads, case.queries)
 
 
+@pytest.mark.parametrize("window", [None, 5], ids=["no window", "window"])
+@pytest.mark.parametrize("queries", [20, 7, 1])
+@pytest.mark.parametrize("scale", [-0.4, 0.0])
+def test_scales_need_not_be_positive(scale: float, queries: int, window: int | None) -> None:
+    case = Case("scale", queries=queries, keys=20, window=window)
+    found, wanted = (
+        span_attention(
+            *case.tensors(torch.float32),
+            case.query(),
+            backend=backend,
+            scale=scale,
+            window=window,
+        )
+        for backend in ("lse", "reference")
+    )
+    for mine, true in zip(
+        (found.out, found.mass, found.lse), (wanted.out, wanted.mass, wanted.lse), strict=True
+    ):
+        assert worst(mine, true) <= 1e-5
+
+
 def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("blocks", queries=333, keys=333, window=40, softcap=3.0, rows="all")
     inputs, rule = case.tensors(torch.float32), case.rule(torch.float32)
@@ -146,6 +169,22 @@ def _query(labels: Any = None, rows: Any = None, segments: Any = None, names: An
         torch.tensor([[0, 0, 37]], dtype=torch.int32) if segments is None else segments,
         names,
     )
+
+
+@pytest.mark.parametrize("part", ["key_labels", "rows", "segments"])
+def test_a_query_that_is_written_into_is_read_again(part: str) -> None:
+    case = Case("written into", batch=2)
+    inputs, query = case.tensors(torch.float32), case.query()
+    first = span_attention(*inputs, query).mass
+    with torch.inference_mode():
+        if part == "rows":
+            query.rows[-1] -= 1
+        else:
+            getattr(query, part)[0] = 0
+    wanted = span_attention(*inputs, replace(query), backend="reference").mass
+    assert worst(first, wanted) > 1e-3
+    assert worst(span_attention(*inputs, query).mass, wanted) <= 1e-6
+    assert worst(span_mass(*inputs[:2], query).mass, wanted) <= 1e-6
 
 
 @pytest.mark.parametrize(
@@ -211,6 +250,39 @@ def test_a_string_is_no_tuple_of_names() -> None:
     query, names = CASES[0].query(), "strategy"
     with pytest.raises(TypeError, match="a tuple of str, got the string 'strategy'"):
         SpanQuery(query.key_labels, query.rows, query.segments, names)  # type: ignore[arg-type]
+
+
+@each_backend
+def test_tensors_without_numbers_are_refused(backend: Any) -> None:
+    case = Case("meta")
+    inputs = (x.to("meta") for x in case.tensors(torch.float32))
+    with pytest.raises(ValueError, match="on the meta device"):
+        span_attention(*inputs, case.query(), backend=backend)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # PyTorch's own
+@pytest.mark.parametrize("backend", ["lse", "lse:blocks", "reference"])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_forward_mode_gives_the_derivative_or_an_error(backend: Any, softcap: float | None) -> None:
+    case = Case("forward mode")
+    q, k, v = case.tensors(torch.float64)
+
+    def mass_of(queries: Tensor) -> Tensor:
+        return span_attention(queries, k, v, case.query(), softcap=softcap, backend=backend).mass
+
+    def mass_alone(queries: Tensor) -> Tensor:
+        return span_mass(queries, k, case.query(), softcap=softcap, backend=backend).mass
+
+    small = 1e-6 * torch.ones_like(q)
+    true = (mass_of(q + small) - mass_of(q - small)) / 2e-6
+    for function in (mass_of, mass_alone):
+        with forward_ad.dual_level():
+            followed = forward_ad.make_dual(q, torch.ones_like(q))
+            if backend == "reference":
+                assert worst(forward_ad.unpack_dual(function(followed)).tangent, true) <= 1e-6
+                continue
+            with pytest.raises(ValueError, match="no forward-mode derivative"):
+                function(followed)
 
 
 def test_mixed_and_unserved_dtypes_are_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,18 @@ def test_the_model_is_as_it_was_whatever_happens(fails: bool) -> None:
     assert [config._attn_implementation for config in configs] == before
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_threads_that_score_with_one_model_take_turns() -> None:
+    model, batch = LLAMA.build(), marked_batch(LENGTHS, "left")
+    model.set_attn_implementation("sdpa")
+    wanted = sra_fast.score(LLAMA.build(), batch).mass
+    # A layer that lets other threads run in the middle of a forward pass.
+    model.model.layers[0].mlp.register_forward_hook(lambda *_: time.sleep(0.005))
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda _: sra_fast.score(model, batch).mass, range(6)))
+    assert all(torch.equal(mass, wanted) for mass in found)
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_the_text_part_of_a_multimodal_model_is_scored() -> None:

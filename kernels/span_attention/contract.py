@@ -15,12 +15,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .torch_state import writes
 from .transfers import send
 
 MAX_SPANS = 31  # labels are the bits of an int32, and the sign bit is left alone
 
 _Plan = TypeVar("_Plan")
 _NUMBERS = ("numbers",)
+_WRITES = ("writes",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,8 @@ class SpanQuery:
                 f"row_groups: expected one for each of the {len(self.rows)} rows, got "
                 f"{len(self.profile.row_groups)}"
             )
+        if not torch.compiler.is_compiling():
+            self.forget_if_written()
 
     def to(self, device: torch.device) -> SpanQuery:
         """Return the same query on ``device``: itself if its tensors are there already."""
@@ -180,6 +184,17 @@ class SpanQuery:
         """Return whether some batch row holds more than one segment."""
         rows = [b for b, _, _ in self.numbers().segments]
         return len(rows) > len(set(rows))
+
+    def forget_if_written(self) -> None:
+        """Forget all that was derived from the query if its tensors were written into since then.
+
+        Tensors of inference mode do not count who writes into them, so that is not noticed there.
+        """
+        groups = () if self.profile is None else (self.profile.row_groups,)
+        now = writes(self.key_labels, self.rows, self.segments, *groups)
+        if now is not None and self._derived.setdefault(_WRITES, now) != now:
+            self._derived.clear()
+            self._derived[_WRITES] = now
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
         """Return what ``make`` returned when it was first asked for under ``key``.

@@ -8,6 +8,7 @@ would get wrong in silence is settled here, before it is called:
 - it wants key and value of one width, so the narrower is padded with zeros (the scale is explicit);
 - its ``is_causal`` aligns the first query with the first key, so fewer queries than keys are done
   in two calls, merged by their logsumexps;
+- its ``is_causal`` scales the −∞ of what it hides, so a scale of 0 or below goes into the queries;
 - it knows no windows, so those are done by blocks of queries, each against the keys within reach
   under a mask of the block's own size.
 
@@ -84,6 +85,8 @@ def _call(
     q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return ``out`` and ``lse`` of one call of the operator, without dropout."""
+    if causal and scale <= 0:
+        q, scale = q * (-1.0 if scale < 0 else 0.0), abs(scale) or 1.0
     out, lse = _operator()(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
     return out, lse
 

@@ -95,11 +95,14 @@ def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
 
 
 def check(query: SpanQuery, batch: int, m: int, n: int) -> None:
-    """Refuse a query that does not fit ``B = batch``, ``M = m``, ``N = n``; checked once per query.
+    """Refuse a query that does not fit ``B = batch``, ``M = m``, ``N = n``.
+
+    It is looked at once, and again if somebody wrote into its tensors.
 
     Raises:
         ValueError: labels, segments or rows do not fit these sizes or each other.
     """
+    query.forget_if_written()
     if query.key_labels.shape != (batch, n):
         raise ValueError(
             f"key_labels: expected shape [{batch}, {n}], got {list(query.key_labels.shape)}"

@@ -117,4 +117,5 @@ def hide(scores: Tensor, block: RowBlock, offset: int, window: int | None, value
 
 def rows_together(x: Tensor, block: RowBlock, groups: int) -> Tensor:
     """Return a block's rows of ``x [R, Hq, c]`` in the logits' order, ``[Hkv, Hq/Hkv · r, c]``."""
-    return x[block.asked].transpose(0, 1).reshape(groups, -1, x.shape[2])
+    together = x.shape[1] // groups * len(block.rows)  # a −1 would not do where c is 0
+    return x[block.asked].transpose(0, 1).reshape(groups, together, x.shape[2])

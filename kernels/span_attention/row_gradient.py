@@ -13,11 +13,10 @@ blocks of rows.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .contract import LogitRule, accumulation_dtype
 from .row_blocks import RowBlock, block_logits, hide, rows_together
@@ -67,11 +66,39 @@ class _RowsOfMass(torch.autograd.Function):
         return mass.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_mass: Tensor) -> tuple[Tensor | None, ...]:
         q, k, sinks, mass, lse = ctx.saved_tensors
-        found = gradient(q, k, sinks, mass, lse, d_mass, ctx.blocks, ctx.rule)
+        with torch.no_grad():
+            found = gradient(q, k, sinks, mass, lse, d_mass, ctx.blocks, ctx.rule)
+        if torch.is_grad_enabled():
+            made = (None if each is None else _once(each, q, k, sinks, d_mass) for each in found)
+            return *made, None, None, None, None
         return *found, None, None, None, None
+
+
+def _once(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
+    """Return a gradient that refuses to be differentiated in what it was made of."""
+    made: Tensor = _NoSecondDerivative.apply(gradient, *inputs)  # type: ignore[no-untyped-call]
+    return made
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """The first argument as it is, in a graph that reaches the others.
+
+    ``once_differentiable`` reaches none of them, so that ``torch.autograd.grad`` with respect to q
+    would pass by its refusal and leave the second derivative out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor | None) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise RuntimeError(
+            "the gradient of the mass cannot be differentiated a second time, except by "
+            'backend="reference"'
+        )
 
 
 def gradient(

@@ -92,6 +92,7 @@ def attention(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     reading = _reading(query, key, attention_mask)
     if sra_request is None:
+        _refuse_unseen_borders(reading, kwargs)
         out = plain_attention(query, key, value, reading, scaling, softcap, s_aux)
         return out.transpose(1, 2).contiguous(), None
 
@@ -186,6 +187,7 @@ def _spans(
     another sequence would be seen.
     """
     keys = key.shape[2]
+    request.query.forget_if_written()
     if query.shape[2] < keys and request.query.packs():
         _refuse("packed rows with a cache")
     spans = request.query.last_keys(keys)
@@ -218,6 +220,21 @@ def _refuse_unserved(
     for name in _UNSERVED:
         if kwargs.get(name) is not None:
             _refuse(f"`{name}` in {type(module).__name__}")
+
+
+def _refuse_unseen_borders(reading: MaskReading, kwargs: dict[str, Any]) -> None:
+    """Refuse packed rows whose borders only flash attention's arguments tell, not the mask.
+
+    Their sequences would see each other. Only the numbers of sequences are compared, so that
+    nothing waits for the device.
+    """
+    borders = kwargs.get("cu_seq_lens_q")
+    if borders is not None and len(borders) - 1 > len(reading.pieces):
+        _refuse(
+            f"`cu_seq_lens_q` with {len(borders) - 1} sequences where the mask has "
+            f"{len(reading.pieces)} (give position_ids that start anew in each, no attention_mask, "
+            "and use_cache=False)"
+        )
 
 
 def _refuse(what: str) -> NoReturn:

@@ -23,7 +23,7 @@ from sra_fast.measure.given_positions import (
 )
 from sra_fast.measure.request import REQUEST
 from sra_fast.measure.served import ServedModel
-from sra_fast.measure.source_ids import SOURCE_KEYS, Sources, read_sources
+from sra_fast.measure.source_ids import SOURCE_KEYS, SourceMarks, read_sources
 from sra_fast.measure.spans import COLUMN_KEYS, MASK_KEYS, MarkedBatch, read_batch
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -64,7 +64,7 @@ class BatchContent:
     positions: GivenPositions
     tokens: dict[str, Any]
     model_inputs: dict[str, Any]
-    sources: Sources | None = None
+    sources: SourceMarks | None = None
 
     @property
     def only_tokens(self) -> bool:

@@ -22,10 +22,15 @@ from transformers import PretrainedConfig
 from sra_fast.kernels.contract import ProfileQuery, SpanQuery
 from sra_fast.measure.marked_query import Placed
 from sra_fast.measure.one_copy import fetched, sent
-from sra_fast.measure.source_ids import Sources
+from sra_fast.measure.source_ids import SourceMarks
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.names import ProfileKind
 from sra_fast.result import SRAResult
+
+WITHOUT_PROFILE = (
+    "source_ids: what a response pays to a source is a sum over its profile, and none is asked "
+    'for; give profile="mean" ("layers", "heads"), or leave the sources out'
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class ProfileRecord:
         """
         if self.kind == "mean":
             return torch.stack(fetched(list(self._sums.values()))).sum(dim=0) / len(layers)
-        found = fetched([self._layers.pop(layer).float() for layer in layers])
+        found = fetched([self._layers[layer].float() for layer in layers])
         return torch.stack(found, dim=1)
 
 
@@ -136,7 +141,7 @@ def attach_profiles(
     batch: MarkedBatch,
     members: Sequence[int],
     input_ids: Tensor | None,
-    sources: Sources | None,
+    sources: SourceMarks | None,
 ) -> SRAResult:
     """Return a result with the profiles of its responses, their tokens and sources.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.definitions import DEFINITIONS, DefinitionError, known_definitions, layer_scores
-from sra_fast.measure.head_means import head_means, layer_groups, sum_dtype
+from sra_fast.measure.head_means import HeadMeans, head_means, layer_groups, sum_dtype
 from sra_fast.measure.marked_query import Placed
 from sra_fast.measure.one_copy import fetched, sent
 from sra_fast.measure.request import SpanRequest
@@ -67,8 +67,7 @@ def reduce(
             parts.append(part)
             scores.append(of_each.float())  # [definitions, n, L, P]
             masses.append(rows.means(means.masses, rows.tokens).float())  # [n, L, H, G]
-            shares = means.masses[..., 1:-1:2] / means.left[..., None]  # [R, L, H, P]
-            of_heads.append(rows.means(shares, rows.predicting).float())  # [n, L, H, P]
+            of_heads.append(rows.means(_shares(means), rows.predicting).float())  # [n, L, H, P]
             sums.append(means.heads.sum(dim=(0, 2)).float())  # [L], finite if all masses are
             del means
         own = [name for name in known_definitions() if name not in DEFINITIONS]
@@ -102,6 +101,17 @@ def reduce(
         row_masses=kept,
         row_counts=placed.row_counts if keep_rows else None,
     )
+
+
+def _shares(means: HeadMeans) -> Tensor:
+    """Return each head's share of a span in what key 0 and the sinks leave, ``[R, L, H, P]``.
+
+    The rest is at least the span's own mass. Where nearly all attention is on key 0, it may still be
+    less, because the masses are float32; where both are 0, the share is 0.
+    """
+    spans = means.masses[..., 1:-1:2]
+    rest = torch.maximum(means.left[..., None], spans)
+    return torch.where(rest > 0, spans / rest, 0.0)
 
 
 def _layouts(as_written: Sequence[bool | None]) -> Tensor | None:

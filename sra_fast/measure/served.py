@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
@@ -16,7 +18,19 @@ from sra_fast.measure.above_decoder import is_hooked_above, package_of
 from sra_fast.measure.parts_of_models import missing_part
 from sra_fast.measure.unserved import UnservedModelError
 
-__all__ = ["ServedModel", "UnservedModelError", "evaluating", "rope_types", "serve", "switched"]
+__all__ = [
+    "ServedModel",
+    "UnservedModelError",
+    "evaluating",
+    "rope_types",
+    "serve",
+    "switched",
+    "used_by_one",
+]
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # decoder -> its RLock
+_LOCKS_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,19 @@ def serve(model: nn.Module) -> ServedModel:
 def may_be_stopped(module: nn.Module) -> bool:
     """Return whether an exception may end the forward pass of a module half-way."""
     return not compat.is_compiled_in_place(module) and not _offloaded(module)
+
+
+@contextmanager
+def used_by_one(decoder: nn.Module) -> Iterator[None]:
+    """Let one thread at a time into the block with ``decoder``.
+
+    Its attention is switched there, and put back to what was found: two threads at once would
+    compute with each other's, and leave behind what the other had set.
+    """
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(decoder, RLock())
+    with lock:
+        yield
 
 
 @contextmanager

@@ -15,7 +15,7 @@ SOURCE_KEYS = ("source_ids", "source_names")
 
 
 @dataclass(frozen=True)
-class Sources:
+class SourceMarks:
     """Disjoint pieces of the sequences of a batch.
 
     Attributes:
@@ -27,7 +27,7 @@ class Sources:
     names: tuple[tuple[str, ...], ...]
 
 
-def read_sources(batch: Mapping[str, Any], marked: MarkedBatch) -> Sources | None:
+def read_sources(batch: Mapping[str, Any], marked: MarkedBatch) -> SourceMarks | None:
     """Read the sources of a batch, if it has any.
 
     Args:
@@ -65,7 +65,7 @@ def read_sources(batch: Mapping[str, Any], marked: MarkedBatch) -> Sources | Non
             raise BatchRowError(
                 row, f"source_ids reach to {int(ids[row].max())}, and {len(of_row)} are named"
             )
-    return Sources(ids, tuple(found))
+    return SourceMarks(ids, tuple(found))
 
 
 def _names(names: object, ids: Tensor) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sra_fast.measure import attention, compat
 from sra_fast.measure.batch_keys import (
@@ -26,10 +26,13 @@ from sra_fast.measure.batch_keys import (
 )
 from sra_fast.measure.marked_query import Placed, query_as_given
 from sra_fast.measure.parts_of_models import missing_tokens
+from sra_fast.measure.profiles import WITHOUT_PROFILE, with_profiles
 from sra_fast.measure.request import REQUEST, SpanRequest
 from sra_fast.measure.served import ServedModel, switched
+from sra_fast.measure.source_ids import SourceMarks, read_sources
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.measure.unserved import UnservedModelError
+from sra_fast.names import ProfileKind
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class WatchedCall:
         marked: the call's sequences and responses.
         layers: the layers that had to answer; empty if that is not known.
         strategies: the name of each response's strategy, or None if the call carried no names.
+        input_ids: ``[B, T]`` of the call; None if it carried embeddings.
+        sources: the sources that the call carried, if any.
     """
 
     request: SpanRequest
@@ -49,6 +54,8 @@ class WatchedCall:
     marked: MarkedBatch
     layers: tuple[int, ...]
     strategies: tuple[str, ...] | None
+    input_ids: Tensor | None = None
+    sources: SourceMarks | None = None
 
 
 Listener = Callable[[WatchedCall], None]
@@ -66,6 +73,7 @@ def watching(
     *,
     mass_grad: bool = False,
     backend: str = "auto",
+    profile: ProfileKind | None = None,
 ) -> Iterator[Watch]:
     """Call ``listener``, inside the block, after each forward call of ``served.top`` with masks.
 
@@ -76,9 +84,10 @@ def watching(
         listener: called after the forward pass, within the caller's grad mode.
         mass_grad: whether the masses carry gradients where the call itself does.
         backend: backend of the op; that of the first listener counts.
+        profile: the kind of profile to ask for; all listeners that want one want the same.
     """
     watch = _watch_on(served.top) or Watch(served, backend)
-    key = watch.join(listener, mass_grad)
+    key = watch.join(listener, mass_grad, profile)
     try:
         yield watch
     finally:
@@ -97,6 +106,7 @@ class Watch:
         self._served = served
         self._backend = backend
         self._listeners: dict[object, tuple[Listener, bool]] = {}
+        self._profile: ProfileKind | None = None
         self._pending: WatchedCall | None = None
         self._switch = ExitStack()
         self._hooks = [
@@ -104,8 +114,20 @@ class Watch:
             served.top.register_forward_hook(self._after, always_call=True),
         ]
 
-    def join(self, listener: Listener, mass_grad: bool) -> object:
-        """Add a listener, and return the key with which it can :meth:`leave`."""
+    def join(
+        self, listener: Listener, mass_grad: bool, profile: ProfileKind | None = None
+    ) -> object:
+        """Add a listener, and return the key with which it can :meth:`leave`.
+
+        Raises:
+            ValueError: another listener asked for profiles of another kind.
+        """
+        if profile is not None and self._profile not in (None, profile):
+            raise ValueError(
+                f"profile: the model is watched already with profile={self._profile!r}, so that "
+                f"{profile!r} cannot be recorded too"
+            )
+        self._profile = profile or self._profile
         key = object()
         self._listeners[key] = (listener, mass_grad)
         return key
@@ -143,16 +165,30 @@ class Watch:
         check_call(self._served, inputs)
         marked = read_marks(self._served, inputs)
         query, placed = query_as_given(marked)
+        sources, record = read_sources(inputs, marked), None
+        if self._profile is not None:
+            members = range(len(marked.sequences))
+            places = [(sequence.row, sequence.start) for sequence in marked.sequences]
+            query, record = with_profiles(query, placed, marked, members, places, self._profile)
+        elif sources is not None:
+            raise ValueError(WITHOUT_PROFILE)
         wants_grad = any(mass_grad for _, mass_grad in self._listeners.values())
         request = SpanRequest(
             query,
             mass_grad=wants_grad and torch.is_grad_enabled(),
             in_outputs=False,
+            profiles=record,
             backend=self._backend,
         )
         strategies = _strategies(kwargs.get(STRATEGIES), marked)
         self._pending = WatchedCall(
-            request, placed, marked, self._served.attention_layers, strategies
+            request,
+            placed,
+            marked,
+            self._served.attention_layers,
+            strategies,
+            inputs.get("input_ids"),
+            sources,
         )
         if compat.attn_implementation(self._served.config) != attention.NAME:
             self._switch.enter_context(switched(self._served))

@@ -187,6 +187,16 @@ def test_no_row_asked_for_gives_no_gradient(way: Way) -> None:
     assert all(grad.eq(0).all() for grad in of_mass(found, given))
 
 
+@each_way
+def test_no_span_gives_no_gradient(way: Way) -> None:
+    case = Case("no span", sinks=True)
+    query = replace(case.query(), key_labels=torch.zeros(1, 37, dtype=torch.int32), names=())
+    given = leaves(case, torch.float32)
+    found = way(*given[:2], torch.zeros(1, 4, 37), query, rule_of(case, given))
+    assert found.shape == (len(query.rows), 4, 0)
+    assert all(grad.eq(0).all() for grad in of_mass(found, given))
+
+
 def test_only_the_rows_asked_for_and_what_they_see_get_a_gradient() -> None:
     case = Case("middle", rows="some")
     query = replace(case.query(), rows=torch.tensor([20, 22]))
@@ -252,8 +262,11 @@ def test_a_second_derivative_is_refused() -> None:
     given = leaves(CASES[0], torch.float32)
     found = mass_by(by_blocks, CASES[0], given)
     (grad,) = torch.autograd.grad(found.square().sum(), given[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):
+        grad.sum().backward(retain_graph=True)
+    for leaf in given:  # also where there is another way to it
+        with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):
+            torch.autograd.grad(grad.sum() + leaf.sum(), leaf, retain_graph=True)
 
 
 def test_a_training_step_does_plain_attention_and_three_products_of_the_rows() -> None:

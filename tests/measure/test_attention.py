@@ -310,6 +310,23 @@ def test_what_the_attention_would_have_to_ignore_is_refused(name: str) -> None:
         implementation.attention(module, x, x, x, None, **{name: object()})
 
 
+def test_packed_sequences_are_kept_apart_or_refused() -> None:
+    model = DENSE[0].build()
+    collator = transformers.DataCollatorWithFlattening(
+        return_tensors="pt", return_flash_attn_kwargs=True
+    )
+    sequences = [row.tolist() for row in random_tokens(2, 7)]
+    batch = dict(collator([{"input_ids": sequence} for sequence in sequences]))
+    alone = torch.cat([model(torch.tensor([each])).logits for each in sequences], dim=1)
+    model.set_attn_implementation("sra_fast")
+    assert torch.allclose(model(**batch, use_cache=False).logits, alone, atol=1e-5)
+    with pytest.raises(ValueError, match="with 2 sequences where the mask has 1"):
+        model(**batch)  # transformers looks for packed rows only where there is no cache
+    del batch["position_ids"]
+    with pytest.raises(ValueError, match="with 2 sequences where the mask has 1"):
+        model(**batch, use_cache=False)
+
+
 def test_packed_rows_with_a_cache_are_refused() -> None:
     model, ids = _llama(), random_tokens(1, 40)
     cache = DynamicCache(config=model.config)

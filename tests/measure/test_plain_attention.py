@@ -77,20 +77,20 @@ def tensors(call: Call, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Ten
     return q, k, v, torch.randn(HEADS, generator=generator).to(dtype) if call.sinks else None
 
 
-def expected(call: Call, dtype: torch.dtype = torch.float32) -> Tensor:
+def expected(call: Call, dtype: torch.dtype = torch.float32, scale: float = 0.4) -> Tensor:
     q, k, v, sinks = (None if x is None else x.double() for x in tensors(call, dtype))
     assert q is not None
     assert k is not None
     assert v is not None
     asking = plain_attention.asking_nothing(call.pieces, BATCH, KEYS, q.device)
-    rule = {"scale": 0.4, "window": call.window, "softcap": call.softcap, "sinks": sinks}
+    rule = {"scale": scale, "window": call.window, "softcap": call.softcap, "sinks": sinks}
     return span_attention(q, k, v, asking, backend="reference", **rule).out  # type: ignore[arg-type]
 
 
-def attend(call: Call, dtype: torch.dtype = torch.float32) -> Tensor:
+def attend(call: Call, dtype: torch.dtype = torch.float32, scale: float = 0.4) -> Tensor:
     q, k, v, sinks = tensors(call, dtype)
     reading = MaskReading(call.pieces, call.window)
-    return plain_attention.plain_attention(q, k, v, reading, 0.4, call.softcap, sinks)
+    return plain_attention.plain_attention(q, k, v, reading, scale, call.softcap, sinks)
 
 
 each_call = pytest.mark.parametrize("call", CALLS, ids=str)
@@ -117,6 +117,12 @@ def test_the_op_is_left_what_pytorchs_own_attention_cannot_do(
     monkeypatch.setattr(plain_attention, "span_attention", counted)
     attend(call)
     assert len(asked) == (0 if call.by_sdpa else 1)
+
+
+@each_call
+@pytest.mark.parametrize("scale", [-0.4, 0.0])
+def test_scales_need_not_be_positive(call: Call, scale: float) -> None:
+    assert worst(attend(call, scale=scale), expected(call, scale=scale)) <= 1e-6
 
 
 def test_no_query_and_no_row_give_nothing() -> None:

@@ -35,12 +35,17 @@ def _silent(query: SpanQuery) -> SpanQuery:
     return query.derived(("no rows",), lambda: replace(query, rows=query.rows[:0]))
 
 
+_FOUND: list[Any] = []
+
+
 def triton_backend() -> Any | None:
     """Return the module of backend ``triton``, imported on first use, or None without triton."""
-    try:
-        from ..triton_kernels import backend
-    except ModuleNotFoundError as missing:
-        if missing.name != "triton":
-            raise
-        return None
-    return backend
+    if not _FOUND:  # an import statement costs each call half a microsecond
+        try:
+            from ..triton_kernels import backend
+        except ModuleNotFoundError as missing:
+            if missing.name != "triton":
+                raise
+            return None
+        _FOUND.append(backend)
+    return _FOUND[0]

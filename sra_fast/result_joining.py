@@ -1,0 +1,124 @@
+"""Take responses out of a result, and join results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sra_fast.result_tensors import IN_PARTS, TENSORS, part
+
+if TYPE_CHECKING:
+    from sra_fast.result import SRAResult
+
+
+def taken(result: SRAResult, indices: Sequence[int]) -> SRAResult:
+    """Return a result with the responses at ``indices``, in that order.
+
+    Raises:
+        IndexError: no such response.
+    """
+    at = torch.tensor(list(indices), dtype=torch.int64)
+    if torch.equal(at, torch.arange(len(result))):
+        return result
+    changed: dict[str, Any] = {
+        name: getattr(result, name)[at]
+        for name in TENSORS
+        if name not in IN_PARTS and getattr(result, name) is not None
+    }
+    for name, counts in IN_PARTS.items():
+        whole = getattr(result, name)
+        if whole is not None:
+            parts = [whole[part(getattr(result, counts), i)] for i in at.tolist()]
+            changed[name] = torch.cat(parts) if parts else whole[:0]
+    if result.source_names:
+        changed["source_names"] = tuple(result.source_names[i] for i in at.tolist())
+    changed["by_layer"] = {name: value[at] for name, value in result.by_layer.items()}
+    return replace(result, **changed)
+
+
+def concatenated(results: Sequence[SRAResult], *, renumber: bool) -> SRAResult:
+    """Join several results into one as :meth:`sra_fast.SRAResult.concatenate` does.
+
+    Raises:
+        ValueError: there is nothing to join, the results do not belong together, or, without
+            ``renumber``, two of them have the same turn of the same conversation.
+    """
+    if renumber:
+        return joined(_renumbered(results))
+    whole = joined(results)
+    seen: dict[tuple[int, int], int] = {}
+    for index, result in enumerate(results):
+        for pair in zip(result.conversation.tolist(), result.turn.tolist(), strict=True):
+            if seen.setdefault(pair, index) != index:
+                raise ValueError(
+                    f"turn {pair[1]} of conversation {pair[0]} is in results {seen[pair]} and "
+                    f"{index}, so they cannot be told apart once joined; if these are "
+                    "different conversations, give each batch its own numbers in "
+                    "`conversation`, or take concatenate(results, renumber=True)"
+                )
+    return whole
+
+
+def joined(results: Sequence[SRAResult]) -> SRAResult:
+    """Join results as :meth:`SRAResult.concatenate` does, whatever their conversations are called.
+
+    Raises:
+        ValueError: there is nothing to join, or the results do not belong together.
+    """
+    if not results:
+        raise ValueError("no results to join")
+    first = results[0]
+    for other in results[1:]:
+        if (other.layers, other.names) != (first.layers, first.names):
+            raise ValueError("results of different models or spans cannot be joined")
+        if other.definition != first.definition:
+            raise ValueError("results under different definitions cannot be joined")
+        if apart := set(other.by_layer) ^ set(first.by_layer):
+            raise ValueError(
+                f"only some of the results have scores under {', '.join(sorted(apart))}, so "
+                "they cannot be joined; register the same definitions for all of them"
+            )
+        if (other.row_masses is None) != (first.row_masses is None):
+            raise ValueError("results with and without their rows cannot be joined")
+        if (other.as_written is None) != (first.as_written is None):
+            raise ValueError("results with and without a known layout cannot be joined")
+        optional = ("by_head", "profiles", "profile_tokens", "profile_spans", "profile_sources")
+        for name in (*optional, "response_ranges"):
+            ours, theirs = getattr(first, name), getattr(other, name)
+            kinds = [None if one is None else one.shape[1:] for one in (ours, theirs)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"only some of the results have {name}, or of another kind, so they cannot be "
+                    "joined"
+                )
+
+    def together(name: str) -> Tensor | None:
+        if getattr(first, name) is None:
+            return None
+        return torch.cat([getattr(result, name) for result in results])
+
+    changed: dict[str, Any] = {name: together(name) for name in TENSORS}
+    changed["by_layer"] = {
+        name: torch.cat([result.by_layer[name] for result in results]) for name in first.by_layer
+    }
+    changed["source_names"] = tuple(names for result in results for names in result.source_names)
+    changed["checked"] = "; ".join(dict.fromkeys(result.checked for result in results))
+    return replace(first, **changed)
+
+
+def _renumbered(results: Sequence[SRAResult]) -> list[SRAResult]:
+    """Shift the conversations of each result behind those of the one before it."""
+    shifted: list[SRAResult] = []
+    following: int | None = None
+    for result in results:
+        numbers = result.conversation
+        if following is not None and len(result):
+            numbers = numbers + (following - int(numbers.min()))
+        if len(result):
+            following = int(numbers.max()) + 1
+        shifted.append(replace(result, conversation=numbers))
+    return shifted

@@ -1,0 +1,78 @@
+"""Show a result as tables: one line per response, or one per source of a response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sra_fast.tools.missing_extra import needed
+
+if TYPE_CHECKING:
+    import pandas
+
+    from sra_fast.result import SRAResult
+
+
+def response_table(result: SRAResult, meta: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Return the table of :meth:`sra_fast.SRAResult.to_pandas`, one line per response.
+
+    Raises:
+        ValueError: a response is of a conversation that ``meta`` does not reach.
+    """
+    with needed("cli", "pandas"):
+        import pandas
+
+    columns: dict[str, Any] = {
+        "conversation": result.conversation.numpy(),
+        "turn": result.turn.numpy(),
+        "response_tokens": result.response_tokens.numpy(),
+    }
+    if result.as_written is not None:
+        names = ("as_generated", "as_written")
+        columns["layout"] = [names[int(one)] for one in result.as_written]
+    for index, span in enumerate(result.spans):
+        prefix = "" if index == 0 else f"{span}/"
+        columns[f"{prefix}span_tokens"] = result.span_tokens[:, index].numpy()
+        for name in result.by_layer:
+            columns[f"{prefix}{name}"] = result.score(name, span).numpy()
+    places = result.conversation.tolist()
+    if meta and max(places, default=0) >= len(meta):
+        raise ValueError(
+            f"meta is of {len(meta)} conversations, and the result has number {max(places)}, "
+            "counted from 0; give that of all conversations, in the order they were encoded in"
+        )
+    for name in dict.fromkeys(name for one in meta for name in one):
+        columns[f"meta/{name}"] = [meta[place].get(name) for place in places]
+    table: pandas.DataFrame = pandas.DataFrame(columns)
+    table.attrs["checked"] = result.checked
+    return table
+
+
+def source_table(result: SRAResult, i: int) -> pandas.DataFrame:
+    """Return the table of :meth:`sra_fast.SRAResult.sources`, one line per source of response i.
+
+    Raises:
+        ValueError: there are no sources, or no profile was asked for.
+        IndexError: no such response.
+    """
+    with needed("cli", "pandas"):
+        import pandas
+
+    names = result.source_names[i] if result.source_names else ()
+    counts = torch.bincount(result.source_ids(i).long(), minlength=len(names) + 1)[1:]
+    masses = result.source_masses(i)
+    mass = masses.reshape(-1, len(names)).double().mean(dim=0)
+    table: pandas.DataFrame = pandas.DataFrame(
+        {
+            "source": list(names),
+            "tokens": counts.numpy(),
+            "mass": mass.numpy(),
+            "mass_per_token": (mass / counts).numpy(),
+        }
+    )
+    ordered: pandas.DataFrame = table.sort_values(
+        "mass", ascending=False, kind="stable", ignore_index=True
+    )
+    return ordered
