@@ -34,6 +34,8 @@ def misfit(tensors: Mapping[str, Tensor], names: Mapping[str, Any]) -> str | Non
         missing |= {counts} - tensors.keys() if whole in tensors else set()
     for counts, whole in (("row_counts", "row_masses"), ("profile_counts", "profiles")):
         missing |= {whole} - tensors.keys() if counts in tensors else set()
+    if "profiles" in tensors:
+        missing |= {"profile_spans", "response_ranges"} - tensors.keys()
     if missing:
         return f"{', '.join(sorted(missing))} is missing"
     return _wrong_kind(tensors) or _wrong_shape(tensors, names) or _wrong_sources(tensors, names)

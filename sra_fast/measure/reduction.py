@@ -106,8 +106,8 @@ def reduce(
 def _shares(means: HeadMeans) -> Tensor:
     """Return each head's share of a span in what key 0 and the sinks leave, ``[R, L, H, P]``.
 
-    The rest is at least the span's own mass. Where nearly all attention is on key 0, it may still be
-    less, because the masses are float32; where both are 0, the share is 0.
+    The rest is at least the span's own mass. Where nearly all attention is on key 0, it may still
+    be less, because the masses are float32; where both are 0, the share is 0.
     """
     spans = means.masses[..., 1:-1:2]
     rest = torch.maximum(means.left[..., None], spans)
