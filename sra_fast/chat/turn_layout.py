@@ -126,9 +126,18 @@ def _up_to(prompt: Prompt, turn: int) -> Prompt:
 
 
 def _scoring(text: ChatText, turns: tuple[int, ...]) -> ChatText:
-    """Return a text in which the replies of these turns alone are scored."""
+    """Return a text in which the replies of these turns alone are scored.
+
+    The replies before them are messages that are read, as all others are.
+    """
     spans = tuple(
-        (part if part.turn in turns else replace(part, turn=None), start, end)
+        (
+            part
+            if part.turn is None or part.turn in turns
+            else replace(part, turn=None, role="assistant"),
+            start,
+            end,
+        )
         for part, start, end in text.spans
     )
     return replace(text, spans=spans)

@@ -47,7 +47,7 @@ def view(
         typer.Option(
             "--max-mb",
             metavar="N",
-            min=0.1,
+            min=0.01,
             help="The largest page to write, in megabytes; what does not fit is left out: single "
             "heads first, then layers.",
         ),

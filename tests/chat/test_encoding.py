@@ -465,3 +465,27 @@ def test_blanks_that_a_tokenizer_leaves_out_are_no_loss() -> None:
     record = talk(messages=talk()["messages"][:1], response="Hoping \n\t that")
     (prompt,) = encode_prompts(tokenizer, [record])
     assert replies_of(tokenizer, prompt) == ["hopingthat"]
+
+
+@pytest.mark.parametrize("layout", ["as_generated", "as_written"])
+def test_every_message_but_the_scored_replies_is_a_source(layout: Any) -> None:
+    # This template writes the last reply differently, so that each one has a prompt of its own.
+    tokenizer = byte_level_bpe(QWEN_3)
+    prompts = encode_prompts(tokenizer, [talk()], layout=layout, sources="messages")
+    contents = [message["content"] for message in talk()["messages"]]
+    for prompt in prompts:
+        assert prompt.source_ids is not None
+        assert not (prompt.source_ids.bool() & (prompt.response_mask > 0)).any()
+        found = {
+            name: read(tokenizer, prompt.input_ids[prompt.source_ids == number])
+            for number, name in enumerate(prompt.source_names, 1)
+        }
+        roles = ("user", "assistant")
+        expected = {
+            f"message {place + 1} ({roles[place % 2]})": said(content)
+            for place, content in enumerate(contents[: 2 * prompt.turns[-1]])
+            if (place + 1) / 2 not in prompt.turns
+        }
+        system = found.pop("message 0 (system)")
+        assert said("Offer Hope") in system
+        assert found == expected

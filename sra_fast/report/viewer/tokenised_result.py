@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.report.viewer.token_pieces import pieces_of_ids
-from sra_fast.report.viewer.viewed_conversation import TokenRange
+from sra_fast.report.viewer.viewed_conversation import TokenRange, ViewError
 from sra_fast.report.viewer.viewed_result import NoProfileError
 from sra_fast.result import SRAResult
 
@@ -26,6 +26,7 @@ class TokenisedResult:
 
     Raises:
         NoProfileError: the result was scored without profiles.
+        ViewError: it has tokens that the tokenizer does not have, so it is another model's.
     """
 
     def __init__(self, result: SRAResult, tokenizer: Any) -> None:
@@ -33,6 +34,12 @@ class TokenisedResult:
             raise NoProfileError(
                 "the result was scored without profiles, which say how much attention every token "
                 "gets; score again with profile='mean'"
+            )
+        ids = result.profile_tokens
+        if ids is not None and len(ids) and int(ids.max()) >= len(tokenizer):
+            raise ViewError(
+                f"the result has token {int(ids.max())}, and the tokenizer only {len(tokenizer)} "
+                "tokens; give the tokenizer of the model that was scored"
             )
         self._result = result
         self._tokenizer = tokenizer

@@ -1,0 +1,144 @@
+"""A result and a tokenizer give the page the texts, messages and ranges that were scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import sra_fast
+from chat_tokenizers import SOUND_TEMPLATES, byte_level_bpe, metaspace_unigram, word_piece
+from sra_fast import SRAResult
+from sra_fast.report.viewer.notebook_page import NotebookPage
+from sra_fast.report.viewer.result_files import read_result
+from sra_fast.report.viewer.tokenised_result import TokenisedResult
+from sra_fast.report.viewer.viewed_conversation import ViewedConversation, ViewError
+from sra_fast.report.viewer.viewed_result import NoProfileError, viewed
+from tiny_chat_model import save_tiny_model, talk
+
+TALKS = (talk("c1", 3), talk("c2", 1), talk("c3", 2))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    )
+
+
+def plain(text: str) -> str:
+    """Return a text without blanks and case, which not every tokenizer can give back."""
+    return "".join(text.replace("##", "").split()).casefold()
+
+
+def text_of(shown: ViewedConversation, start: int, end: int) -> str:
+    return plain("".join(shown.tokens[start:end]))
+
+
+def scored(model: Any, tokenizer: Any, talks: Any = TALKS, **settings: Any) -> SRAResult:
+    model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
+    batch = sra_fast.encode(tokenizer, list(talks), sources="messages", **settings)
+    return sra_fast.score(model, batch, profile="layers")
+
+
+@pytest.mark.parametrize("layout", ["as_generated", "as_written"])
+@pytest.mark.parametrize("template", ["chatml", "llama_2", "qwen_3"])
+@pytest.mark.parametrize("make", [byte_level_bpe, metaspace_unigram, word_piece])
+def test_turns_and_replies_have_the_texts_of_the_conversation(
+    model: Any, make: Any, template: str, layout: str
+) -> None:
+    tokenizer = make(SOUND_TEMPLATES[template])
+    result = scored(model, tokenizer, layout=layout)
+    shown = viewed(TokenisedResult(result, tokenizer))
+    seen = []
+    for one in shown:
+        replies = {(reply.start, reply.end) for reply in one.replies}
+        turns = [(turn.start, turn.end) for turn in one.turns]
+        assert turns == sorted(turns)
+        assert replies <= set(turns)
+        number = int(one.title.removeprefix("conversation "))
+        said = [turn for turn in one.turns if turn.role != "system"]
+        for turn, message in zip(said, TALKS[number]["messages"], strict=False):
+            assert turn.role == message["role"]
+            assert plain(message["content"]) in text_of(one, turn.start, turn.end)
+        assert len(said) == 2 * max(reply.turn for reply in one.replies)
+        for reply in one.replies:
+            content = plain(TALKS[number]["messages"][2 * reply.turn - 1]["content"])
+            assert text_of(one, reply.start, reply.end) == content
+            seen.append((number, reply.turn))
+    assert sorted(seen) == sorted(
+        zip(result.conversation.tolist(), result.turn.tolist(), strict=True)
+    )
+
+
+def test_a_span_is_underlined_where_its_words_stand(model: Any) -> None:
+    tokenizer = byte_level_bpe()
+    result = scored(model, tokenizer)
+    batch = sra_fast.encode(tokenizer, list(TALKS))
+    ids = batch["input_ids"][0][batch["strategy_mask"][0]]
+    for one in viewed(TokenisedResult(result, tokenizer)):
+        for reply in one.replies:
+            (strategy,) = reply.spans["strategy"]
+            assert "".join(one.tokens[slice(*strategy)]) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("way", ["left padding", "saved", "joined", "taken"])
+def test_it_is_the_same_however_the_result_came_about(model: Any, tmp_path: Path, way: str) -> None:
+    tokenizer = byte_level_bpe()
+    whole = scored(model, tokenizer)
+    expected = viewed(TokenisedResult(whole, tokenizer))
+    if way == "left padding":
+        batch = sra_fast.encode(tokenizer, list(TALKS), sources="messages")
+        other = sra_fast.score(model, _left(batch), profile="layers")
+    elif way == "saved":
+        whole.save(tmp_path / "masses.safetensors")
+        other = read_result(tmp_path / "masses.safetensors").result
+    elif way == "joined":
+        first = whole.take(range(2))
+        other = SRAResult.concatenate([first, whole.take(range(2, len(whole)))])
+    else:
+        backwards = whole.take(range(len(whole) - 1, -1, -1))
+        other = backwards.take(range(len(whole) - 1, -1, -1))
+    found = viewed(TokenisedResult(other, tokenizer))
+    assert [(one.tokens, one.turns) for one in found] == [(o.tokens, o.turns) for o in expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        for reply, wanted in zip(mine.replies, theirs.replies, strict=True):
+            assert (reply.start, reply.end, reply.spans) == (wanted.start, wanted.end, wanted.spans)
+            torch.testing.assert_close(
+                torch.from_numpy(reply.profile), torch.from_numpy(wanted.profile)
+            )
+
+
+def _left(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch padded on the left in place of the right."""
+    shifts = (batch["attention_mask"].shape[1] - batch["attention_mask"].sum(dim=1)).tolist()
+    assert any(shifts)
+    wide = ("input_ids", "attention_mask", "strategy_mask", "response_mask", "source_ids")
+    moved = {
+        name: torch.stack([row.roll(shift) for row, shift in zip(batch[name], shifts, strict=True)])
+        for name in wide
+    }
+    return {**batch, **moved}
+
+
+def test_the_tokenizer_of_another_model_is_refused(model: Any) -> None:
+    tokenizer = byte_level_bpe()
+    result = scored(model, tokenizer)
+    small = word_piece()
+    assert len(small) <= int(result.profile_tokens.max())  # type: ignore[union-attr]
+    with pytest.raises(ViewError, match="give the tokenizer of the model that was scored"):
+        TokenisedResult(result, small)
+
+
+def test_a_notebook_shows_a_result(model: Any) -> None:
+    tokenizer = byte_level_bpe()
+    shown = scored(model, tokenizer).show(tokenizer, height=400)
+    assert isinstance(shown, NotebookPage)
+    assert "height:400px" in shown._repr_html_()
+    assert "Offer" in shown.page
+    plain_batch = sra_fast.encode(tokenizer, list(TALKS))
+    with pytest.raises(NoProfileError, match="score again with profile='mean'"):
+        sra_fast.score(model, plain_batch).show(tokenizer)
