@@ -211,7 +211,8 @@ def test_the_reduction_waits_once_and_copies_what_the_result_holds(call: Counted
     assert counts.launches.total() <= REDUCTION_LAUNCHES
     replies = 1 if counts.download_bytes < 100_000 else 64
     masses, scores = LAYERS * 32 * 3, 4 * LAYERS
-    assert counts.download_bytes == 4 * (replies * (masses + scores) + LAYERS)
+    shares = LAYERS * 32  # of each head, on the one span
+    assert counts.download_bytes == 4 * (replies * (masses + shares + scores) + LAYERS)
 
 
 def test_rows_that_are_kept_take_one_copy_more(
