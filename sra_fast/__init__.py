@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast import monitoring as monitoring
     from sra_fast import names as names
     from sra_fast import op as op
+    from sra_fast import recipes as recipes
     from sra_fast import report as report
     from sra_fast import result as result
     from sra_fast import scoring as scoring
@@ -81,6 +82,7 @@ else:
             "monitoring",
             "names",
             "op",
+            "recipes",
             "report",
             "result",
             "scoring",

@@ -1,0 +1,133 @@
+"""Measure how well the recipe ``focus`` tells attacked prompts from normal ones, with SmolLM2.
+
+``python -m benchmarks.recipes.focus_auroc`` finds heads on 60 prompts and tests them on 120 others
+that share no sentence with these. The record goes to ``benchmarks/results/focus.{json,md}``.
+
+    AUROC = P(focus of a normal prompt > focus of an attacked one), ties counted half
+
+Its 95 % interval is DeLong's, on the scale of the logit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import sra_fast
+from benchmarks.measuring.compact_json import compact_json
+from benchmarks.measuring.machine import facts
+from benchmarks.recipes.injected_prompts import InjectedPrompt, injected_prompts
+from sra_fast.files.smollm2 import smollm2_folder
+from sra_fast.recipes.focus import DEVIATIONS, FocusDetector, find_heads, head_focus
+
+RESULTS = Path(__file__).parents[1] / "results"
+FINDING, TESTING = 30, 60  # pairs of prompts
+STEPS = (DEVIATIONS, 3.0, 2.0, 1.5, 1.0)  # the paper's, then fewer where it finds no head
+NORMAL = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Auroc:
+    """An area under the receiver's curve with its 95 % interval, or none at 0 and 1."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def auroc(normal: Tensor, attacked: Tensor) -> Auroc:
+    """Return how often a normal prompt's focus ``[n]`` is above an attacked one's ``[m]``."""
+    above = (normal[:, None] > attacked).double() + 0.5 * (normal[:, None] == attacked).double()
+    value = float(above.mean())
+    if not 0 < value < 1:
+        return Auroc(value, None, None)
+    variance = float(
+        above.mean(dim=1).var() / len(normal) + above.mean(dim=0).var() / len(attacked)
+    )
+    logit, spread = math.log(value / (1 - value)), math.sqrt(variance) / (value * (1 - value))
+    low, high = (1 / (1 + math.exp(-(logit + side * NORMAL * spread))) for side in (-1, 1))
+    return Auroc(value, low, high)
+
+
+def measured(prompts: Sequence[InjectedPrompt], model: object, tokenizer: object) -> Tensor:
+    """Return the focus of every head on every prompt, ``[n, L, H]``."""
+    rows = [
+        sra_fast.mark(
+            tokenizer,  # type: ignore[arg-type]
+            [
+                {"role": "system", "content": prompt.instruction},
+                {"role": "user", "content": prompt.data},
+            ],
+            {"instruction": 0, "data": 1},
+            generation_prompt=True,
+        )
+        for prompt in prompts
+    ]
+    return head_focus(model, sra_fast.join(rows))  # type: ignore[arg-type]
+
+
+def split(shares: Tensor, prompts: Sequence[InjectedPrompt]) -> tuple[Tensor, Tensor]:
+    """Return the focus on the normal and on the attacked prompts."""
+    attacked = torch.tensor([prompt.attacked for prompt in prompts])
+    return shares[~attacked], shares[attacked]
+
+
+def main() -> None:
+    """Measure, and write the record."""
+    argparse.ArgumentParser(prog="python -m benchmarks.recipes.focus_auroc").parse_args()
+    name = smollm2_folder()
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    finding = injected_prompts("finding", FINDING, seed=1)
+    testing = injected_prompts("testing", TESTING, seed=2)
+    found_on = split(measured(finding, model, tokenizer), finding)
+    shares = measured(testing, model, tokenizer)
+    lines, records = [], []
+    for deviations in STEPS:
+        try:
+            heads = find_heads(*found_on, deviations)
+        except ValueError:
+            lines.append(f"| {deviations:g} | 0 | – | – |")
+            records.append({"deviations": deviations, "heads": []})
+            continue
+        normal, attacked = split(FocusDetector(heads).focus(shares), testing)
+        area = auroc(normal, attacked)
+        between = "–" if area.low is None else f"{area.low:.3f} to {area.high:.3f}"
+        lines.append(f"| {deviations:g} | {int(heads.sum())} | {area.value:.3f} | {between} |")
+        records.append(
+            {"deviations": deviations, "heads": heads.nonzero().tolist(), "auroc": asdict(area)}
+        )
+    all_heads = torch.ones_like(shares[0], dtype=torch.bool)
+    every = auroc(*split(FocusDetector(all_heads).focus(shares), testing))
+    records.append({"heads": "all", "auroc": asdict(every)})
+    text = "\n".join(
+        [
+            "# Focus of SmolLM2-135M-Instruct on its instruction",
+            "",
+            f"Heads found on {2 * FINDING} prompts, tested on {TESTING} normal and {TESTING} "
+            "attacked ones that share no sentence with these "
+            "(`python -m benchmarks.recipes.focus_auroc`).",
+            "",
+            "| standard deviations | heads | AUROC | 95 % |",
+            "| ---: | ---: | ---: | --- |",
+            *lines,
+            f"| all heads | {all_heads.numel()} | {every.value:.3f} | "
+            f"{every.low or 0:.3f} to {every.high or 1:.3f} |",
+            "",
+        ]
+    )
+    print(text)
+    (RESULTS / "focus.md").write_text(text, encoding="utf-8")
+    record = compact_json({"machine": facts(), "results": records})
+    (RESULTS / "focus.json").write_text(record, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Compute quantities of other papers from masses and profiles, one file each."""
