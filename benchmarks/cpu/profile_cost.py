@@ -1,8 +1,8 @@
 """Time ``score`` with profiles against ``score`` without, at SmolLM2's shape.
 
-The command is ``python -m benchmarks.cpu.profile_cost``. Rounds of the three alternate; the figure is
-the median of the rounds' ratios. Before anything is timed, the profiles are compared with eager maps
-at a length at which these fit; eager's own ratio is of that length.
+The command is ``python -m benchmarks.cpu.profile_cost``. Rounds of the three alternate; the figure
+is the median of the rounds' ratios. Before anything is timed, the profiles are compared with eager
+maps at a length at which these fit; eager's own ratio is of that length.
 """
 
 from __future__ import annotations
