@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +30,7 @@ from sra_fast.measure.profiles import (
 )
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
-from sra_fast.measure.row_choice import choose_rows, is_own_rows
+from sra_fast.measure.row_choice import before_their_span, choose_rows, is_own_rows
 from sra_fast.measure.run_as_given import run_whole
 from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import (
@@ -44,6 +45,7 @@ from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind, RowChoice
 from sra_fast.result import SKIPPED, SRAResult, joined
+from sra_fast.tools.sra_warning import SRAWarning
 
 
 def score(
@@ -124,6 +126,9 @@ def score(
             backend, or ``forward_tokens`` below 1.
         SelfCheckError: what would be measured is not what the model does.
         KeyError: the tokens or a mask are missing, or there is no such definition.
+
+    Warns:
+        SRAWarning: a response ends before the first span begins, so that all its masses are 0.
     """
     check_definition(definition)
     check_backend(backend)
@@ -170,6 +175,8 @@ def _score(served: ServedModel, batch: Mapping[str, Any], asked: _Asked) -> SRAR
     content = read_content(served, batch, unanswered=not asked.own_rows)
     content = replace(content, marked=choose_rows(content.marked, asked.rows))
     marked = content.marked
+    if (told := before_their_span(marked)) is not None:
+        warnings.warn(told, SRAWarning, stacklevel=3)
     if asked.profile is not None:
         config = served.decoder.config
         check_profile_size(profile_keys(marked), asked.profile, config, asked.profile_bytes)

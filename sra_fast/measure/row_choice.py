@@ -59,6 +59,28 @@ def choose_rows(marked: MarkedBatch, rows: RowChoice | Tensor) -> MarkedBatch:
     return replace(marked, sequences=tuple(sequences))
 
 
+def before_their_span(marked: MarkedBatch) -> str | None:
+    """Return which responses end before the first span begins, in words, or None if none does.
+
+    No row of such a response sees the span, so that all its masses on it are 0.
+    """
+    found = []
+    for sequence in marked.sequences:
+        first = int(sequence.spans[0].nonzero()[0])
+        found += [
+            f"row {sequence.row}, turn {response.turn}"
+            for response in sequence.responses
+            if int(response.measured[-1]) < first
+        ]
+    if not found:
+        return None
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"{found[0]}{more}: the response ends before {marked.names[0]!r} begins, so it pays it no "
+        "attention and every mass is 0; were the two masks swapped?"
+    )
+
+
 def _check_mask(rows: Tensor, marked: MarkedBatch) -> None:
     if tuple(rows.shape) != marked.shape or rows.is_floating_point():
         raise ValueError(

@@ -256,6 +256,8 @@ def test_column_sums_are_compared_before_they_are_timed_against(
     (entry,) = work.entries
     assert "error" not in entry
     assert ("rows' columns/epilogue" in entry) == (factor == 1.0)
+    assert ("rows' columns/profile" in entry) == (factor == 1.0)
+    assert entry["errors"]["profile"] < 1e-5
     assert ("absent" in entry) == (factor != 1.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from model_families import DENSE, FAMILIES, Family
 from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.result import joined
+from sra_fast.tools.sra_warning import SRAWarning
 
 KINDS = ("heads", "layers", "mean")
 LLAMA = DENSE[0]
@@ -225,3 +227,15 @@ def test_sizes_are_computed_before_anything_runs() -> None:
     with pytest.raises(ValueError, match=r"takes 2\.15 GB.*'layers' takes 67.1 MB"):
         check_profile_size([131_072] * 4, "heads", config, 2_000_000_000)
     check_profile_size([131_072] * 3, "heads", config, 2_000_000_000)
+
+
+def test_a_response_before_its_span_is_told_and_others_are_not() -> None:
+    batch = marked_batch((40,))
+    batch["strategy_mask"].zero_()
+    batch["strategy_mask"][0, 33:35] = True
+    with pytest.warns(SRAWarning, match="row 0, turn 1: the response ends before 'strategy'"):
+        result = sra_fast.score(LLAMA.build(), batch, definition="mass")
+    assert result.sra[0] == 0 < result.sra[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SRAWarning)
+        sra_fast.score(LLAMA.build(), marked_batch((40,)))

@@ -69,7 +69,7 @@ SECTIONS = (
     ),
     Section(
         "column_sums",
-        "flash-colreduce: all columns, and those of the rows asked for",
+        "the profile of all keys, beside flash-colreduce",
         "column_sums:run",
         6,
     ),

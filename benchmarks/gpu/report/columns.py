@@ -104,8 +104,8 @@ TABLES: dict[str, tuple[ReportTable, ...]] = {
     "compiled": (_table(f"form, D, T, {_PROVIDERS}", "sdpa_tflops"),),
     "column_sums": (
         _table(
-            "T, columns_ms, rows' columns_ms, fused_ms, mass_ms, epilogue_ms, columns/fused, "
-            "rows' columns/mass, rows' columns/epilogue",
+            "T, columns_ms, rows' columns_ms, profile_ms, fused_ms, mass_ms, epilogue_ms, "
+            "columns/fused, rows' columns/profile, rows' columns/mass, rows' columns/epilogue",
             "fused_ms",
         ),
     ),

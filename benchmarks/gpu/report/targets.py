@@ -143,6 +143,8 @@ DETAILS = (
            ({"beside": "maps", "T": FULL.eager_lengths[0]},)),
     Target("flash-colreduce, all columns: time", "our fused forward", "column_sums",
            "columns/fused", _at("T", FULL.column_sums), "at least"),
+    Target("flash-colreduce, columns of the rows: time", "our profile of all keys", "column_sums",
+           "rows' columns/profile", _at("T", FULL.column_sums), "at least"),
     Target("flash-colreduce, columns of the rows: time", "our epilogue", "column_sums",
            "rows' columns/epilogue", _at("T", FULL.column_sums), "at least"),
 )  # fmt: skip
