@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import needs_grad, sees
+from .merging import merge
 
 OLDEST_TORCH = (2, 11)
 WINDOW_QUERIES = 512  # in a block under a window; fewer, larger calls were measured fastest
@@ -46,7 +47,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tenso
     else:
         past = _call(q, k[:, :, : n - m], value[:, :, : n - m], scale, causal=False)
         present = _call(q, k[:, :, n - m :], value[:, :, n - m :], scale, causal=True)
-        out, lse = _merge(past, present)
+        out, lse = merge(past, present)
     return out[..., : v.shape[3]], lse
 
 
@@ -89,14 +90,6 @@ def _call(
         q, scale = q * (-1.0 if scale < 0 else 0.0), abs(scale) or 1.0
     out, lse = _operator()(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
     return out, lse
-
-
-def _merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the softmax over two disjoint sets of keys, merged from the softmax over each."""
-    (out_a, lse_a), (out_b, lse_b) = a, b
-    lse = torch.logaddexp(lse_a, lse_b)
-    weight_a, weight_b = (lse_a - lse).exp()[..., None], (lse_b - lse).exp()[..., None]
-    return (weight_a * out_a + weight_b * out_b).to(out_a.dtype), lse
 
 
 @functools.cache

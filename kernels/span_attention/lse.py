@@ -16,9 +16,9 @@ from torch import Tensor
 from . import blocks, mass
 from .contract import LogitRule, SpanAttention, SpanMass, SpanQuery
 from .dispatch import best_provider, provider_by_name, trusted_kernels
+from .merging import Attended, add_sinks
 from .plan import Plan, plan
 from .providers import AttentionCall, Provider, call_of
-from .providers.merging import Attended, add_sinks
 
 
 def attention(

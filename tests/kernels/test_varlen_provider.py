@@ -19,9 +19,9 @@ from torch.nn.attention import varlen
 from op_cases import CASES, EMPTY_CASES, Case
 from sra_fast import span_attention
 from sra_fast.kernels.contract import LogitRule
+from sra_fast.kernels.merging import add_sinks
 from sra_fast.kernels.providers import call_of, devices
 from sra_fast.kernels.providers import varlen as provider
-from sra_fast.kernels.providers.merging import add_sinks
 
 REAL = varlen.varlen_attn
 SERVED = tuple(case for case in CASES if case.softcap is None)

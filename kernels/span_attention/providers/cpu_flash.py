@@ -6,8 +6,8 @@ from torch import Tensor
 
 from .. import flash_cpu
 from ..contract import LogitRule
+from ..merging import Attended, add_sinks
 from .call import NO_SINK_GRADIENT, AttentionCall
-from .merging import Attended, add_sinks
 from .per_sequence import by_sequence
 
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..merging import Attended, merge
 from . import devices
 from .call import AttentionCall
-from .merging import Attended, merge
 from .packed_tokens import aligned, nothing_seen, pack, packed_axes, unpack
 
 SURE_WIDTH = 128  # every cuDNN from 9.0 on takes heads up to this width, with their gradient

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
+from ..merging import Attended
 from . import varlen
 from .call import AttentionCall
 from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
-from .merging import Attended
 from .packed_tokens import next_width
 
 PLACES = ("flash_attn_interface", "flash_attn_3.flash_attn_interface")

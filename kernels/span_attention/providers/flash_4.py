@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
+from ..merging import Attended
 from . import devices, varlen
 from .call import AttentionCall
 from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
-from .merging import Attended
 
 PLACES = ("flash_attn.cute", "flash_attn.cute.interface")
 WIDTHS = (64, 96, 128)  # what every version takes; narrower heads are padded to the next

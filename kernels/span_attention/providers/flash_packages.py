@@ -20,9 +20,9 @@ import torch
 import torch.nn.attention
 from torch import Tensor
 
+from ..merging import Attended
 from . import devices
 from .call import AttentionCall
-from .merging import Attended
 from .packed_tokens import aligned, nothing_seen, pack, packed_axes, unpack
 
 DECODE_QUERIES = 16  # up to so many queries the keys are split, if the package can

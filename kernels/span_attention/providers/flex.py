@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..merging import Attended
 from ..triton_kernels.layout import layout
 from . import devices
 from .call import AttentionCall
-from .merging import Attended
 
 NARROWEST = 16  # the smallest product of Triton's
 OLDEST_CAPABILITY = (8, 0)

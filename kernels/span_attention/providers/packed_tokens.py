@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..merging import Attended
 from .call import AttentionCall
-from .merging import Attended
 
 ALIGNED = 8  # numbers of two bytes in the 16 bytes that such kernels read at a time, unchecked
 
