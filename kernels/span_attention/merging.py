@@ -1,4 +1,4 @@
-"""Combine what attention kernels return: two sets of keys by their logsumexps, and sinks afterwards.
+"""Combine what attention kernels return: two sets of keys by their logsumexps, and sinks.
 
 With outputs ``o_a, o_b`` and logsumexps ``l_a, l_b`` over two disjoint sets of keys,
 
