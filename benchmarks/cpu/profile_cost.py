@@ -62,7 +62,7 @@ def ratios(pairs: int, alternatives: dict[str, Callable[[], object]]) -> dict[st
 
 
 def main() -> None:
-    """Print the ratios."""
+    """Check the profiles, time the scores, and print how much longer each kind of profile takes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu.profile_cost")
     parser.add_argument("--rounds", type=int, default=9, help="How many rounds are timed.")
     rounds = parser.parse_args().rounds

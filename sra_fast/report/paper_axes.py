@@ -39,7 +39,8 @@ def labels_and_fonts(texts: Iterable[str]) -> tuple[list[str], list[str]]:
 @lru_cache(maxsize=64)
 def _fonts(characters: frozenset[str]) -> dict[str, str]:
     """Return a font family that has it for each of the characters that some font has."""
-    from matplotlib import font_manager
+    with needed("cli", "matplotlib"):
+        from matplotlib import font_manager
 
     found: dict[str, str] = {}
     own = font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))
