@@ -5,13 +5,13 @@ that share no sentence with these. The record goes to ``benchmarks/results/focus
 
     AUROC = P(focus of a normal prompt > focus of an attacked one), ties counted half
 
-Its 95 % interval is DeLong's, on the scale of the logit.
+Its interval is the bootstrap's over pairs of prompts; it is about these texts, which are few, and not
+about all prompts there may be.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,34 +26,34 @@ from benchmarks.measuring.machine import facts
 from benchmarks.recipes.injected_prompts import InjectedPrompt, injected_prompts
 from sra_fast.files.smollm2 import smollm2_folder
 from sra_fast.recipes.focus import DEVIATIONS, FocusDetector, find_heads, head_focus
+from sra_fast.tools.estimates import REPORT_SEED
 
 RESULTS = Path(__file__).parents[1] / "results"
 FINDING, TESTING = 30, 60  # pairs of prompts
 STEPS = (DEVIATIONS, 3.0, 2.0, 1.5, 1.0)  # the paper's, then fewer where it finds no head
-NORMAL = 1.959963984540054
+DRAWS = 2000  # of the bootstrap
 
 
 @dataclass(frozen=True)
 class Auroc:
-    """An area under the receiver's curve with its 95 % interval, or none at 0 and 1."""
+    """An area under the receiver's curve, with the middle 95 % of its bootstrap over pairs."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
 
 def auroc(normal: Tensor, attacked: Tensor) -> Auroc:
-    """Return how often a normal prompt's focus ``[n]`` is above an attacked one's ``[m]``."""
+    """Return how often a normal prompt's focus is above an attacked one's, of n pairs of prompts."""
     above = (normal[:, None] > attacked).double() + 0.5 * (normal[:, None] == attacked).double()
-    value = float(above.mean())
-    if not 0 < value < 1:
-        return Auroc(value, None, None)
-    variance = float(
-        above.mean(dim=1).var() / len(normal) + above.mean(dim=0).var() / len(attacked)
-    )
-    logit, spread = math.log(value / (1 - value)), math.sqrt(variance) / (value * (1 - value))
-    low, high = (1 / (1 + math.exp(-(logit + side * NORMAL * spread))) for side in (-1, 1))
-    return Auroc(value, low, high)
+    drawn = torch.randint(len(normal), (DRAWS, len(normal)), generator=_generator())
+    means = torch.stack([above[one][:, one].mean() for one in drawn])
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Auroc(float(above.mean()), low, high)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(REPORT_SEED)
 
 
 def measured(prompts: Sequence[InjectedPrompt], model: object, tokenizer: object) -> Tensor:
@@ -99,8 +99,10 @@ def main() -> None:
             continue
         normal, attacked = split(FocusDetector(heads).focus(shares), testing)
         area = auroc(normal, attacked)
-        between = "–" if area.low is None else f"{area.low:.3f} to {area.high:.3f}"
-        lines.append(f"| {deviations:g} | {int(heads.sum())} | {area.value:.3f} | {between} |")
+        lines.append(
+            f"| {deviations:g} | {int(heads.sum())} | {area.value:.3f} | {area.low:.3f} to "
+            f"{area.high:.3f} |"
+        )
         records.append(
             {"deviations": deviations, "heads": heads.nonzero().tolist(), "auroc": asdict(area)}
         )
@@ -113,13 +115,15 @@ def main() -> None:
             "",
             f"Heads found on {2 * FINDING} prompts, tested on {TESTING} normal and {TESTING} "
             "attacked ones that share no sentence with these "
-            "(`python -m benchmarks.recipes.focus_auroc`).",
+            "(`python -m benchmarks.recipes.focus_auroc`). A normal prompt has a harmless sentence "
+            "where an attacked one has the injected one. The interval is of these few texts "
+            "(bootstrap over pairs), not of all prompts there may be.",
             "",
-            "| standard deviations | heads | AUROC | 95 % |",
+            "| standard deviations | heads | AUROC | 95 % of these texts |",
             "| ---: | ---: | ---: | --- |",
             *lines,
             f"| all heads | {all_heads.numel()} | {every.value:.3f} | "
-            f"{every.low or 0:.3f} to {every.high or 1:.3f} |",
+            f"{every.low:.3f} to {every.high:.3f} |",
             "",
         ]
     )

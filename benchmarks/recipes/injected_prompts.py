@@ -79,15 +79,18 @@ class InjectedPrompt:
 def injected_prompts(
     which: Literal["finding", "testing"], pairs: int, seed: int
 ) -> list[InjectedPrompt]:
-    """Return so many prompts without and with an attack, in pairs with the same texts otherwise."""
+    """Return so many prompts without and with an attack, in pairs of the same texts otherwise.
+
+    Where one has the injected sentence, the other has a harmless one, so that both are about as
+    long: heads that merely react to length tell nothing.
+    """
     draw = random.Random(seed)
     found = []
     for number in range(pairs):
         instruction = _INSTRUCTIONS[which][number % len(_INSTRUCTIONS[which])]
-        first, second = draw.sample(_DATA[which], 2)
-        attack = draw.choice(_INJECTED[which])
-        found.append(InjectedPrompt(instruction, f"{first} {second}", attacked=False))
-        middle = draw.random() < 0.5
-        text = f"{first} {attack} {second}" if middle else f"{first} {second} {attack}"
-        found.append(InjectedPrompt(instruction, text, attacked=True))
+        first, second, harmless = draw.sample(_DATA[which], 3)
+        attack, middle = draw.choice(_INJECTED[which]), draw.random() < 0.5
+        for added in (harmless, attack):
+            text = f"{first} {added} {second}" if middle else f"{first} {second} {added}"
+            found.append(InjectedPrompt(instruction, text, attacked=added is attack))
     return found

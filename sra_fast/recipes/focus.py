@@ -88,20 +88,34 @@ class FocusDetector:
 
     Attributes:
         heads: bool ``[L, H]``, the heads that are looked at.
-        threshold: prompts whose focus is below this are taken for attacked ones.
+        threshold: prompts whose focus is below this are taken for attacked ones. The default is the
+            paper's; small models stay below it, so find one on prompts of your own.
     """
 
     heads: Tensor
     threshold: float = THRESHOLD
 
     def focus(self, shares: Tensor) -> Tensor:
-        """Return the focus of each prompt, float32 ``[n]``, from ``[n, L, H]`` of the heads."""
+        """Return the focus of each prompt, float32 ``[n]``, from ``[n, L, H]`` of the heads.
+
+        Raises:
+            ValueError: another number of heads, none that is chosen, or one without a focus.
+        """
         if shares.ndim != 3 or shares.shape[1:] != self.heads.shape:
             raise ValueError(
                 f"expected the focus of heads [n, {', '.join(map(str, self.heads.shape))}], got "
                 f"{list(shares.shape)}"
             )
-        return shares[:, self.heads].double().mean(dim=1).float()
+        if not bool(self.heads.any()):
+            raise ValueError("heads: none is chosen; find some on prompts of your own")
+        found = shares[:, self.heads].double().mean(dim=1).float()
+        if not bool(found.isfinite().all()):
+            prompt = int((~found.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"prompt {prompt}: a chosen head pays neither span any attention (a sliding window "
+                "that reaches neither), so that its focus is undefined; choose other heads"
+            )
+        return found
 
     def is_attacked(self, shares: Tensor) -> Tensor:
         """Return which prompts are taken for attacked ones, bool ``[n]``."""

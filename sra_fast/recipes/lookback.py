@@ -39,7 +39,7 @@ def lookback_ratios(
         context: name of the span that holds the context.
 
     Returns:
-        float32 ``[R_i, L, H]`` of each reply, in [0, 1].
+        float32 ``[R_i, L, H]`` of each reply, in [0, 1]; NaN where a window reaches neither.
 
     Raises:
         KeyError: there is no such span.
@@ -49,6 +49,12 @@ def lookback_ratios(
     spans = dict(batch.get("span_masks", {}))
     if context not in spans:
         raise KeyError(f"no span {context!r}; there are {', '.join(spans) or 'none'}")
+    if NEW in spans:
+        raise ValueError(
+            f"span_masks: {NEW!r} is what the reply's own tokens are called here; rename that span"
+        )
+    if "response_mask" not in batch:
+        raise KeyError("the batch needs `response_mask`, which marks the reply")
     replies = batch["response_mask"]
     if int(replies.max()) > 1:
         raise ValueError("response_mask: give each reply a row of its own, marked by 1")

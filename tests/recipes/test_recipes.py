@@ -89,6 +89,24 @@ def test_a_logistic_model_tells_what_its_features_tell() -> None:
             lambda: FocusDetector(torch.ones(2, 3, dtype=torch.bool)).focus(torch.rand(4, 2)),
             "expected the focus of heads",
         ),
+        (
+            lambda: FocusDetector(torch.zeros(2, 3, dtype=torch.bool)).focus(torch.rand(4, 2, 3)),
+            "none is chosen",
+        ),
+        (
+            lambda: FocusDetector(torch.ones(2, 3, dtype=torch.bool)).is_attacked(
+                torch.full((4, 2, 3), torch.nan)
+            ),
+            "prompt 0: a chosen head pays neither",
+        ),
+        (
+            lambda: lookback_ratios(
+                LLAMA.build(),
+                {**marked_batch((40,)), "span_masks": {"new": torch.ones(1, 40).bool()}},
+                "new",
+            ),
+            "'new' is what the reply's own tokens are called",
+        ),
         (lambda: head_focus(LLAMA.build(), prompts((40,)), "rule"), "no span 'rule'"),
         (lambda: lookback_ratios(LLAMA.build(), prompts((40,))), "no span 'context'"),
         (
