@@ -5,8 +5,8 @@ that share no sentence with these. The record goes to ``benchmarks/results/focus
 
     AUROC = P(focus of a normal prompt > focus of an attacked one), ties counted half
 
-Its interval is the bootstrap's over pairs of prompts; it is about these texts, which are few, and not
-about all prompts there may be.
+Its interval is the bootstrap's over pairs of prompts; it is about these texts, which are few, and
+not about all prompts there may be.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Auroc:
 
 
 def auroc(normal: Tensor, attacked: Tensor) -> Auroc:
-    """Return how often a normal prompt's focus is above an attacked one's, of n pairs of prompts."""
+    """Return how often a normal prompt's focus is above an attacked one's, of n pairs."""
     above = (normal[:, None] > attacked).double() + 0.5 * (normal[:, None] == attacked).double()
     drawn = torch.randint(len(normal), (DRAWS, len(normal)), generator=_generator())
     means = torch.stack([above[one][:, one].mean() for one in drawn])
