@@ -17,6 +17,16 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 REQUIRED = "SRA_FAST_REQUIRE_BROWSER"
 
+# Observers speak frames later, and the more so the busier the machine is.
+ALL_SEEN = """() => typeof modules === "undefined" ||
+  [...document.querySelectorAll(".chunk")].every((element) => {
+    const { top, bottom } = element.getBoundingClientRect();
+    const { transcript } = modules.main;
+    const seen = transcript.visible.has(transcript.byElement.get(element));
+    return seen || bottom <= 0 || top >= innerHeight || top === bottom;
+  })"""
+TWO_FRAMES = "new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))"
+
 
 def _without(what: str) -> NoReturn:
     if os.environ.get(REQUIRED) == "1":
@@ -76,8 +86,10 @@ class OpenedPage:
             self.tab.remove_listener(event, listener)
 
     def settle(self) -> None:
-        """Wait until what is seen is laid out and coloured."""
-        self.run("new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
+        """Wait until what is seen, in frames too, is laid out and coloured."""
+        for frame in self.tab.frames:
+            frame.evaluate(TWO_FRAMES)
+            frame.wait_for_function(ALL_SEEN)
 
     def run(self, expression: str, argument: Any = None) -> Any:
         """Return what a JavaScript expression or function gives in the page."""
