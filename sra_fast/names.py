@@ -49,6 +49,9 @@ followed, or all as the chat template writes the whole conversation."""
 ProfileKind = Literal["mean", "layers", "heads"]
 """What a profile keeps: the mean over layers and heads, each layer's mean, or every head."""
 
+SourceUnit = Literal["messages", "sentences", "documents"]
+"""The units that a prompt is cut into, to tell the attention on each."""
+
 RowChoice = Literal["response", "predicting", "last_prompt"]
 """The rows whose attention is averaged: a response's own, those one before each of them, which
 predict them, or the last one of the prompt."""

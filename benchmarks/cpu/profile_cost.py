@@ -1,8 +1,10 @@
-"""Time ``score`` with profiles against ``score`` without, at SmolLM2's shape.
+"""Time ``score`` with profiles against ``score`` without, and measure what memory they take.
 
-The command is ``python -m benchmarks.cpu.profile_cost``. Rounds of the three alternate; the figure
-is the median of the rounds' ratios. Before anything is timed, the profiles are compared with eager
-maps at a length at which these fit; eager's own ratio is of that length.
+The command is ``python -m benchmarks.cpu.profile_cost``; the model has SmolLM2's shape. Rounds of
+the three alternate; the figure is the median of the rounds' ratios. Before anything is timed, the
+profiles are compared with eager maps at a length at which these fit; eager's own ratio is of that
+length. Peak memory is that of a process's second call, above the loaded model, as
+:mod:`benchmarks.measuring.peak_memory` measures it.
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ import argparse
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 import sra_fast
 from benchmarks.measuring.alternatives import attending, whole_maps
 from benchmarks.measuring.cases import SMOLLM2, ModelCase, build_batch, build_model
+from benchmarks.measuring.fresh_process import in_fresh_process
+from benchmarks.measuring.peak_memory import with_peak
+from sra_fast.names import ProfileKind
 
 TOKENS, SHORT = 4096, 1024
 MOST = {"mean": 1.06, "heads": 1.10}
@@ -61,8 +66,16 @@ def ratios(pairs: int, alternatives: dict[str, Callable[[], object]]) -> dict[st
     }
 
 
+def peak_bytes(case: ModelCase, kind: ProfileKind | None) -> tuple[int, int]:
+    """Return the peak of a second call in this process, which is a fresh one, and the profile's."""
+    model, batch = build_model(case), build_batch(case)
+    for _ in range(2):
+        peak, result = with_peak(lambda: sra_fast.score(model, batch, profile=kind))
+    return peak, 0 if kind is None else result.profile(0).nbytes
+
+
 def main() -> None:
-    """Check the profiles, time the scores, and print how much longer each kind of profile takes."""
+    """Check the profiles, and print how much longer and how much more memory each kind takes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu.profile_cost")
     parser.add_argument("--rounds", type=int, default=9, help="How many rounds are timed.")
     rounds = parser.parse_args().rounds
@@ -92,6 +105,14 @@ def main() -> None:
         print(
             f'T={TOKENS}: profile="{kind}" takes {ratio:.3f} of score\'s time, the median of '
             f"{rounds} rounds; wanted: at most {MOST[kind]:.2f}"
+        )
+    without, _ = in_fresh_process(peak_bytes, long, None)
+    print(f"T={TOKENS}: score takes {without / 1e6:.1f} MB above the loaded model")
+    for kind in get_args(ProfileKind):
+        peak, kept = in_fresh_process(peak_bytes, long, kind)
+        print(
+            f'T={TOKENS}: profile="{kind}" takes {peak / 1e6:.1f} MB, '
+            f"{(peak - without) / 1e6:+.1f} beside score; the profile has {kept / 1e6:.2f} MB"
         )
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from sra_fast.chat.chat_template import EncodingError, read_chat_template
-from sra_fast.chat.chat_text import ChatText
 from sra_fast.chat.conversations import Conversation, as_conversations
 from sra_fast.chat.templates import PromptTemplate, get_template, render_prompts
 from sra_fast.chat.thoughts import Thoughts
-from sra_fast.chat.token_marks import mark_sources, mark_tokens
+from sra_fast.chat.token_marks import mark_tokens
 from sra_fast.chat.turn_layout import check_layout, write_turns
-from sra_fast.names import TurnLayout, Turns
+from sra_fast.chat.written_sources import number_sources
+from sra_fast.names import SourceUnit, TurnLayout, Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,9 +44,9 @@ class EncodedPrompt:
         response_mask: ``[T]`` int32, k = 1, 2, ... at the tokens of the k-th scored reply, else 0.
         conversation: index of the conversation among those given.
         turns: the number of each scored reply among the assistant messages, from 1.
-        source_ids: ``[T]`` int32, k at the tokens of the k-th message that is no scored reply, else
-            0; None if the messages were not asked for.
-        source_names: what these messages are called, such as "message 0 (system)".
+        source_ids: ``[T]`` int32, k at the tokens of the k-th source, else 0; None if no sources
+            were asked for.
+        source_names: what the sources are called, such as "message 0 (system)".
         layouts: how each scored reply and what stands before it are laid out: "as_generated", as
             when it was the last message, or "as_written", as the chat template writes it once
             others follow.
@@ -73,7 +73,7 @@ def encode(
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
     padding_side: Literal["left", "right"] = "right",
-    sources: Literal["messages"] | None = None,
+    sources: SourceUnit | None = None,
 ) -> dict[str, Any]:
     """Turn conversations into one padded batch of tensors for ``sra_fast.score``.
 
@@ -93,7 +93,8 @@ def encode(
         now: the date and time that a chat template with a date writes; this moment if None.
         padding_side: on which side of a row the padding goes.
         sources: "messages" to number the prompt's messages, all but the scored replies, as sources
-            whose attention a profile tells (``profile`` of :func:`sra_fast.score`).
+            whose attention a profile tells (``profile`` of :func:`sra_fast.score`); "sentences" or
+            "documents" to number those in the messages, as :func:`sra_fast.mark` does.
 
     Returns:
         ``input_ids`` and ``attention_mask`` ``[B, T]`` int64, ``strategy_mask`` ``[B, T]`` bool,
@@ -102,9 +103,8 @@ def encode(
         (turn of the k-th reply, -1 where there are fewer than K), and ``as_written`` ``[B, K]``
         bool (whether the k-th reply is laid out unlike when it was the last); with ``sources`` also
         ``source_ids`` ``[B, T]`` int32 and ``source_names``, a list of each row's names. With
-        ``standard`` a
-        row of the batch is a conversation, or a part of it that ``layout`` asks for; with the other
-        templates it is one reply and its prompt.
+        ``standard`` a row of the batch is a conversation, or a part of it that ``layout`` asks for;
+        with the other templates it is one reply and its prompt.
 
     Raises:
         TypeError: ``strategies`` is not a mapping.
@@ -112,7 +112,7 @@ def encode(
         ConversationError: a conversation is malformed or its strategy unknown.
         PromptTemplateError: the template is unknown.
         EncodingError: the tokenizer cannot be used, or it or its chat template drops, doubles or
-            alters a text that attention is measured on.
+            alters a text that attention is measured on; or there are no such ``sources``.
     """
     encoded = encode_prompts(
         tokenizer,
@@ -140,15 +140,13 @@ def encode_prompts(
     layout: TurnLayout = "as_generated",
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
-    sources: Literal["messages"] | None = None,
+    sources: SourceUnit | None = None,
 ) -> list[EncodedPrompt]:
     """Turn conversations into prompts without padding, in the order of the conversations.
 
     Arguments and errors are those of :func:`encode`.
     """
     check_layout(layout)
-    if sources not in (None, "messages"):
-        raise ValueError(f"sources: expected 'messages' or None, got {sources!r}")
     chosen = get_template(template)
     chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
     prompts = [
@@ -178,7 +176,11 @@ def encode_prompts(
         columns = zip(block, tokens["input_ids"], tokens["offset_mapping"], strict=True)
         for (index, label, written), ids, offsets in columns:
             strategy, responses = mark_tokens(tokenizer, written.text, ids, offsets, label)
-            numbered, names = (None, ()) if sources is None else _messages(written.text, offsets)
+            numbered, names = (
+                (None, ())
+                if sources is None
+                else number_sources(written.text, offsets, sources, label)
+            )
             encoded.append(
                 EncodedPrompt(
                     input_ids=torch.tensor(ids, dtype=torch.int64),
@@ -246,19 +248,6 @@ def collate(
         for k, layout in enumerate(prompt.layouts):
             batch["as_written"][row, k] = layout == "as_written"
     return batch
-
-
-def _messages(
-    written: ChatText, offsets: Sequence[tuple[int, int]]
-) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Return the numbers of the messages that are no scored replies, and what they are called."""
-    parts = sorted(
-        ((start, end, part) for part, start, end in written.spans if part.role),
-        key=lambda one: one[:2],
-    )
-    names = tuple(f"message {part.message} ({part.role})" for _, _, part in parts)
-    ranges = [(number, start, end) for number, (start, end, _) in enumerate(parts, 1)]
-    return mark_sources(written, offsets, ranges), names
 
 
 def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:

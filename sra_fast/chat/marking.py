@@ -24,10 +24,10 @@ from sra_fast.chat.chat_template import (
 )
 from sra_fast.chat.chat_text import ChatText, Part, check_control_tokens, place_parts
 from sra_fast.chat.prompt_marks import PromptMarks, find_marks, message_texts
-from sra_fast.chat.source_places import SourceUnit
 from sra_fast.chat.text_places import Place, PromptText, TextRange
 from sra_fast.chat.thoughts import Thoughts, without_tags
 from sra_fast.chat.token_marks import mark_ranges, mark_sources
+from sra_fast.names import SourceUnit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sra_fast.chat.chat_template import ChatTemplate, EncodingError
-from sra_fast.chat.source_places import SourceUnit, cut_sources
+from sra_fast.chat.source_places import cut_sources
 from sra_fast.chat.text_places import Place, PromptText, TextRange, find_places, trimmed_range
 from sra_fast.chat.thoughts import reply_start
+from sra_fast.names import SourceUnit
 
 
 @dataclass(frozen=True)

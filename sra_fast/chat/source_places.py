@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 from sra_fast.chat.chat_template import EncodingError
 from sra_fast.chat.text_places import PromptText, TextRange, trimmed_range
+from sra_fast.names import SourceUnit
 
-SourceUnit: TypeAlias = Literal["messages", "sentences", "documents"]
 UNITS: tuple[str, ...] = get_args(SourceUnit)
 
 NamedRange: TypeAlias = tuple[str, TextRange]
@@ -59,8 +59,8 @@ def cut_sources(
     """
     if unit not in UNITS:
         raise EncodingError(
-            f"sources: expected {', '.join(map(repr, UNITS))} or a mapping of names to places, "
-            f"got {unit!r}"
+            f"sources: expected {', '.join(map(repr, UNITS))} or, in sra_fast.mark, a mapping of "
+            f"names to places, got {unit!r}"
         )
     made = {"messages": _messages, "sentences": _sentences, "documents": _documents}[unit](texts)
     kept = []
@@ -74,7 +74,7 @@ def cut_sources(
             + (
                 "; documents are messages with the role tool, texts between tags such as "
                 "<document> and </document>, and texts under headings such as 'Document 1:' or "
-                "'[1]' at the beginning of a line; give others as {name: place}"
+                "'[1]' at the beginning of a line; sra_fast.mark takes any others as {name: place}"
                 if unit == "documents"
                 else " beside the replies"
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sra_fast.names import PROFILE_BYTES, Device, DType, ProfileKind, TurnLayout
+from sra_fast.names import PROFILE_BYTES, Device, DType, ProfileKind, SourceUnit, TurnLayout
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
@@ -63,6 +63,7 @@ def make_scorer(
     check: bool = True,
     profile: ProfileKind | None = None,
     profile_bytes: int = PROFILE_BYTES,
+    sources: SourceUnit | None = None,
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""
     from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
@@ -82,5 +83,6 @@ def make_scorer(
         check=check,
         profile=profile,
         profile_bytes=profile_bytes,
+        sources=sources,
     )
     return FileScorer(find_model(model, allow_missing=allow_missing), file, options)

@@ -9,7 +9,7 @@ import typer
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_template, make_scorer
 from sra_fast.cli.session import session
-from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind
+from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind, SourceUnit
 
 
 def score(
@@ -44,6 +44,15 @@ def score(
             help="The most bytes that the profiles of all replies may take.",
         ),
     ] = PROFILE_BYTES,
+    sources: Annotated[
+        SourceUnit | None,
+        typer.Option(
+            "--sources",
+            help="With --profile, cut the prompt into messages, into their sentences or into the "
+            "documents in them, to tell the attention on each.",
+            show_default="messages",
+        ),
+    ] = None,
     allow_missing: options.AllowMissing = False,
     check: options.CheckOption = True,
     as_json: options.JsonOption = False,
@@ -57,6 +66,10 @@ def score(
     """
     with session(as_json, debug, continues=True) as current:
         chosen = choose_template(template, "--template")
+        if sources is not None and profile is None:
+            raise typer.BadParameter(
+                "goes with a profile; add --profile mean", param_hint="'--sources'"
+            )
 
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
@@ -84,6 +97,7 @@ def score(
             check=check,
             profile=profile,
             profile_bytes=profile_bytes,
+            sources=None if profile is None else sources or "messages",
         )
         job = scorer.prepare("score", folder, conversations, chosen, turns)
         with token_progress(current, [job]) as on_progress:

@@ -35,6 +35,7 @@ from sra_fast.names import (
     Device,
     DType,
     ProfileKind,
+    SourceUnit,
     TurnLayout,
     Turns,
 )
@@ -71,6 +72,8 @@ class ScoringOptions:
         layout, thoughts: the arguments of those names of :func:`sra_fast.encode`.
         profile: what is kept of the attention on every token; None for nothing.
         profile_bytes: the most bytes that the profiles of all replies may take.
+        sources: what the messages are cut into to tell the attention on each, with a profile; None
+            without one.
         check: whether the model is checked before its first score (no score depends on it).
 
     Raises:
@@ -88,6 +91,7 @@ class ScoringOptions:
     thoughts: Thoughts | None = None
     profile: ProfileKind | None = None
     profile_bytes: int = PROFILE_BYTES
+    sources: SourceUnit | None = None
     check: bool = True
 
     def __post_init__(self) -> None:
@@ -186,7 +190,7 @@ class FileScorer:
             layout=self.options.layout,
             thoughts=self.options.thoughts,
             now=start_of(day),
-            sources=None if self.options.profile is None else "messages",
+            sources=self.options.sources,
         )
         for prompt in prompts:
             self._check_definable(prompt, conversations)
@@ -313,7 +317,7 @@ class FileScorer:
         names = [f.name for f in fields(self.options) if f.name not in without_effect]
         options = {name: getattr(self.options, name) for name in names}
         # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
-        usual = {"layout": "as_generated", "thoughts": None, "profile": None}
+        usual = {"layout": "as_generated", "thoughts": None, "profile": None, "sources": None}
         own = {
             name: code_fingerprint(function)
             for name, function in known_definitions().items()

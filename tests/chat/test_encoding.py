@@ -460,6 +460,22 @@ def test_what_is_no_tokenizer_is_refused() -> None:
         encode("gpt2", [talk()])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("layout", ["as_generated", "as_written"])
+def test_sentences_of_the_messages_are_sources(layout: Any) -> None:
+    tokenizer = byte_level_bpe(QWEN_3)
+    record = talk()
+    record["messages"][0]["content"] = " I am tired. Are you?  No!\n\nWe all are "
+    first = encode_prompts(tokenizer, [record], layout=layout, sources="sentences")[0]
+    assert first.source_ids is not None
+    found = {
+        name: tokenizer.decode(first.input_ids[first.source_ids == number]).strip()
+        for number, name in enumerate(first.source_names, 1)
+    }
+    asked = [text for name, text in found.items() if name.startswith("message 1, ")]
+    assert asked == ["I am tired.", "Are you?", "No!", "We all are"]
+    assert not (first.source_ids.bool() & (first.response_mask > 0)).any()
+
+
 def test_blanks_that_a_tokenizer_leaves_out_are_no_loss() -> None:
     tokenizer = word_piece()
     record = talk(messages=talk()["messages"][:1], response="Hoping \n\t that")

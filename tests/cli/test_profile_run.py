@@ -55,6 +55,23 @@ def test_two_commands_lead_from_a_file_to_a_page(place: Path) -> None:
     assert "profile" in call(*words, status=1)
 
 
+def test_sentences_are_the_sources_where_they_are_asked_for(place: Path) -> None:
+    out = place / "sentences"
+    words = ("score", place / "talks.jsonl", "--model", place / "model", "--out", out)
+    assert "goes with a profile" in call(*words, "--sources", "sentences", status=2)
+    call(*words, "--profile", "mean", "--sources", "sentences")
+    result = sra_fast.SRAResult.load(out / MASSES)
+    names = result.source_names[0]
+    assert all(re.fullmatch(r"message \d+, sentence \d+", name) for name in names)
+    assert len(names) > len({name.split(",")[0] for name in names})
+    call("view", out)
+    assert names[-1] in (out / "view.html").read_text(encoding="utf-8")
+    said = call(
+        *words[:-1], place / "none", "--profile", "mean", "--sources", "documents", status=1
+    )
+    assert "'c1' (talks.jsonl line 1): sources: the prompt has no documents" in said
+
+
 def test_profiles_that_are_too_large_name_the_smaller_kind(place: Path) -> None:
     out = place / "large"
     words = ("score", place / "talks.jsonl", "--model", place / "model", "--out", out)
@@ -75,5 +92,5 @@ def test_messages_are_sources_and_scored_replies_are_none(template: str) -> None
     texts = [tokenizer.decode(batch["input_ids"][ids == n]) for n in range(1, len(names) + 1)]
     assert any(asked in text for text in texts)
     assert "source_ids" not in encode(tokenizer, [talk("c1")])
-    with pytest.raises(ValueError, match="sources: expected 'messages' or None"):
+    with pytest.raises(ValueError, match="sources: expected 'messages', 'sentences', 'documents'"):
         encode(tokenizer, [talk("c1")], sources="words")  # type: ignore[arg-type]
