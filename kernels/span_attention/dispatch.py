@@ -1,7 +1,7 @@
 """Choose what ``auto`` and ``lse`` take: the one measured, or else reasoned, to be fastest.
 
 ``measured.json`` is written by the GPU report (:mod:`measured_table` has its form). Where it has no
-entry, reasoning decides:
+entry, and for a gradient of the mass of many rows, reasoning decides:
 
 - On a CPU PyTorch's own flash kernel is the only fast one.
 - On a CUDA card the platform's fastest attention that gives a logsumexp, plus a small kernel for
@@ -54,12 +54,13 @@ WITH_FENCES = (3, 7)  # the first Triton that puts a fence before every product 
 # Card -> what was measured on it; read on import, so that a compiled graph finds a dictionary.
 MEASURED: dict[str, list[MeasuredCall]] = shipped()
 
+_IN_ITS_BACKWARD = "the gradient of the mass is part of its backward pass"
 _CPU_FLASH, _BLOCKS = PROVIDERS["cpu_flash"], PROVIDERS["blocks"]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a call goes to, ``"triton"``, ``"lse"`` or ``"lse:NAME"``, and why."""
+    """The backend that a call goes to, ``"triton"``, ``"lse"`` or ``"lse:NAME"``, and why."""
 
     backend: str
     why: str
@@ -92,6 +93,9 @@ def choice(call: AttentionCall, mass_grad: bool) -> Choice:
         return Choice("lse", f"the kernels for CUDA do not run on {call.q.device.type}")
     work = work_of(call, mass_grad)
     fused = trusted_kernels(call.q, call.v) is not None
+    few = len(call.query.rows) <= ROWS_SHARE * call.q.shape[0] * call.q.shape[2]
+    if work == "mass_grad" and fused and not few:
+        return Choice("triton", _IN_ITS_BACKWARD)
     entry = _measured(call, work)
     if entry is not None:
         name = entry.backend.removeprefix(PREFIX)
@@ -100,10 +104,8 @@ def choice(call: AttentionCall, mass_grad: bool) -> Choice:
         ):
             return Choice(entry.backend, f"measured fastest for {work} on this card")
     provider = _reasoned(call, work)
-    if work == "mass_grad" and fused:
-        few = len(call.query.rows) <= ROWS_SHARE * call.q.shape[0] * call.q.shape[2]
-        if not few or provider.name not in PLATFORM_BEST:
-            return Choice("triton", "the gradient of the mass is part of its backward pass")
+    if work == "mass_grad" and fused and provider.name not in PLATFORM_BEST:
+        return Choice("triton", _IN_ITS_BACKWARD)
     if provider.name == "fused":
         return Choice("triton", f"expected to be the fastest that serves this {work} call")
     return Choice(
