@@ -33,13 +33,12 @@ from torch import Tensor
 from .contract import LogitRule, SpanQuery
 from .measured_table import MeasuredCall, Work, card, find, shipped
 from .providers import PROVIDERS, AttentionCall, Provider, call_of
-from .providers.call import NO_SINK_GRADIENT
+from .providers.call import DECODE_QUERIES, NO_SINK_GRADIENT
 from .providers.devices import is_capturing
 from .providers.flash_packages import current_implementation
 from .providers.fused import triton_backend as triton_backend
 from .providers.lse_check import UNCHECKED, probes_of, verdict
 
-DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 LONG_KEYS = 2048  # from here on a decoding call goes to kernels that split its keys only
 PREFIX = "lse:"
 PLATFORM_BEST = ("flash_4", "flash_3", "cudnn")  # expected to be faster than the fused kernel
@@ -106,11 +105,8 @@ def choice(call: AttentionCall, mass_grad: bool) -> Choice:
     provider = _reasoned(call, work)
     if work == "mass_grad" and fused and provider.name not in PLATFORM_BEST:
         return Choice("triton", _IN_ITS_BACKWARD)
-    if provider.name == "fused":
-        return Choice("triton", f"expected to be the fastest that serves this {work} call")
-    return Choice(
-        PREFIX + provider.name, f"expected to be the fastest that serves this {work} call"
-    )
+    backend = "triton" if provider.name == "fused" else PREFIX + provider.name
+    return Choice(backend, f"expected to be the fastest that serves this {work} call")
 
 
 def best_provider(call: AttentionCall) -> Provider:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..blocks import needs_grad
 from ..contract import LogitRule, SpanQuery
+from ..merging import Attended
 from ..plan import Plan, plan
 
+DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 NO_SINK_GRADIENT = "its logsumexp carries no gradient, which sinks need"
 
 
@@ -59,6 +61,23 @@ def call_of(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule) 
     return AttentionCall(q, k, v, query, rule, needs_grad(q, k, v, rule.sinks))
 
 
+def expect_lse(lse: Tensor, shape: tuple[int, ...], whose: str) -> None:
+    """Raise an error if a kernel's logsumexp has another shape than a provider reads.
+
+    Args:
+        lse: the kernel's logsumexp.
+        shape: the shape that is read.
+        whose: the kernel and that shape's letters, for the error.
+
+    Raises:
+        RuntimeError: the shapes differ.
+    """
+    if lse.shape != shape:
+        raise RuntimeError(
+            f"{whose}: the logsumexp has shape {list(lse.shape)}, expected {list(shape)}"
+        )
+
+
 @dataclass(frozen=True)
 class Provider:
     """One way to compute attention that also gives the logsumexp.
@@ -81,7 +100,7 @@ class Provider:
     name: str
     about: str
     serves: Callable[[AttentionCall], str | None]
-    attend: Callable[[AttentionCall], tuple[Tensor, Tensor]]
+    attend: Callable[[AttentionCall], Attended]
     own_sinks: bool = False
     platform: bool = False
     missing: Callable[[torch.device], str | None] = lambda device: None

@@ -11,8 +11,8 @@ import torch
 
 from ..merging import Attended
 from . import varlen
-from .call import AttentionCall
-from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
+from .call import DECODE_QUERIES, AttentionCall, Provider
+from .flash_packages import current_implementation, installed, lacks, run, unfit
 from .packed_tokens import next_width
 
 PLACES = ("flash_attn_interface", "flash_attn_3.flash_attn_interface")
@@ -60,3 +60,15 @@ def attend(call: AttentionCall) -> Attended:
 def splits_keys(call: AttentionCall) -> bool:
     """Return whether a decoding call is split over its keys, so that it fills the card."""
     return installed(*PLACES) is not None and not torch.are_deterministic_algorithms_enabled()
+
+
+PROVIDER = Provider(
+    name="flash_3",
+    about="FlashAttention 3, if installed or activated",
+    serves=serves,
+    attend=attend,
+    missing=missing,
+    present=present,
+    splits_keys=splits_keys,
+    platform=True,
+)

@@ -12,8 +12,8 @@ import torch
 
 from ..merging import Attended
 from . import devices, varlen
-from .call import AttentionCall
-from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
+from .call import DECODE_QUERIES, AttentionCall, Provider
+from .flash_packages import current_implementation, installed, lacks, run, unfit
 
 PLACES = ("flash_attn.cute", "flash_attn.cute.interface")
 WIDTHS = (64, 96, 128)  # what every version takes; narrower heads are padded to the next
@@ -69,3 +69,15 @@ def splits_keys(call: AttentionCall) -> bool:
     if installed(*PLACES) is None or torch.are_deterministic_algorithms_enabled():
         return False
     return devices.capability(call.q.device)[0] in SPLITTING
+
+
+PROVIDER = Provider(
+    name="flash_4",
+    about="FlashAttention 4, if installed or activated",
+    serves=serves,
+    attend=attend,
+    missing=missing,
+    present=present,
+    splits_keys=splits_keys,
+    platform=True,
+)

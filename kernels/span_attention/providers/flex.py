@@ -20,7 +20,7 @@ from torch import Tensor
 from ..merging import Attended
 from ..triton_kernels.layout import layout
 from . import devices
-from .call import AttentionCall
+from .call import AttentionCall, Provider
 
 NARROWEST = 16  # the smallest product of Triton's
 OLDEST_CAPABILITY = (8, 0)
@@ -110,3 +110,13 @@ def _mask_maker(device: str) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     return torch.compile(create_block_mask) if device == "cuda" else create_block_mask
+
+
+PROVIDER = Provider(
+    name="flex",
+    about="PyTorch's FlexAttention, compiled",
+    serves=serves,
+    attend=attend,
+    missing=missing,
+    platform=True,
+)

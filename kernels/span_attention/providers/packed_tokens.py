@@ -70,9 +70,7 @@ def next_width(width: int) -> int:
     return -(-width // ALIGNED) * ALIGNED
 
 
-def unpack(
-    out: Tensor, lse: Tensor, queries: PackedAxis, call: AttentionCall
-) -> tuple[Tensor, Tensor]:
+def unpack(out: Tensor, lse: Tensor, queries: PackedAxis, call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]`` and ``lse [B, Hq, M]`` from ``[T, Hq, ≥ Dv]`` and ``[Hq, T]``.
 
     The output lies as ``[B, M, Hq, Dv]`` in memory, as the models want it next.
