@@ -17,13 +17,14 @@ does the arithmetic in blocks of rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .contract import LogitRule, accumulation_dtype
 from .row_blocks import RowBlock, block_logits, hide, rows_together
+from .second_derivative import once_only
 
 
 def connected(
@@ -72,35 +73,7 @@ class _RowsOfMass(torch.autograd.Function):
         q, k, sinks, lse = ctx.saved_tensors
         with torch.no_grad():
             found = gradient(q, k, sinks, lse, d_mass, ctx.blocks, ctx.rule)
-        if torch.is_grad_enabled():
-            made = (None if each is None else _once(each, q, k, sinks, d_mass) for each in found)
-            return *made, None, None, None, None
-        return *found, None, None, None, None
-
-
-def _once(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
-    """Return a gradient that refuses to be differentiated in what it was made of."""
-    apply: Callable[..., Tensor] = _NoSecondDerivative.apply
-    return apply(gradient, *inputs)
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    """The first argument as it is, in a graph that reaches the others.
-
-    ``once_differentiable`` reaches none of them, so that ``torch.autograd.grad`` with respect to q
-    would pass by its refusal and leave the second derivative out.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor | None) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise RuntimeError(
-            "the gradient of the mass cannot be differentiated a second time, except by "
-            'backend="reference"'
-        )
+        return *once_only(found, q, k, sinks, d_mass), None, None, None, None
 
 
 def gradient(
