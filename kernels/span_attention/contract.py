@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class SpanQuery:
     segments: Tensor
     names: tuple[str, ...]
     profile: ProfileQuery | None = None
-    _derived: dict[tuple[object, ...], object] = field(
+    _derived: dict[tuple[object, ...], Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -207,7 +207,8 @@ class SpanQuery:
                     self._derived[key] = make()
             else:
                 self._derived[key] = make()
-        return self._derived[key]  # type: ignore[return-value]
+        found: _Plan = self._derived[key]
+        return found
 
 
 @dataclass(frozen=True)
