@@ -1,4 +1,4 @@
-"""Time what ``score`` does on the host before a forward pass.
+"""Time the planning of ``score`` on the host before a forward pass.
 
 ``python -m benchmarks.cpu.planning`` reads the masks of one long conversation, makes the query of
 its pass, checks it and plans it. Printed are medians and minima in milliseconds, for one reply and

@@ -69,7 +69,7 @@ SECTIONS = (
     ),
     Section(
         "column_sums",
-        "the profile of all keys, beside flash-colreduce",
+        "The profile of all keys, beside flash-colreduce",
         "column_sums:run",
         6,
     ),
@@ -92,7 +92,7 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class SectionOutcome:
-    """What came of a section.
+    """The outcome of a section: its status and its entries.
 
     Attributes:
         name: the section's name.

@@ -1,4 +1,4 @@
-"""Make what the sections measure with: random tensors, queries, and PyTorch's own attention."""
+"""Make the tensors, the queries and the calls of PyTorch's attention for the sections."""
 
 from __future__ import annotations
 

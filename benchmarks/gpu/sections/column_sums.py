@@ -27,7 +27,7 @@ PROFILE_TOLERANCE = 2e-3
 
 
 def run(bench: Bench) -> None:
-    """Time our profile, and the package's column sums or that it is not installed."""
+    """Time our profile beside the package's column sums, or note that it is not installed."""
     bench.each([{"T": tokens} for tokens in bench.sizes.column_sums], _measure)
 
 
