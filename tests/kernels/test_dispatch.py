@@ -60,9 +60,10 @@ def call(
         torch.tensor(segments, dtype=torch.int32),
         ("span",),
     )
-    q, k = OnCard(queries, dtype, training), OnCard(keys, dtype, training)
+    q: Any = OnCard(queries, dtype, training)
+    k: Any = OnCard(keys, dtype, training)
     grad = training or (rule.sinks is not None and rule.sinks.requires_grad)
-    return AttentionCall(q, k, k, query, rule, grad)  # type: ignore[arg-type]
+    return AttentionCall(q, k, k, query, rule, grad)
 
 
 def auto(mass_grad: bool = False, **of_call: Any) -> str:

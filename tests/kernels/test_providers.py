@@ -7,6 +7,7 @@ FlexAttention is itself, without its gradient, which PyTorch has on cards only.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -224,20 +225,10 @@ def test_a_decoding_call_lets_flash_attention_3_split_the_keys(card: Card) -> No
     asked: list[int] = []
     inner = module.flash_attn_func
 
-    def watched(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        softmax_scale: float | None = None,
-        causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
-        softcap: float = 0.0,
-        num_splits: int = 1,
-        return_attn_probs: bool = False,
-    ) -> Any:
+    @functools.wraps(inner)
+    def watched(*tensors: Tensor, num_splits: int, **options: Any) -> Any:
         asked.append(num_splits)
-        given = (softmax_scale, causal, window_size, softcap, num_splits)
-        return inner(q, k, v, *given, return_attn_probs=return_attn_probs)
+        return inner(*tensors, num_splits=num_splits, **options)
 
     card.monkeypatch.setattr(module, "flash_attn_func", watched)
     for queries in (1, 37):
@@ -245,3 +236,28 @@ def test_a_decoding_call_lets_flash_attention_3_split_the_keys(card: Card) -> No
         inputs = case.tensors(torch.float16)
         span_attention(*inputs, case.query(), backend="lse:flash_3")
     assert asked[-2:] == [0, 1]
+
+
+def test_what_a_version_does_not_take_is_not_handed_over(card: Card) -> None:
+    module = sys.modules["flash_attn_interface"]
+    inner = module.flash_attn_func
+
+    def older(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        softmax_scale: float,
+        causal: bool,
+        window_size: tuple[int, int],
+        softcap: float = 0.0,
+    ) -> Any:
+        given = (softmax_scale, causal, window_size, softcap)
+        return inner(q, k, v, *given, return_attn_probs=True)
+
+    case = Case("plain")
+    inputs = case.tensors(torch.float16)
+    new = span_attention(*inputs, case.query(), backend="lse:flash_3")
+    card.monkeypatch.setattr(module, "flash_attn_func", older)
+    old = span_attention(*inputs, case.query(), backend="lse:flash_3")
+    assert torch.equal(old.out, new.out)
+    assert torch.equal(old.lse, new.lse)
