@@ -235,7 +235,7 @@ def _unusable(provider: Provider, call: AttentionCall) -> bool:
     """Return whether a provider is missing, too old or wrong here, whatever the call asks for."""
     if not provider.platform:
         return False
-    if provider.missing(call.q.device) is not None:
+    if provider.missing() is not None:
         return True
     if provider.serves(call.without_sinks()) is not None:
         return False

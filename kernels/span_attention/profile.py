@@ -92,7 +92,7 @@ class _RowProfile(torch.autograd.Function):
         shape = (groups, heads, n) if wanted.by_head else (groups, n)
         profile = torch.zeros(shape, dtype=accumulation_dtype(q.dtype), device=q.device)
         shares = _shares(query, profile.dtype)
-        for blocks in _row_blocks(query, sequences, q, k, rule):
+        for blocks in _row_blocks(sequences, q, k, rule):
             numbers, share = _groups_of(blocks[0], wanted, shares)  # [P'], [P', r]
             if len(numbers) == 0:
                 continue
@@ -133,7 +133,7 @@ def _gradient(
     d_sinks = None if sinks is None else torch.zeros_like(sinks, dtype=dtype)
     shares = _shares(query, dtype)
     heads, groups, width = q.shape[1], k.shape[1], q.shape[3]
-    for blocks in _row_blocks(query, sequences, q, k, rule):
+    for blocks in _row_blocks(sequences, q, k, rule):
         at = blocks[0]  # of the rows that all of these blocks have
         numbers, share = _groups_of(at, wanted, shares)
         if len(numbers) == 0:
@@ -198,9 +198,7 @@ def _d_weights(of_groups: Tensor, share: Tensor, block: _Block) -> Tensor:
     return share.T @ of_groups[:, :, block.keys].transpose(0, 1)
 
 
-def _row_blocks(
-    query: SpanQuery, sequences: Plan, q: Tensor, k: Tensor, rule: LogitRule
-) -> Iterator[list[_Block]]:
+def _row_blocks(sequences: Plan, q: Tensor, k: Tensor, rule: LogitRule) -> Iterator[list[_Block]]:
     """Yield for some rows after the other the blocks of all the keys that they see."""
     offset = k.shape[2] - q.shape[2]
     for part in sequences.sequences:

@@ -287,5 +287,5 @@ def test_a_torch_whose_function_lacks_an_argument_is_named(monkeypatch: pytest.M
 
     monkeypatch.setattr(varlen, "varlen_attn", varlen_2_10)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
-    found = provider.missing(torch.device("cuda", 0))
+    found = provider.missing()
     assert found == f"varlen_attn of torch {torch.__version__} has no scale, window_size"

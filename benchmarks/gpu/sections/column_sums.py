@@ -43,7 +43,7 @@ def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
     last = q[:, :, -bench.sizes.rows :]
     exact = checking.exact_rows(q, k, v, query)
     fused = checking.fresh(lambda: span_attention(q, k, v, query, backend="triton"))
-    checking.check(fused, query, exact, None, entry)
+    checking.check(fused, query, exact, entry)
     rule = LogitRule(bench.sizes.width**-0.5)
     one_group = torch.zeros(len(query.rows), dtype=torch.int32, device=q.device)
     asked = replace(query, profile=ProfileQuery(one_group, 1))

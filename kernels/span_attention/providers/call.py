@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from ..blocks import needs_grad
@@ -92,7 +91,7 @@ class Provider:
         own_sinks: whether it takes sinks itself. For the others they are added afterwards, which
             is refused where a gradient is wanted.
         platform: whether it is another project's kernel, whose logsumexp is checked before use.
-        missing: returns what is not installed, not activated, or too old for a device; else None.
+        missing: returns what is not installed, not activated, or too old here; else None.
         present: whether a user would expect it here, so that a warning is due if it is missing.
         splits_keys: whether a call of few queries is split over its keys, so that it fills a card.
     """
@@ -103,6 +102,6 @@ class Provider:
     attend: Callable[[AttentionCall], Attended]
     own_sinks: bool = False
     platform: bool = False
-    missing: Callable[[torch.device], str | None] = lambda device: None
+    missing: Callable[[], str | None] = lambda: None
     present: Callable[[], bool] = lambda: True
     splits_keys: Callable[[AttentionCall], bool] = lambda call: False

@@ -35,12 +35,12 @@ def serves(call: AttentionCall) -> str | None:
         or _unfit_rule(call)
         or _unfit_widths(call)
         or (_unfit_whole(call) if call.sequences.whole else _unfit_packed(call))
-        or missing(call.q.device)
+        or missing()
         or _refused(call)
     )
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return what this torch lacks for cuDNN's attention, or None if it has all."""
     if not hasattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention"):
         return f"torch {torch.__version__} has no _scaled_dot_product_cudnn_attention"

@@ -22,7 +22,7 @@ WANTED = ("softmax_scale", "causal", "window_size", "softcap")
 
 def serves(call: AttentionCall) -> str | None:
     """Return why FlashAttention 3 cannot serve a call, or None if it can."""
-    reason = unfit(call, capabilities=(9,), widest=WIDEST) or missing(call.q.device)
+    reason = unfit(call, capabilities=(9,), widest=WIDEST) or missing()
     if reason is not None or installed(*PLACES) is not None:
         return reason
     return "reached through PyTorch it has no softcap" if call.rule.softcap is not None else None
@@ -33,7 +33,7 @@ def present() -> bool:
     return installed(*PLACES) is not None or current_implementation() == "FA3"
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return why FlashAttention 3 cannot be called here at all, or None if it can."""
     place = installed(*PLACES)
     if place is not None:

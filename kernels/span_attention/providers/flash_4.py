@@ -23,7 +23,7 @@ SPLITTING = (10,)  # compute capabilities on which it splits keys
 
 def serves(call: AttentionCall) -> str | None:
     """Return why FlashAttention 4 cannot serve a call, or None if it can."""
-    reason = unfit(call, capabilities=(9, 10), widest=WIDTHS[-1]) or missing(call.q.device)
+    reason = unfit(call, capabilities=(9, 10), widest=WIDTHS[-1]) or missing()
     if reason is not None:
         return reason
     windowed = call.rule.window is not None and call.rule.window < call.k.shape[2]
@@ -39,7 +39,7 @@ def present() -> bool:
     return installed(*PLACES) is not None or current_implementation() == "FA4"
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return why FlashAttention 4 cannot be called here at all, or None if it can."""
     place = installed(*PLACES)
     if place is not None:

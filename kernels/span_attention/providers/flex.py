@@ -38,10 +38,10 @@ def serves(call: AttentionCall) -> str | None:
     major, minor = devices.capability(call.q.device)
     if (major, minor) < OLDEST_CAPABILITY:
         return f"it needs compute capability 8.0, not {major}.{minor}"
-    return missing(call.q.device)
+    return missing()
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return what FlexAttention lacks here, or None if it can be compiled and gives its lse."""
     if importlib.util.find_spec("triton") is None:
         return "torch.compile needs the package triton, which is not installed"

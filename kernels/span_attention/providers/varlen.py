@@ -42,10 +42,10 @@ def serves(call: AttentionCall) -> str | None:
     major, minor = devices.capability(call.q.device)
     if major < OLDEST_MAJOR:
         return f"it needs compute capability {OLDEST_MAJOR}.0, not {major}.{minor}"
-    return missing(call.q.device)
+    return missing()
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return what this torch lacks for the kernel, or which other kernel stands in its place."""
     if not torch.backends.cuda.is_flash_attention_available():
         return "this build of torch comes without flash attention"
