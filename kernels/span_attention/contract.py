@@ -266,7 +266,7 @@ class LogitRule:
 
 def segment_tensor(pieces: list[tuple[int, int, int]], device: torch.device) -> Tensor:
     """Return ``(b, start, end)`` triples as a query's ``[S, 3]`` int32 tensor, also if S = 0."""
-    return torch.tensor(pieces, dtype=torch.int32, device=device).reshape(-1, 3)
+    return send(torch.tensor(pieces, dtype=torch.int32).reshape(-1, 3), device)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
