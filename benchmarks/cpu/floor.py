@@ -68,7 +68,7 @@ class FirstCallMemory:
 
     @property
     def ratio(self) -> float:
-        """``score``'s peak divided by the forward pass's."""
+        """Return ``score``'s peak divided by the forward pass's."""
         return self.score_bytes / self.floor_bytes
 
 
@@ -107,7 +107,7 @@ def first_call_memory(case: ModelCase, processes: int, meter: Meter = FRESH) -> 
 
 
 def report(pairs: int) -> str:
-    """Measure all of it, which takes about eight minutes on two cores, and return it as text."""
+    """Measure times and memory, in about eight minutes on two cores; return both as text."""
     lines = []
     for tokens, most in MOST_TIME.items():
         found = time_to_floor(ModelCase(SMOLLM2, tokens), pairs)

@@ -1,4 +1,4 @@
-"""Time what ``score`` does on the host before a forward pass.
+"""Time the planning of ``score`` on the host before a forward pass.
 
 ``python -m benchmarks.cpu.planning`` reads the masks of one long conversation, makes the query of
 its pass, checks it and plans it. Printed are medians and minima in milliseconds, for one reply and
@@ -7,6 +7,7 @@ for many.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -64,9 +65,21 @@ def times(tokens: int, replies: int, repeats: int) -> dict[str, list[float]]:
     return found
 
 
-def main(arguments: Sequence[str] = ()) -> int:
-    """Print the table; the one argument that may be given is the number of tokens."""
-    tokens = int(arguments[0]) if arguments else TOKENS
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and print the table; the exit status is 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cpu.planning",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "tokens",
+        nargs="?",
+        type=int,
+        default=TOKENS,
+        help="Plan a conversation of this many tokens (default %(default)s).",
+    )
+    tokens = parser.parse_args(arguments).tokens
     print(f"{tokens} tokens, {torch.get_num_threads()} threads, milliseconds: median (least)")
     for replies in REPLIES:
         columns = [
@@ -78,4 +91,4 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

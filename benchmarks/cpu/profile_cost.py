@@ -33,7 +33,7 @@ def check(model: Any, batch: dict[str, Any]) -> None:
     """Compare profiles with the model's own maps.
 
     Raises:
-        RuntimeError: they differ.
+        RuntimeError: they differ by more than :data:`TOLERANCE`.
     """
     with torch.no_grad(), attending(model, "eager"):
         output = model.model(batch["input_ids"], use_cache=False, output_attentions=True)
@@ -76,8 +76,14 @@ def peak_bytes(case: ModelCase, kind: ProfileKind | None) -> tuple[int, int]:
 
 def main() -> None:
     """Check the profiles, and print how much longer and how much more memory each kind takes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu.profile_cost")
-    parser.add_argument("--rounds", type=int, default=9, help="How many rounds are timed.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cpu.profile_cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="Time this many rounds (default %(default)s)."
+    )
     rounds = parser.parse_args().rounds
     short, long = ModelCase(SMOLLM2, SHORT), ModelCase(SMOLLM2, TOKENS)
     model = build_model(short)

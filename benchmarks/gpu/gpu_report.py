@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.harness import card
-from benchmarks.gpu.harness.bench import Entry
 from benchmarks.gpu.harness.failures import describe
 from benchmarks.gpu.harness.process import GRACE, LEAST_SECONDS, ROOT, run_apart, write
 from benchmarks.gpu.harness.resuming import (
@@ -36,6 +35,7 @@ from benchmarks.gpu.harness.schedule import (
     ReportSettings,
     Section,
     SectionOutcome,
+    SectionTask,
     known_ceilings,
 )
 from benchmarks.gpu.harness.sizes import FULL, QUICK
@@ -48,9 +48,7 @@ MEASURED = ROOT / "kernels" / "span_attention" / "measured.json"
 SECONDS = 540.0
 LAST_SECONDS = 12.0  # kept at the end for the report and the pictures
 
-SectionRunner = Callable[
-    [Section, ReportSettings, float, Mapping[str, float], Sequence[Entry]], SectionOutcome
-]
+SectionRunner = Callable[[SectionTask], SectionOutcome]
 
 
 def execute(
@@ -92,7 +90,7 @@ def execute(
             until = time.monotonic() + max(share * left, LEAST_SECONDS)
             try:
                 ceilings = known_ceilings(list(outcomes.values()))
-                outcome = run(section, settings, until, ceilings, known)
+                outcome = run(SectionTask(section, settings, until, ceilings, known))
             except Exception as error:  # the other sections go on
                 outcome = SectionOutcome(section.name, "failed", known, describe(error))
         outcomes[section.name] = outcome
@@ -159,9 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         [s for s in SECTIONS if not options.only or s.name in options.only],
         ReportSettings(options.device, options.quick),
         begun + options.seconds - LAST_SECONDS - GRACE,
-        lambda section, *given: run_apart(
-            section, *given, partial=partial_file(folder, section.name)
-        ),
+        lambda task: run_apart(task, partial_file(folder, task.section.name)),
         lambda outcomes: record(facts, outcomes, folder),
         before,
     )

@@ -50,7 +50,7 @@ class AnswerVerdict:
 
 
 Truth = Mapping[Quantity, Tensor]
-"""What every right answer is near to; a quantity that fewer than two gave is missing."""
+"""The values that every right answer is near to; one that fewer than two gave is missing."""
 
 
 def agree_on(answers: Sequence[AlternativeAnswer]) -> Truth:

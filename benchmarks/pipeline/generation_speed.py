@@ -47,7 +47,7 @@ NAME = "generation"
 
 @dataclass(frozen=True)
 class ReplySpeed:
-    """How many replies one way gave, how long they were, and how long it took.
+    """The replies that one way gave: their number, their length, and the time they took.
 
     Attributes:
         replies: the number of replies.

@@ -22,7 +22,7 @@ from sra_fast.tools.atomic import write_text
 RESULTS = Path(__file__).parents[1] / "results" / "reproduce-smollm2"
 FORMAT = "sra_fast.reproduction-record/1"
 ESTIMATE = ("value", "low", "high", "n")
-"""What the list of an estimate holds; of a correlation, r stands in the place of the value."""
+"""The numbers of an estimate, in order; of a correlation, r stands in the place of the value."""
 
 _BY_SCORE = ("scores", "auc", "over_rows")
 _SHOWN_OF_QUALITY = ("responses", "accuracy", "low", "high", "macro_f1", "majority", "uniform")

@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,11 +57,11 @@ def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(REPORT_SEED)
 
 
-def measured(prompts: Sequence[InjectedPrompt], model: object, tokenizer: object) -> Tensor:
+def measured(prompts: Sequence[InjectedPrompt], model: Any, tokenizer: Any) -> Tensor:
     """Return the focus of every head on every prompt, ``[n, L, H]``."""
     rows = [
         sra_fast.mark(
-            tokenizer,  # type: ignore[arg-type]
+            tokenizer,
             [
                 {"role": "system", "content": prompt.instruction},
                 {"role": "user", "content": prompt.data},
@@ -70,7 +71,7 @@ def measured(prompts: Sequence[InjectedPrompt], model: object, tokenizer: object
         )
         for prompt in prompts
     ]
-    return head_focus(model, sra_fast.join(rows))  # type: ignore[arg-type]
+    return head_focus(model, sra_fast.join(rows))
 
 
 def split(shares: Tensor, prompts: Sequence[InjectedPrompt]) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Binary:
-    """What the compiler made of one kernel.
+    """One kernel as the compiler made it.
 
     Attributes:
         kernel: the kernel's name.

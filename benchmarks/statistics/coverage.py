@@ -47,7 +47,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often the intervals of one case hold the true figure, from so many dialogues.
+    """The coverage of one case: how often its intervals hold the true figure.
 
     Attributes:
         figure, data, truth: those of the :class:`Case`.

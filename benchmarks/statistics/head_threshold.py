@@ -21,12 +21,12 @@ EFFECTS = ((0.0, 0.0), (0.7, 1.5), (1.4, 3.0))
 """Standard deviations of what dialogues add to the logarithm of masses, and to labels' log odds."""
 
 RAISED = (0.2, 0.35, 0.5)
-"""What a planted label adds to the logarithm of the mass, which replies have a deviation of 0.5."""
+"""Amounts that a planted label adds to the logarithm of the mass, whose deviation is 0.5."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """How often the threshold finds a head.
+    """The rates at which the threshold finds a head.
 
     Attributes:
         dialogues: the number of dialogues, half of which measure.

@@ -32,7 +32,7 @@ WORLD = (
 )  # fmt: skip
 
 LONG_REPLIES = 20
-"""How many replies of a long conversation are scored."""
+"""The number of replies of a long conversation that are scored."""
 
 _PIECE = re.compile(r" ?[^\W_]{1,6}|\s|[^\w\s]|_")
 

@@ -56,8 +56,8 @@ def query_blocks(heads: int, m: int, n: int, window: int | None) -> list[tuple[i
     return [(first, min(first + size, m)) for first in range(0, m, size)]
 
 
-def recomputed(  # type: ignore[no-untyped-def]
-    wants_grad: bool, function: Callable[..., tuple[Tensor, Tensor]], *arguments
+def recomputed(
+    wants_grad: bool, function: Callable[..., tuple[Tensor, Tensor]], *arguments: object
 ) -> tuple[Tensor, Tensor]:
     """Return ``function(*arguments)`` and keep only the arguments for its backward pass."""
     if wants_grad:

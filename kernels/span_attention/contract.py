@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class SpanQuery:
     segments: Tensor
     names: tuple[str, ...]
     profile: ProfileQuery | None = None
-    _derived: dict[tuple[object, ...], object] = field(
+    _derived: dict[tuple[object, ...], Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -207,7 +207,8 @@ class SpanQuery:
                     self._derived[key] = make()
             else:
                 self._derived[key] = make()
-        return self._derived[key]  # type: ignore[return-value]
+        found: _Plan = self._derived[key]
+        return found
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ class LogitRule:
 
 def segment_tensor(pieces: list[tuple[int, int, int]], device: torch.device) -> Tensor:
     """Return ``(b, start, end)`` triples as a query's ``[S, 3]`` int32 tensor, also if S = 0."""
-    return torch.tensor(pieces, dtype=torch.int32, device=device).reshape(-1, 3)
+    return send(torch.tensor(pieces, dtype=torch.int32).reshape(-1, 3), device)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

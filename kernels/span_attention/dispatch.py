@@ -1,7 +1,7 @@
 """Choose what ``auto`` and ``lse`` take: the one measured, or else reasoned, to be fastest.
 
 ``measured.json`` is written by the GPU report (:mod:`measured_table` has its form). Where it has no
-entry, reasoning decides:
+entry, and for a gradient of the mass of many rows, reasoning decides:
 
 - On a CPU PyTorch's own flash kernel is the only fast one.
 - On a CUDA card the platform's fastest attention that gives a logsumexp, plus a small kernel for
@@ -33,13 +33,12 @@ from torch import Tensor
 from .contract import LogitRule, SpanQuery
 from .measured_table import MeasuredCall, Work, card, find, shipped
 from .providers import PROVIDERS, AttentionCall, Provider, call_of
-from .providers.call import NO_SINK_GRADIENT
+from .providers.call import DECODE_QUERIES, NO_SINK_GRADIENT
 from .providers.devices import is_capturing
 from .providers.flash_packages import current_implementation
 from .providers.fused import triton_backend as triton_backend
 from .providers.lse_check import UNCHECKED, probes_of, verdict
 
-DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 LONG_KEYS = 2048  # from here on a decoding call goes to kernels that split its keys only
 PREFIX = "lse:"
 PLATFORM_BEST = ("flash_4", "flash_3", "cudnn")  # expected to be faster than the fused kernel
@@ -54,12 +53,13 @@ WITH_FENCES = (3, 7)  # the first Triton that puts a fence before every product 
 # Card -> what was measured on it; read on import, so that a compiled graph finds a dictionary.
 MEASURED: dict[str, list[MeasuredCall]] = shipped()
 
+_IN_ITS_BACKWARD = "the gradient of the mass is part of its backward pass"
 _CPU_FLASH, _BLOCKS = PROVIDERS["cpu_flash"], PROVIDERS["blocks"]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a call goes to, ``"triton"``, ``"lse"`` or ``"lse:NAME"``, and why."""
+    """The backend that a call goes to, ``"triton"``, ``"lse"`` or ``"lse:NAME"``, and why."""
 
     backend: str
     why: str
@@ -92,6 +92,9 @@ def choice(call: AttentionCall, mass_grad: bool) -> Choice:
         return Choice("lse", f"the kernels for CUDA do not run on {call.q.device.type}")
     work = work_of(call, mass_grad)
     fused = trusted_kernels(call.q, call.v) is not None
+    few = len(call.query.rows) <= ROWS_SHARE * call.q.shape[0] * call.q.shape[2]
+    if work == "mass_grad" and fused and not few:
+        return Choice("triton", _IN_ITS_BACKWARD)
     entry = _measured(call, work)
     if entry is not None:
         name = entry.backend.removeprefix(PREFIX)
@@ -100,15 +103,10 @@ def choice(call: AttentionCall, mass_grad: bool) -> Choice:
         ):
             return Choice(entry.backend, f"measured fastest for {work} on this card")
     provider = _reasoned(call, work)
-    if work == "mass_grad" and fused:
-        few = len(call.query.rows) <= ROWS_SHARE * call.q.shape[0] * call.q.shape[2]
-        if not few or provider.name not in PLATFORM_BEST:
-            return Choice("triton", "the gradient of the mass is part of its backward pass")
-    if provider.name == "fused":
-        return Choice("triton", f"expected to be the fastest that serves this {work} call")
-    return Choice(
-        PREFIX + provider.name, f"expected to be the fastest that serves this {work} call"
-    )
+    if work == "mass_grad" and fused and provider.name not in PLATFORM_BEST:
+        return Choice("triton", _IN_ITS_BACKWARD)
+    backend = "triton" if provider.name == "fused" else PREFIX + provider.name
+    return Choice(backend, f"expected to be the fastest that serves this {work} call")
 
 
 def best_provider(call: AttentionCall) -> Provider:
@@ -237,7 +235,7 @@ def _unusable(provider: Provider, call: AttentionCall) -> bool:
     """Return whether a provider is missing, too old or wrong here, whatever the call asks for."""
     if not provider.platform:
         return False
-    if provider.missing(call.q.device) is not None:
+    if provider.missing() is not None:
         return True
     if provider.serves(call.without_sinks()) is not None:
         return False

@@ -53,7 +53,7 @@ def from_lse(
     q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
 ) -> Tensor:
     """Return the mass ``[R, Hq, G]`` from a known ``lse [B, Hq, M]``, without a gradient."""
-    mass = _empty(q, query)
+    mass = _zeros(q, query)
     offset = k.shape[2] - q.shape[2]
     with torch.no_grad():
         for part in sequences.sequences:
@@ -82,7 +82,7 @@ def from_scratch(
 
     This is ``R × N`` work in blocks, and as much again for the gradient in q, k and the sinks.
     """
-    mass = _empty(q, query)
+    mass = _zeros(q, query)
     lse = torch.full(mass.shape[:2], -torch.inf, dtype=mass.dtype, device=q.device)
     blocks = _blocks(q, k, query, sequences, rule)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def _blocks(
     return row_blocks(query, sequences, q.shape[1], q.shape[2], k.shape[2], rule.window)
 
 
-def _empty(q: Tensor, query: SpanQuery) -> Tensor:
+def _zeros(q: Tensor, query: SpanQuery) -> Tensor:
     """Return masses of 0 for all rows asked for, ``[R, Hq, G]``."""
     return torch.zeros(
         len(query.rows),

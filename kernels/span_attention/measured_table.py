@@ -17,8 +17,9 @@ The file is one JSON object. A key is a card, its name and its compute capabilit
 
 ``width``, ``dtype``, ``packed`` and ``work`` together are an entry's key: a new measurement
 replaces the old one. ``training`` is a call whose output carries a gradient, ``mass_grad`` one
-whose mass does too. Only plain causal attention is measured: under a window, a softcap or sinks
-``auto`` takes the measured one only if it serves them.
+whose mass does too, and which asks for few rows: an entry says nothing of calls that ask for many
+(:data:`dispatch.ROWS_SHARE`). Only plain causal attention is measured: under a window, a softcap or
+sinks ``auto`` takes the measured one only if it serves them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Work = Literal["prefill", "decode", "training", "mass_grad"]
 
 @dataclass(frozen=True)
 class MeasuredCall:
-    """What was fastest for one kind of call on one card; the module's docstring has the fields."""
+    """The fastest backend for one kind of call on one card; the module explains the fields."""
 
     width: int
     dtype: str

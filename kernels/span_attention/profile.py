@@ -14,7 +14,7 @@ gradient is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from .blocks import BLOCK_NUMBERS, sees
 from .contract import LogitRule, ProfileQuery, SpanQuery, accumulation_dtype
 from .plan import Plan, SequencePlan
+from .second_derivative import once_only
 
 ROWS_AT_ONCE = 128
 
@@ -45,10 +46,8 @@ def of_rows(
     Returns:
         ``[P, Hq, N]``, or ``[P, N]`` for the mean over heads; float32, or float64 for float64.
     """
-    profile: Tensor = _RowProfile.apply(  # type: ignore[no-untyped-call]
-        q, k, rule.sinks, lse.detach(), query, sequences, rule
-    )
-    return profile
+    apply: Callable[..., Tensor] = _RowProfile.apply
+    return apply(q, k, rule.sinks, lse.detach(), query, sequences, rule)
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,11 @@ class _RowProfile(torch.autograd.Function):
         shape = (groups, heads, n) if wanted.by_head else (groups, n)
         profile = torch.zeros(shape, dtype=accumulation_dtype(q.dtype), device=q.device)
         shares = _shares(query, profile.dtype)
-        for rows in _row_blocks(query, sequences, q, k, rule):
-            numbers, share = _of_block(wanted, rows[0].asked, shares)  # [P'], [P', r]
+        for blocks in _row_blocks(sequences, q, k, rule):
+            numbers, share = _groups_of(blocks[0], wanted, shares)  # [P'], [P', r]
             if len(numbers) == 0:
                 continue
-            for block in rows:
+            for block in blocks:
                 weights, _ = _weights(q, k, lse, block, rule)
                 if not wanted.by_head:
                     weights = weights.sum(dim=0) / heads  # [r, n]
@@ -107,53 +106,65 @@ class _RowProfile(torch.autograd.Function):
         return profile
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_profile: Tensor) -> tuple[Tensor | None, ...]:
         q, k, sinks, lse = ctx.saved_tensors
-        query, sequences, rule = ctx.rest
-        wanted = _wanted(query)
-        given = grads[0]  # [P, Hq, N] or [P, N]
-        dtype = accumulation_dtype(q.dtype)
-        dq, dk = torch.zeros_like(q, dtype=dtype), torch.zeros_like(k, dtype=dtype)
-        d_sinks = None if sinks is None else torch.zeros_like(sinks, dtype=dtype)
-        shares = _shares(query, dtype)
-        heads, groups, width = q.shape[1], k.shape[1], q.shape[3]
-        for rows in _row_blocks(query, sequences, q, k, rule):
-            numbers, share = _of_block(wanted, rows[0].asked, shares)
-            if len(numbers) == 0:
-                continue
+        with torch.no_grad():
+            found = _gradient(q, k, sinks, lse, d_profile, *ctx.rest)
+        return *once_only(found, q, k, sinks, d_profile), None, None, None, None
 
-            def of_attention(
-                block: _Block, numbers: Tensor = numbers, share: Tensor = share
-            ) -> Any:
-                """Return G, ``[Hq, r, n]`` or ``[1, r, n]``."""
-                grad = given[numbers][..., block.keys].to(dtype)
-                if wanted.by_head:
-                    return share.T @ grad.transpose(0, 1)
-                return (share.T @ grad)[None] / heads
 
-            at = rows[0]
-            count = len(at.rows)
-            delta = torch.zeros(heads, count, dtype=dtype, device=q.device)
-            for block in rows:
-                delta += (_weights(q, k, lse, block, rule)[0] * of_attention(block)).sum(dim=2)
-            wanted_q = q[at.part.batch, :, at.rows].to(dtype).reshape(groups, -1, width)
-            for block in rows:
-                weights, logits = _weights(q, k, lse, block, rule)
-                d_logits = weights * (of_attention(block) - delta[..., None])
-                if rule.softcap is not None:
-                    d_logits *= 1 - (logits / rule.softcap) ** 2
-                d_logits = (d_logits * rule.scale).reshape(groups, -1, d_logits.shape[2])
-                keys = k[at.part.batch, :, block.keys].to(dtype)
-                dq[at.part.batch, :, at.rows] += (d_logits @ keys).reshape(heads, count, width)
-                dk[at.part.batch, :, block.keys] += d_logits.transpose(1, 2) @ wanted_q
-            if d_sinks is not None and sinks is not None:
-                of_sink = torch.exp(sinks.to(dtype)[:, None] - lse[at.asked].T)  # [Hq, r]
-                d_sinks -= (of_sink * delta).sum(dim=1)
-        sink_grad = None if d_sinks is None or sinks is None else d_sinks.to(sinks.dtype)
-        return dq.to(q.dtype), dk.to(k.dtype), sink_grad, None, None, None, None
+def _gradient(
+    q: Tensor,
+    k: Tensor,
+    sinks: Tensor | None,
+    lse: Tensor,
+    d_profile: Tensor,
+    query: SpanQuery,
+    sequences: Plan,
+    rule: LogitRule,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of q, k and the sinks (None without sinks), in their dtypes.
+
+    ``d_profile`` is the gradient of the profiles, ``[P, Hq, N]`` or ``[P, N]``.
+    """
+    wanted = _wanted(query)
+    dtype = accumulation_dtype(q.dtype)
+    dq, dk = torch.zeros_like(q, dtype=dtype), torch.zeros_like(k, dtype=dtype)
+    d_sinks = None if sinks is None else torch.zeros_like(sinks, dtype=dtype)
+    shares = _shares(query, dtype)
+    heads, groups, width = q.shape[1], k.shape[1], q.shape[3]
+    for blocks in _row_blocks(sequences, q, k, rule):
+        at = blocks[0]  # of the rows that all of these blocks have
+        numbers, share = _groups_of(at, wanted, shares)
+        if len(numbers) == 0:
+            continue
+        of_groups = d_profile[numbers].to(dtype)  # [P', Hq, N] or [P', N]
+        if not wanted.by_head:
+            of_groups = of_groups[:, None] / heads
+        count = len(at.rows)
+        delta = torch.zeros(heads, count, dtype=dtype, device=q.device)
+        for block in blocks:
+            weights, _ = _weights(q, k, lse, block, rule)
+            delta += (weights * _d_weights(of_groups, share, block)).sum(dim=2)
+        q_rows = q[at.part.batch, :, at.rows].to(dtype).reshape(groups, -1, width)
+        for block in blocks:
+            weights, logits = _weights(q, k, lse, block, rule)
+            d_logits = weights * (_d_weights(of_groups, share, block) - delta[..., None])
+            if rule.softcap is not None:
+                d_logits *= 1 - (logits / rule.softcap) ** 2
+            d_logits = (d_logits * rule.scale).reshape(groups, -1, d_logits.shape[2])
+            keys = k[at.part.batch, :, block.keys].to(dtype)
+            dq[at.part.batch, :, at.rows] += (d_logits @ keys).reshape(heads, count, width)
+            dk[at.part.batch, :, block.keys] += d_logits.transpose(1, 2) @ q_rows
+        if d_sinks is not None and sinks is not None:
+            of_sink = torch.exp(sinks.to(dtype)[:, None] - lse[at.asked].T)  # [Hq, r]
+            d_sinks -= (of_sink * delta).sum(dim=1)
+    sink_grad = None if d_sinks is None or sinks is None else d_sinks.to(sinks.dtype)
+    return dq.to(q.dtype), dk.to(k.dtype), sink_grad
 
 
 def _wanted(query: SpanQuery) -> ProfileQuery:
+    """Return what a query with profiles says of them."""
     assert query.profile is not None
     return query.profile
 
@@ -172,17 +183,23 @@ def _shares(query: SpanQuery, dtype: torch.dtype) -> Tensor:
     return query.derived(("profile shares", dtype), make)
 
 
-def _of_block(wanted: ProfileQuery, asked: slice, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the P' groups that some rows are in, and each row's share in them, ``[P', r]``."""
-    group = wanted.row_groups[asked].long()
+def _groups_of(block: _Block, wanted: ProfileQuery, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the P' groups of a block's rows, and each row's share in them, ``[P', r]``."""
+    group = wanted.row_groups[block.asked].long()
     numbers = group[group >= 0].unique()
-    return numbers, (group == numbers[:, None]).to(shares.dtype) * shares[asked]
+    return numbers, (group == numbers[:, None]).to(shares.dtype) * shares[block.asked]
 
 
-def _row_blocks(
-    query: SpanQuery, sequences: Plan, q: Tensor, k: Tensor, rule: LogitRule
-) -> Iterator[list[_Block]]:
-    """Yield the blocks of keys that each block of rows sees."""
+def _d_weights(of_groups: Tensor, share: Tensor, block: _Block) -> Tensor:
+    """Return G of a block, ``[Hq, r, n]``, or ``[1, r, n]`` if it is the same for all heads.
+
+    ``of_groups`` is the gradient of its rows' profiles, ``[P', Hq, N]`` or ``[P', 1, N]``.
+    """
+    return share.T @ of_groups[:, :, block.keys].transpose(0, 1)
+
+
+def _row_blocks(sequences: Plan, q: Tensor, k: Tensor, rule: LogitRule) -> Iterator[list[_Block]]:
+    """Yield for some rows after the other the blocks of all the keys that they see."""
     offset = k.shape[2] - q.shape[2]
     for part in sequences.sequences:
         for first in range(0, len(part.rows), ROWS_AT_ONCE):

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from benchmarks.gpu.harness.schedule import (
     ReportSettings,
     Section,
     SectionOutcome,
+    SectionTask,
     known_ceilings,
     run_here,
 )
@@ -39,9 +39,9 @@ def soon(seconds: float = 60.0) -> float:
 def test_time_that_a_section_leaves_goes_to_the_later_ones() -> None:
     given: list[float] = []
 
-    def quick_run(section: Section, settings: Any, ends: float, *_: Any) -> SectionOutcome:
-        given.append(ends - time.monotonic())
-        return SectionOutcome(section.name, "done")
+    def quick_run(task: SectionTask) -> SectionOutcome:
+        given.append(task.ends - time.monotonic())
+        return SectionOutcome(task.section.name, "done")
 
     shares = [Section(name, "", "", share) for name, share in (("a", 30), ("b", 10), ("c", 20))]
     gpu_report.execute(shares, SETTINGS, soon(120), quick_run, lambda outcomes: None)
@@ -49,7 +49,7 @@ def test_time_that_a_section_leaves_goes_to_the_later_ones() -> None:
 
 
 def test_without_time_sections_are_skipped_and_that_is_said() -> None:
-    def never(*_: Any) -> SectionOutcome:
+    def never(task: SectionTask) -> SectionOutcome:
         raise AssertionError
 
     outcomes = gpu_report.execute(SECTIONS, SETTINGS, soon(1), never, lambda outcomes: None)
@@ -102,9 +102,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None
 
 
 def apart(folder: Path, seconds: float = 60.0, known: Sequence[Entry] = ()) -> SectionOutcome:
-    return process.run_apart(
-        CEILINGS, SETTINGS, soon(seconds), {}, known, partial=folder / "x.partial.json"
-    )
+    task = SectionTask(CEILINGS, SETTINGS, soon(seconds), {}, known)
+    return process.run_apart(task, folder / "x.partial.json")
 
 
 def test_a_section_that_crashes_goes_on_after_the_place_of_the_crash(
@@ -168,18 +167,10 @@ class Recorded:
         self.answers = answers
         self.asked: dict[str, Sequence[Entry]] = {}
 
-    def __call__(
-        self,
-        section: Section,
-        settings: ReportSettings,
-        ends: float,
-        ceilings: Mapping[str, float],
-        known: Sequence[Entry],
-        *,
-        partial: Path,
-    ) -> SectionOutcome:
-        self.asked[section.name] = known
-        return self.answers.get(section.name, SectionOutcome(section.name, "done"))
+    def __call__(self, task: SectionTask, partial: Path) -> SectionOutcome:
+        name = task.section.name
+        self.asked[name] = task.known
+        return self.answers.get(name, SectionOutcome(name, "done"))
 
 
 @pytest.fixture
@@ -226,8 +217,8 @@ def test_only_the_sections_named_are_run_and_the_others_stay(run: Run, tmp_path:
 def test_a_run_that_was_killed_goes_on_with_what_its_section_had_found(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def killed(section: Section, *given: Any, partial: Path) -> SectionOutcome:
-        found = SectionOutcome(section.name, "running", [GOOD, {"T": 2, "error": ENDED}])
+    def killed(task: SectionTask, partial: Path) -> SectionOutcome:
+        found = SectionOutcome(task.section.name, "running", [GOOD, {"T": 2, "error": ENDED}])
         process.write(asdict(found), partial)
         raise KeyboardInterrupt
 

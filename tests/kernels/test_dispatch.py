@@ -60,9 +60,10 @@ def call(
         torch.tensor(segments, dtype=torch.int32),
         ("span",),
     )
-    q, k = OnCard(queries, dtype, training), OnCard(keys, dtype, training)
+    q: Any = OnCard(queries, dtype, training)
+    k: Any = OnCard(keys, dtype, training)
     grad = training or (rule.sinks is not None and rule.sinks.requires_grad)
-    return AttentionCall(q, k, k, query, rule, grad)  # type: ignore[arg-type]
+    return AttentionCall(q, k, k, query, rule, grad)
 
 
 def auto(mass_grad: bool = False, **of_call: Any) -> str:
@@ -155,6 +156,15 @@ def test_the_gradient_of_few_rows_goes_beside_the_platforms_and_of_many_into_our
     assert auto(mass_grad=True, training=True, rows=16) == "lse:cudnn"
     assert auto(mass_grad=True, training=True, rows=17) == "triton"
     assert auto(mass_grad=True, training=True, rows=1, rule=SINKS) == "triton"
+
+
+@pytest.mark.usefixtures("card")
+def test_what_was_measured_of_few_rows_says_nothing_of_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured(monkeypatch, "lse:varlen", "mass_grad")
+    assert auto(mass_grad=True, training=True, rows=16) == "lse:varlen"
+    assert auto(mass_grad=True, training=True, rows=17) == "triton"
 
 
 def test_older_cards_take_flash_attention_2_and_what_it_lacks_goes_to_ours(card: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -94,10 +94,10 @@ def test_a_kernel_that_turns_its_logsumexp_is_found_by_its_shape(
     }
     real = kernels[place]
 
+    @functools.wraps(real)
     def other(*given: Any, **options: Any) -> Any:
         return turned(*real(*given, **options))
 
-    other.__signature__ = inspect.signature(real)  # type: ignore[attr-defined]
     card.put(place, other)
     found = lse_check.verdict(PROVIDERS[name], CPU, torch.float16)
     assert found is not None
@@ -106,6 +106,7 @@ def test_a_kernel_that_turns_its_logsumexp_is_found_by_its_shape(
 
 @pytest.mark.parametrize("wrong", ["top-left masks", "heads grouped the other way"])
 def test_masks_and_heads_are_checked_too(wrong: str, card: Card) -> None:
+    @functools.wraps(stand_ins.varlen_2_13)
     def other(q: Tensor, k: Tensor, v: Tensor, *given: Any, **options: Any) -> Any:
         if wrong == "heads grouped the other way":
             k, v = k.flip(1), v.flip(1)
@@ -113,9 +114,6 @@ def test_masks_and_heads_are_checked_too(wrong: str, card: Card) -> None:
             options["window_size"] = (-1, -1)
         return stand_ins.varlen_2_13(q, k, v, *given, **options)
 
-    other.__signature__ = inspect.signature(  # type: ignore[attr-defined]
-        stand_ins.varlen_2_13
-    )
     card.put("varlen", other)
     found = str(lse_check.verdict(PROVIDERS["varlen"], CPU, torch.float16))
     assert "failed" in found

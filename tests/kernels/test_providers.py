@@ -7,14 +7,19 @@ FlexAttention is itself, without its gradient, which PyTorch has on cards only.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import flex_attention as torch_flex
 
 from kernel_stand_ins import Card, leave, pretend
 from op_cases import CASES, EMPTY_CASES, Case
@@ -219,25 +224,58 @@ def test_cudnn_follows_pytorchs_own_refusal_and_determinism(
     assert "not deterministic" in str(reason("cudnn", case))
 
 
+def without_operators(monkeypatch: pytest.MonkeyPatch, *kept: str) -> None:
+    """Let PyTorch have none of cuDNN's operators but these."""
+    operators = SimpleNamespace(**{name: getattr(torch.ops.aten, name) for name in kept})
+    monkeypatch.setattr(torch.ops, "aten", operators)
+
+
+def test_a_torch_without_cudnns_operators_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_operators(monkeypatch)
+    lacks = f"torch {torch.__version__} has no _scaled_dot_product_cudnn_attention"
+    assert PROVIDERS["cudnn"].missing() == lacks
+    assert reason("cudnn", Case("plain")) == lacks
+
+
+def test_without_the_packed_operator_cudnn_serves_whole_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_operators(monkeypatch, "_scaled_dot_product_cudnn_attention")
+    assert "has no _cudnn_attention_forward for packed" in str(reason("cudnn", LONG_PACKED))
+    assert reason("cudnn", Case("plain")) is None
+
+
+@pytest.mark.parametrize(
+    ("says", "lacking"),
+    [
+        ("needs the package triton, which is not installed", "triton"),
+        ("torch.compile does not work here", "dynamo"),
+        (f"FlexAttention of torch {torch.__version__} has no AuxRequest", "lse"),
+    ],
+)
+def test_what_flex_attention_lacks_is_named(
+    says: str, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lacking == "triton":
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    elif lacking == "dynamo":
+        monkeypatch.setattr("torch._dynamo.eval_frame.is_dynamo_supported", lambda: False)
+    else:
+        monkeypatch.delattr(torch_flex, "AuxRequest")
+    case = Case("plain")
+    with pytest.raises(ValueError, match=f'"lse:flex" .*{re.escape(says)}'):
+        span_attention(*case.tensors(torch.float16), case.query(), backend="lse:flex")
+
+
 def test_a_decoding_call_lets_flash_attention_3_split_the_keys(card: Card) -> None:
     module = sys.modules["flash_attn_interface"]
     asked: list[int] = []
     inner = module.flash_attn_func
 
-    def watched(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        softmax_scale: float | None = None,
-        causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
-        softcap: float = 0.0,
-        num_splits: int = 1,
-        return_attn_probs: bool = False,
-    ) -> Any:
+    @functools.wraps(inner)
+    def watched(*tensors: Tensor, num_splits: int, **options: Any) -> Any:
         asked.append(num_splits)
-        given = (softmax_scale, causal, window_size, softcap, num_splits)
-        return inner(q, k, v, *given, return_attn_probs=return_attn_probs)
+        return inner(*tensors, num_splits=num_splits, **options)
 
     card.monkeypatch.setattr(module, "flash_attn_func", watched)
     for queries in (1, 37):
@@ -245,3 +283,28 @@ def test_a_decoding_call_lets_flash_attention_3_split_the_keys(card: Card) -> No
         inputs = case.tensors(torch.float16)
         span_attention(*inputs, case.query(), backend="lse:flash_3")
     assert asked[-2:] == [0, 1]
+
+
+def test_what_a_version_does_not_take_is_not_handed_over(card: Card) -> None:
+    module = sys.modules["flash_attn_interface"]
+    inner = module.flash_attn_func
+
+    def older(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        softmax_scale: float,
+        causal: bool,
+        window_size: tuple[int, int],
+        softcap: float = 0.0,
+    ) -> Any:
+        given = (softmax_scale, causal, window_size, softcap)
+        return inner(q, k, v, *given, return_attn_probs=True)
+
+    case = Case("plain")
+    inputs = case.tensors(torch.float16)
+    new = span_attention(*inputs, case.query(), backend="lse:flash_3")
+    card.monkeypatch.setattr(module, "flash_attn_func", older)
+    old = span_attention(*inputs, case.query(), backend="lse:flash_3")
+    assert torch.equal(old.out, new.out)
+    assert torch.equal(old.lse, new.lse)

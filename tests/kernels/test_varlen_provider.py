@@ -1,11 +1,13 @@
 """Test the calls of PyTorch's flash attention on CUDA, with a plain stand-in for the kernel.
 
 The kernel needs a GPU. What it is handed, and what is made of its answer, does not: the stand-in
-has the kernel's signature and meaning, and refuses what the kernel refuses.
+has the kernel's signature and meaning, and refuses what the kernel refuses, but for float32: so
+its answers can be compared closely.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 
+from kernel_stand_ins import varlen_2_11, varlen_2_13
 from op_cases import CASES, EMPTY_CASES, Case
 from sra_fast import span_attention
 from sra_fast.kernels.contract import LogitRule
@@ -26,91 +29,6 @@ from sra_fast.kernels.providers import varlen as provider
 REAL = varlen.varlen_attn
 SERVED = tuple(case for case in CASES if case.softcap is None)
 each_case = pytest.mark.parametrize("case", SERVED, ids=str)
-
-
-def varlen_2_11(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    return_aux: Any = None,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-) -> Any:
-    """Return ``out [T, Hq, D]`` and ``lse [Hq, T]``, NaN where the kernel would write nothing.
-
-    The signature is that of torch 2.11, which serves fewer key heads than query heads unasked.
-    """
-    (tokens, heads, width), (key_tokens, key_heads, _) = query.shape, key.shape
-    assert key.shape == value.shape == (key_tokens, key_heads, width)
-    assert query.dtype == key.dtype == value.dtype
-    assert heads % key_heads == 0
-    assert width % 8 == 0
-    assert width <= 256
-    for x in (query, key, value):
-        assert x.stride(2) == 1
-        assert all(step % 8 == 0 for step in (*x.stride()[:2], x.storage_offset()))
-    for bounds, total, longest in ((cu_seq_q, tokens, max_q), (cu_seq_k, key_tokens, max_k)):
-        assert bounds.dtype == torch.int32
-        assert bounds.is_contiguous()
-        assert len(bounds) == len(cu_seq_q) > 1
-        assert (bounds[0], bounds[-1]) == (0, total)
-        assert bounds.diff().max() == longest
-    assert isinstance(window_size, tuple)
-    assert scale is not None
-
-    out = torch.full_like(query, torch.nan)
-    lse = torch.full((heads, tokens), torch.nan)
-    left, right = window_size
-    bounds = torch.stack([cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:]], 1)
-    for q_start, q_end, k_start, k_end in bounds.tolist():
-        q = query[q_start:q_end].transpose(0, 1).float()
-        k, v = (
-            x[k_start:k_end].transpose(0, 1).float().repeat_interleave(heads // key_heads, 0)
-            for x in (key, value)
-        )
-        m, n = q.shape[1], k.shape[1]
-        at_query, at_key = torch.arange(n - m, n)[:, None], torch.arange(n)  # bottom-right
-        hidden = torch.zeros(m, n, dtype=torch.bool)
-        if right >= 0:
-            hidden |= at_key > at_query + right
-        if left >= 0:
-            hidden |= at_key < at_query - left
-        assert not hidden.all(1).any(), "a query without a key has lse +inf there"
-        scores = (q @ k.transpose(1, 2) * scale).masked_fill(hidden, -torch.inf)
-        rows = torch.arange(q_start, q_end)
-        values = (torch.softmax(scores, -1) @ v).transpose(0, 1)
-        out = out.index_copy(0, rows, values.to(out.dtype))
-        lse = lse.index_copy(1, rows, torch.logsumexp(scores, -1))
-    return (out, lse) if return_aux is not None and return_aux.lse else out
-
-
-def varlen_2_13(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    return_aux: Any = None,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-    enable_gqa: bool = False,
-    seqused_k: Tensor | None = None,
-    block_table: Tensor | None = None,
-    num_splits: int | None = None,
-) -> Any:
-    """Stand in with the signature of torch 2.13, which wants to be told of fewer key heads."""
-    assert enable_gqa or query.shape[1] == key.shape[1]
-    assert seqused_k is block_table is num_splits is None
-    given = {"return_aux": return_aux, "scale": scale, "window_size": window_size}
-    return varlen_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **given)
 
 
 @pytest.fixture(autouse=True)
@@ -125,11 +43,11 @@ def install(
     seen: list[inspect.BoundArguments] = []
     signature = inspect.signature(stand_in)
 
+    @functools.wraps(stand_in)
     def watched(*args: Any, **kwargs: Any) -> Any:
         seen.append(signature.bind(*args, **kwargs))
         return stand_in(*args, **kwargs)
 
-    watched.__signature__ = signature  # type: ignore[attr-defined]
     monkeypatch.setattr(varlen, "varlen_attn", watched)
     return seen
 
@@ -261,11 +179,11 @@ def test_grouped_heads_are_asked_for_only_where_the_signature_says_so(
 
 
 def test_a_logsumexp_of_another_layout_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    @functools.wraps(varlen_2_13)
     def turned(*args: Any, **kwargs: Any) -> Any:
         out, lse = varlen_2_13(*args, **kwargs)
         return out, lse.transpose(0, 1)
 
-    turned.__signature__ = inspect.signature(varlen_2_13)  # type: ignore[attr-defined]
     monkeypatch.setattr(varlen, "varlen_attn", turned)
     with pytest.raises(RuntimeError, match=r"shape \[37, 4\], expected \[4, 37\]"):
         attend(CASES[0], CASES[0].tensors(torch.float32))
@@ -369,5 +287,5 @@ def test_a_torch_whose_function_lacks_an_argument_is_named(monkeypatch: pytest.M
 
     monkeypatch.setattr(varlen, "varlen_attn", varlen_2_10)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
-    found = provider.missing(torch.device("cuda", 0))
+    found = provider.missing()
     assert found == f"varlen_attn of torch {torch.__version__} has no scale, window_size"

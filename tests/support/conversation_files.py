@@ -16,7 +16,7 @@ SAID = (
     ("user", "They closed; naïve me.", None),
     ("assistant", "That hurts.", "Reflection of feelings"),
 )
-"""What the dialogue of every file is: role, text and strategy of each message."""
+"""The dialogue that every file holds: role, text and strategy of each message."""
 
 COLUMNS = "id=talk,role=who,content=said,strategy=label"
 """The columns of the tables of utterances that are of no known format."""

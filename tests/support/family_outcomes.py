@@ -36,7 +36,7 @@ REASONS: dict[str, str] = {
     "a bias on positions": r"does not serve `position_bias`",
     "not a text alone": r"does not read a text alone|Exactly 1 of pixel_values",
 }
-"""Why a family may be refused, each with what the message says then."""
+"""The reasons why a family may be refused, each with what the message says then."""
 
 NOT_BUILT: dict[str, str] = {
     "timm": r"requires the timm library",
@@ -44,14 +44,14 @@ NOT_BUILT: dict[str, str] = {
     "a config of parts": r"'Musicgen\w*Config' object has no attribute 'dropout'",
     "an invalid default config": r"must be 0, got 256|layer types producing a cache is different",
 }
-"""Why a family may not be built, each with what the error says then."""
+"""The reasons why a family may not be built, each with what the error says then."""
 
 End = Literal["equal", "refused", "not built", "wrong"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a family ended.
+    """The end of a family's check.
 
     Attributes:
         end: what became of it.

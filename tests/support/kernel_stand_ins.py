@@ -7,6 +7,7 @@ no platform's carries a gradient.
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import sys
 import types
@@ -20,9 +21,8 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as torch_flex
 from torch.nn.attention import varlen as torch_varlen
 
+from sra_fast.kernels.merging import Attended
 from sra_fast.kernels.providers import cudnn, devices, flash_packages, lse_check
-
-Attended = tuple[Tensor, Tensor]
 
 OPERATORS = {
     "cudnn": "_scaled_dot_product_cudnn_attention",
@@ -59,9 +59,14 @@ def mask(m: int, n: int, left: int | None, right: int | None, *, top_left: bool)
 
 def check_half(*tensors: Tensor) -> None:
     """Refuse what kernels for 16 bits refuse: other dtypes, last strides and unaligned rows."""
+    assert tensors[0].dtype in (torch.float16, torch.bfloat16)
+    check_aligned(*tensors)
+
+
+def check_aligned(*tensors: Tensor) -> None:
+    """Refuse different dtypes, last strides other than 1, and rows that are not on 16 bytes."""
     for x in tensors:
         assert x.dtype == tensors[0].dtype
-        assert x.dtype in (torch.float16, torch.bfloat16)
         assert x.stride(-1) == 1
         assert x.shape[-1] % 8 == 0
         assert all(step % 8 == 0 for step in (*x.stride()[:-1], x.storage_offset()))
@@ -166,6 +171,39 @@ def cudnn_packed(
     return out, lse, cum_seq_q, cum_seq_k, max_q, max_k, torch.empty(()), torch.empty(()), None
 
 
+def varlen_2_11(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> Any:
+    """Stand in for ``varlen_attn`` of torch 2.11: lse ``[H, T]``, bottom-right, in any dtype.
+
+    It serves fewer key heads than query heads unasked.
+    """
+    assert scale is not None
+    assert isinstance(window_size, tuple)
+    assert key.shape == value.shape
+    assert key.shape[2] == query.shape[2] <= 256
+    assert query.shape[1] % key.shape[1] == 0
+    check_aligned(query, key, value)
+    left, right = (None if side == -1 else side for side in window_size)
+
+    def attend(*x: Tensor) -> Attended:
+        hidden = mask(x[0].shape[1], x[1].shape[1], left, right, top_left=False)
+        return softmax(*x, hidden, scale)
+
+    out, lse = packed(query, key, value, (cu_seq_q, cu_seq_k, max_q, max_k), attend)
+    return (out, lse) if return_aux is not None and return_aux.lse else out
+
+
 def varlen_2_13(
     query: Tensor,
     key: Tensor,
@@ -183,22 +221,22 @@ def varlen_2_13(
     block_table: Tensor | None = None,
     num_splits: int | None = None,
 ) -> Any:
-    """Stand in for ``varlen_attn`` of torch 2.13: lse ``[H, T]``, bottom-right."""
+    """Stand in for ``varlen_attn`` of torch 2.13, which wants to be told of fewer key heads."""
     assert enable_gqa or query.shape[1] == key.shape[1]
     assert seqused_k is block_table is num_splits is None
-    assert scale is not None
-    assert isinstance(window_size, tuple)
-    assert key.shape == value.shape
-    assert key.shape[2] == query.shape[2] <= 256
-    check_half(query, key, value)
-    left, right = (None if side == -1 else side for side in window_size)
+    given = {"return_aux": return_aux, "scale": scale, "window_size": window_size}
+    return varlen_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **given)
 
-    def attend(*x: Tensor) -> Attended:
-        hidden = mask(x[0].shape[1], x[1].shape[1], left, right, top_left=False)
-        return softmax(*x, hidden, scale)
 
-    out, lse = packed(query, key, value, (cu_seq_q, cu_seq_k, max_q, max_k), attend)
-    return (out, lse) if return_aux is not None and return_aux.lse else out
+def in_half(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a stand-in that refuses all but 16 bits, too, as the kernel itself does."""
+
+    @functools.wraps(kernel)
+    def refusing(*given: Any, **options: Any) -> Any:
+        check_half(*given[:3])
+        return kernel(*given, **options)
+
+    return refusing
 
 
 def _flash(
@@ -364,7 +402,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0
     card = Card(monkeypatch)
     card.put("cudnn", cudnn_dense)
     card.put("cudnn packed", cudnn_packed)
-    card.put("varlen", varlen_2_13)
+    card.put("varlen", in_half(varlen_2_13))
     card.put("flash_attn_interface", flash_3_module())
     card.put("flash_attn", _module("flash_attn"))
     card.put("flash_attn.cute", flash_4_module())

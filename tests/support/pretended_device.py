@@ -46,7 +46,7 @@ NO_LAUNCH = {
 
 @dataclass
 class Counts:
-    """What was asked of the devices.
+    """The numbers of calls and copies that were asked of the devices.
 
     Attributes:
         launches: calls that run on a device, by name.

@@ -31,11 +31,11 @@ LEAST_SECONDS = 1.0  # a measurement is not begun with less
 
 @dataclass
 class Bench:
-    """What a section works with, and the means to run its measurements.
+    """The means of a section to run its measurements.
 
     Attributes:
         device: the device that is measured.
-        sizes: how large everything is.
+        sizes: the sizes of everything that is measured.
         ends: the moment at which the section's time is over, by ``time.monotonic``.
         ceilings: ``gemm_tflops`` and ``copy_gbs`` as far as they were measured before.
         save: the function that keeps the entries, called after each of them.

@@ -1,4 +1,4 @@
-"""Describe what the report was made on: card, driver and versions.
+"""Describe the card, the driver and the versions that the report was made on.
 
 Nothing in it names a machine or a folder.
 """
@@ -40,7 +40,7 @@ QUERIED = (
 
 
 def facts(device: str) -> dict[str, Any]:
-    """Return the facts about this machine, as far as they can be had."""
+    """Return the facts about the card, the driver and the versions, as far as they can be had."""
     found: dict[str, Any] = {
         "device": device,
         "card": name(device),

@@ -39,11 +39,11 @@ BLOCK_NUMBERS = 1 << 27  # float32 logits alive at once: half a GB
 
 @dataclass(frozen=True)
 class SdpaMasses:
-    """What the base model's SDPA forward pass says.
+    """The masses of some rows from the base model's SDPA forward pass.
 
     Attributes:
         masses: ``[r, L, H]`` float32, of the rows chosen, on the CPU.
-        chosen: ``[r]`` int64, which of the rows of all responses these are.
+        chosen: ``[r]`` int64, their indices among the rows of all responses.
     """
 
     masses: Tensor

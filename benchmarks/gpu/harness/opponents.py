@@ -58,14 +58,13 @@ def usable(
             continue
         checked: Entry = {}
         try:
-            checking.check(checking.fresh(call), query, exact, None, checked)
+            checking.check(checking.fresh(call), query, exact, checked)
             found[name] = call
         except Exception as error:  # the others may be right
             entry.setdefault("wrong", {})[name] = describe(error)
         recover(bench.device)
         for what, off in checked.get("errors", {}).items():
-            if off is not None:
-                entry.setdefault("errors", {})[f"{name} {what}"] = off
+            entry.setdefault("errors", {})[f"{name} {what}"] = off
     return found
 
 

@@ -17,18 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.harness.bench import ENDED, Entry
+from benchmarks.gpu.harness.bench import ENDED
 from benchmarks.gpu.harness.failures import last_lines
 from benchmarks.gpu.harness.schedule import (
     SECTIONS,
     ReportSettings,
-    Section,
     SectionOutcome,
+    SectionTask,
     run_here,
 )
 from benchmarks.measuring.compact_json import compact_json
@@ -39,15 +38,7 @@ GRACE = 6.0  # a section is ended this many seconds after its time
 LEAST_SECONDS = 8.0  # a section is not begun with less: its process takes that long to start
 
 
-def run_apart(
-    section: Section,
-    settings: ReportSettings,
-    ends: float,
-    ceilings: Mapping[str, float],
-    known: Sequence[Entry],
-    *,
-    partial: Path,
-) -> SectionOutcome:
+def run_apart(task: SectionTask, partial: Path) -> SectionOutcome:
     """Run a section as :func:`schedule.run_here` does, but in new processes.
 
     A process that fails half-way is followed by another, which leaves out the place where that
@@ -55,32 +46,28 @@ def run_apart(
     ended.
 
     Args:
-        section, settings, ends, ceilings, known: the arguments of :func:`schedule.run_here`.
+        task: the section, and everything that it is given.
         partial: the file that holds what was found so far, which outlives this process too.
     """
     start = time.monotonic()
     while True:
-        found = _once(section, settings, ends, ceilings, known, partial)
+        found = _once(task, partial)
         found = replace(found, seconds=time.monotonic() - start)
-        further = len(found.entries) > len(known)
-        if found.status != "failed" or not further or ends - time.monotonic() < LEAST_SECONDS:
+        further = len(found.entries) > len(task.known)
+        if found.status != "failed" or not further or task.ends - time.monotonic() < LEAST_SECONDS:
             return found
         crash = {"error": f"{ENDED}: {found.reason}"}
         known = [entry | crash if entry.get("error") == ENDED else entry for entry in found.entries]
+        task = replace(task, known=known)
 
 
-def _once(
-    section: Section,
-    settings: ReportSettings,
-    ends: float,
-    ceilings: Mapping[str, float],
-    known: Sequence[Entry],
-    partial: Path,
-) -> SectionOutcome:
-    write(asdict(SectionOutcome(section.name, "running", known)), partial)
-    command = [sys.executable, "-m", "benchmarks.gpu.harness.process", section.name]
-    command += ["--device", settings.device, "--ends", str(ends), "--result", str(partial)]
-    command += ["--ceilings", json.dumps(dict(ceilings))]
+def _once(task: SectionTask, partial: Path) -> SectionOutcome:
+    """Run a section in one new process, as far as that comes."""
+    name, settings = task.section.name, task.settings
+    write(asdict(SectionOutcome(name, "running", task.known)), partial)
+    command = [sys.executable, "-m", "benchmarks.gpu.harness.process", name]
+    command += ["--device", settings.device, "--ends", str(task.ends), "--result", str(partial)]
+    command += ["--ceilings", json.dumps(dict(task.ceilings))]
     command += ["--quick"] if settings.quick else []
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
@@ -92,7 +79,7 @@ def _once(
             start_new_session=True,
         )
         try:
-            in_time = _wait(process, ends + GRACE)
+            in_time = _wait(process, task.ends + GRACE)
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)  # with whatever it may have started
@@ -193,7 +180,7 @@ def main() -> None:
 
     settings = ReportSettings(options.device, options.quick)
     known = read_outcome(options.result).entries
-    save(run_here(section, settings, options.ends, options.ceilings, known, save))
+    save(run_here(SectionTask(section, settings, options.ends, options.ceilings, known), save))
 
 
 if __name__ == "__main__":

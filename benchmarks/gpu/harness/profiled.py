@@ -1,4 +1,4 @@
-"""Watch one call by PyTorch's profiler: which kernels run, how often the host launches and waits.
+"""Watch one call by PyTorch's profiler: its kernels, and the launches and waits of the host.
 
 The trace has a ``kernel`` event per kernel that ran on the card, ``cuda_runtime`` and
 ``cuda_driver`` events for what the host asked of it, and ``gpu_memcpy`` events with their bytes.
@@ -29,7 +29,7 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 @dataclass(frozen=True)
 class HostWork:
-    """What the host did during a call.
+    """The work of the host during a call.
 
     Attributes:
         launches: how many kernels it launched.

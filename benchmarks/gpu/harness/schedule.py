@@ -69,7 +69,7 @@ SECTIONS = (
     ),
     Section(
         "column_sums",
-        "the profile of all keys, beside flash-colreduce",
+        "The profile of all keys, beside flash-colreduce",
         "column_sums:run",
         6,
     ),
@@ -92,7 +92,7 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class SectionOutcome:
-    """What came of a section.
+    """The outcome of a section: its status and its entries.
 
     Attributes:
         name: the section's name.
@@ -115,35 +115,40 @@ class SectionOutcome:
         return self.status == "done" and not any(BAD & entry.keys() for entry in self.entries)
 
 
-def run_here(
-    section: Section,
-    settings: ReportSettings,
-    ends: float,
-    ceilings: Mapping[str, float],
-    known: Sequence[Entry] = (),
-    save: Callable[[SectionOutcome], None] = lambda outcome: None,
-) -> SectionOutcome:
-    """Run a section in this process.
+@dataclass(frozen=True)
+class SectionTask:
+    """The task of running one section, with everything that it is given.
 
-    Args:
+    Attributes:
         section: the section to run.
         settings: the settings of the run.
         ends: the moment at which its time is over, by ``time.monotonic``.
         ceilings: the ceilings that were measured before.
         known: entries of an earlier process of this section, which are not measured again.
-        save: gets the outcome so far after each entry.
     """
-    start = time.monotonic()
+
+    section: Section
+    settings: ReportSettings
+    ends: float
+    ceilings: Mapping[str, float]
+    known: Sequence[Entry] = ()
+
+
+def run_here(
+    task: SectionTask, save: Callable[[SectionOutcome], None] = lambda outcome: None
+) -> SectionOutcome:
+    """Run a section in this process; ``save`` gets the outcome so far after each entry."""
+    start, section, known = time.monotonic(), task.section, task.known
 
     def so_far(status: SectionStatus, entries: Sequence[Entry], reason: str = "") -> SectionOutcome:
         everything = [*entries, *(old for old in known if old not in entries)]
         return SectionOutcome(section.name, status, everything, reason, time.monotonic() - start)
 
     bench = Bench(
-        torch.device("cuda", 0) if settings.device == "cuda" else torch.device("cpu"),
-        QUICK if settings.quick else FULL,
-        ends,
-        ceilings,
+        torch.device("cuda", 0) if task.settings.device == "cuda" else torch.device("cpu"),
+        QUICK if task.settings.quick else FULL,
+        task.ends,
+        task.ceilings,
         lambda entries: save(so_far("running", entries)),
         known,
     )

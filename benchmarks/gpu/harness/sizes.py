@@ -1,4 +1,4 @@
-"""Say how large everything is that the sections measure: on a GPU, and to try the report itself."""
+"""List the sizes of everything that the sections measure, on a GPU and in a trial on a CPU."""
 
 from __future__ import annotations
 

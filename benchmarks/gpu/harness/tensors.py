@@ -1,4 +1,4 @@
-"""Make what the sections measure with: random tensors, queries, and PyTorch's own attention."""
+"""Make the tensors and the queries that the sections measure with, and count their operations."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.harness.sizes import AttentionForm, Sizes
-from benchmarks.gpu.harness.timing import BenchCall
 from sra_fast import SpanQuery
 from sra_fast.kernels.contract import LogitRule
 
 FIRST_KEY = 8  # the position where the span begins
-
-FLASH, CUDNN = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
 
 
 @dataclass(frozen=True)
@@ -99,35 +94,6 @@ def rule_of(sizes: Sizes, form: AttentionForm, width: int) -> LogitRule:
     """Return scale, window and softcap of a form of attention with heads that are so wide."""
     window = sizes.window if form == "window" else None
     return LogitRule(width**-0.5, window, sizes.softcap if form == "softcap" else None)
-
-
-def pytorch_attention(
-    q: Tensor, k: Tensor, v: Tensor, backend: SDPBackend, *, is_causal: bool = True
-) -> BenchCall:
-    """Return a call of PyTorch's own attention by one of its kernels, which was tried once.
-
-    Where the kernel takes no fewer key heads than query heads, keys and values are repeated
-    beforehand.
-
-    Raises:
-        RuntimeError: the kernel does not serve these tensors here.
-    """
-
-    def call(grouped: bool, k: Tensor, v: Tensor) -> Tensor:
-        with sdpa_kernel([backend]):
-            out: Tensor = F.scaled_dot_product_attention(
-                q, k, v, is_causal=is_causal, enable_gqa=grouped
-            )
-        return out
-
-    try:
-        call(True, k, v)
-    except RuntimeError:
-        groups = q.shape[1] // k.shape[1]
-        many = [x.repeat_interleave(groups, dim=1) for x in (k, v)]
-        call(False, *many)
-        return lambda: call(False, *many)
-    return lambda: call(True, k, v)
 
 
 def pairs(tokens: int, sequences: int = 1, window: int | None = None) -> float:

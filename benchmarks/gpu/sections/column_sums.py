@@ -27,7 +27,7 @@ PROFILE_TOLERANCE = 2e-3
 
 
 def run(bench: Bench) -> None:
-    """Time our profile, and the package's column sums or that it is not installed."""
+    """Time our profile beside the package's column sums, or note that it is not installed."""
     bench.each([{"T": tokens} for tokens in bench.sizes.column_sums], _measure)
 
 
@@ -43,7 +43,7 @@ def _measure(bench: Bench, entry: Entry, seconds: float) -> None:
     last = q[:, :, -bench.sizes.rows :]
     exact = checking.exact_rows(q, k, v, query)
     fused = checking.fresh(lambda: span_attention(q, k, v, query, backend="triton"))
-    checking.check(fused, query, exact, None, entry)
+    checking.check(fused, query, exact, entry)
     rule = LogitRule(bench.sizes.width**-0.5)
     one_group = torch.zeros(len(query.rows), dtype=torch.int32, device=q.device)
     asked = replace(query, profile=ProfileQuery(one_group, 1))

@@ -68,4 +68,4 @@ def _check(given: tensors.Attention, on: BenchCall, entry: Entry) -> None:
     """Compare a result with float64, in all rows asked for or an even choice of them."""
     q, k, v, query = given.q, given.k, given.v, given.asking
     result, few = checking.thinned(checking.fresh(on), query, CHECKED_ROWS)
-    checking.check(result, few, checking.exact_rows(q, k, v, few), None, entry)
+    checking.check(result, few, checking.exact_rows(q, k, v, few), entry)

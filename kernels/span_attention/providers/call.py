@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from ..blocks import needs_grad
 from ..contract import LogitRule, SpanQuery
+from ..merging import Attended
 from ..plan import Plan, plan
 
+DECODE_QUERIES = 16  # a call with at most this many queries counts as decoding
 NO_SINK_GRADIENT = "its logsumexp carries no gradient, which sinks need"
 
 
@@ -59,6 +60,23 @@ def call_of(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule) 
     return AttentionCall(q, k, v, query, rule, needs_grad(q, k, v, rule.sinks))
 
 
+def expect_lse(lse: Tensor, shape: tuple[int, ...], whose: str) -> None:
+    """Raise an error if a kernel's logsumexp has another shape than a provider reads.
+
+    Args:
+        lse: the kernel's logsumexp.
+        shape: the shape that is read.
+        whose: the kernel and that shape's letters, for the error.
+
+    Raises:
+        RuntimeError: the shapes differ.
+    """
+    if lse.shape != shape:
+        raise RuntimeError(
+            f"{whose}: the logsumexp has shape {list(lse.shape)}, expected {list(shape)}"
+        )
+
+
 @dataclass(frozen=True)
 class Provider:
     """One way to compute attention that also gives the logsumexp.
@@ -73,7 +91,7 @@ class Provider:
         own_sinks: whether it takes sinks itself. For the others they are added afterwards, which
             is refused where a gradient is wanted.
         platform: whether it is another project's kernel, whose logsumexp is checked before use.
-        missing: returns what is not installed, not activated, or too old for a device; else None.
+        missing: returns what is not installed, not activated, or too old here; else None.
         present: whether a user would expect it here, so that a warning is due if it is missing.
         splits_keys: whether a call of few queries is split over its keys, so that it fills a card.
     """
@@ -81,9 +99,9 @@ class Provider:
     name: str
     about: str
     serves: Callable[[AttentionCall], str | None]
-    attend: Callable[[AttentionCall], tuple[Tensor, Tensor]]
+    attend: Callable[[AttentionCall], Attended]
     own_sinks: bool = False
     platform: bool = False
-    missing: Callable[[torch.device], str | None] = lambda device: None
+    missing: Callable[[], str | None] = lambda: None
     present: Callable[[], bool] = lambda: True
     splits_keys: Callable[[AttentionCall], bool] = lambda call: False

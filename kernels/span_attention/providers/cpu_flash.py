@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import flash_cpu
 from ..contract import LogitRule
 from ..merging import Attended, add_sinks
-from .call import NO_SINK_GRADIENT, AttentionCall
+from .call import NO_SINK_GRADIENT, AttentionCall, Provider
 from .per_sequence import by_sequence
 
 
@@ -32,3 +32,12 @@ def _one(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> Attended:
     else:
         out, lse = flash_cpu.attend(q, k, v, rule.scale)
     return (out, lse) if rule.sinks is None else add_sinks(out, lse, rule.sinks)
+
+
+PROVIDER = Provider(
+    name="cpu_flash",
+    about="PyTorch's flash attention for CPU",
+    serves=serves,
+    attend=attend,
+    own_sinks=True,
+)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..merging import Attended, merge
 from . import devices
-from .call import AttentionCall
+from .call import AttentionCall, Provider, expect_lse
 from .packed_tokens import aligned, nothing_seen, pack, packed_axes, unpack
 
 SURE_WIDTH = 128  # every cuDNN from 9.0 on takes heads up to this width, with their gradient
@@ -35,12 +35,12 @@ def serves(call: AttentionCall) -> str | None:
         or _unfit_rule(call)
         or _unfit_widths(call)
         or (_unfit_whole(call) if call.sequences.whole else _unfit_packed(call))
-        or missing(call.q.device)
+        or missing()
         or _refused(call)
     )
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return what this torch lacks for cuDNN's attention, or None if it has all."""
     if not hasattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention"):
         return f"torch {torch.__version__} has no _scaled_dot_product_cudnn_attention"
@@ -69,7 +69,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> At
     out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
         q, k, v, None, True, 0.0, causal, False, scale=scale
     )
-    _expect(lse, (*q.shape[:3], 1), "[B, Hq, M, 1]")
+    expect_lse(lse, (*q.shape[:3], 1), f"cuDNN of torch {torch.__version__}, [B, Hq, M, 1]")
     return out, lse.detach().squeeze(3)
 
 
@@ -87,17 +87,8 @@ def _packed(call: AttentionCall) -> Attended:
     out, lse, *_ = torch.ops.aten._cudnn_attention_forward(
         q, k, v, None, *starts, True, 0.0, True, False, scale=call.rule.scale
     )
-    _expect(lse, (*q.shape[:2], 1), "[T, Hq, 1]")
+    expect_lse(lse, (*q.shape[:2], 1), f"cuDNN of torch {torch.__version__}, [T, Hq, 1]")
     return unpack(out, lse.squeeze(2).transpose(0, 1), queries, call)
-
-
-def _expect(lse: Tensor, shape: tuple[int, ...], letters: str) -> None:
-    """Raise an error if a logsumexp has another shape than this file reads."""
-    if lse.shape != shape:
-        raise RuntimeError(
-            f"torch {torch.__version__}: cuDNN's logsumexp has shape {list(lse.shape)}, "
-            f"expected {list(shape)} ({letters})"
-        )
 
 
 def _unfit_rule(call: AttentionCall) -> str | None:
@@ -164,3 +155,13 @@ def allowed(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> bool:
     """Return whether PyTorch itself would let cuDNN serve these tensors on this card."""
     parameters = torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, False, grouped)
     return bool(torch.backends.cuda.can_use_cudnn_attention(parameters))
+
+
+PROVIDER = Provider(
+    name="cudnn",
+    about="cuDNN, through PyTorch",
+    serves=serves,
+    attend=attend,
+    missing=missing,
+    platform=True,
+)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from .. import blocks
-from .call import AttentionCall
+from ..merging import Attended
+from .call import AttentionCall, Provider
 from .per_sequence import by_sequence
 
 
@@ -14,6 +13,15 @@ def serves(call: AttentionCall) -> str | None:
     return None
 
 
-def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
+def attend(call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]`` and ``lse [B, Hq, M]``; sinks and their gradient are theirs."""
     return by_sequence(call, blocks.attend)
+
+
+PROVIDER = Provider(
+    name="blocks",
+    about="exact products in blocks of queries",
+    serves=serves,
+    attend=attend,
+    own_sinks=True,
+)

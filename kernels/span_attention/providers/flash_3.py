@@ -11,8 +11,8 @@ import torch
 
 from ..merging import Attended
 from . import varlen
-from .call import AttentionCall
-from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
+from .call import DECODE_QUERIES, AttentionCall, Provider
+from .flash_packages import current_implementation, installed, lacks, run, unfit
 from .packed_tokens import next_width
 
 PLACES = ("flash_attn_interface", "flash_attn_3.flash_attn_interface")
@@ -22,7 +22,7 @@ WANTED = ("softmax_scale", "causal", "window_size", "softcap")
 
 def serves(call: AttentionCall) -> str | None:
     """Return why FlashAttention 3 cannot serve a call, or None if it can."""
-    reason = unfit(call, capabilities=(9,), widest=WIDEST) or missing(call.q.device)
+    reason = unfit(call, capabilities=(9,), widest=WIDEST) or missing()
     if reason is not None or installed(*PLACES) is not None:
         return reason
     return "reached through PyTorch it has no softcap" if call.rule.softcap is not None else None
@@ -33,7 +33,7 @@ def present() -> bool:
     return installed(*PLACES) is not None or current_implementation() == "FA3"
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return why FlashAttention 3 cannot be called here at all, or None if it can."""
     place = installed(*PLACES)
     if place is not None:
@@ -60,3 +60,15 @@ def attend(call: AttentionCall) -> Attended:
 def splits_keys(call: AttentionCall) -> bool:
     """Return whether a decoding call is split over its keys, so that it fills the card."""
     return installed(*PLACES) is not None and not torch.are_deterministic_algorithms_enabled()
+
+
+PROVIDER = Provider(
+    name="flash_3",
+    about="FlashAttention 3, if installed or activated",
+    serves=serves,
+    attend=attend,
+    missing=missing,
+    present=present,
+    splits_keys=splits_keys,
+    platform=True,
+)

@@ -12,8 +12,8 @@ import torch
 
 from ..merging import Attended
 from . import devices, varlen
-from .call import AttentionCall
-from .flash_packages import DECODE_QUERIES, current_implementation, installed, lacks, run, unfit
+from .call import DECODE_QUERIES, AttentionCall, Provider
+from .flash_packages import current_implementation, installed, lacks, run, unfit
 
 PLACES = ("flash_attn.cute", "flash_attn.cute.interface")
 WIDTHS = (64, 96, 128)  # what every version takes; narrower heads are padded to the next
@@ -23,7 +23,7 @@ SPLITTING = (10,)  # compute capabilities on which it splits keys
 
 def serves(call: AttentionCall) -> str | None:
     """Return why FlashAttention 4 cannot serve a call, or None if it can."""
-    reason = unfit(call, capabilities=(9, 10), widest=WIDTHS[-1]) or missing(call.q.device)
+    reason = unfit(call, capabilities=(9, 10), widest=WIDTHS[-1]) or missing()
     if reason is not None:
         return reason
     windowed = call.rule.window is not None and call.rule.window < call.k.shape[2]
@@ -39,7 +39,7 @@ def present() -> bool:
     return installed(*PLACES) is not None or current_implementation() == "FA4"
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return why FlashAttention 4 cannot be called here at all, or None if it can."""
     place = installed(*PLACES)
     if place is not None:
@@ -69,3 +69,15 @@ def splits_keys(call: AttentionCall) -> bool:
     if installed(*PLACES) is None or torch.are_deterministic_algorithms_enabled():
         return False
     return devices.capability(call.q.device)[0] in SPLITTING
+
+
+PROVIDER = Provider(
+    name="flash_4",
+    about="FlashAttention 4, if installed or activated",
+    serves=serves,
+    attend=attend,
+    missing=missing,
+    present=present,
+    splits_keys=splits_keys,
+    platform=True,
+)

@@ -22,10 +22,8 @@ from torch import Tensor
 
 from ..merging import Attended
 from . import devices
-from .call import AttentionCall
+from .call import AttentionCall, expect_lse
 from .packed_tokens import aligned, nothing_seen, pack, packed_axes, unpack
-
-DECODE_QUERIES = 16  # up to so many queries the keys are split, if the package can
 
 
 def unfit(call: AttentionCall, *, capabilities: tuple[int, ...], widest: int) -> str | None:
@@ -120,7 +118,7 @@ def run(
     if call.sequences.whole:
         q, k, v = (aligned(x.transpose(1, 2), width) for x in (call.q, call.k, call.v))
         out, lse = _ask(module.flash_attn_func, (q, k, v), options)
-        _expect(lse, (q.shape[0], q.shape[2], q.shape[1]), f"{place}: [B, Hq, M]")
+        expect_lse(lse, (q.shape[0], q.shape[2], q.shape[1]), f"{place}, [B, Hq, M]")
         return out[..., : call.v.shape[3]].transpose(1, 2), lse.detach()
     axes = packed_axes(call)
     if axes is None:
@@ -129,7 +127,7 @@ def run(
     packed = (pack(call.q, queries, width), pack(call.k, keys, width), pack(call.v, keys, width))
     lengths = (queries.starts, keys.starts, queries.longest, keys.longest)
     out, lse = _ask(module.flash_attn_varlen_func, (*packed, *lengths), options)
-    _expect(lse, (packed[0].shape[1], packed[0].shape[0]), f"{place}: [Hq, T]")
+    expect_lse(lse, (packed[0].shape[1], packed[0].shape[0]), f"{place}, [Hq, T]")
     return unpack(out, lse, queries, call)
 
 
@@ -146,10 +144,3 @@ def _ask(function: Callable[..., Any], tensors: Any, options: Mapping[str, Any])
     if not isinstance(result, tuple) or len(result) < 2 or not isinstance(result[1], Tensor):
         raise RuntimeError(f"{function.__module__} returned no logsumexp beside the output")
     return result[0], result[1]
-
-
-def _expect(lse: Tensor, shape: tuple[int, ...], letters: str) -> None:
-    """Raise an error if a logsumexp has another shape than this file reads."""
-    if lse.shape != shape:
-        found = list(lse.shape)
-        raise RuntimeError(f"logsumexp has shape {found}, expected {list(shape)} ({letters})")

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..merging import Attended
 from ..triton_kernels.layout import layout
 from . import devices
-from .call import AttentionCall
+from .call import AttentionCall, Provider
 
 NARROWEST = 16  # the smallest product of Triton's
 OLDEST_CAPABILITY = (8, 0)
@@ -38,10 +38,10 @@ def serves(call: AttentionCall) -> str | None:
     major, minor = devices.capability(call.q.device)
     if (major, minor) < OLDEST_CAPABILITY:
         return f"it needs compute capability 8.0, not {major}.{minor}"
-    return missing(call.q.device)
+    return missing()
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return what FlexAttention lacks here, or None if it can be compiled and gives its lse."""
     if importlib.util.find_spec("triton") is None:
         return "torch.compile needs the package triton, which is not installed"
@@ -110,3 +110,13 @@ def _mask_maker(device: str) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     return torch.compile(create_block_mask) if device == "cuda" else create_block_mask
+
+
+PROVIDER = Provider(
+    name="flex",
+    about="PyTorch's FlexAttention, compiled",
+    serves=serves,
+    attend=attend,
+    missing=missing,
+    platform=True,
+)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from ..contract import SpanQuery
-from .call import AttentionCall
+from ..merging import Attended
+from .call import AttentionCall, Provider
 
 
 def serves(call: AttentionCall) -> str | None:
@@ -20,11 +19,12 @@ def serves(call: AttentionCall) -> str | None:
     return None if reason is None else f"it serves {reason}"
 
 
-def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
+def attend(call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]``; sinks are its own."""
-    result = triton_backend().attention(  # type: ignore[union-attr]
-        call.q, call.k, call.v, _silent(call.query), call.rule, mass_grad=False
-    )
+    kernels = triton_backend()
+    assert kernels is not None, "it does not serve without triton"
+    query = _silent(call.query)
+    result = kernels.attention(call.q, call.k, call.v, query, call.rule, mass_grad=False)
     return result.out, result.lse
 
 
@@ -49,3 +49,13 @@ def triton_backend() -> Any | None:
             return None
         _FOUND.append(backend)
     return _FOUND[0]
+
+
+PROVIDER = Provider(
+    name="fused",
+    about="this project's fused Triton kernel",
+    serves=serves,
+    attend=attend,
+    splits_keys=lambda call: True,
+    own_sinks=True,
+)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..merging import Attended
+from ..transfers import send
 from .call import AttentionCall
 
 ALIGNED = 8  # numbers of two bytes in the 16 bytes that such kernels read at a time, unchecked
@@ -70,9 +71,7 @@ def next_width(width: int) -> int:
     return -(-width // ALIGNED) * ALIGNED
 
 
-def unpack(
-    out: Tensor, lse: Tensor, queries: PackedAxis, call: AttentionCall
-) -> tuple[Tensor, Tensor]:
+def unpack(out: Tensor, lse: Tensor, queries: PackedAxis, call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]`` and ``lse [B, Hq, M]`` from ``[T, Hq, ≥ Dv]`` and ``[Hq, T]``.
 
     The output lies as ``[B, M, Hq, Dv]`` in memory, as the models want it next.
@@ -104,11 +103,11 @@ def _axes(call: AttentionCall, batch: int, m: int, n: int) -> tuple[PackedAxis, 
 
     def axis(pieces: list[tuple[int, slice]], length: int) -> PackedAxis:
         lengths = [piece.stop - piece.start for _, piece in pieces]
-        starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        starts = send(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
         positions = None
         if sum(lengths) < batch * length:
             flat = torch.arange(batch * length).view(batch, length)
-            positions = torch.cat([flat[b, piece] for b, piece in pieces]).to(device)
+            positions = send(torch.cat([flat[b, piece] for b, piece in pieces]), device)
         return PackedAxis(positions, starts, max(lengths))
 
     queries = axis([(part.batch, part.queries) for part in parts], m)

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from ..contract import LogitRule, accumulation_dtype
+from ..merging import Attended
 from .call import AttentionCall
 
-OneSequence = Callable[[Tensor, Tensor, Tensor, LogitRule], tuple[Tensor, Tensor]]
+OneSequence = Callable[[Tensor, Tensor, Tensor, LogitRule], Attended]
 """Takes ``q [b, Hq, m, D]``, ``k [b, Hkv, n, D]``, ``v [b, Hkv, n, Dv]`` and the rule of logits;
 returns ``out [b, Hq, m, Dv]`` and ``lse [b, Hq, m]`` of causal attention, whose queries stand at
 the last m of n key positions."""
 
 
-def by_sequence(call: AttentionCall, attend: OneSequence) -> tuple[Tensor, Tensor]:
+def by_sequence(call: AttentionCall, attend: OneSequence) -> Attended:
     """Return ``out [B, Hq, M, Dv]`` and ``lse [B, Hq, M]`` of a call, sequence by sequence."""
     q, k, v, rule = call.q, call.k, call.v, call.rule
     sequences = call.sequences

@@ -13,17 +13,15 @@ refuse or get wrong is settled before it is called:
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..merging import Attended
 from . import devices
-from .call import AttentionCall
-from .flash_packages import current_implementation
+from .call import AttentionCall, Provider, expect_lse
+from .flash_packages import current_implementation, parameters
 from .packed_tokens import PackedAxis, next_width, nothing_seen, pack, packed_axes, unpack
 
 WIDEST = 256  # the largest width of a head that the kernel takes
@@ -44,10 +42,10 @@ def serves(call: AttentionCall) -> str | None:
     major, minor = devices.capability(call.q.device)
     if major < OLDEST_MAJOR:
         return f"it needs compute capability {OLDEST_MAJOR}.0, not {major}.{minor}"
-    return missing(call.q.device)
+    return missing()
 
 
-def missing(device: torch.device) -> str | None:
+def missing() -> str | None:
     """Return what this torch lacks for the kernel, or which other kernel stands in its place."""
     if not torch.backends.cuda.is_flash_attention_available():
         return "this build of torch comes without flash attention"
@@ -55,7 +53,7 @@ def missing(device: torch.device) -> str | None:
     return lacking() if other is None else f"the user activated {other} in its place"
 
 
-def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
+def attend(call: AttentionCall) -> Attended:
     """Return the attention of all sequences from one call, which :func:`serves` has let through.
 
     Returns ``out [B, Hq, M, Dv]`` in v's dtype, differentiable, ``[B, M, Hq, Dv]`` in memory, and
@@ -73,14 +71,14 @@ def attend(call: AttentionCall) -> tuple[Tensor, Tensor]:
 
 def _run(
     q: Tensor, k: Tensor, v: Tensor, queries: PackedAxis, keys: PackedAxis, call: AttentionCall
-) -> tuple[Tensor, Tensor]:
+) -> Attended:
     """Return ``out [T, Hq, width]`` and ``lse [Hq, T]`` of one call of the kernel."""
     from torch.nn.attention import varlen  # imported late: it registers operators, which takes time
 
     window = call.rule.window
     left = -1 if window is None or window >= keys.longest else window - 1
     # torch 2.11 takes fewer key heads than query heads unasked; later ones want to be told.
-    known = _parameters(varlen.varlen_attn)
+    known = parameters(varlen.varlen_attn)
     grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
     out, lse = varlen.varlen_attn(
         *(q, k, v, queries.starts, keys.starts, queries.longest, keys.longest),
@@ -89,11 +87,8 @@ def _run(
         window_size=(left, 0),
         **grouped,
     )
-    if lse.shape != (q.shape[1], q.shape[0]):  # the documentation of 2.11 to 2.13 says [T, Hq]
-        found, expected = list(lse.shape), [q.shape[1], q.shape[0]]
-        raise RuntimeError(
-            f"torch {torch.__version__}: logsumexp has shape {found}, expected {expected} ([Hq, T])"
-        )
+    # The documentation of 2.11 to 2.13 says [T, Hq].
+    expect_lse(lse, (q.shape[1], q.shape[0]), f"varlen_attn of torch {torch.__version__}, [Hq, T]")
     return out, lse
 
 
@@ -101,13 +96,17 @@ def lacking() -> str | None:
     """Return which arguments this torch's kernel lacks, or None if it has all of them."""
     from torch.nn.attention import varlen
 
-    lacking = {"return_aux", "scale", "window_size"} - _parameters(varlen.varlen_attn)
+    lacking = {"return_aux", "scale", "window_size"} - parameters(varlen.varlen_attn)
     if lacking:
         return f"varlen_attn of torch {torch.__version__} has no {', '.join(sorted(lacking))}"
     return None
 
 
-@functools.lru_cache(maxsize=4)
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    """Return the names of a function's parameters."""
-    return frozenset(inspect.signature(function).parameters)
+PROVIDER = Provider(
+    name="varlen",
+    about="PyTorch's varlen_attn, FlashAttention 2",
+    serves=serves,
+    attend=attend,
+    missing=missing,
+    platform=True,
+)

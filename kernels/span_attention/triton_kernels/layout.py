@@ -25,7 +25,7 @@ NONE_LEFT = 1 << 26  # "no such granule left": beyond every length, and × GRANU
 
 @dataclass(frozen=True)
 class Layout:
-    """Which queries see which keys, which rows are asked for, and which tiles that concerns.
+    """Tensors that say which queries see which keys, and which rows are asked for.
 
     All tensors are contiguous int32, except where noted.
 

@@ -35,17 +35,8 @@ def profile_of_lse(
 
 
 @profile_of_lse.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    lse: Tensor,
-    first_key: Tensor,
-    rows: Tensor,
-    slots: Tensor,
-    starts: Tensor,
-    by_head: bool,
-    *rule: Any,
-) -> Tensor:
+def _(q: Tensor, k: Tensor, *lse_rows_starts: Any) -> Tensor:
+    *_, starts, by_head, _scale, _softcap = lse_rows_starts
     groups, n = starts.shape[0] - 1, k.shape[2]
     shape = (groups, q.shape[1], n) if by_head else (groups, n)
     return q.new_empty(shape, dtype=accumulation_dtype(q.dtype))

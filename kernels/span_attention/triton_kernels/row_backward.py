@@ -60,17 +60,11 @@ def row_backward(
         "SOFTCAP": logits.softcap is not None,
         "ACC": accumulator(q.dtype),
     }
+    inputs = (q_rows, k, lse, delta, d_mass, layout.key_labels, layout.first_key, layout.rows)
     factors = (mass.shape[2], logits.inner, logits.unit, logits.scale)
     config = configuration(Kernel.ROW_DQ, q, width)
     row_dq_kernel[(triton.cdiv(min(rows, m), config.block_m) * heads * batch,)](
-        q_rows,
-        k,
-        lse,
-        delta,
-        d_mass,
-        layout.key_labels,
-        layout.first_key,
-        layout.rows,
+        *inputs,
         layout.key_runs,
         bounds,
         dq_rows,
@@ -82,14 +76,7 @@ def row_backward(
     )
     config = configuration(Kernel.ROW_DK, q, width)
     row_dk_kernel[(triton.cdiv(n, config.block_n) * batch * k.shape[1],)](
-        q_rows,
-        k,
-        lse,
-        delta,
-        d_mass,
-        layout.key_labels,
-        layout.first_key,
-        layout.rows,
+        *inputs,
         bounds,
         dk,
         *strides(k, dk),
