@@ -203,6 +203,15 @@ def test_ten_thousand_sources_are_marked() -> None:
     assert batch["source_ids"].unique().tolist() == list(range(10_001))
 
 
+def test_what_stands_between_two_pieces_of_a_source_is_none_of_it() -> None:
+    tokenizer = byte_level_bpe()
+    text = "red one two red five So."
+    named: Any = {"red": re.compile("red"), "five": "five"}
+    batch = mark(tokenizer, text, {"x": "two"}, response="So.", sources=named)
+    texts = [read(tokenizer, batch, batch["source_ids"] == number) for number in (1, 2)]
+    assert [blankless(one) for one in texts] == ["redred", "five"]
+
+
 def test_joined_batches_score_as_they_do_alone(tiny_chat: Any) -> None:
     model, tokenizer = tiny_chat
     rows = [mark(tokenizer, CHAT, {"rule": RULE}), mark(tokenizer, CHAT[:2], {"rule": RULE})]
