@@ -160,8 +160,8 @@ def attach_profiles(
         bits = (sequence.spans.to(torch.int32) << of_span).sum(dim=0, dtype=torch.int32)
         for response in sequence.responses:
             here = slice(sequence.start, sequence.start + int(response.measured[-1]) + 1)
-            own = response.tokens.tolist() or [response.after]
-            ranges.append((own[0], own[-1] + len(response.tokens[-1:])))
+            own = response.tokens.tolist()
+            ranges.append((own[0], own[-1] + 1) if own else (response.after, response.after))
             spans.append(bits[: here.stop - here.start])
             if input_ids is not None:
                 tokens.append(input_ids[sequence.row, here].cpu().to(torch.int32))

@@ -16,7 +16,7 @@ from marked_batches import SPAN, eager_maps, marked_batch, response_positions
 from model_families import DENSE, FAMILIES, Family
 from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.result import joined
+from sra_fast.result_joining import joined
 from sra_fast.tools.sra_warning import SRAWarning
 
 KINDS = ("heads", "layers", "mean")
