@@ -67,7 +67,7 @@ class ComparedCase:
 
 @dataclass
 class Known:
-    """What bfloat16 is checked by: float32's truth, and eager's own errors by length."""
+    """The measures for bfloat16: float32's truth, and eager's own errors by length."""
 
     truths: dict[tuple[str, int], Truth] = field(default_factory=dict)
     eager_errors: dict[str, dict[int, dict[Quantity, float]]] = field(default_factory=dict)

@@ -42,7 +42,7 @@ class TimedCall:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process measured.
+    """The measurements of one process.
 
     Attributes:
         peak_bytes: the peak memory of a call above the loaded model; None if the process measured

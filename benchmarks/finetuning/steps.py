@@ -40,7 +40,7 @@ STRATEGY = "Question"
 
 @dataclass(frozen=True)
 class Stepped:
-    """What some steps of one way took and computed.
+    """The time and the results of some steps of one way.
 
     Attributes:
         seconds: the time of each step but the first, from the end of the one before, logs

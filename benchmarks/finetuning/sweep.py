@@ -40,7 +40,7 @@ OUTCOME = "outcome.json"
 
 @dataclass(frozen=True)
 class WeightOutcome:
-    """What came of the training run with one weight.
+    """The outcome of the training run with one weight.
 
     Attributes:
         weight: the weight of SRA in the loss.

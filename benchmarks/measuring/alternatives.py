@@ -24,7 +24,7 @@ from sra_fast.scoring import score as sra_score  # so early that no call pays fo
 
 @dataclass(frozen=True)
 class AlternativeAnswer:
-    """What an alternative computed, as far as it can be compared.
+    """The results of an alternative, as far as they can be compared.
 
     Attributes:
         scores: ``[4, L]`` float64, the definitions (in the library's order) per layer, or None.

@@ -50,7 +50,7 @@ class AnswerVerdict:
 
 
 Truth = Mapping[Quantity, Tensor]
-"""What every right answer is near to; a quantity that fewer than two gave is missing."""
+"""The values that right answers are near to, without quantities that fewer than two gave."""
 
 
 def agree_on(answers: Sequence[AlternativeAnswer]) -> Truth:

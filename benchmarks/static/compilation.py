@@ -40,7 +40,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Binary:
-    """What the compiler made of one kernel.
+    """The compiler's output for one kernel.
 
     Attributes:
         kernel: the kernel's name.

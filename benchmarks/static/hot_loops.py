@@ -33,7 +33,7 @@ MANY = 32  # plain FMAs that make a loop one of products: others have a few
 
 @dataclass(frozen=True)
 class HotLoop:
-    """What one hot loop is made of; a turn of it takes one tile.
+    """The instructions of one hot loop, a turn of which takes one tile.
 
     Attributes:
         instructions: how many there are.

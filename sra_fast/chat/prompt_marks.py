@@ -68,7 +68,7 @@ def find_marks(
 
     Args:
         texts: the prompt's texts.
-        spans, response, sources: as for :func:`sra_fast.mark`.
+        spans, response, sources: the places of these, as :func:`sra_fast.mark` takes them.
         chat: the chat template that writes the messages; None for a prompt that is one text.
         unanswered: whether there may be no reply.
 

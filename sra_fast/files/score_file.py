@@ -60,7 +60,7 @@ class ScoringError(ArgumentError):
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """What the scores depend on besides the conversations, the model and the template.
+    """The options that scores depend on besides conversations, model and template.
 
     Attributes:
         definition: the definition that the column ``sra`` gives.

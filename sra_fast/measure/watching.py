@@ -37,7 +37,7 @@ from sra_fast.names import ProfileKind
 
 @dataclass(frozen=True)
 class WatchedCall:
-    """What one forward call of a watched model brought back.
+    """The masses that one forward call of a watched model brought back.
 
     Attributes:
         request: the answered request, which holds the masses.

@@ -100,7 +100,7 @@ class StandIn:
 
 @dataclass(frozen=True)
 class CountedCall:
-    """What one call asked of the device: in each attention layer, for the mask, to reduce."""
+    """Counts of one call's requests to the device: per attention layer, for the mask, to reduce."""
 
     layers: list[Counts]
     masks: list[Counts]

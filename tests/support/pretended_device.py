@@ -46,7 +46,7 @@ NO_LAUNCH = {
 
 @dataclass
 class Counts:
-    """What was asked of the devices.
+    """Counts of the calls that were made to the devices.
 
     Attributes:
         launches: calls that run on a device, by name.

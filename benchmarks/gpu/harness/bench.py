@@ -31,7 +31,7 @@ LEAST_SECONDS = 1.0  # a measurement is not begun with less
 
 @dataclass
 class Bench:
-    """What a section works with, and the means to run its measurements.
+    """The workbench of a section: its settings, and the means to run its measurements.
 
     Attributes:
         device: the device that is measured.

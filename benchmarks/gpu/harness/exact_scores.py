@@ -39,7 +39,7 @@ BLOCK_NUMBERS = 1 << 27  # float32 logits alive at once: half a GB
 
 @dataclass(frozen=True)
 class SdpaMasses:
-    """What the base model's SDPA forward pass says.
+    """The masses that follow from the base model's SDPA forward pass.
 
     Attributes:
         masses: ``[r, L, H]`` float32, of the rows chosen, on the CPU.

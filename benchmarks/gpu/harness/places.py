@@ -13,4 +13,4 @@ FAR_ROWS, FAR_STRIDES = "offsets over many batch rows", "offsets within a sequen
 FAR = (FAR_ROWS, FAR_STRIDES)
 ROWS_GRADIENT = "gradient of the mass from rows"
 KINDS = (*FUSED_KINDS, ROWS_GRADIENT)
-"""What this project's kernels do, each of which must give the same bits again and again."""
+"""The jobs of this project's kernels, each of which must give the same bits every time."""

@@ -29,7 +29,7 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 @dataclass(frozen=True)
 class HostWork:
-    """What the host did during a call.
+    """The work of the host during a call.
 
     Attributes:
         launches: how many kernels it launched.

@@ -92,7 +92,7 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class SectionOutcome:
-    """What came of a section.
+    """The outcome of a section.
 
     Attributes:
         name: the section's name.

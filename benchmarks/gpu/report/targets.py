@@ -110,7 +110,7 @@ HEADLINES = (
     Target("decoding step with mass: time", "floor: bytes of K and V at copy speed", "decode",
            "fastest/floor", _at("B", FULL.decode_batches, N=max(FULL.decode_keys)), bound=1.30),
 )  # fmt: skip
-"""What the report is for, the most decisive first."""
+"""The targets that the report judges, the most decisive first."""
 
 DETAILS = (
     Target("dense bf16 product, TFLOP/s", "–", "ceilings", "gemm_tflops", ({},)),

@@ -14,7 +14,7 @@ from benchmarks.gpu.harness import profiled, tensors
 from benchmarks.gpu.harness.bench import Bench, Entry
 
 KINDS = {"cudnn": "cuDNN", "flash": "FlashAttention", "fmha": "memory-efficient", "gemm": "math"}
-"""What a kernel's name holds, and what it is."""
+"""The family of a kernel, by a word that its name holds."""
 SHOWN = 90  # characters of a kernel's name
 
 
