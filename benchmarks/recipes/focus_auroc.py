@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 import sra_fast
 from benchmarks.measuring.compact_json import compact_json
@@ -56,11 +56,13 @@ def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(REPORT_SEED)
 
 
-def measured(prompts: Sequence[InjectedPrompt], model: object, tokenizer: object) -> Tensor:
+def measured(
+    prompts: Sequence[InjectedPrompt], model: nn.Module, tokenizer: PreTrainedTokenizerBase
+) -> Tensor:
     """Return the focus of every head on every prompt, ``[n, L, H]``."""
     rows = [
         sra_fast.mark(
-            tokenizer,  # type: ignore[arg-type]
+            tokenizer,
             [
                 {"role": "system", "content": prompt.instruction},
                 {"role": "user", "content": prompt.data},
@@ -70,7 +72,7 @@ def measured(prompts: Sequence[InjectedPrompt], model: object, tokenizer: object
         )
         for prompt in prompts
     ]
-    return head_focus(model, sra_fast.join(rows))  # type: ignore[arg-type]
+    return head_focus(model, sra_fast.join(rows))
 
 
 def split(shares: Tensor, prompts: Sequence[InjectedPrompt]) -> tuple[Tensor, Tensor]:
