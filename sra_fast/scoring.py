@@ -177,6 +177,6 @@ def _check_profiles(
 ) -> None:
     """Refuse profiles of more than so many bytes, and sources without profiles."""
     if profile is not None:
-        check_profile_size(profile_keys(content.marked), profile, served.decoder.config, most)
+        check_profile_size(profile_keys(content.marked), profile, served.attention_shape, most)
     elif content.sources is not None:
         raise ValueError(WITHOUT_PROFILE)

@@ -224,7 +224,7 @@ class FileScorer:
                 if self.options.profile is not None:
                     kept = [at for prompt in job.prompts for at in _reply_ends(prompt)]
                     most = self.options.profile_bytes
-                    check_profile_size(kept, self.options.profile, served.decoder.config, most)
+                    check_profile_size(kept, self.options.profile, served.attention_shape, most)
 
     def run(
         self,
