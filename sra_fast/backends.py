@@ -22,7 +22,7 @@ _BUILT_IN: tuple[str, ...] = get_args(Backend)
 
 
 class BackendModule(Protocol):
-    """What a backend offers: a module, or any other object, with these two functions.
+    """A backend of the op: a module, or any other object, with these two functions.
 
     Both are called with arguments that were checked, with autocast off and with at least one query.
     Shapes and dtypes are those of :func:`sra_fast.span_attention`; ``query`` is on q's device, and

@@ -17,7 +17,7 @@ from sra_fast.kernels.providers import PROVIDERS, AttentionCall, call_of
 
 @dataclass(frozen=True)
 class ProviderAnswer:
-    """What one provider of attention says to a call.
+    """The answer of one provider of attention to a call.
 
     Attributes:
         name: its name in ``backend="lse:NAME"``.

@@ -47,7 +47,7 @@ TurnLayout = Literal["as_generated", "as_written"]
 followed, or all as the chat template writes the whole conversation."""
 
 ProfileKind = Literal["mean", "layers", "heads"]
-"""What a profile keeps: the mean over layers and heads, each layer's mean, or every head."""
+"""The detail of a profile: the mean over layers and heads, each layer's mean, or every head."""
 
 SourceUnit = Literal["messages", "sentences", "documents"]
 """The units that a prompt is cut into, to tell the attention on each."""
@@ -57,7 +57,7 @@ RowChoice = Literal["response", "predicting", "last_prompt"]
 predict them, or the last one of the prompt."""
 
 TooLong = Literal["error", "drop", "cut_oldest_turns"]
-"""What happens to a conversation that is longer than the limit of training."""
+"""The ways to treat a conversation that is longer than the limit of training."""
 
 ClassifierKind = Literal["lexical", "embedding", "roberta"]
 """The kinds of strategy classifier: n-grams of words, sentence embeddings, or an encoder."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from sra_fast.result_joining import concatenated, taken
-from sra_fast.result_joining import joined as joined
 from sra_fast.result_tables import response_table, source_table
 from sra_fast.result_tensors import part
 from sra_fast.saved_results import read_saved, write_saved
@@ -140,7 +139,8 @@ class SRAResult:
         """Return the masses of each row of response ``i``: float32 ``[L, R_i, H, G]``.
 
         Its rows are its tokens and the position before each: for a response without gaps, the
-        position that predicts its first token, then its tokens in order.
+        position that predicts its first token, then its tokens in order. Where
+        :func:`sra_fast.score` was given other ``rows``, they are these.
 
         Raises:
             ValueError: the rows were not kept.

@@ -11,7 +11,7 @@ import torch
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.result_tensors import TENSORS
 from sra_fast.saved_shapes import misfit
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically, writable_file
 
 if TYPE_CHECKING:
     from sra_fast.result import SRAResult
@@ -28,11 +28,7 @@ def write_saved(result: SRAResult, path: str | Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    file = Path(path)
-    if file.is_dir():
-        raise IsADirectoryError(f"{path}: this is a folder; give the path of a file in it")
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {file.parent}; make it first")
+    file = writable_file(path)
     tensors = {f"by_layer/{name}": value for name, value in result.by_layer.items()}
     for name in TENSORS:
         value = getattr(result, name)

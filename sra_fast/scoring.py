@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,38 +12,25 @@ from torch import Tensor, nn
 
 from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
-from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
-from sra_fast.measure.laying_out import laid_out
-from sra_fast.measure.marked_query import Placed, build_query, query_as_given
-from sra_fast.measure.packing import Forward, forwards, fresh_rope
+from sra_fast.measure.packing import Forward, forwards
 from sra_fast.measure.profiles import (
     WITHOUT_PROFILE,
-    ProfileRecord,
-    attach_profiles,
     check_profile_kind,
     check_profile_size,
     profile_keys,
-    with_profiles,
 )
-from sra_fast.measure.reduction import reduce
-from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.row_choice import before_their_span, choose_rows, is_own_rows
-from sra_fast.measure.run_as_given import run_whole
+from sra_fast.measure.scorable import check_definable, check_lengths, check_token_ids
+from sra_fast.measure.scored_forward import WantedScores, run_given, run_laid_out
 from sra_fast.measure.self_check import self_check
-from sra_fast.measure.served import (
-    ServedModel,
-    evaluating,
-    may_be_stopped,
-    serve,
-    switched,
-    used_by_one,
-)
-from sra_fast.measure.spans import BatchRowError, MarkedBatch
+from sra_fast.measure.served import ServedModel, evaluating, serve, switched, used_by_one
+from sra_fast.measure.spans import MarkedBatch
 from sra_fast.measure.trial import tried
 from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind, RowChoice
-from sra_fast.result import SKIPPED, SRAResult, joined
+from sra_fast.result import SKIPPED, SRAResult
+from sra_fast.result_joining import joined
 from sra_fast.tools.sra_warning import SRAWarning
 
 
@@ -137,196 +123,60 @@ def score(
     own_rows = is_own_rows(rows)
     if profile is not None:
         check_profile_kind(profile)
-    asked = _Asked(
-        definition,
-        keep_rows,
-        backend,
-        forward_tokens,
-        check,
-        profile,
-        profile_bytes,
-        rows,
-        own_rows,
-    )
     served = serve(model)
     with used_by_one(served.decoder):
-        return _score(served, batch, asked)
+        refuse_adapters(served.top)
+        served = tried(served)
+        content = read_content(served, batch, unanswered=not own_rows)
+        content = replace(content, marked=choose_rows(content.marked, rows))
+        if (told := before_their_span(content.marked)) is not None:
+            warnings.warn(told, SRAWarning, stacklevel=2)
+        _check_profiles(served, content, profile, profile_bytes)
+        check_definable(content.marked, definition)
+        check_lengths(served, content.marked)
+        plan = _planned(served, content, forward_tokens)
+        checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
+        wanted = WantedScores(definition, keep_rows, backend, profile)
+        with torch.no_grad(), switched(served), evaluating(served.whole):
+            if plan is None:
+                result = run_given(served, content, wanted)
+            else:
+                results = [run_laid_out(served, content, forward, wanted) for forward in plan]
+                result = joined(results).take(_order(plan, content.marked))
+        return replace(result, checked=checked)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is asked of a score, as its arguments say, and whether rows are a response's own."""
+def _planned(
+    served: ServedModel, content: BatchContent, forward_tokens: int
+) -> list[Forward] | None:
+    """Return the forward passes that the sequences are laid out in, or None to run them as given.
 
-    definition: str
-    keep_rows: bool
-    backend: str
-    forward_tokens: int
-    check: bool
-    profile: ProfileKind | None
-    profile_bytes: int
-    rows: RowChoice | Tensor
-    own_rows: bool
+    Raises:
+        BatchRowError: a token has no embedding.
+    """
+    if not content.only_tokens or served.fed_from_above:
+        return None
+    check_token_ids(served, content.marked, content.tokens["input_ids"])
+    lengths = [sequence.length for sequence in content.marked.sequences]
+    return forwards(served, lengths, forward_tokens)
 
 
-def _score(served: ServedModel, batch: Mapping[str, Any], asked: _Asked) -> SRAResult:
-    """Measure a batch with a model that nobody else scores with meanwhile, as :func:`score`."""
-    refuse_adapters(served.top)
-    served = tried(served)
-    content = read_content(served, batch, unanswered=not asked.own_rows)
-    content = replace(content, marked=choose_rows(content.marked, asked.rows))
-    marked = content.marked
-    if (told := before_their_span(marked)) is not None:
-        warnings.warn(told, SRAWarning, stacklevel=3)
-    if asked.profile is not None:
-        config = served.decoder.config
-        check_profile_size(profile_keys(marked), asked.profile, config, asked.profile_bytes)
-    elif content.sources is not None:
-        raise ValueError(WITHOUT_PROFILE)
-    _check_definable(marked, asked.definition)
-    _check_lengths(served, marked)
-    lengths = [sequence.length for sequence in marked.sequences]
-    laid_out_anew = content.only_tokens and not served.fed_from_above
-    if laid_out_anew:
-        _check_ids(served, marked, content.tokens["input_ids"])
-    plan = [Forward(tuple(range(len(lengths))), packed=False)]
-    if laid_out_anew:
-        plan = forwards(served, lengths, asked.forward_tokens)
-    checked = self_check(served, asked.backend) if asked.check else f"{SKIPPED}switched off"
-    with torch.no_grad(), switched(served), evaluating(served.whole):
-        results = [
-            _run(served, content, forward, asked)
-            if laid_out_anew
-            else _run_as_given(served, content, asked)
-            for forward in plan
-        ]
+def _order(plan: Sequence[Forward], marked: MarkedBatch) -> list[int]:
+    """Return which response of the passes, one pass after another, is each one of the batch."""
     done = [
         (member, number)
         for forward in plan
         for member in forward.members
         for number in range(len(marked.sequences[member].responses))
     ]
-    in_order = sorted(range(len(done)), key=done.__getitem__)
-    return replace(joined(results).take(in_order), checked=checked)
+    return sorted(range(len(done)), key=done.__getitem__)
 
 
-def _run(served: ServedModel, content: BatchContent, forward: Forward, asked: _Asked) -> SRAResult:
-    """Run one forward pass, and return the results of its members' responses, in their order."""
-    marked, input_ids = content.marked, content.tokens["input_ids"]
-    pieces = []
-    for member in forward.members:
-        sequence = marked.sequences[member]
-        pieces.append(input_ids[sequence.row, sequence.start : sequence.end])
-    inputs, places = laid_out(pieces, forward.packed)
-    shape = inputs["input_ids"].shape
-    query, placed = build_query(marked, forward.members, places, shape)
-    request = _request(query, placed, marked, forward.members, places, asked)
-    request.stop_after = _last_layer(served) if served.can_stop else None
-    device = _input_device(served)
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-    with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
-        served.decoder(**inputs, use_cache=False, **{REQUEST: request})
-    return _reduced(served, request, placed, content, forward.members, asked)
-
-
-def _run_as_given(served: ServedModel, content: BatchContent, asked: _Asked) -> SRAResult:
-    """Run the whole model once on a batch whose inputs cannot be laid out anew."""
-    marked = content.marked
-    query, placed = query_as_given(marked)
-    members = range(len(marked.sequences))
-    places = [(sequence.row, sequence.start) for sequence in marked.sequences]
-    request = _request(query, placed, marked, members, places, asked)
-    request.stop_after = _last_layer(served) if may_be_stopped(served.whole) else None
-    with fresh_rope(served.decoder):
-        inputs = {**content.tokens, **content.model_inputs}
-        run_whole(served, inputs, request, _input_device(served))
-    return _reduced(served, request, placed, content, members, asked)
-
-
-def _request(
-    query: SpanQuery,
-    placed: Placed,
-    marked: MarkedBatch,
-    members: Sequence[int],
-    places: Sequence[tuple[int, int]],
-    asked: _Asked,
-) -> SpanRequest:
-    """Make a request for the masses and, if wanted, for the profiles."""
-    record = None
-    if asked.profile is not None:
-        query, record = with_profiles(query, placed, marked, members, places, asked.profile)
-    return SpanRequest(
-        query, mass_grad=False, in_outputs=False, backend=asked.backend, profiles=record
-    )
-
-
-def _reduced(
-    served: ServedModel,
-    request: SpanRequest,
-    placed: Placed,
-    content: BatchContent,
-    members: Sequence[int],
-    asked: _Asked,
-) -> SRAResult:
-    """Return the results of the responses of a forward pass, with their profiles if any."""
-    marked, layers = content.marked, served.attention_layers
-    result = reduce(request, placed, marked, members, layers, asked.definition, asked.keep_rows)
-    record = request.profiles
-    if not isinstance(record, ProfileRecord):
-        return result
-    ids = content.tokens.get("input_ids")
-    return attach_profiles(result, record, marked, members, ids, content.sources)
-
-
-def _last_layer(served: ServedModel) -> int | None:
-    """Return the layer with whose mass a forward pass may end."""
-    return max(served.attention_layers, default=None)
-
-
-def _input_device(served: ServedModel) -> torch.device:
-    """Return where token ids go; the hook of an offloaded embedding moves them on by itself."""
-    device = served.decoder.get_input_embeddings().weight.device
-    return torch.device("cpu") if device.type == "meta" else device
-
-
-def _check_lengths(served: ServedModel, marked: MarkedBatch) -> None:
-    limit = served.context_length
-    for sequence in marked.sequences:
-        if limit is not None and sequence.length > limit:
-            raise BatchRowError(
-                sequence.row,
-                f"{sequence.length} tokens, and {served.name} reaches to {limit}; shorten the "
-                "conversation or take a template that keeps fewer turns",
-            )
-
-
-def _check_ids(served: ServedModel, marked: MarkedBatch, input_ids: Tensor) -> None:
-    """Check that every token has an embedding; on a GPU an unknown one would end all further work.
-
-    Padding is not looked at: it is not run, and tokenizers give it numbers of their own.
-    """
-    known = getattr(served.decoder.get_input_embeddings(), "num_embeddings", None)
-    if known is None:
-        return
-    ids = input_ids.cpu()
-    for sequence in marked.sequences:
-        here = ids[sequence.row, sequence.start : sequence.end]
-        if bool((unknown := (here < 0) | (here >= known)).any()):
-            at = int(unknown.nonzero()[0])
-            raise BatchRowError(
-                sequence.row,
-                f"token id {int(here[at])} at position {sequence.start + at}, and {served.name} "
-                f"has embeddings for 0 to {known - 1}; encode with the model's own tokenizer, or "
-                "call model.resize_token_embeddings if it has new tokens",
-            )
-
-
-def _check_definable(marked: MarkedBatch, definition: str) -> None:
-    if definition not in ("reference", "table1"):
-        return
-    for sequence in marked.sequences:
-        if int(sequence.spans[0].sum()) < 2:
-            raise BatchRowError(
-                sequence.row,
-                f"{definition!r} leaves out the span's last token, and {marked.names[0]!r} has "
-                "only one; use definition='paper'",
-            )
+def _check_profiles(
+    served: ServedModel, content: BatchContent, profile: ProfileKind | None, most: int
+) -> None:
+    """Refuse profiles of more than so many bytes, and sources without profiles."""
+    if profile is not None:
+        check_profile_size(profile_keys(content.marked), profile, served.attention_shape, most)
+    elif content.sources is not None:
+        raise ValueError(WITHOUT_PROFILE)

@@ -51,7 +51,7 @@ def unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten after it."""
+    """Forget after a test whatever it registers."""
     from sra_fast import backends, definitions
 
     for registry in (backends._OWN, definitions._OWN):

@@ -213,6 +213,13 @@ def test_profiles_of_two_kinds_at_once_are_refused() -> None:
         sra_fast.monitor(model, profile="heads"),
     ):
         pass
+    with sra_fast.monitor(model), sra_fast.monitor(model) as last:
+        with sra_fast.monitor(model, profile="mean"):
+            model(**marked_batch((40,)))
+        with sra_fast.monitor(model, profile="heads") as other:  # the first has left
+            model(**marked_batch((40,)))
+    assert [found.profile(0).ndim for found in other.results] == [3]
+    assert len(last.results) == 2
     unknown: Any = "all"
     with pytest.raises(ValueError, match="profile: expected"):
         sra_fast.monitor(model, profile=unknown).__enter__()

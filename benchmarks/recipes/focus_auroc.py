@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sra_fast
@@ -57,7 +57,7 @@ def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(REPORT_SEED)
 
 
-def measured(prompts: Sequence[InjectedPrompt], model: Any, tokenizer: Any) -> Tensor:
+def measured(prompts: Sequence[InjectedPrompt], model: nn.Module, tokenizer: Any) -> Tensor:
     """Return the focus of every head on every prompt, ``[n, L, H]``."""
     rows = [
         sra_fast.mark(

@@ -18,7 +18,7 @@ _AROUND = 8  # characters on either side that a character is tokenised with
 
 @dataclass(frozen=True)
 class Loss:
-    """What a tokenizer did to a text.
+    """A character or an end of a text that a tokenizer lost.
 
     Attributes:
         positions: the characters of the text that are lost.

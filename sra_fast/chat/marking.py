@@ -28,6 +28,7 @@ from sra_fast.chat.text_places import Place, PromptText, TextRange
 from sra_fast.chat.thoughts import Thoughts, without_tags
 from sra_fast.chat.token_marks import mark_ranges, mark_sources
 from sra_fast.names import SourceUnit
+from sra_fast.tools.sra_warning import SRAWarning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,32 +83,27 @@ def mark(
             chat template drops, doubles or alters a text that is marked.
 
     Warns:
-        UserWarning: all of a span comes after a reply, which then pays it no attention.
+        SRAWarning: all of a span comes after a reply, which then pays it no attention.
     """
-    as_text = isinstance(prompt, str)
-    texts = [PromptText(prompt, None)] if isinstance(prompt, str) else message_texts(prompt)
-    chat = None
-    if as_text:
+    if isinstance(prompt, str):
         check_fast(tokenizer)
         if generation_prompt or template_arguments:
             raise EncodingError(
                 "generation_prompt and template_arguments are for messages; a prompt that is one "
                 "text is taken as it is"
             )
-    else:
-        chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
-    marks = find_marks(texts, spans, response, sources, chat, generation_prompt)
-    if chat is None:
+        marks = find_marks([PromptText(prompt, None)], spans, response, sources)
         named = tuple(
             (Part(0, at.start, at.end, name), at.start, at.end) for name, at in marks.ranges()
         )
-        written = ChatText(texts[0].content, named)
-        special = not texts[0].content.startswith(control_tokens(tokenizer))
-    else:
-        arguments = {**(template_arguments or {}), "add_generation_prompt": generation_prompt}
-        written = _write(chat, prompt, texts, marks, arguments)  # type: ignore[arg-type]
-        special = False  # the chat template has written them
-    return _tokenised(tokenizer, written, marks, special)
+        special = not prompt.startswith(control_tokens(tokenizer))
+        return _tokenised(tokenizer, ChatText(prompt, named), marks, special)
+    texts = message_texts(prompt)
+    chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
+    marks = find_marks(texts, spans, response, sources, chat, unanswered=generation_prompt)
+    arguments = {**(template_arguments or {}), "add_generation_prompt": generation_prompt}
+    written = _write(chat, prompt, texts, marks, arguments)
+    return _tokenised(tokenizer, written, marks, special=False)  # the template has written them
 
 
 def _write(
@@ -147,7 +143,7 @@ def _write(
 def _tokenised(
     tokenizer: Any, written: ChatText, marks: PromptMarks, special: bool
 ) -> dict[str, Any]:
-    """Tokenise a written prompt and mark its tokens."""
+    """Tokenise a written prompt, with special tokens if wanted, and mark its tokens."""
     where = {
         TextRange(part.message, part.start, part.end): (start, end)
         for part, start, end in written.spans
@@ -203,5 +199,6 @@ def _warn_of_later_spans(
                     f"response {number} ends at token {last}, before the span {name!r} begins at "
                     f"token {first}, so it pays it no attention and every mass is 0; were the two "
                     "swapped?",
+                    SRAWarning,
                     stacklevel=4,
                 )

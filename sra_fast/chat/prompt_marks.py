@@ -62,9 +62,21 @@ def find_marks(
     spans: Mapping[str, Place | list[Place]],
     response: Place | list[Place] | None,
     sources: SourceUnit | Mapping[str, Place | list[Place]] | None,
-    chat: ChatTemplate | None,
-    unanswered: bool,
+    chat: ChatTemplate | None = None,
+    unanswered: bool = False,
 ) -> PromptMarks:
+    """Find every place that a user points at in a prompt.
+
+    Args:
+        texts: the prompt's texts.
+        spans, response, sources: the places of these, as :func:`sra_fast.mark` takes them.
+        chat: the chat template that writes the messages; None for a prompt that is one text.
+        unanswered: whether there may be no reply.
+
+    Raises:
+        TypeError: an argument is of no known kind.
+        EncodingError: a place is not there or ambiguous, or sources or replies overlap.
+    """
     if not isinstance(spans, Mapping) or not spans:
         raise TypeError("spans: expected {name: place} with at least one span")
     places = {name: find_places(texts, place, f"span {name!r}") for name, place in spans.items()}

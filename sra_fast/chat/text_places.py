@@ -100,9 +100,12 @@ def _find(texts: Sequence[PromptText], place: object, name: str) -> list[TextRan
         return _of_pattern(texts, place, name)
     if isinstance(place, int) and not isinstance(place, bool):
         return [_of_message(texts, place, name)]
-    numbers = isinstance(place, tuple) and all(type(number) is int for number in place)
-    if numbers and len(place) in (2, 3):  # type: ignore[arg-type]
-        return [_of_range(texts, place, name)]  # type: ignore[arg-type]
+    if (
+        isinstance(place, tuple)
+        and len(place) in (2, 3)
+        and all(type(number) is int for number in place)
+    ):
+        return [_of_range(texts, place, name)]
     raise TypeError(
         f"{name}: expected a text, a compiled pattern, the index of a message, "
         f"(message, start, end), or a list of these, got {place!r}"

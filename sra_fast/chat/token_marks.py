@@ -103,17 +103,20 @@ def mark_sources(
     Args:
         written: the prompt.
         offsets: the range of characters that each of the T tokens stands for.
-        sources: ``(number, start, end)``, in characters of the prompt; disjoint, numbers from 1.
+        sources: ``(number, start, end)`` of each piece of a source, in characters of the prompt;
+            disjoint, numbers from 1.
 
     Raises:
         EncodingError: a source has no token left.
     """
     starts, ends = torch.tensor(offsets, dtype=torch.int64).reshape(-1, 2).unbind(1)
     label = torch.zeros(len(written.text) + 1, dtype=torch.int32)
-    for number, start, end in sources:
-        label[start:end] = number
+    for piece, (_, start, end) in enumerate(sources, 1):
+        label[start:end] = piece
     first, _ = _first_and_last(label, _with_blanks(starts, ends), ends)
-    marks = _without_holes(first)
+    # By piece first: what stands between two pieces of one source belongs to neither.
+    number_of = torch.tensor([0, *(number for number, _, _ in sources)], dtype=torch.int32)
+    marks = number_of[_without_holes(first).long()]
     missing = sorted({number for number, _, _ in sources} - set(marks.unique().tolist()))
     if missing:
         start, end = next((s, e) for number, s, e in sources if number == missing[0])

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from sra_fast.cli import options
-from sra_fast.cli.inputs import RESULTS, choose_templates, make_scorer
+from sra_fast.cli.inputs import RESULTS, choose_strategies, choose_templates, make_scorer
 from sra_fast.cli.session import session
 from sra_fast.names import FORWARD_TOKENS
 
@@ -49,6 +49,7 @@ def compare(
         from sra_fast.cli.tables import comparison_tables
         from sra_fast.files.run_date import DATE, first_day
         from sra_fast.files.run_folder import RunFolder
+        from sra_fast.files.score_file import ScoringOptions
         from sra_fast.report.comparison import compare as compared
         from sra_fast.report.comparison import interval_note, undefined_note
         from sra_fast.report.write import REPORT_FILES, write_report
@@ -56,20 +57,18 @@ def compare(
 
         conversations = read_conversations(file)
         folder = out or RESULTS / f"{file.stem}-compare"
-        scorer = make_scorer(
-            file,
-            model,
-            strategies,
-            definition,
-            batch_tokens,
-            dtype,
-            device,
-            backend,
-            layout,
-            thoughts,
-            allow_missing=allow_missing,
+        wanted = ScoringOptions(
+            definition=definition,
+            strategies=choose_strategies(strategies),
+            batch_tokens=batch_tokens,
+            dtype=dtype,
+            device=device,
+            backend=backend,
+            layout=layout,
+            thoughts=thoughts,
             check=check,
         )
+        scorer = make_scorer(file, model, wanted, allow_missing=allow_missing)
         day = first_day(folder, scorer.source)
         dated = {} if day is None else {DATE: day}
         whole = RunFolder(folder, scorer.settings("compare", turns=turns, **dated))

@@ -11,7 +11,7 @@ from sra_fast.cli import options
 from sra_fast.cli.compare import TEMPLATE_FOLDERS, template_folder
 from sra_fast.cli.inputs import make_scorer
 from sra_fast.cli.session import session
-from sra_fast.names import FORWARD_TOKENS, Device, DType
+from sra_fast.names import Device, DType
 
 _CONVERSATIONS = Path(__file__).parents[1] / "chat" / "data" / "demo_conversations.jsonl"
 _DRIFT_FOLDER = "drift"
@@ -57,6 +57,7 @@ def demo(
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
         from sra_fast.files.run_folder import RunFolder
+        from sra_fast.files.score_file import ScoringOptions
         from sra_fast.report.comparison import compare
         from sra_fast.report.write import REPORT_FILES, write_report
 
@@ -65,18 +66,8 @@ def demo(
         long = [one for one in conversations if one.response is None]
         definition = "paper"
         chosen = quick_dtype(device) if dtype == "auto" else dtype
-        scorer = make_scorer(
-            _CONVERSATIONS,
-            model,
-            None,
-            definition,
-            FORWARD_TOKENS,
-            chosen,
-            device,
-            "auto",
-            allow_missing=allow_missing,
-            check=check,
-        )
+        wanted = ScoringOptions(definition=definition, dtype=chosen, device=device, check=check)
+        scorer = make_scorer(_CONVERSATIONS, model, wanted, allow_missing=allow_missing)
         scorer.load()
         whole = RunFolder(out, scorer.settings("demo"))
         with whole.opened(replacing=[TEMPLATE_FOLDERS, _DRIFT_FOLDER, *REPORT_FILES]):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from sra_fast.names import PROFILE_BYTES, Device, DType, ProfileKind, SourceUnit, TurnLayout
-
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
-    from sra_fast.chat.thoughts import Thoughts
-    from sra_fast.files.score_file import FileScorer
+    from sra_fast.files.score_file import FileScorer, ScoringOptions
 
 RESULTS = Path("sra-results")
 
@@ -48,41 +46,18 @@ def choose_templates(names: str, option: str) -> list[PromptTemplate]:
 
 
 def make_scorer(
-    file: Path,
-    model: str,
-    strategies: Path | None,
-    definition: str,
-    batch_tokens: int,
-    dtype: DType,
-    device: Device,
-    backend: str,
-    layout: TurnLayout = "as_generated",
-    thoughts: Thoughts | None = None,
-    *,
-    allow_missing: bool,
-    check: bool = True,
-    profile: ProfileKind | None = None,
-    profile_bytes: int = PROFILE_BYTES,
-    sources: SourceUnit | None = None,
+    file: Path, model: str, wanted: ScoringOptions, *, allow_missing: bool
 ) -> FileScorer:
     """Return the scorer for a file, whose model is not loaded yet."""
-    from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
     from sra_fast.files.models import choose_device, find_model
-    from sra_fast.files.score_file import FileScorer, ScoringOptions
+    from sra_fast.files.score_file import FileScorer
 
-    choose_device(device)
-    options = ScoringOptions(
-        definition=definition,
-        strategies=DEFAULT_STRATEGIES if strategies is None else read_strategies(strategies),
-        batch_tokens=batch_tokens,
-        dtype=dtype,
-        device=device,
-        backend=backend,
-        layout=layout,
-        thoughts=thoughts,
-        check=check,
-        profile=profile,
-        profile_bytes=profile_bytes,
-        sources=sources,
-    )
-    return FileScorer(find_model(model, allow_missing=allow_missing), file, options)
+    choose_device(wanted.device)
+    return FileScorer(find_model(model, allow_missing=allow_missing), file, wanted)
+
+
+def choose_strategies(file: Path | None) -> Mapping[str, str]:
+    """Return the strategies in a user's file, or the library's own if there is none."""
+    from sra_fast.chat.strategies import DEFAULT_STRATEGIES, read_strategies
+
+    return DEFAULT_STRATEGIES if file is None else read_strategies(file)

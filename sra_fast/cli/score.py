@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sra_fast.cli import options
-from sra_fast.cli.inputs import RESULTS, choose_template, make_scorer
+from sra_fast.cli.inputs import RESULTS, choose_strategies, choose_template, make_scorer
 from sra_fast.cli.session import session
 from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind, SourceUnit
 
@@ -75,6 +75,7 @@ def score(
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import estimates_table
         from sra_fast.files.run_folder import RUN
+        from sra_fast.files.score_file import ScoringOptions
         from sra_fast.files.score_folder import MASSES
         from sra_fast.files.score_tables import SCORES_JSONL, SCORES_PARQUET
         from sra_fast.report.comparison import groups, interval_note, mean_sra, undefined_note
@@ -82,23 +83,21 @@ def score(
 
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
-        scorer = make_scorer(
-            file,
-            model,
-            strategies,
-            definition,
-            batch_tokens,
-            dtype,
-            device,
-            backend,
-            layout,
-            thoughts,
-            allow_missing=allow_missing,
+        wanted = ScoringOptions(
+            definition=definition,
+            strategies=choose_strategies(strategies),
+            batch_tokens=batch_tokens,
+            dtype=dtype,
+            device=device,
+            backend=backend,
+            layout=layout,
+            thoughts=thoughts,
             check=check,
             profile=profile,
             profile_bytes=profile_bytes,
             sources=None if profile is None else sources or "messages",
         )
+        scorer = make_scorer(file, model, wanted, allow_missing=allow_missing)
         job = scorer.prepare("score", folder, conversations, chosen, turns)
         with token_progress(current, [job]) as on_progress:
             (scored,) = scorer.run([job], on_progress)

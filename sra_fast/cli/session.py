@@ -1,4 +1,4 @@
-"""What every command does around its work: it directs the output and sets the exit status."""
+"""Run the work of a command: direct its output, and set its exit status."""
 
 from __future__ import annotations
 

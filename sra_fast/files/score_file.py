@@ -61,7 +61,7 @@ class ScoringError(ArgumentError):
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """What the scores depend on besides the conversations, the model and the template.
+    """The options that scores depend on besides conversations, model and template.
 
     Attributes:
         definition: the definition that the column ``sra`` gives.
@@ -228,7 +228,7 @@ class FileScorer:
                 if self.options.profile is not None:
                     kept = [at for prompt in job.prompts for at in _reply_ends(prompt)]
                     most = self.options.profile_bytes
-                    check_profile_size(kept, self.options.profile, served.decoder.config, most)
+                    check_profile_size(kept, self.options.profile, served.attention_shape, most)
 
     def run(
         self,

@@ -15,12 +15,12 @@ from sra_fast.tools.atomic import replaced_atomically, write_json_lines
 from sra_fast.tools.missing_extra import needed
 
 ScoreRow = dict[str, Any]
-"""What the tables say of one response, by column."""
+"""One line of the tables: the values of one response by column."""
 
 SCORES_JSONL = "scores.jsonl"
 SCORES_PARQUET = "scores.parquet"
 META = "meta/"
-"""What the columns of a conversation's metadata begin with, in the tables."""
+"""The beginning of the names of the columns that hold a conversation's metadata."""
 
 
 def score_rows(

@@ -49,7 +49,7 @@ _OUTPUTS = (
 
 @dataclass(frozen=True)
 class BatchContent:
-    """What a batch holds.
+    """The contents of a batch, read and checked.
 
     Attributes:
         marked: its sequences, with their spans and responses.

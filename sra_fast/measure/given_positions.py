@@ -20,7 +20,7 @@ from sra_fast.measure.sequences import numbered_by_position, numbered_runs
 
 POSITIONS = "position_ids"
 BOUNDARY_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
-"""What collators without padding add: where packed sequences end, which the positions say too."""
+"""The keys by which collators without padding say where packed sequences end, as positions do."""
 
 _TEXT_FIRST = 4  # [4, B, T]: the text's positions, then the three axes of the rotary embedding
 _Segments = list[tuple[int, int, int]]
@@ -28,7 +28,7 @@ _Segments = list[tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class GivenPositions:
-    """What the positions of a batch say.
+    """The order of tokens that the positions of a batch tell.
 
     Attributes:
         segments: ``(row, start, end)`` of each packed sequence, or None where ``attention_mask``,

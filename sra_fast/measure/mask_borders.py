@@ -31,7 +31,7 @@ _ASKED = "asked_of_the_model"
 
 @dataclass(frozen=True)
 class Sight:
-    """What a layer was told of the keys that its queries see.
+    """The arguments that tell a layer which keys its queries see.
 
     Attributes:
         asked: the arguments that its mask was made of.
@@ -45,7 +45,7 @@ class Sight:
 
 
 class SightedRequest(SpanRequest):
-    """A request that also keeps which modules attend, and what each was told of its sight.
+    """A request that also keeps the modules that attend and the arguments of their sight.
 
     Attributes:
         modules: ``{layer_idx: module}`` of the modules that attend.

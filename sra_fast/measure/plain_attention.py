@@ -58,8 +58,16 @@ def plain_attention(
                 query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
             )
     asking = asking_nothing(reading.pieces, query.shape[0], keys, query.device)
-    rule = {"scale": scale, "window": reading.window, "softcap": softcap, "sinks": sinks}
-    return span_attention(query, key, value, asking, **rule).out  # type: ignore[arg-type]
+    return span_attention(
+        query,
+        key,
+        value,
+        asking,
+        scale=scale,
+        window=reading.window,
+        softcap=softcap,
+        sinks=sinks,
+    ).out
 
 
 def _makes_no_map(query: Tensor, key: Tensor, value: Tensor) -> bool:

@@ -17,7 +17,6 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from sra_fast.kernels.contract import ProfileQuery, SpanQuery
 from sra_fast.measure.marked_query import Placed
@@ -160,8 +159,8 @@ def attach_profiles(
         bits = (sequence.spans.to(torch.int32) << of_span).sum(dim=0, dtype=torch.int32)
         for response in sequence.responses:
             here = slice(sequence.start, sequence.start + int(response.measured[-1]) + 1)
-            own = response.tokens.tolist() or [response.after]
-            ranges.append((own[0], own[-1] + len(response.tokens[-1:])))
+            own = response.tokens.tolist()
+            ranges.append((own[0], own[-1] + 1) if own else (response.after, response.after))
             spans.append(bits[: here.stop - here.start])
             if input_ids is not None:
                 tokens.append(input_ids[sequence.row, here].cpu().to(torch.int32))
@@ -211,20 +210,20 @@ def profile_keys(batch: MarkedBatch) -> list[int]:
 
 
 def check_profile_size(
-    kept: Sequence[int], kind: ProfileKind, config: PretrainedConfig, most: int
+    kept: Sequence[int], kind: ProfileKind, shape: tuple[int, int], most: int
 ) -> None:
     """Refuse profiles that would take too much memory, before anything runs.
 
     Args:
         kept: how many keys the profile of each response is kept over.
         kind: what is to be kept.
-        config: the decoder's configuration, which has its numbers of layers and heads.
+        shape: the numbers of attention layers and of heads in each.
         most: the most bytes.
 
     Raises:
         ValueError: they take more; the kinds that take less are named, with their sizes.
     """
-    keys, layers, heads = sum(kept), config.num_hidden_layers, config.num_attention_heads
+    keys, (layers, heads) = sum(kept), shape
     sizes = {"mean": 4 * keys, "layers": 4 * keys * layers, "heads": 4 * keys * layers * heads}
     if sizes[kind] <= most:
         return

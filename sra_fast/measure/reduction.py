@@ -20,9 +20,8 @@ from sra_fast.measure.response_rows import AllRowMasses, ResponseRows
 from sra_fast.measure.spans import BatchRowError, MarkedBatch, MarkedSequence
 from sra_fast.result import SRAResult
 
-LEAST_REST = (
-    2.0**-20
-)  # 1 − null is off by 2⁻²⁴ and more, so a smaller rest would be mostly rounding
+# 1 − null is off by 2⁻²⁴ and more, so a smaller rest would be mostly rounding.
+LEAST_REST = 2.0**-20
 
 
 class UnansweredRequestError(RuntimeError):

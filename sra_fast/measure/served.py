@@ -78,6 +78,12 @@ class ServedModel:
         return f"{type(self.decoder).__name__} ({self.config.model_type})"
 
     @property
+    def attention_shape(self) -> tuple[int, int]:
+        """The number of attention layers (of all layers, if unknown) and of heads in each."""
+        layers = len(self.attention_layers) or self.config.num_hidden_layers
+        return layers, self.config.num_attention_heads
+
+    @property
     def context_length(self) -> int | None:
         """The longest prompt, in tokens, that the model's positions reach to; None for no limit."""
         if "dynamic" in rope_types(self.config):

@@ -41,7 +41,7 @@ _NOISE = 1e-3  # of a mass, between two runs of the same computation in half pre
 
 @dataclass(frozen=True)
 class _Findings:
-    """What a trial found in a decoder.
+    """The findings of a trial of a decoder.
 
     Attributes:
         parts: the identities of the decoder's modules, and of what hangs above it, by which a

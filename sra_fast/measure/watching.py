@@ -37,7 +37,7 @@ from sra_fast.names import ProfileKind
 
 @dataclass(frozen=True)
 class WatchedCall:
-    """What one forward call of a watched model brought back.
+    """The masses that one forward call of a watched model brought back.
 
     Attributes:
         request: the answered request, which holds the masses.
@@ -105,8 +105,7 @@ class Watch:
     def __init__(self, served: ServedModel, backend: str) -> None:
         self._served = served
         self._backend = backend
-        self._listeners: dict[object, tuple[Listener, bool]] = {}
-        self._profile: ProfileKind | None = None
+        self._listeners: dict[object, tuple[Listener, bool, ProfileKind | None]] = {}
         self._pending: WatchedCall | None = None
         self._switch = ExitStack()
         self._hooks = [
@@ -122,14 +121,14 @@ class Watch:
         Raises:
             ValueError: another listener asked for profiles of another kind.
         """
-        if profile is not None and self._profile not in (None, profile):
+        known = self._profile()
+        if profile is not None and known not in (None, profile):
             raise ValueError(
-                f"profile: the model is watched already with profile={self._profile!r}, so that "
+                f"profile: the model is watched already with profile={known!r}, so that "
                 f"{profile!r} cannot be recorded too"
             )
-        self._profile = profile or self._profile
         key = object()
-        self._listeners[key] = (listener, mass_grad)
+        self._listeners[key] = (listener, mass_grad, profile)
         return key
 
     def leave(self, key: object) -> None:
@@ -144,6 +143,11 @@ class Watch:
         """Give the model the attention back that it was found with."""
         self._pending = None
         self._switch.close()
+
+    def _profile(self) -> ProfileKind | None:
+        """Return the kind of profile that those who listen now want, if any of them does."""
+        kinds = (profile for _, _, profile in self._listeners.values())
+        return next((kind for kind in kinds if kind is not None), None)
 
     @torch.compiler.disable
     def _before(
@@ -166,13 +170,14 @@ class Watch:
         marked = read_marks(self._served, inputs)
         query, placed = query_as_given(marked)
         sources, record = read_sources(inputs, marked), None
-        if self._profile is not None:
+        profile = self._profile()
+        if profile is not None:
             members = range(len(marked.sequences))
             places = [(sequence.row, sequence.start) for sequence in marked.sequences]
-            query, record = with_profiles(query, placed, marked, members, places, self._profile)
+            query, record = with_profiles(query, placed, marked, members, places, profile)
         elif sources is not None:
             raise ValueError(WITHOUT_PROFILE)
-        wants_grad = any(mass_grad for _, mass_grad in self._listeners.values())
+        wants_grad = any(mass_grad for _, mass_grad, _ in self._listeners.values())
         request = SpanRequest(
             query,
             mass_grad=wants_grad and torch.is_grad_enabled(),
@@ -200,7 +205,7 @@ class Watch:
         finished = False
         try:
             if answer is not None and output is not None:  # None: the forward failed
-                for listener, _ in list(self._listeners.values()):
+                for listener, _, _ in list(self._listeners.values()):
                     listener(answer)
                 finished = True
         finally:

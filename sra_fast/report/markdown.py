@@ -15,9 +15,9 @@ MEANING: dict[str, str] = {
     "reference": "mean attention per strategy token, without the null attention",
     "table1": "as reference, at the first reply token only",
 }
-"""What each built-in definition of SRA says, in one phrase."""
+"""The meaning of each built-in definition of SRA, in one phrase."""
 OWN_MEANING = "a definition of the user's own"
-"""What is said of every other."""
+"""The phrase for every other definition."""
 
 COLUMNS = ("responses", "dialogues", "SRA", f"{LEVEL:.0%} interval", "log SRA")
 

@@ -28,6 +28,20 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def writable_file(path: str | Path) -> Path:
+    """Return the path of a file that is to be written, whose folder is there.
+
+    Raises:
+        OSError: it is a folder, or there is no folder to write it to; the message has the path.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise IsADirectoryError(f"{path}: this is a folder; give the path of a file in it")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {file.parent}; make it first")
+    return file
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with replaced_atomically(path) as temporary:

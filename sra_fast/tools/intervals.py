@@ -40,7 +40,7 @@ from sra_fast.tools.small_samples import flat, pulls, student_limits, without_ea
 
 Kind = Literal["pearson", "spearman"]
 Scale = Literal["plain", "log", "logit", "fisher"]
-"""What a figure is turned into before its interval is computed: log x, log(x/(1 − x)), artanh x."""
+"""The scale that an interval is computed on: of x itself, log x, log(x/(1 − x)) or artanh x."""
 
 
 def correlation(

@@ -73,7 +73,7 @@ class Registry(Generic[Thing]):
 
     @property
     def registered(self) -> Mapping[str, Thing]:
-        """What is registered by now, sorted by name."""
+        """The things that are registered by now, sorted by name."""
         return dict(sorted(self._things.items()))
 
     def register(self, name: str, thing: Thing) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from chat_tokenizers import SOUND_TEMPLATES, TOKENIZERS, byte_level_bpe
 from sra_fast.chat.batch_joining import join
 from sra_fast.chat.chat_template import EncodingError
 from sra_fast.chat.marking import mark
+from sra_fast.tools.sra_warning import SRAWarning
+from tiny_chat_model import tiny_model
 
 FOLDER = os.environ.get("SRA_FAST_CHAT_TEMPLATES")
 OTHERS = sorted(Path(FOLDER).glob("*.jinja")) if FOLDER else []
@@ -203,30 +205,28 @@ def test_ten_thousand_sources_are_marked() -> None:
     assert batch["source_ids"].unique().tolist() == list(range(10_001))
 
 
+def test_what_stands_between_two_pieces_of_a_source_is_none_of_it() -> None:
+    tokenizer = byte_level_bpe()
+    text = "red one two red five So."
+    named: Any = {"red": re.compile("red"), "five": "five"}
+    batch = mark(tokenizer, text, {"x": "two"}, response="So.", sources=named)
+    texts = [read(tokenizer, batch, batch["source_ids"] == number) for number in (1, 2)]
+    assert [blankless(one) for one in texts] == ["redred", "five"]
+
+
 def test_joined_batches_score_as_they_do_alone(tiny_chat: Any) -> None:
     model, tokenizer = tiny_chat
     rows = [mark(tokenizer, CHAT, {"rule": RULE}), mark(tokenizer, CHAT[:2], {"rule": RULE})]
     alone = torch.cat([sra_fast.score(model, row).sra for row in rows])
-    for side in ("left", "right"):
-        together = sra_fast.score(model, join(rows, side)).sra  # type: ignore[arg-type]
+    sides: tuple[Literal["left", "right"], ...] = ("left", "right")
+    for side in sides:
+        together = sra_fast.score(model, join(rows, side)).sra
         torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-7)
 
 
 @pytest.fixture(scope="module")
 def tiny_chat() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = byte_level_bpe()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(config).eval(), tokenizer
+    return tiny_model(), byte_level_bpe()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_text_that_the_template_drops_is_refused() -> None:
 
 
 def test_a_span_after_a_reply_is_told_and_others_are_not() -> None:
-    with pytest.warns(UserWarning, match="response 1 ends at token .*were the two swapped"):
+    with pytest.warns(SRAWarning, match="response 1 ends at token .*were the two swapped"):
         mark(byte_level_bpe(), CHAT, {"rest": "No reason"}, response=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -26,7 +26,7 @@ REAL = "<!-- runs with SmolLM2 -->"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_PYTHON = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
 NEEDED = {"peft": "peft", "trl": "trl", "sra_fast.training": "datasets"}
-"""What a page needs beside the library, by what its blocks import."""
+"""The packages that a page needs beside the library, by what its blocks import."""
 
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
@@ -123,7 +123,7 @@ def skip_what_is_missing(text: str) -> None:
 
 
 def printed_apart(page: Path, tiny_model: Path) -> str:
-    """What a page prints in a process of its own."""
+    """Return what a page prints in a process of its own."""
     code = (
         "import test_docs; from pathlib import Path; from sra_fast.files import smollm2\n"
         f"smollm2.smollm2_folder = lambda: Path({os.fspath(tiny_model)!r})\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface, create_causal_mas
 import sra_fast.measure.attention as implementation
 from model_families import DENSE, FAMILIES, MULTIMODAL, VARIANTS, Family, random_tokens
 from sra_fast import SpanQuery, SpanRequest, span_attention, span_mass
+from sra_fast.kernels.contract import ProfileQuery
 from sra_fast.measure.request import ForwardStopped
 
 each_family = pytest.mark.parametrize("family", FAMILIES + VARIANTS, ids=str)
@@ -350,6 +352,32 @@ def test_a_request_that_joins_packed_sequences_is_refused() -> None:
     request = SpanRequest(query_of(40))
     with pytest.raises(ValueError, match="reach beyond"):
         _llama()(random_tokens(1, 40), position_ids=positions, use_cache=False, sra_request=request)
+
+
+def test_a_layer_with_the_last_keys_alone_puts_its_profile_where_they_are() -> None:
+    family = next(family for family in DENSE if family.name == "gemma2")
+    model, ids = family.build(), random_tokens(1, 40)
+    model.set_attn_implementation("eager")
+    maps = model(ids, use_cache=False, output_attentions=True).attentions
+    model.set_attn_implementation("sra_fast")
+    cache = DynamicCache(config=model.config)
+    model(ids[:, :39], past_key_values=cache, use_cache=True)
+    row_groups = torch.zeros(1, dtype=torch.int32)
+    query = replace(query_of(40, rows=[0]), profile=ProfileQuery(row_groups, 1, by_head=True))
+    found: dict[int, Tensor] = {}
+
+    class Keeper:
+        def add(self, layer: int, profile: Tensor) -> None:
+            found[layer] = profile
+
+    request = SpanRequest(query, profiles=Keeper())
+    model(ids[:, 39:], past_key_values=cache, use_cache=True, sra_request=request)
+    held = [layer.keys.shape[2] for layer in cache.layers]
+    assert min(held) < max(held) == 40
+    for layer, profile in found.items():
+        wanted = maps[layer][0, :, 39]
+        assert torch.allclose(profile[0], wanted, atol=1e-5)
+    assert len(found) == len(held)
 
 
 def test_labels_that_miss_the_cached_history_are_refused() -> None:

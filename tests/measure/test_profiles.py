@@ -13,10 +13,10 @@ from torch import Tensor
 
 import sra_fast
 from marked_batches import SPAN, eager_maps, marked_batch, response_positions
-from model_families import DENSE, FAMILIES, Family
+from model_families import DENSE, FAMILIES, HYBRIDS, Family
 from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.result import joined
+from sra_fast.result_joining import joined
 from sra_fast.tools.sra_warning import SRAWarning
 
 KINDS = ("heads", "layers", "mean")
@@ -222,11 +222,20 @@ def test_what_cannot_be_is_named(batch: Any, arguments: dict[str, Any], message:
 
 
 def test_sizes_are_computed_before_anything_runs() -> None:
-    config = LLAMA.build().config
-    config.num_hidden_layers, config.num_attention_heads = 32, 32
     with pytest.raises(ValueError, match=r"takes 2\.15 GB.*'layers' takes 67.1 MB"):
-        check_profile_size([131_072] * 4, "heads", config, 2_000_000_000)
-    check_profile_size([131_072] * 3, "heads", config, 2_000_000_000)
+        check_profile_size([131_072] * 4, "heads", (32, 32), 2_000_000_000)
+    check_profile_size([131_072] * 3, "heads", (32, 32), 2_000_000_000)
+
+
+def test_layers_without_attention_take_no_room() -> None:
+    hybrid = HYBRIDS[0].build()  # two of four layers attend
+    batch = marked_batch((40,))
+    sized = sra_fast.score(hybrid, batch, profile="heads").profiles
+    assert sized is not None
+    room = sized.numel() * sized.element_size()
+    sra_fast.score(hybrid, batch, profile="heads", profile_bytes=room)
+    with pytest.raises(ValueError, match="more than the"):
+        sra_fast.score(hybrid, batch, profile="heads", profile_bytes=room - 1)
 
 
 def test_a_response_before_its_span_is_told_and_others_are_not() -> None:

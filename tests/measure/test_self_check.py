@@ -140,7 +140,7 @@ def test_a_model_that_cannot_be_packed_and_does_not_say_so_is_refused() -> None:
 
 
 def state(model: Any) -> list[Any]:
-    """What a check could change: modes, hooks, implementations, rotary state, random numbers."""
+    """Return modes, hooks, implementations, rotary state and random numbers of a model."""
     rotary = model.model.rotary_emb
     return [
         [module.training for module in model.modules()],

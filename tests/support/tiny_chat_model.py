@@ -15,11 +15,10 @@ from chat_tokenizers import byte_level_bpe
 CONTEXT = 4096
 
 
-def save_tiny_model(folder: Path, *, seed: int = 0, context: int = CONTEXT) -> Path:
-    """Save a random Llama that attends unevenly, with a byte-level ChatML tokenizer."""
-    tokenizer = byte_level_bpe()
+def tiny_model(*, seed: int = 0, context: int = CONTEXT) -> LlamaForCausalLM:
+    """Make a random Llama that attends unevenly, for the byte-level tokenizer."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(byte_level_bpe()),
         hidden_size=32,
         intermediate_size=32,
         num_hidden_layers=2,
@@ -30,8 +29,13 @@ def save_tiny_model(folder: Path, *, seed: int = 0, context: int = CONTEXT) -> P
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        return LlamaForCausalLM(config).eval()
+
+
+def save_tiny_model(folder: Path, *, seed: int = 0, context: int = CONTEXT) -> Path:
+    """Save a random Llama that attends unevenly, with a byte-level ChatML tokenizer."""
+    tiny_model(seed=seed, context=context).save_pretrained(folder)
+    byte_level_bpe().save_pretrained(folder)
     return folder
 
 

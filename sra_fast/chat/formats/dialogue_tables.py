@@ -27,7 +27,7 @@ FIELDS = (
     "situation",
     "language",
 )
-"""What a column of a table can be, by the names of the fields of a conversation."""
+"""The meanings that a column of a table can have, named like a conversation's fields."""
 
 _NOTHING = ("", "n/a", "nan", "none", "null")  # what cells without an annotation hold
 

@@ -17,10 +17,10 @@ from sra_fast.tools.strict_json import is_json_whole
 from sra_fast.tools.text_lines import GZIP, opened_bytes
 
 Container = Literal["lines", "whole", "table", "parquet", "folder"]
-"""What holds the entries: JSON by lines, one JSON value, CSV, Parquet, or a ``datasets`` folder."""
+"""The kinds of file: JSON by lines, one JSON value, CSV, Parquet, or a ``datasets`` folder."""
 
 Form = Literal["own", "esconv", "annomi", "sharegpt", "openai", "table"]
-"""What an entry is: a conversation in one of the known forms, or a line of any other table."""
+"""The forms of an entry: a conversation in one of the known forms, or a line of any other table."""
 
 _CONTAINERS: dict[Container, str] = {
     "lines": "JSON, one object a line",
@@ -37,7 +37,7 @@ FORMS: dict[Form, str] = {
     "openai": "messages as OpenAI's interface takes them",
     "table": "a table",
 }
-"""What messages call each form."""
+"""The name of each form in messages."""
 
 _ZIP, _PARQUET = b"PK\x03\x04", b"PAR1"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")

@@ -10,7 +10,7 @@ from sra_fast.report.viewer.page_assembly import page_head_and_foot
 from sra_fast.report.viewer.page_blocks import Detail, PageBlock
 from sra_fast.report.viewer.page_index import describe, script_json
 from sra_fast.report.viewer.viewed_conversation import ViewedConversation, ViewError
-from sra_fast.tools.atomic import replaced_atomically
+from sra_fast.tools.atomic import replaced_atomically, writable_file
 
 DEFAULT_BYTES = 30_000_000
 """The largest page that is written unless another size is allowed."""
@@ -73,11 +73,7 @@ def write_page(
         ViewError: there is nothing to show.
         OSError: the file cannot be written; the message has the path.
     """
-    file = Path(path)
-    if file.is_dir():
-        raise IsADirectoryError(f"{path}: this is a folder; give the path of a file in it")
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {file.parent}; make it first")
+    file = writable_file(path)
     page = _largest_page(conversations, max_bytes, definition)
     with replaced_atomically(file) as temporary, temporary.open("wb") as opened:
         for part in page.parts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from sra_fast.report.viewer.token_pieces import pieces_of_ids
 from sra_fast.report.viewer.viewed_conversation import TokenRange, ViewError
 from sra_fast.report.viewer.viewed_result import NoProfileError
 from sra_fast.result import SRAResult
+from sra_fast.result_tensors import part
 
 _MESSAGE = re.compile(r"message \d+ \((.+)\)")  # what a message is called as a source
 
@@ -53,6 +55,10 @@ class TokenisedResult:
     def __len__(self) -> int:
         return len(self._result)
 
+    def prompts(self) -> Sequence[Sequence[int]]:
+        """Return the responses of each prompt: those of a conversation that share their tokens."""
+        return list(dict.fromkeys(self._prompt_of.values()))
+
     def profile(self, i: int) -> Tensor:
         """Return the attention on every token: ``[T_i]``, ``[L, T_i]`` or ``[L, H, T_i]``."""
         return self._result.profile(i)
@@ -62,17 +68,21 @@ class TokenisedResult:
         if self._result.profile_tokens is None:
             return None
         ids = self._result.token_ids(i)
-        others = self._of_one_prompt(i)
-        longest = max(others, key=lambda other: len(self._result.token_ids(other)))
+        longest = self._longest(i)
         if longest not in self._pieces:
             whole = self._result.token_ids(longest).tolist()
             self._pieces[longest] = pieces_of_ids(self._decoded, whole)
         return self._pieces[longest][: len(ids)]
 
     def response(self, i: int) -> TokenRange:
-        """Return the tokens of the response, from its first to the one after its last."""
+        """Return the tokens of the response, from its first to the one after its last.
+
+        Tokens are kept up to the last row, so those behind it are left out: under other rows than
+        the response's own the last one is, or all are.
+        """
         assert self._result.response_ranges is not None
-        start, end = self._result.response_ranges[i].tolist()
+        known = len(self._result.token_ids(self._longest(i)))
+        start, end = self._result.response_ranges[i].clamp(max=known).tolist()
         return start, end
 
     def messages(self, i: int) -> Sequence[tuple[str, int, int]] | None:
@@ -88,7 +98,7 @@ class TokenisedResult:
         ]
         replies = {
             self.response(other)
-            for other in self._of_one_prompt(i)
+            for other in self._prompt_of[i]
             if self.response(other)[1] <= len(self._result.token_ids(i))
         }
         return sorted([*found, *(("assistant", *at) for at in replies)], key=lambda one: one[1:])
@@ -97,14 +107,15 @@ class TokenisedResult:
         """Return the token ranges of each span."""
         if self._result.profile_spans is None:
             return {}
-        bits = self._part(self._result.profile_spans, i)
+        assert self._result.profile_counts is not None
+        bits = self._result.profile_spans[part(self._result.profile_counts, i)]
         return {name: _runs((bits >> p) & 1) for p, name in enumerate(self.spans)}
 
     def source_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
         """Return the token ranges of each source."""
         if self._result.profile_sources is None:
             return {}
-        numbers = self._part(self._result.profile_sources, i)
+        numbers = self._result.source_ids(i)
         names = self._result.source_names[i]
         return {name: _runs(numbers == number) for number, name in enumerate(names, 1)}
 
@@ -115,23 +126,32 @@ class TokenisedResult:
             )
         )
 
-    def _of_one_prompt(self, i: int) -> list[int]:
-        """Return the responses whose tokens are the same as far as both go, i among them."""
-        ids = self._result.token_ids(i)
-        same = (self.conversation == self.conversation[i]).nonzero().flatten().tolist()
-        found = []
-        for other in same:
-            theirs = self._result.token_ids(other)
-            shorter = min(len(ids), len(theirs))
-            if torch.equal(ids[:shorter], theirs[:shorter]):
-                found.append(other)
-        return found
+    @functools.cached_property
+    def _prompt_of(self) -> dict[int, tuple[int, ...]]:
+        """The responses of the prompt that each response stands in, prompt by prompt.
 
-    def _part(self, whole: Tensor, i: int) -> Tensor:
-        counts = self._result.profile_counts
-        assert counts is not None
-        end = int(counts[: i + 1].sum())
-        return whole[end - int(counts[i]) : end]
+        Two responses of a conversation share a prompt if their tokens are the same as far as both
+        go. Without token ids each has a prompt of its own.
+        """
+        if self._result.profile_tokens is None:
+            return {i: (i,) for i in range(len(self))}
+        prompts: dict[int, list[tuple[Tensor, list[int]]]] = {}
+        for i, number in enumerate(self.conversation.tolist()):
+            ids = self._result.token_ids(i)
+            own = prompts.setdefault(number, [])
+            for place, (known, members) in enumerate(own):
+                shorter = min(len(known), len(ids))
+                if torch.equal(known[:shorter], ids[:shorter]):
+                    own[place] = (max(known, ids, key=len), [*members, i])
+                    break
+            else:
+                own.append((ids, [i]))
+        groups = [tuple(members) for own in prompts.values() for _, members in own]
+        return {i: members for members in groups for i in members}
+
+    def _longest(self, i: int) -> int:
+        """Return the response that has the most tokens of those that share a prompt with ``i``."""
+        return max(self._prompt_of[i], key=lambda other: len(self._result.token_ids(other)))
 
 
 def _runs(marked: Tensor) -> tuple[TokenRange, ...]:

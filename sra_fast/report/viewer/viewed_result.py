@@ -44,6 +44,10 @@ class ProfiledResult(Protocol):
     @property
     def scores(self) -> dict[str, Tensor]: ...
 
+    def prompts(self) -> Sequence[Sequence[int]]:
+        """Return the responses of each prompt: those of a conversation that share their tokens."""
+        ...
+
     def profile(self, i: int) -> Tensor:
         """Return the attention on every token: ``[T_i]``, ``[L, T_i]`` or ``[L, H, T_i]``."""
         ...
@@ -76,8 +80,6 @@ def viewed(
 ) -> tuple[ViewedConversation, ...]:
     """Return what the page shows of a result: one entry per prompt, in order.
 
-    Responses of a conversation that stand in the same tokens share a prompt.
-
     Args:
         result: the result, scored with profiles.
         titles: what each conversation is called, by its number; "conversation 3" if not there.
@@ -86,43 +88,21 @@ def viewed(
     Raises:
         ViewError: the result does not have the text of its tokens.
     """
-    prompts: dict[int, list[tuple[tuple[str, ...], list[int]]]] = {}
-    for i in range(len(result)):
-        tokens = result.tokens(i)
-        if tokens is None:
-            raise ViewError(
-                f"response {i} does not have its tokens, because its batch had embeddings instead; "
-                "give the batch `input_ids`"
-            )
-        own = prompts.setdefault(int(result.conversation[i]), [])
-        for place, (known, members) in enumerate(own):
-            shorter = min(len(known), len(tokens))
-            if known[:shorter] == tokens[:shorter]:
-                own[place] = (max(known, tokens, key=len), [*members, i])
-                break
-        else:
-            own.append((tokens, [i]))
     return tuple(
-        _conversation(
-            result,
-            (titles or {}).get(number, f"conversation {number}"),
-            tokens,
-            members,
-            labels,
-        )
-        for number, own in prompts.items()
-        for tokens, members in own
+        _conversation(result, titles or {}, members, labels) for members in result.prompts()
     )
 
 
 def _conversation(
     result: ProfiledResult,
-    title: str,
-    tokens: tuple[str, ...],
+    titles: Mapping[int, str],
     members: Sequence[int],
     labels: Sequence[str] | None,
 ) -> ViewedConversation:
-    longest = max(members, key=lambda i: len(result.tokens(i) or ()))
+    number = int(result.conversation[members[0]])
+    title = titles.get(number, f"conversation {number}")
+    pieces = {i: _pieces(result, i) for i in members}
+    longest = max(members, key=lambda i: len(pieces[i]))
     known = result.messages(longest)
     if known is None:
         known = [(PROMPT, 0, result.response(members[0])[0])]
@@ -133,7 +113,17 @@ def _conversation(
                 known.append((PROMPT, end, result.response(after)[0]))
     replies = [_reply(result, i, labels[i] if labels else "") for i in members]
     turns = tuple(ViewedTurn(role, start, end) for role, start, end in known)
-    return ViewedConversation(title, tokens, turns, tuple(replies), result.layers)
+    return ViewedConversation(title, pieces[longest], turns, tuple(replies), result.layers)
+
+
+def _pieces(result: ProfiledResult, i: int) -> tuple[str, ...]:
+    tokens = result.tokens(i)
+    if tokens is None:
+        raise ViewError(
+            f"response {i} does not have its tokens, because its batch had embeddings instead; "
+            "give the batch `input_ids`"
+        )
+    return tokens
 
 
 def _reply(result: ProfiledResult, i: int, label: str) -> ViewedReply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,31 @@ def test_turns_and_replies_have_the_texts_of_the_conversation(
     assert sorted(seen) == sorted(
         zip(result.conversation.tolist(), result.turn.tolist(), strict=True)
     )
+
+
+def test_replies_share_a_prompt_if_their_tokens_are_the_same_as_far_as_both_go(model: Any) -> None:
+    tokenizer = byte_level_bpe()
+    result = scored(model, tokenizer)
+    assert TokenisedResult(result, tokenizer).prompts() == [(0, 1, 2), (3,), (4, 5)]
+    assert result.profile_tokens is not None
+    ids = result.profile_tokens.clone()
+    ids[len(result.token_ids(0))] += 1  # the first token of response 1
+    other = TokenisedResult(replace(result, profile_tokens=ids), tokenizer)
+    assert other.prompts() == [(0, 2), (1,), (3,), (4, 5)]
+
+
+@pytest.mark.parametrize(("rows", "left_out"), [("predicting", 1), ("last_prompt", None)])
+def test_of_a_reply_behind_the_last_row_the_page_has_what_is_known(
+    model: Any, rows: Any, left_out: int | None
+) -> None:
+    tokenizer = byte_level_bpe()
+    model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
+    batch = sra_fast.encode(tokenizer, [TALKS[1]])
+    result = sra_fast.score(model, batch, profile="mean", rows=rows)
+    ((reply,),) = (one.replies for one in viewed(TokenisedResult(result, tokenizer)))
+    tokens = 0 if left_out is None else int(result.response_tokens[0]) - left_out
+    assert reply.end - reply.start == tokens
+    assert reply.end == len(result.token_ids(0))
 
 
 def test_a_span_is_underlined_where_its_words_stand(model: Any) -> None:

@@ -51,6 +51,9 @@ class Stand:
     def mass(self) -> Tensor:
         return torch.arange(len(self) * LAYERS * HEADS * 3).view(len(self), LAYERS, HEADS, 3) / 60
 
+    def prompts(self) -> Sequence[Sequence[int]]:
+        return [[0, 1], [2]]
+
     def response(self, i: int) -> tuple[int, int]:
         return [(5, 6), (7, 9), (5, 6)][i]
 
