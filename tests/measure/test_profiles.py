@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 import sra_fast
+from chat_tokenizers import SOUND_TEMPLATES, byte_level_bpe
 from marked_batches import SPAN, eager_maps, marked_batch, response_positions
 from model_families import DENSE, FAMILIES, HYBRIDS, Family
 from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.result_joining import joined
 from sra_fast.tools.sra_warning import SRAWarning
+from tiny_chat_model import tiny_model
 
 KINDS = ("heads", "layers", "mean")
 LLAMA = DENSE[0]
+MOST = {"llama4": 2e-6}  # its router multiplies what two attentions round differently
 
 
 def reduced(rows: Tensor, kind: str) -> Tensor:
@@ -50,7 +53,9 @@ def test_profiles_are_means_of_the_models_own_maps(family: Family) -> None:
     for row, length in enumerate(lengths):
         maps = eager_maps(family, length)
         for number, positions in enumerate(response_positions(length)):
-            assert worst(result, 2 * row + number, maps, positions, kind) <= 2e-6
+            assert worst(result, 2 * row + number, maps, positions, kind) <= MOST.get(
+                family.name, 1e-6
+            )
 
 
 @pytest.mark.parametrize("choice", ["response", "predicting", "last_prompt"])
@@ -109,13 +114,39 @@ def test_masses_are_sums_of_profiles_and_profiles_sum_to_all_but_the_sinks(famil
 
 
 def test_ten_thousand_sources_of_one_token_are_told_apart() -> None:
-    batch = marked_batch((40,))
-    names = [tuple(f"token {at}" for at in range(40))]
-    batch |= {"source_ids": torch.arange(1, 41, dtype=torch.int32)[None], "source_names": names}
-    result = sra_fast.score(LLAMA.build(), batch, profile="layers")
-    masses = result.source_masses(1)
-    assert masses.shape == (3, 40)
-    torch.testing.assert_close(masses, result.profile(1))
+    tokens, span, replies = 10_000, slice(4_000, 4_040), slice(9_990, 10_000)
+    batch: dict[str, Any] = {
+        "input_ids": torch.arange(tokens)[None] % 97 + 3,
+        "source_ids": torch.arange(1, tokens + 1, dtype=torch.int32)[None],
+        "source_names": [tuple(f"token {at}" for at in range(tokens))],
+    }
+    for name, at in (("strategy_mask", span), ("response_mask", replies)):
+        batch[name] = torch.zeros(1, tokens, dtype=torch.bool)
+        batch[name][0, at] = True
+    result = sra_fast.score(tiny_model(context=tokens), batch, profile="heads")
+    masses = result.source_masses(0)
+    assert masses.shape == (2, 4, tokens)
+    torch.testing.assert_close(masses, result.profile(0))
+    torch.testing.assert_close(masses[..., span].sum(dim=-1), result.mass[0, ..., 0])
+
+
+def test_forty_sentences_are_told_apart() -> None:
+    tokenizer, model = byte_level_bpe(SOUND_TEMPLATES["chatml"]), tiny_model(context=4_000)
+    chat = [
+        {"role": "user", "content": " ".join(f"Day {day} was long." for day in range(40))},
+        {"role": "assistant", "content": "All forty?"},
+    ]
+    batch = sra_fast.mark(tokenizer, chat, {"strategy": "Day 7 was long."}, sources="sentences")
+    result = sra_fast.score(model, batch, profile="layers")
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = model(batch["input_ids"], output_attentions=True).attentions
+    rows = batch["response_mask"][0].bool()
+    paid = torch.stack([one[0, :, rows].mean(dim=(0, 1)) for one in maps])  # [L, T]
+    ids = batch["source_ids"][0]
+    wanted = torch.stack([paid[:, ids == s].sum(dim=1) for s in range(1, 41)], dim=1)
+    torch.testing.assert_close(result.source_masses(0), wanted, atol=1e-6, rtol=0)
+    assert set(result.sources(0)["source"]) == {f"message 0, sentence {s}" for s in range(1, 41)}
 
 
 def test_sources_have_a_table_the_largest_first() -> None:
