@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast.kernels.contract import SpanAttention as SpanAttention
     from sra_fast.kernels.contract import SpanMass as SpanMass
     from sra_fast.kernels.contract import SpanQuery as SpanQuery
+    from sra_fast.kernels.steering import Steering as Steering
     from sra_fast.measure.request import SpanRequest as SpanRequest
     from sra_fast.monitoring import monitor as monitor
     from sra_fast.op import span_attention as span_attention
@@ -64,6 +65,7 @@ else:
             "definitions": ("register_definition",),
             "explanation": ("explain",),
             "kernels.contract": ("SpanAttention", "SpanMass", "SpanQuery"),
+            "kernels.steering": ("Steering",),
             "measure.request": ("SpanRequest",),
             "monitoring": ("monitor",),
             "op": ("span_attention", "span_mass"),
