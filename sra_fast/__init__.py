@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast import report as report
     from sra_fast import result as result
     from sra_fast import scoring as scoring
+    from sra_fast import steered_model as steered_model
     from sra_fast import training as training
     from sra_fast.backends import register_backend as register_backend
     from sra_fast.chat.batch_joining import join as join
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast.op import span_mass as span_mass
     from sra_fast.result import SRAResult as SRAResult
     from sra_fast.scoring import score as score
+    from sra_fast.steered_model import steer as steer
 else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
@@ -71,6 +73,7 @@ else:
             "op": ("span_attention", "span_mass"),
             "result": ("SRAResult",),
             "scoring": ("score",),
+            "steered_model": ("steer",),
         },
         # Not `cli`, which is used as a command, nor `tools`, which the others are made with.
         modules=(
@@ -88,6 +91,7 @@ else:
             "report",
             "result",
             "scoring",
+            "steered_model",
             "training",
         ),
     )
