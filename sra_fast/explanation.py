@@ -15,7 +15,6 @@ from sra_fast.kernels.measured_table import Work, card
 from sra_fast.kernels.providers import PROVIDERS, AttentionCall, call_of
 from sra_fast.kernels.steering import Steering
 
-
 _REFERENCE_STEERS = "it adds the steering to its logits"
 _STEERED_AFTERWARDS = (
     "the steering is an epilogue of plain products on the device, with the span's keys alone, and "

@@ -237,9 +237,7 @@ def fitting_query(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
     return query.to(q.device)
 
 
-def fitting_steering(
-    steer: Steering, q: Tensor, k: Tensor, v: Tensor, rule: LogitRule
-) -> Steering:
+def fitting_steering(steer: Steering, q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> Steering:
     """Return the steering on q's device, if it fits the call and no gradient is wanted."""
     if needs_grad(q, k, v, rule.sinks) or is_followed_forward(q, k, v, rule.sinks):
         raise SteeredGradientError(

@@ -365,10 +365,12 @@ def test_leaving_the_block_in_the_middle_of_a_stream_is_named() -> None:
         model.generate(**inputs(batch), max_new_tokens=2, streamer=Stream())
 
     thread = threading.Thread(target=run, name="stream")
+    block = sra_fast.steer(model, batch, bias=1.0)
+    block.__enter__()
+    thread.start()
+    assert begun.wait(10)
     with pytest.raises(RuntimeError, match="while the thread 'stream' was still running"):
-        with sra_fast.steer(model, batch, bias=1.0):
-            thread.start()
-            assert begun.wait(10)
+        block.__exit__(None, None, None)
     go_on.set()
     thread.join()
     assert compat.attn_implementation(model.config) == "sdpa"

@@ -89,7 +89,7 @@ def _of_rows(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRul
 
 
 def _for_span(lse: Tensor, beta: Tensor) -> Tensor:
-    """Return ``lse′ − β``, which is +∞ for a span that is knocked out, so that its weights are 0."""
+    """Return ``lse′ − β``, which is +∞ for a span that is knocked out: its weights are 0."""
     return torch.where(beta == -torch.inf, torch.inf, lse - beta)
 
 

@@ -5,6 +5,7 @@ Numbers are read off the tensors for that once, and kept on the steering for all
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,7 +93,7 @@ def _blocks(
     whole = seen == len(keys)
     borders = [0, *((whole[1:] != whole[:-1]).nonzero().flatten() + 1).tolist(), len(rows)]
     of_keys = places(keys)
-    for first, last in zip(borders[:-1], borders[1:], strict=True):
+    for first, last in itertools.pairwise(borders):
         for at in range(first, last, size):
             block = rows[at : min(at + size, last)]
             of_rows = places(block)

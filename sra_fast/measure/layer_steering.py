@@ -85,9 +85,7 @@ class CallSteering:
         chosen = self._strength.heads[layer]
         return self._of(heads, dropped, chosen, layer)
 
-    def _of(
-        self, heads: int, dropped: int, chosen: tuple[int, ...] | None, layer: int
-    ) -> Steering:
+    def _of(self, heads: int, dropped: int, chosen: tuple[int, ...] | None, layer: int) -> Steering:
         """Return the steering of some heads without the first keys, made once for all layers."""
         key = (heads, dropped, chosen)
         if key not in self._made:

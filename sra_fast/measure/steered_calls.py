@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from sra_fast.measure import compat
 from sra_fast.measure.layer_steering import STEERING, CallSteering, SteeringStrength
-from sra_fast.measure.served import ServedModel
 from sra_fast.measure.reduction import UnansweredRequestError
+from sra_fast.measure.served import ServedModel
+
 
 @dataclass(frozen=True, eq=False)
 class SteeredBatch:
