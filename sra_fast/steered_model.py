@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from sra_fast.kernels.steering import check_strength
-from sra_fast.measure import compat
 from sra_fast.measure.batch_keys import read_content
 from sra_fast.measure.layer_steering import SteeringStrength
 from sra_fast.measure.served import ServedModel, serve, switched
@@ -19,6 +18,7 @@ from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.steered_calls import SteeredBatch, SteeredModel
 from sra_fast.measure.watching import unwrapped
 from sra_fast.names import SteeredTokens
+from sra_fast.tools.busy_threads import threads_inside
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def steer(
             yield
     finally:
         hooks.remove()
-    busy = compat.threads_inside(served.whole)
+    busy = threads_inside(served.whole)
     if busy:
         raise RuntimeError(
             f"steer: the block was left while the thread {busy[0]!r} was still running the model, "

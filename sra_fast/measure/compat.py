@@ -11,8 +11,6 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import sys
-import threading
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -190,24 +188,6 @@ def writes_into(tensor: torch.Tensor) -> int | None:
     Reads ``Tensor._version``, seen in torch 2.11 to 2.13, which tensors of inference mode lack.
     """
     return None if tensor.is_inference() else int(_private(tensor, "_version", "torch"))
-
-
-def threads_inside(module: nn.Module) -> list[str]:
-    """Return the names of the other threads that are running a method of a module now.
-
-    Reads ``sys._current_frames``, which CPython documents, and the local variable ``self`` of the
-    methods, such as a model's ``generate``.
-    """
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    found = []
-    for ident, frame in sys._current_frames().items():
-        at: FrameType | None = frame if ident != threading.get_ident() else None
-        while at is not None:
-            if at.f_locals.get("self") is module:
-                found.append(names.get(ident, str(ident)))
-                break
-            at = at.f_back
-    return found
 
 
 def accelerate_hooks(module: nn.Module) -> list[Any]:
