@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import sra_fast
+from biased_masks import assert_same_replies, biased_masks
 from marked_batches import marked_batch
 from model_families import FAMILIES, Family, random_tokens
 from sra_fast.kernels.steering import SteeredGradientError
-from sra_fast.measure import compat, model_kinds
+from sra_fast.measure import compat
 from sra_fast.measure.layer_steering import CallSteering, SteeringStrength
 from sra_fast.measure.reduction import UnansweredRequestError
 from sra_fast.measure.served import serve
@@ -38,58 +37,6 @@ def prompts(*lengths: int) -> dict[str, Any]:
 
 def inputs(batch: dict[str, Any]) -> dict[str, Any]:
     return {key: batch[key] for key in ("input_ids", "attention_mask")}
-
-
-@contextmanager
-def biased_masks(
-    model: Any,
-    span: Tensor,
-    bias: float,
-    layers: tuple[int, ...] | None = None,
-    heads: tuple[int, ...] | None = None,
-    first_row: int = 0,
-    rows: Tensor | None = None,
-) -> Iterator[None]:
-    """Let a model attend eagerly, with the bias added to the mask of its layers."""
-    model.set_attn_implementation("eager")
-    hooks = []
-
-    def add(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        mask = kwargs["attention_mask"]  # [B, 1, M, N]
-        cache = kwargs.get("past_key_values")
-        total = total_of(module, mask, cache)
-        known = nn.functional.pad(span, (0, max(0, total - span.shape[1])))[:, :total]
-        known = known.repeat_interleave(len(mask) // len(known), 0)[:, -mask.shape[3] :]
-        steered = torch.arange(total - mask.shape[2], total) >= first_row
-        at = known[:, None, None] & steered[:, None]
-        if rows is not None:
-            at = at & rows[:, None, :, None]
-        if heads is not None:
-            chosen = torch.zeros(module.config.num_attention_heads, dtype=torch.bool)
-            chosen[list(heads)] = True
-            at = at & chosen[:, None, None]
-        return args, {**kwargs, "attention_mask": torch.where(at, mask + bias, mask)}
-
-    def total_of(module: nn.Module, mask: Tensor, cache: Any) -> int:
-        past = 0 if cache is None else cache.get_seq_length(module.layer_idx)
-        return int(past) + mask.shape[2]
-
-    for module in model.modules():
-        index = getattr(module, "layer_idx", None)
-        if model_kinds.is_attention(module) and index in (layers or serve(model).attention_layers):
-            hooks.append(module.register_forward_pre_hook(add, with_kwargs=True))
-    assert hooks
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def assert_same_replies(found: Any, wanted: Any) -> None:
-    assert torch.equal(found.sequences, wanted.sequences)
-    for mine, theirs in zip(found.logits, wanted.logits, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("bias", [-math.inf, -2.0, 3.0])
