@@ -1,8 +1,8 @@
 """Measure what steering costs a forward pass on this CPU, over the plain forward pass.
 
 ``python -m benchmarks.cpu.steer_cost`` runs a model over random tokens, plainly under ``"sdpa"``
-and with a span of 40 tokens steered, in turns, and prints the medians of the ratios of each pair, by
-the clock and in processor time, which hardly sees what else the machine does.
+and with a span of 40 tokens steered, in turns, and prints the medians of the ratios of each pair,
+by the clock and in processor time, which hardly sees what else the machine does.
 First the steered model's logits on a short text must be those of eager attention with the bias in
 its mask; if they are not, no ratio is printed.
 """
