@@ -17,8 +17,8 @@ from sra_fast.kernels.steering import Steering
 
 _REFERENCE_STEERS = "it adds the steering to its logits"
 _STEERED_AFTERWARDS = (
-    "the steering is an epilogue of plain products on the device, with the span's keys alone, and "
-    "with all keys for the rows of which it takes more than half away"
+    "the steering is an epilogue of {}, with the span's keys alone, and of plain products with all "
+    "keys for the rows of which it takes more than half away"
 )
 
 
@@ -127,7 +127,9 @@ def explain(
         return Explanation(backend, backend, nothing, card(q.device), work, ())
     taken, why = _taken(backend, call, wants_mass_grad)
     if steer is not None and taken is not None:
-        why += "; " + (_REFERENCE_STEERS if taken == "reference" else _STEERED_AFTERWARDS)
+        kernel = taken == "triton" or dispatch.trusted_kernels(q, v) is not None
+        epilogue = _STEERED_AFTERWARDS.format("the Triton kernel" if kernel else "plain products")
+        why += "; " + (_REFERENCE_STEERS if taken == "reference" else epilogue)
     answers = tuple(_answer(name, call, work) for name in PROVIDERS)
     return Explanation(backend, taken, why, card(q.device), work, answers)
 

@@ -14,8 +14,8 @@ computed anew, from all the keys that it sees, with β among its logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,7 @@ def steered(
     query: SpanQuery,
     rule: LogitRule,
     steer: Steering,
+    kernels: Any | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the attention after steering, and what was added to the span's logits.
 
@@ -92,31 +93,40 @@ def steered(
         query: the segments.
         rule: how products become logits.
         steer: the steering, on q's device.
+        kernels: the Triton backend, if it is to steer; None for products of PyTorch.
 
     Returns:
         ``out`` and ``lse`` as they were given, and ``β [B, Hq, M]`` in lse's dtype, 0 where nothing
         is steered.
     """
     out, lse = attended
+    if steer.does_nothing:
+        return out, lse, torch.zeros_like(lse)
+    if kernels is not None:
+        lse, out = lse.contiguous(), out if out.stride(3) == 1 else out.contiguous()
     beta = torch.zeros_like(lse)
-    if not steer.does_nothing:
-        everything = _Heads(out, lse, beta, q, k, v, rule, steer.heads)
-        heads = list(_with_steered_heads(everything, steer))
-        for rows in steered_rows(steer, query, q.shape[1], q.shape[2], k.shape[2], rule.window):
-            for some in heads:
-                _steer(some, rows, steer)
+    heads = _Heads(out, lse, beta, q, k, v, rule, steer.heads)
+    blocks = steered_rows(steer, query, q.shape[1], q.shape[2], k.shape[2], rule.window)
+    if kernels is not None:
+        inexact = kernels.steer_in_place(q, k, v, out, lse, beta, query, rule, steer)
+        if steer.lowers and bool(inexact.any()):  # which waits for the device
+            for rows in blocks:
+                _compute_anew(heads, rows, inexact[rows.batch, :, rows.row_places], steer)
+        return out, lse, beta
+    some_heads = steer.derived(("heads", k.shape[1]), lambda: _steered_groups(steer, k.shape[1]))
+    parts = [heads.of(*groups) for groups in some_heads]
+    for rows in blocks:
+        for part in parts:
+            _steer(part, rows, steer)
     return out, lse, beta
 
 
-def _with_steered_heads(whole: _Heads, steer: Steering) -> Iterator[_Heads]:
-    """Yield all heads at once, or those of each key head that has a steered one."""
+def _steered_groups(steer: Steering, groups: int) -> list[tuple[int, int]]:
+    """Return ranges of key heads: all at once, or each that has a steered query head."""
     if steer.heads is None:
-        yield whole
-        return
-    groups = whole.k.shape[1]
+        return [(0, groups)]
     wanted = steer.heads.cpu().reshape(groups, -1).any(dim=1)
-    for group in wanted.nonzero().flatten().tolist():
-        yield whole.of(group, group + 1)
+    return [(group, group + 1) for group in wanted.nonzero().flatten().tolist()]
 
 
 def _steer(heads: _Heads, rows: SteeredRows, steer: Steering) -> None:

@@ -1,8 +1,8 @@
 """Steer the attention of any backend, and read the masses that were asked for.
 
 Backend ``reference`` adds β to its logits. All others attend as without steering, for output and
-logsumexp alone; the steering is an epilogue on these (:mod:`steered`), of plain products on the
-device that the tensors are on.
+logsumexp alone; the steering is an epilogue on these (:mod:`steered`): the Triton kernel's, where
+that backend was asked for or may be chosen unasked, else one of plain products.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import reference
 from .contract import LogitRule, SpanAttention, SpanQuery
+from .dispatch import trusted_kernels
 from .steered import steered
 from .steered_masses import steered_mass, steered_profile
 from .steering import Steering
@@ -36,7 +37,8 @@ def steered_attention(
         return reference.attention(q, k, v, query, rule, False, steer)
     asking_nothing = query.derived(("no rows",), lambda: _without_rows(query))
     found = backend.attention(q, k, v, asking_nothing, rule, False)
-    out, lse, beta = steered((found.out, found.lse), q, k, v, query, rule, steer)
+    kernels = backend if hasattr(backend, "steer_in_place") else trusted_kernels(q, v)
+    out, lse, beta = steered((found.out, found.lse), q, k, v, query, rule, steer, kernels)
     if len(query.rows) == 0:
         mass, profile = found.mass.new_zeros(0, q.shape[1], len(query.names)), None
     else:
