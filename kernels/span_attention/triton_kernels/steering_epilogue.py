@@ -223,7 +223,7 @@ def steer_rows(
     rows, heads = len(layout.rows), q.shape[1]
     if rows == 0:
         return inexact
-    config = configuration(Kernel.EPILOGUE, q, max(q.shape[3], v.shape[3]))
+    config = configuration(Kernel.STEERING, q, max(q.shape[3], v.shape[3]))
     steering_kernel[(-(-rows // config.block_m) * heads,)](
         q,
         k,
