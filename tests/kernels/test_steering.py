@@ -17,30 +17,13 @@ from sra_fast import SpanQuery, Steering, span_attention
 from sra_fast.kernels import reference
 from sra_fast.kernels.contract import ProfileQuery
 from sra_fast.kernels.steering import SteeredGradientError
+from steering_truth import exact, steering
 
 BIASES = (-math.inf, -3.0, 0.0, 2.5, 20.0, 100.0)
 PLAIN = CASES[0]
 pytestmark = pytest.mark.usefixtures("unwritten_memory_is_nan")
 each_bias = pytest.mark.parametrize("bias", BIASES)
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
-
-
-def steering(case: Case, *, part: bool, **strength: Any) -> Steering:
-    """Steer three tenths of the keys, for all queries and heads or for a part of them."""
-    generator = torch.Generator().manual_seed(11)
-    span = torch.rand(case.batch, case.keys, generator=generator) < 0.3
-    rows = torch.rand(case.batch, case.queries, generator=generator) < 0.7
-    heads = torch.rand(case.heads, generator=generator) < 0.5
-    chosen = {"rows": rows, "heads": heads} if part else {}
-    return Steering(span, **chosen, **strength)
-
-
-def exact(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any], **more: Any) -> Any:
-    """Return the reference's result in float64, from the rounded inputs."""
-    rule = {name: x.double() if isinstance(x, Tensor) else x for name, x in rule.items()}
-    query = more.pop("query", None) or case.query()
-    wide = [x.double() for x in inputs]
-    return span_attention(*wide, query, backend="reference", **rule, **more)
 
 
 def eager(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any], steer: Steering) -> Tensor:

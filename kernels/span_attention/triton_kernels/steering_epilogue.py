@@ -172,8 +172,9 @@ def steering_kernel(
         tl.maximum(t, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(t))),
         tl.log(tl.maximum(remains, TINY)),
     )
-    kept = tl.where(raised, 1.0 / (1.0 + tl.exp(t)), 1.0 / tl.maximum(remains, TINY))
-    added = tl.where(raised, 1.0 / (1.0 + tl.exp(-t)), -away / tl.maximum(remains, TINY))
+    bounded = tl.minimum(tl.maximum(t, -80.0), 80.0)  # beyond, a share of 1e-35 is left
+    kept = tl.where(raised, 1.0 / (1.0 + tl.exp(bounded)), 1.0 / tl.maximum(remains, TINY))
+    added = tl.where(raised, 1.0 / (1.0 + tl.exp(-bounded)), -away / tl.maximum(remains, TINY))
     out_at = out + head * stride_oh + (row_batch * stride_ob + row * stride_om)[:, None]
     value_columns = tl.arange(0, BLOCK_DV)
     stored = reached[:, None] & (value_columns < VALUE_WIDTH)[None, :]
