@@ -88,9 +88,7 @@ def generate(
             if name in inputs or name == "inputs":
                 raise ValueError(f"{name}: the batch says what to generate from; leave it out")
         checked = self_check(served, "auto") if check else f"{SKIPPED}switched off"
-        record = GenerationRecord(
-            content, definition, keep_rows, profile, profile_bytes, on_token
-        )
+        record = GenerationRecord(content, definition, keep_rows, profile, profile_bytes, on_token)
         device = served.decoder.get_input_embeddings().weight.device
         found: list[RecordedReplies] = []
         with (

@@ -53,12 +53,13 @@ def monitor(
 ) -> Iterator[Monitor]:
     """Record the SRA of the calls of ``model`` inside the block: forward passes and ``generate``.
 
-    A forward call is recorded if it carries masks; others run as they are. Give the masks to the call itself, beside ``input_ids``:
-    ``strategy_mask`` (or ``span_masks``) and ``response_mask``, as :func:`sra_fast.score` takes
-    them, each of the shape of ``input_ids``; without ``response_mask`` the tokens whose ``labels``
-    are not -100 are the response. They never reach the model. The call's outputs, loss and
-    gradients are those of exact attention: the masses are read without a gradient. Packed rows
-    (``position_ids`` that start anew, no ``attention_mask``) hold several sequences each.
+    A forward call is recorded if it carries masks; others run as they are. Give the masks to the
+    call itself, beside ``input_ids``: ``strategy_mask`` (or ``span_masks``) and ``response_mask``,
+    as :func:`sra_fast.score` takes them, each of the shape of ``input_ids``; without
+    ``response_mask`` the tokens whose ``labels`` are not -100 are the response. They never reach
+    the model. The call's outputs, loss and gradients are those of exact attention: the masses are
+    read without a gradient. Packed rows (``position_ids`` that start anew, no ``attention_mask``)
+    hold several sequences each.
 
     ``generate`` refuses masks, so give the marked prompts to the monitor, as ``batch``, and their
     ``input_ids`` and ``attention_mask`` to ``model.generate``. Each call of it inside is recorded

@@ -79,8 +79,10 @@ def test_replies_have_the_scores_of_score_and_the_tokens_of_generate(family: Any
         rows = replies.scored.rows(row).transpose(0, 1)
         assert torch.equal(masses, rows[:NEW])  # the row of the last token predicted none
     assert model.config._attn_implementation == attends_by
-    assert not model._forward_hooks and not model._forward_pre_hooks
-    assert "generate" not in vars(model) and "generate_batch" not in vars(model)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    assert "generate" not in vars(model)
+    assert "generate_batch" not in vars(model)
 
 
 def test_sampled_copies_of_prompts_are_each_their_own_reply() -> None:
@@ -159,7 +161,8 @@ def test_a_reply_of_an_end_marker_alone_has_no_score() -> None:
     plain = model.generate(**inputs(batch), **GREEDY)
     marker = int(plain[0, T])
     replies = sra_fast.generate(model, batch, max_new_tokens=3, eos_token_id=marker)
-    assert replies.new_tokens[0] == 1 and replies.ended[0]
+    assert replies.new_tokens[0] == 1
+    assert replies.ended[0]
     assert 0 not in replies.rows
     alone = sra_fast.generate(
         model, prompts((40,)), max_new_tokens=3, eos_token_id=marker, do_sample=False
@@ -181,18 +184,14 @@ def test_a_prefix_cache_of_ones_own_goes_on_and_stays_usable(tokens: str) -> Non
         given["input_ids"] = given["input_ids"][:, known:]
     with sra_fast.monitor(model, batch, keep_rows=True) as watch:
         model.generate(**given, past_key_values=cache, **GREEDY)
-    torch.testing.assert_close(
-        watch.results[0].rows(0), plain.scored.rows(0), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(watch.results[0].rows(0), plain.scored.rows(0), atol=1e-5, rtol=0)
     assert cache.get_seq_length() == T + NEW - 1  # as after a call that nobody recorded
 
 
 def test_on_token_gets_each_new_token_with_its_masses() -> None:
     model, batch = LLAMA.build(), prompts()
     told: list[tuple[int, Tensor, Tensor]] = []
-    replies = sra_fast.generate(
-        model, batch, on_token=lambda *given: told.append(given), **GREEDY
-    )
+    replies = sra_fast.generate(model, batch, on_token=lambda *given: told.append(given), **GREEDY)
     assert [step for step, _, _ in told] == list(range(NEW))
     assert torch.equal(torch.stack([ids for _, ids, _ in told], 1), replies.sequences[:, T:])
     for row in range(3):
@@ -319,19 +318,19 @@ def test_what_is_not_recorded_is_refused_by_name(name: str) -> None:
 
 def test_settings_of_configs_are_refused_too() -> None:
     model, batch = LLAMA.build(), prompts()
-    with pytest.raises(UnservedGenerationError, match="^num_beams=3"):
+    with pytest.raises(UnservedGenerationError, match=r"^num_beams=3"):
         sra_fast.generate(model, batch, generation_config=GenerationConfig(num_beams=3))
     model.generation_config.prefill_chunk_size = 4
-    with pytest.raises(UnservedGenerationError, match="^prefill_chunk_size=4"):
+    with pytest.raises(UnservedGenerationError, match=r"^prefill_chunk_size=4"):
         sra_fast.generate(model, batch, max_new_tokens=2)
 
 
 def test_an_assistant_a_static_cache_and_generate_batch_are_refused() -> None:
     model, batch = LLAMA.build(), prompts()
-    with pytest.raises(UnservedGenerationError, match="^assistant_model"):
+    with pytest.raises(UnservedGenerationError, match=r"^assistant_model"):
         sra_fast.generate(model, batch, assistant_model=LLAMA.build())
     static = StaticCache(config=model.config, max_cache_len=64)
-    with pytest.raises(UnservedGenerationError, match="^past_key_values='StaticCache'"):
+    with pytest.raises(UnservedGenerationError, match=r"^past_key_values='StaticCache'"):
         sra_fast.generate(model, batch, past_key_values=static)
     with (
         pytest.raises(UnservedGenerationError, match="generate_batch"),
@@ -348,8 +347,10 @@ def failed(model: Any, match: str, batch: dict[str, Any], **arguments: Any) -> N
     with pytest.raises(ValueError, match=match):
         sra_fast.generate(model, batch, check=False, **{**GREEDY, **arguments})
     assert model.config._attn_implementation == "sdpa"
-    assert not model._forward_hooks and not model._forward_pre_hooks
-    assert not model.model._forward_hooks and not model.model._forward_pre_hooks
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    assert not model.model._forward_hooks
+    assert not model.model._forward_pre_hooks
     assert "generate" not in vars(model)
 
 
@@ -374,7 +375,7 @@ def test_a_cache_without_the_span_is_refused(lost: str) -> None:
         kept = slice(10, None) if lost == "first" else slice(0, 25)
         layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
     with (
-        pytest.raises(ValueError, match="a cache was cut.*span 'strategy', tokens 3 to 6"),
+        pytest.raises(ValueError, match=r"a cache was cut.*span 'strategy', tokens 3 to 6"),
         sra_fast.monitor(model, batch),
     ):
         model.generate(
@@ -398,7 +399,7 @@ def test_other_tokens_and_other_masks_than_the_batchs_are_refused() -> None:
 
 
 def test_profiles_beyond_their_memory_are_refused_before_anything_runs() -> None:
-    failed(LLAMA.build(), "profile='heads'.*takes", prompts(), profile="heads", profile_bytes=9)
+    failed(LLAMA.build(), r"profile='heads'.*takes", prompts(), profile="heads", profile_bytes=9)
 
 
 def test_sources_without_a_profile_and_callbacks_without_a_batch_are_refused() -> None:
@@ -419,7 +420,8 @@ def test_what_on_token_raises_ends_the_call_and_the_model_is_as_it_was() -> None
 
     with pytest.raises(LookupError, match="enough"):
         sra_fast.generate(model, batch, on_token=refuse, **GREEDY)
-    assert not model._forward_hooks and not model.model._forward_hooks
+    assert not model._forward_hooks
+    assert not model.model._forward_hooks
     assert torch.equal(model.generate(**inputs(batch), **GREEDY), plain)
 
 
@@ -431,21 +433,26 @@ def test_leaving_the_block_in_the_middle_of_a_stream_is_an_error_in_both_threads
 
     def stream() -> None:
         try:
-            model.generate(**inputs(batch), streamer=streamer, max_new_tokens=200)
+            model.generate(
+                **inputs(batch), streamer=streamer, max_new_tokens=4000, min_new_tokens=4000
+            )
         except UnfinishedGenerationError as error:
             errors.append(error)
 
-    with (
-        pytest.raises(UnfinishedGenerationError, match="wait for the thread"),
-        sra_fast.monitor(model, batch, on_token=lambda *_: None),
-    ):
-        thread = threading.Thread(target=stream)
-        thread.start()
-        next(streamer)
-        next(streamer)
+    thread = threading.Thread(target=stream)
+
+    def leave_early() -> None:
+        with sra_fast.monitor(model, batch):
+            thread.start()
+            next(streamer)
+            next(streamer)
+
+    with pytest.raises(UnfinishedGenerationError, match="wait for the thread"):
+        leave_early()
     assert model.config._attn_implementation == "sdpa"
     assert "generate" not in vars(model)
-    assert not model.model._forward_hooks and not model._forward_hooks
+    assert not model.model._forward_hooks
+    assert not model._forward_hooks
     thread.join(60)
     assert len(errors) == 1
     assert torch.equal(model.generate(**inputs(batch), **GREEDY), plain)

@@ -60,12 +60,12 @@ def plain(model: Any, batch: dict[str, Tensor], **arguments: Any) -> Tensor:
 
 
 def generated(model: Any, batch: dict[str, Tensor], **arguments: Any) -> Tensor:
-    """Generate by ``sra_fast.generate``."""
+    """Generate by ``sra_fast.generate``, which records."""
     return sra_fast.generate(model, batch, check=False, **arguments).sequences
 
 
 def monitored(model: Any, batch: dict[str, Tensor], **arguments: Any) -> Tensor:
-    """Generate inside ``sra_fast.monitor``."""
+    """Generate inside ``sra_fast.monitor``, which records."""
     with sra_fast.monitor(model, batch):
         sequences: Tensor = model.generate(**_inputs(batch), **arguments)
     return sequences

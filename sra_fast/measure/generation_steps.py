@@ -38,9 +38,10 @@ class GenerationSteps:
 
     Attributes:
         layers: the ``layer_idx`` of the L layers that answer, ascending.
-        masses: of each step, ``[S, L, H, G]``.
-        sinks: of each step, ``{layer_idx: [S, H]}`` of the layers with sinks.
-        profiles: of each step, ``[S, N]``, ``[S, L, N]`` or ``[S, L, H, N]`` if a profile is kept.
+        masses: the masses of each step's row, ``[S, L, H, G]``.
+        sinks: the sinks' share of each step's row, ``{layer_idx: [S, H]}`` for layers with sinks.
+        profiles: the attention of each step's row on every token, ``[S, N]``, ``[S, L, N]`` or
+            ``[S, L, H, N]``; empty without a profile.
     """
 
     def __init__(

@@ -3,7 +3,8 @@
 The last row of a call predicts the next token, and is the only one asked for. It sees every key
 that is not hidden, so it needs no plan, whatever the step: with ``s_j = scale · q·k_j``, capped,
 
-    P_j = exp(s_j) / (Σ_j exp s_j + exp sink)        mass_g = Σ_{j in span g} P_j        out = Σ_j P_j v_j
+    P_j = exp(s_j) / (Σ_j exp s_j + exp sink)
+    mass_g = Σ_{j in span g} P_j                out = Σ_j P_j v_j
 
 In a step of one token that softmax gives out and mass together. Where the call has more rows (the
 prompt), or computes in half precision, the output is that of a call that asks for nothing.

@@ -161,8 +161,8 @@ class _Recorder:
         start = _check_prompt(given, content)
         copies = settings.sequences_of_each()
         if record.profile is not None:
-            new = settings.most_new_tokens(prompt.shape[1])
-            keys = [prompt.shape[1] + step for step in range(new + 1)] * (len(prompt) * copies)
+            last = prompt.shape[1] + settings.most_new_tokens(prompt.shape[1])
+            keys = [*range(prompt.shape[1], last + 1)] * (len(prompt) * copies)
             config = self._served.decoder.config
             check_profile_size(keys, record.profile, config, record.profile_bytes)
         keys_of_prompts, names = prompt_keys(content.marked, copies)
@@ -228,7 +228,7 @@ def _check_prompt(given: dict[str, Any], content: BatchContent) -> int:
     ids, wanted = given.get("input_ids"), content.tokens["input_ids"]
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         raise ValueError("generate() is recorded from `input_ids [B, T]`, and was given none")
-    start = wanted.shape[1] - ids.shape[1]
+    start: int = wanted.shape[1] - ids.shape[1]
     same = start >= 0 and (start == 0 or given.get("past_key_values") is not None)
     if not same or not torch.equal(ids.cpu(), wanted[:, start:].cpu()):
         raise ValueError(

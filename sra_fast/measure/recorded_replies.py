@@ -1,8 +1,8 @@
 """Put together what was recorded of generated replies: their masses, and the result of each.
 
 A reply's tokens are its new tokens without the end marker. The row of a token is the one at its own
-position, and the row before it predicted it, so a reply of r tokens has the rows of r + 1 steps. They
-are reduced as :func:`sra_fast.score` reduces them.
+position, and the row before it predicted it, so a reply of r tokens has the rows of r + 1 steps.
+They are reduced as :func:`sra_fast.score` reduces them.
 """
 
 from __future__ import annotations
@@ -129,8 +129,7 @@ def recorded_replies(
     result = None
     if rows:
         ended = tuple(
-            _replied(prompts[row], row, ids.shape[1], marked.shape[1], replies[row])
-            for row in rows
+            _replied(prompts[row], row, ids.shape[1], marked.shape[1], replies[row]) for row in rows
         )
         batch = MarkedBatch(ended, marked.names, (ids.shape[0], ids.shape[1]))
         result = _reduced(steps, masses, batch, replies, definition, keep_rows)

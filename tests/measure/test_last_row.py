@@ -1,4 +1,4 @@
-"""Test that the softmax of one row is that of the reference, sinks, softcap and padding included."""
+"""Test that the softmax of one row is the reference's, with sinks, softcaps and padding."""
 
 from __future__ import annotations
 
