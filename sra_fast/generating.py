@@ -58,7 +58,7 @@ def generate(
         on_token: called in each step as ``on_token(step, ids, masses)``: the number of the step
             from 0, the new tokens int64 ``[S]``, and float32 ``[S, L, H, G]``, the masses of the
             rows that predicted them, on the model's device. Sequences that have ended go on with
-            padding there. What it raises ends the generation.
+            padding there. It may call the model. What it raises ends the generation.
         generation_arguments: arguments of ``model.generate``, such as ``max_new_tokens``,
             ``do_sample``, ``num_return_sequences``, ``streamer``, ``stopping_criteria`` or a
             ``past_key_values`` that holds the first tokens of the prompts.

@@ -20,7 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 import sra_fast
 from image_models import IMAGE_FAMILIES, WIDTH, ImageFamily, image_batch
 from marked_batches import marked_batch
-from model_families import FAMILIES
+from model_families import FAMILIES, HYBRIDS
 from sra_fast.measure.generation_modes import UnservedGenerationError
 from sra_fast.measure.recorded_generation import UnfinishedGenerationError
 
@@ -199,6 +199,29 @@ def test_on_token_gets_each_new_token_with_its_masses() -> None:
         assert torch.equal(of_row, replies.masses[row])
 
 
+def test_on_token_may_call_the_model_and_score() -> None:
+    model, batch = LLAMA.build(), prompts()
+    marked = marked_batch((40, 29))
+    wanted = sra_fast.score(model, marked)
+    plain = sra_fast.generate(model, batch, **GREEDY)
+
+    def measure(step: int, ids: Tensor, masses: Tensor) -> None:
+        assert torch.equal(sra_fast.score(model, marked).sra, wanted.sra)
+        model(ids[:, None])
+
+    found = sra_fast.generate(model, batch, on_token=measure, **GREEDY)
+    assert torch.equal(found.sequences, plain.sequences)
+    assert torch.equal(found.scored.sra, plain.scored.sra)
+
+
+@pytest.mark.parametrize("family", [LLAMA, GPT_OSS, *HYBRIDS[:1]], ids=str)
+def test_a_reply_of_one_token_has_its_own_row_too(family: Any) -> None:
+    model, batch = family.build(), prompts()
+    replies = sra_fast.generate(model, batch, keep_rows=True, max_new_tokens=1, min_new_tokens=1)
+    assert replies.new_tokens == (1, 1, 1)
+    assert_same(replies.scored, scored(model, batch, replies))
+
+
 def test_profiles_of_steps_and_replies_are_those_of_score() -> None:
     model, batch = GPT_OSS.build(), prompts()
     batch["source_ids"] = batch["attention_mask"].int()
@@ -256,7 +279,7 @@ def test_replies_to_images_have_the_masses_of_the_models_own_maps(family: ImageF
     span = batch["span_masks"]["image"].repeat_interleave(2, dim=0)
     del batch["response_mask"]
     arguments = {**GREEDY, "num_return_sequences": 2, "do_sample": True, "top_k": 1}
-    replies = sra_fast.generate(family.build(), batch, **arguments)
+    replies = sra_fast.generate(family.build(), batch, keep_rows=True, **arguments)
     own = family.build()
     own.set_attn_implementation("eager")
     out = own.generate(
@@ -271,6 +294,12 @@ def test_replies_to_images_have_the_masses_of_the_models_own_maps(family: ImageF
         wanted = (maps * span[:, None, None]).sum(-1)
         found = torch.stack([masses[step, :, :, 0] for masses in replies.masses])
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    # The row of the last token, which `generate` does not feed, is that of one token more.
+    more = {**arguments, "max_new_tokens": NEW + 1, "min_new_tokens": NEW + 1}
+    longer = sra_fast.generate(family.build(), batch, **more)
+    last = torch.stack([replies.scored.rows(row)[:, -1] for row in range(4)])
+    wanted = torch.stack([masses[NEW] for masses in longer.masses])
+    torch.testing.assert_close(last, wanted, atol=1e-6, rtol=0)
 
 
 def test_wrapped_models_generate_as_they_are() -> None:

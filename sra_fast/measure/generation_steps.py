@@ -62,6 +62,7 @@ class GenerationSteps:
         self._request: LastRowRequest | None = None
         self._call: dict[str, Any] = {}
         self._cache: tuple[str, Any] | None = None
+        self._paused = False
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -79,6 +80,15 @@ class GenerationSteps:
             for hook in hooks:
                 hook.remove()
             self._request = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave passes of the model inside the block alone: they are no steps."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     @torch.no_grad()
     def feed(self, ids: Tensor, keep_cache: bool) -> None:
@@ -110,10 +120,13 @@ class GenerationSteps:
         self._call, self._cache = {}, None
 
     def _enter_whole(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._check()
-        self._call = kwargs
+        if not self._paused:
+            self._check()
+            self._call = kwargs
 
     def _leave_whole(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._paused:
+            return
         for holder in (output, self._call):
             for name in _CACHES:
                 found = holder.get(name) if hasattr(holder, "get") else None
@@ -123,7 +136,9 @@ class GenerationSteps:
 
     def _enter(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]] | None:
+        if self._paused:
+            return None
         history = self._prompts.length + len(self.masses)
         sliding = getattr(kwargs.get("past_key_values"), "is_sliding", ())
         self._request = LastRowRequest(self._prompts, history, self._profile, sliding)
@@ -131,7 +146,8 @@ class GenerationSteps:
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         request, self._request = self._request, None
-        assert request is not None
+        if request is None:
+            return
         layers = tuple(sorted(request.masses))
         missing = sorted(set(self._served.attention_layers) - set(layers))
         if missing or not layers or (self.layers and layers != self.layers):

@@ -171,7 +171,8 @@ class _Recorder:
         def after_step(step: int, ids: Tensor) -> None:
             self._check_open()
             if record.on_token is not None:
-                record.on_token(step, ids[:, -1], steps.masses[step])
+                with steps.paused():
+                    record.on_token(step, ids[:, -1], steps.masses[step])
 
         watch = StoppingWatch(after_step)
         criteria = list(given.get("stopping_criteria") or ())
