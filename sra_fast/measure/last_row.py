@@ -192,7 +192,12 @@ class LastRowRequest:
         starts = reading.first_keys(batch, n)
         window = 0 if reading.window is None else n - reading.window
         expected = tuple(max(start - unseen, window, 0) for start in self.prompts.starts)
-        if starts is None or batch != len(expected):
+        if batch != len(expected):
+            raise ValueError(
+                f"a pass of {batch} rows where {len(expected)} sequences are generated; only the "
+                "passes of one generate() are recorded"
+            )
+        if starts is None:
             raise ValueError("the last token of a prompt is padding; pad prompts on the left")
         if starts != expected and not chunked:
             raise ValueError(

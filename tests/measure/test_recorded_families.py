@@ -23,6 +23,7 @@ _ALWAYS = {  # sinks, a state, chunks, a second pass with the same queries, gene
     ("image-text", "qwen2_vl"),
 }
 SERVED = [family for family, text in rows(PAGE.read_text("utf-8")) if text.startswith("equal")]
+HOW_TO = PAGE.parents[1] / "how-to" / "record-generation.md"
 OF_THIS_VERSION = f"transformers {transformers.__version__} " in PAGE.read_text(encoding="utf-8")
 
 DO_NOT_GENERATE = {  # without images, or with a config of parts that lacks a token
@@ -70,3 +71,13 @@ def test_each_step_has_the_masses_of_its_own_eager_generate(family: tuple[str, s
 def test_nearly_every_family_is_compared() -> None:
     kinds = Counter(family in DO_NOT_GENERATE for family in SERVED)
     assert kinds[False] > 20 * kinds[True]
+
+
+@pytest.mark.skipif(not OF_THIS_VERSION, reason="the page is of another version of transformers")
+def test_the_documentation_says_of_how_many_families_this_is_true() -> None:
+    text = " ".join(HOW_TO.read_text(encoding="utf-8").split())
+    generate = len(SERVED) - len(DO_NOT_GENERATE)
+    assert f"{generate} of {len(SERVED)}, has the masses" in text
+    assert f"In {generate - len(NOT_AS_IN_ONE_PASS)} of them they are also those of" in text
+    assert f"In the other {len(NOT_AS_IN_ONE_PASS)} the model's own" in text
+    assert all(f"`{name}`" in text for _, name in NOT_AS_IN_ONE_PASS)
