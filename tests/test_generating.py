@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     DynamicCache,
     GenerationConfig,
     StaticCache,
@@ -23,6 +26,7 @@ from marked_batches import marked_batch
 from model_families import FAMILIES, HYBRIDS
 from sra_fast.measure.generation_modes import UnservedGenerationError
 from sra_fast.measure.recorded_generation import UnfinishedGenerationError
+from tiny_chat_model import save_tiny_model
 
 LLAMA = next(family for family in FAMILIES if family.name == "llama")
 GPT_OSS = next(family for family in FAMILIES if family.name == "gpt_oss")
@@ -154,6 +158,40 @@ def test_an_end_marker_is_no_part_of_a_reply_and_needs_no_further_pass() -> None
     assert replies.new_tokens == (first + 1,)
     assert len(passes) == first + 1
     assert_same(replies.scored, scored(model, batch, replies))
+
+
+def test_end_markers_can_be_switched_off() -> None:
+    model, batch = LLAMA.build(), prompts((40,))
+    marker = int(model.generate(**inputs(batch), **GREEDY)[0, T + 1])
+    model.generation_config.eos_token_id = marker
+    asked: dict[str, Any] = dict(max_new_tokens=NEW, do_sample=False)
+    for switched_off in ({}, {"eos_token_id": None}):
+        plain = model.generate(**inputs(batch), **asked, **switched_off)
+        replies = sra_fast.generate(model, batch, check=False, **asked, **switched_off)
+        assert torch.equal(replies.sequences, plain)
+        assert replies.ended == (not switched_off,)
+
+
+def test_stop_strings_end_each_reply_without_an_end_marker(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [tokenizer(text, return_tensors="pt").input_ids for text in ("one and two", "hello")]
+    asked: dict[str, Any] = dict(max_new_tokens=6, do_sample=False, pad_token_id=0)
+    asked |= {"stop_strings": ["R", "4"], "tokenizer": tokenizer}
+    alone = [model.generate(ids, **asked).shape[1] - ids.shape[1] for ids in texts]
+    assert alone[0] < alone[1] < 6
+    width = max(ids.shape[1] for ids in texts)
+
+    def padded(rows: list[Tensor]) -> Tensor:
+        return torch.cat([torch.nn.functional.pad(row, (width - row.shape[1], 0)) for row in rows])
+
+    mask = padded([torch.ones_like(ids) for ids in texts])
+    batch = {"input_ids": padded(texts), "attention_mask": mask, "strategy_mask": mask.bool()}
+    replies = sra_fast.generate(model, batch, check=False, **asked)
+    assert list(replies.new_tokens) == alone
+    assert replies.ended == (False, False)
+    assert replies.scored.response_tokens.tolist() == alone
 
 
 def test_a_reply_of_an_end_marker_alone_has_no_score() -> None:

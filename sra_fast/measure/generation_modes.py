@@ -56,8 +56,10 @@ class GenerationSettings:
         self._given = given
 
     def value(self, name: str) -> Any:
-        """Return a setting of the call; None if nobody set it."""
-        found = self._given.get(name)
+        """Return a setting of the call; None if nobody set it, or the call switches it off."""
+        if name in self._given:
+            return self._given[name]
+        found = None
         for config in (self._given.get("generation_config"), self._model.generation_config):
             if found is None:
                 found = getattr(config, name, None)

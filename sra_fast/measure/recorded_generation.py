@@ -212,9 +212,10 @@ def _named(
     if args:
         parameters = inspect.signature(method).parameters
         kwargs = {**dict(zip(parameters, args, strict=False)), **kwargs}
-    given = {name: value for name, value in kwargs.items() if value is not None}
-    if "inputs" in given:
-        given["input_ids"] = given.pop("inputs")
+    given = dict(kwargs)  # a None is kept: `eos_token_id=None` switches end markers off
+    inputs = given.pop("inputs", None)
+    if inputs is not None:
+        given["input_ids"] = inputs
     return given
 
 
