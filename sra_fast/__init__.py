@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast import definitions as definitions
     from sra_fast import explanation as explanation
     from sra_fast import files as files
+    from sra_fast import generating as generating
     from sra_fast import kernels as kernels
     from sra_fast import measure as measure
     from sra_fast import monitoring as monitoring
@@ -42,10 +43,12 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast.chat.templates import PromptTemplate as PromptTemplate
     from sra_fast.definitions import register_definition as register_definition
     from sra_fast.explanation import explain as explain
+    from sra_fast.generating import generate as generate
     from sra_fast.kernels.contract import SpanAttention as SpanAttention
     from sra_fast.kernels.contract import SpanMass as SpanMass
     from sra_fast.kernels.contract import SpanQuery as SpanQuery
     from sra_fast.kernels.steering import Steering as Steering
+    from sra_fast.measure.recorded_replies import RecordedReplies as RecordedReplies
     from sra_fast.measure.request import SpanRequest as SpanRequest
     from sra_fast.monitoring import monitor as monitor
     from sra_fast.op import span_attention as span_attention
@@ -66,8 +69,10 @@ else:
             "chat.templates": ("PromptTemplate",),
             "definitions": ("register_definition",),
             "explanation": ("explain",),
+            "generating": ("generate",),
             "kernels.contract": ("SpanAttention", "SpanMass", "SpanQuery"),
             "kernels.steering": ("Steering",),
+            "measure.recorded_replies": ("RecordedReplies",),
             "measure.request": ("SpanRequest",),
             "monitoring": ("monitor",),
             "op": ("span_attention", "span_mass"),
@@ -82,6 +87,7 @@ else:
             "definitions",
             "explanation",
             "files",
+            "generating",
             "kernels",
             "measure",
             "monitoring",

@@ -13,9 +13,11 @@ from torch import nn
 from sra_fast.kernels.steering import check_strength
 from sra_fast.measure.batch_keys import read_content
 from sra_fast.measure.layer_steering import SteeringStrength
+from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import ServedModel, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.steered_calls import SteeredBatch, SteeredModel
+from sra_fast.measure.trial import tried
 from sra_fast.measure.watching import unwrapped
 from sra_fast.names import SteeredTokens
 from sra_fast.tools.busy_threads import threads_inside
@@ -77,7 +79,8 @@ def steer(
     check_strength(beta, share, exact)
     if rows not in ("all", "generated"):
         raise ValueError(f'steer: rows: expected "all" or "generated", got {rows!r}')
-    served = serve(unwrapped(model))
+    served = tried(serve(unwrapped(model)))  # now: inside the block it would be steered
+    self_check(served, "auto")
     content = read_content(served, batch, unanswered=True)
     steered = _steered_batch(content.marked, span, content.tokens, rows)
     strength = SteeringStrength(beta, share, exact, _heads(served, layers, heads))

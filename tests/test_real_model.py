@@ -41,13 +41,28 @@ def smollm2() -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def prompts(smollm2: tuple[Any, Any]) -> list[Any]:
     """Return three conversations of ESConv, each in another template, up to the reply."""
+    records = real_records()
+    return up_to_replies(smollm2[1], [records[0], records[len(records) // 2], records[-1]])
+
+
+@pytest.fixture(scope="module")
+def short_prompts(smollm2: tuple[Any, Any]) -> list[Any]:
+    """Return the same of three first turns of ESConv, whose eager maps take little memory."""
+    first = [record for record in real_records() if len(record["messages"]) <= 2]
+    return up_to_replies(smollm2[1], first[:3])
+
+
+def real_records() -> list[Any]:
     if not ESCONV.is_dir():
         pytest.skip(WHY_ABSENT)
-    records = convert(ESCONV / "esconv_valid_130.json").records
-    chosen = [records[0], records[len(records) // 2], records[-1]]
+    return convert(ESCONV / "esconv_valid_130.json").records
+
+
+def up_to_replies(tokenizer: Any, records: list[Any]) -> list[Any]:
+    """Return the ids and the marked strategy of prompts, each record's in another template."""
     found = []
-    for record, template in zip(chosen, ("standard", "c1_hf", "c3_hl"), strict=True):
-        (prompt,) = encode_prompts(smollm2[1], [record], template)
+    for record, template in zip(records, ("standard", "c1_hf", "c3_hl"), strict=True):
+        (prompt,) = encode_prompts(tokenizer, [record], template)
         reply = int(prompt.response_mask.nonzero()[0])
         found.append((prompt.input_ids[:reply], prompt.strategy_mask[:reply]))
     return found
@@ -175,3 +190,50 @@ def test_profiles_of_three_real_conversations_are_means_of_its_own_maps(
         span = prompt.strategy_mask[: wanted.shape[-1]]
         mass = result.profile(0)[..., span].sum(dim=-1)
         torch.testing.assert_close(mass, result.mass[0, ..., 0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_masses_recorded_while_it_speaks_are_those_of_its_eager_generate_and_of_score(
+    smollm2: tuple[Any, Any], short_prompts: list[Any], sampled: bool
+) -> None:
+    model, _ = smollm2
+    width, new = max(len(ids) for ids, _ in short_prompts), 4
+    batch = {
+        name: torch.stack([torch.nn.functional.pad(each, (width - len(each), 0)) for each in every])
+        for name, every in (
+            ("input_ids", [ids for ids, _ in short_prompts]),
+            ("attention_mask", [torch.ones_like(ids) for ids, _ in short_prompts]),
+            ("strategy_mask", [strategy for _, strategy in short_prompts]),
+        )
+    }
+    arguments = {"max_new_tokens": new, "do_sample": sampled, "pad_token_id": 2}
+    torch.manual_seed(7)
+    replies = sra_fast.generate(model, batch, keep_rows=True, **arguments)
+    model.set_attn_implementation("eager")
+    torch.manual_seed(7)
+    own = model.generate(
+        **{name: batch[name] for name in ("input_ids", "attention_mask")},
+        output_attentions=True,
+        return_dict_in_generate=True,
+        **arguments,
+    )
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(replies.sequences, own.sequences)
+    for row, (masses, span) in enumerate(zip(replies.masses, batch["strategy_mask"], strict=True)):
+        for step, mass in enumerate(masses):
+            maps = torch.stack([layer[row, :, -1, :width] for layer in own.attentions[step]])
+            wanted = maps[..., span].sum(-1)
+            assert float((mass[..., 0] - wanted).abs().max()) <= 1e-5
+    whole = {
+        name: torch.nn.functional.pad(each, (0, replies.sequences.shape[1] - width))
+        for name, each in batch.items()
+    }
+    at = torch.arange(replies.sequences.shape[1]) - width
+    counts = replies.scored.response_tokens
+    whole["response_mask"] = (at >= 0) & (at < counts[:, None])
+    whole["attention_mask"] |= whole["response_mask"].long()
+    scored = sra_fast.score(model, {**whole, "input_ids": replies.sequences}, keep_rows=True)
+    for i in range(len(short_prompts)):
+        assert float((replies.scored.rows(i) - scored.rows(i)).abs().max()) <= 1e-5
+    for name, wanted in scored.scores.items():
+        torch.testing.assert_close(replies.scored.scores[name], wanted, rtol=1e-4, atol=1e-7)

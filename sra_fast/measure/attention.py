@@ -17,6 +17,7 @@ from transformers.masking_utils import causal_mask_function
 
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure import model_kinds
+from sra_fast.measure.last_row import LastRowRequest
 from sra_fast.measure.layer_steering import CallSteering
 from sra_fast.measure.mask_reading import (
     MaskReading,
@@ -57,7 +58,7 @@ def attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     is_causal: bool | None = None,
-    sra_request: SpanRequest | None = None,
+    sra_request: SpanRequest | LastRowRequest | None = None,
     sra_steering: CallSteering | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
@@ -101,6 +102,11 @@ def attention(
     if sra_request is None:
         _refuse_unseen_borders(reading, kwargs)
         out = plain_attention(query, key, value, reading, scaling, softcap, s_aux, steer)
+        return out.transpose(1, 2).contiguous(), None
+    if isinstance(sra_request, LastRowRequest):
+        tensors = (given, query, key, value)
+        layer = _layer_index(module)
+        out = sra_request.attend(module, layer, *tensors, reading, scaling, softcap, s_aux, steer)
         return out.transpose(1, 2).contiguous(), None
 
     spans = _spans(module, query, key, reading, sra_request)

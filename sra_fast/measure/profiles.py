@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -47,6 +47,16 @@ class ProfilePlaces:
     keys: Tensor
     factors: Tensor
     counts: Tensor
+
+
+class TakenProfiles(Protocol):
+    """Profiles of n responses, one after another, whose keys are E in all."""
+
+    counts: Tensor
+
+    def taken(self, layers: Sequence[int]) -> Tensor:
+        """Return the profiles in the host's memory, ``[E]``, ``[E, L]`` or ``[E, L, H]``."""
+        ...
 
 
 class ProfileRecord:
@@ -136,7 +146,7 @@ def with_profiles(
 
 def attach_profiles(
     result: SRAResult,
-    record: ProfileRecord,
+    record: TakenProfiles,
     batch: MarkedBatch,
     members: Sequence[int],
     input_ids: Tensor | None,

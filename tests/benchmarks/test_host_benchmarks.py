@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.host import call_cost, generate_cost
+from benchmarks.host import call_cost, generate_cost, recording_cost
 from tiny_chat_model import save_tiny_model
 
 
@@ -29,6 +29,25 @@ def test_both_ways_generate_the_same_tokens(
 ) -> None:
     assert generate_cost.main([*words, "--rows", rows]) == 0
     assert "WRONG" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", ["1", "3"])
+def test_recorded_generations_have_the_tokens_of_plain_ones(
+    words: list[str], rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = [word if word != "8" else "50" for word in words]
+    assert recording_cost.main([*longer, "--rows", rows]) == 0
+    printed = capsys.readouterr().out
+    assert all(way in printed for way in recording_cost.WAYS)
+    assert "WRONG" not in printed
+
+
+def test_a_recording_of_other_tokens_gets_no_ratio(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(recording_cost.WAYS, "sdpa", lambda model, batch, **_: batch["input_ids"])
+    assert recording_cost.main(words) == 1
+    assert "WRONG" in capsys.readouterr().out
 
 
 def test_other_tokens_get_no_ratio(
