@@ -12,7 +12,8 @@ from torch import Tensor
 
 from op_cases import CASES, Case
 from op_truth import worst
-from sra_fast import SpanQuery, span_attention, span_mass
+from sra_fast import SpanQuery, op, span_attention, span_mass
+from sra_fast.kernels import profile
 from sra_fast.kernels.contract import LogitRule, ProfileQuery
 from sra_fast.kernels.triton_kernels import backend
 from sra_fast.kernels.triton_kernels.profile_operator import (
@@ -88,22 +89,18 @@ def true_gradients(case: Case, query: SpanQuery, dtype: torch.dtype) -> list[Ten
 CHOSEN = {
     "one key head",
     "odd widths",
-    "left and right padding",
-    "packed with gaps",
     "a row that is all padding",
     "nothing visible at all",
     "packed, fewer queries than keys",
     "last stride other than 1",
     "left and right padding, window, softcap and sinks",
-    "fewer queries than keys, sinks",
     "one query, sinks",
     "no row",
 }
 GRID = [
     *(case for case in CASES if ON_GPU or case.name in CHOSEN),
     Case("rows of several batch rows in one tile", batch=4, queries=9, keys=9, rows="all"),
-    Case("more tiles", queries=70, keys=100, window=30, heads=2, rows="all"),
-    Case("head width 96", width=96, heads=2, kv_heads=1),
+    Case("more tiles", queries=40, keys=70, window=30, heads=2, kv_heads=1, rows="all"),
 ]
 
 
@@ -120,9 +117,24 @@ def test_triton_gives_the_gradient_of_the_definition(number: int) -> None:
 @pytest.mark.parametrize("by_head", [True, False])
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_rows_in_any_groups_have_their_gradient(grouping: Grouping, by_head: bool) -> None:
-    case = Case("every row", queries=70, keys=80, heads=2, rows="all", sinks=True, softcap=3.0)
+    case = Case("every row", queries=36, keys=40, heads=2, rows="all", sinks=True, softcap=3.0)
     query = asking(case, grouping, by_head=by_head)
     found = gradients(case, query, leaves(case, torch.float32, DEVICE), "triton")
+    for mine, true in zip(found, true_gradients(case, query, torch.float32), strict=True):
+        assert worst(mine, true) <= 1e-5 * true.abs().max().item()
+
+
+def test_the_kernels_stand_beside_any_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let backend "lse" take the kernels, as it does on a card, and no block of PyTorch's."""
+
+    def refuse(*given: Any) -> Any:
+        raise AssertionError("the blocks were used where the kernels may be")
+
+    monkeypatch.setattr(op, "trusted_kernels", lambda *of: backend)
+    monkeypatch.setattr(profile, "of_rows", refuse)
+    case = Case("lse", queries=20, keys=30, heads=2, sinks=True)
+    query = asking(case, in_turn, by_head=True)
+    found = gradients(case, query, leaves(case, torch.float32, DEVICE), "lse")
     for mine, true in zip(found, true_gradients(case, query, torch.float32), strict=True):
         assert worst(mine, true) <= 1e-5 * true.abs().max().item()
 
@@ -136,7 +148,7 @@ def test_rows_in_no_group_give_no_gradient() -> None:
 
 def test_half_precision_rounds_no_more_than_its_products() -> None:
     """The means are over many heads and rows: absolute shares would vanish in float16."""
-    case = Case("half", heads=8, kv_heads=4, queries=100, keys=120, rows="all", softcap=2.0)
+    case = Case("half", queries=40, keys=50, rows="all", softcap=2.0)
     query = asking(case, together, by_head=False)
     found = gradients(case, query, leaves(case, torch.float16, DEVICE), "triton")
     for mine, true in zip(found, true_gradients(case, query, torch.float16), strict=True):
@@ -145,7 +157,7 @@ def test_half_precision_rounds_no_more_than_its_products() -> None:
 
 
 def test_the_same_bits_in_every_run() -> None:
-    case = Case("packed", segments=((0, 0, 20), (0, 20, 37)), rows="all", sinks=True)
+    case = Case("packed", segments=((0, 0, 10), (0, 10, 37)), heads=2, rows="all", sinks=True)
     query = asking(case, in_turn, by_head=True)
     given = leaves(case, torch.float16, DEVICE)
     runs = [gradients(case, query, given, "triton") for _ in range(2)]
