@@ -90,9 +90,7 @@ def _step(make: Step, q: Tensor, k: Tensor) -> Sequence[Tensor]:
         return torch.autograd.grad(made, leaves, cotangent.to(made.dtype))
 
 
-def _compare(
-    bench: Bench, entry: Entry, found: Sequence[Tensor], wanted: Sequence[Tensor]
-) -> None:
+def _compare(bench: Bench, entry: Entry, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
     """Keep the errors of dq and dk in the entry, and refuse those that are too large."""
     names = ("profile's dq", "profile's dk")
     errors = {n: checking.relative(*pair) for n, *pair in zip(names, found, wanted, strict=True)}

@@ -166,6 +166,7 @@ _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | 
     },
 }
 # fmt: on
+# The gradient of a profile multiplies what the gradient of the mass from rows does.
 for _table in (*_HALF.values(), *_SINGLE.values()):
     _table[Kernel.PROFILE_DQ] = _table[Kernel.ROW_DQ]
     _table[Kernel.PROFILE_DK] = _table[Kernel.ROW_DK]

@@ -5,7 +5,8 @@ head in the mean over heads), and g_rj the gradient of the profile of row r's gr
 
     δ_r   = Σ_j P_rj g_rj
     dS_rj = w_r · P_rj · (g_rj − δ_r)              × (1 − (S_rj/cap)²) under a softcap
-    dq_r  = scale · Σ_j dS_rj k_j      dk_j = scale · Σ_r dS_rj q_r      dsink = −Σ_r w_r P_r,sink δ_r
+    dq_r  = scale · Σ_j dS_rj k_j      dk_j = scale · Σ_r dS_rj q_r
+    dsink = −Σ_r w_r P_r,sink δ_r
 
 It is the gradient of row_backward.py with a gradient for every key in place of one for each span;
 δ needs a pass over the keys, since no sum of the forward pass gives it. The kernel of dq makes that

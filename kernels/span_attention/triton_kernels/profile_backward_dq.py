@@ -1,4 +1,4 @@
-"""Compute δ and dq of the rows in a profile, one program per tile and head (profile_backward.py)."""
+"""Compute δ and dq of profiles, one program per tile of rows and head (see profile_backward.py)."""
 
 from __future__ import annotations
 
