@@ -170,6 +170,8 @@ _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | 
 for _table in (*_HALF.values(), *_SINGLE.values()):
     _table[Kernel.PROFILE_DQ] = _table[Kernel.ROW_DQ]
     _table[Kernel.PROFILE_DK] = _table[Kernel.ROW_DK]
+# With four warps the assembler spills there in the loop over keys of several groups.
+_HALF["sm_120"][Kernel.PROFILE_DQ] = ((64, 32, 4, 3), (64, 32, 8, 3), (32, 32, 8, 2))
 
 
 def _configurations(name: str, kernel: Kernel) -> dict[Class, Configuration]:
