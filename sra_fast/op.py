@@ -175,11 +175,12 @@ def _profile(
 ) -> Tensor:
     """Return the profiles from ``lse [R, Hq]``.
 
-    Without a gradient they come from the Triton kernel, where it may be chosen or is the backend.
+    They and their gradient come from Triton kernels, where these may be chosen or are the backend.
     """
     kernels = triton_backend() if hasattr(backend, "profile_of_rows") else trusted_kernels(q, k)
-    if kernels is not None and not grad:
-        made: Tensor = kernels.profile_of_rows(q, k, lse, query, rule)
+    if kernels is not None:
+        of_rows = kernels.connected_profile_of_rows if grad else kernels.profile_of_rows
+        made: Tensor = of_rows(q, k, lse, query, rule)
         return made
     with torch.set_grad_enabled(grad):
         sequences = plan(query, q.shape[0], q.shape[2], k.shape[2])

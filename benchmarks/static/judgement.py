@@ -40,6 +40,8 @@ NAMES = {
     "row_dq_kernel": "row_dq",
     "row_dk_kernel": "row_dk",
     "profile_kernel": "profile",
+    "profile_dq_kernel": "profile_dq",
+    "profile_dk_kernel": "profile_dk",
 }
 WITHOUT_PRODUCTS = {"delta", "decode join"}
 BLOCK = 16 * 64  # logits: what one warp multiplies at once, times 64 keys

@@ -16,7 +16,9 @@ from sra_fast.kernels.triton_kernels.forward import forward
 from sra_fast.kernels.triton_kernels.key_profile import RowOrder, key_profile
 from sra_fast.kernels.triton_kernels.launch import Logits, like_heads
 from sra_fast.kernels.triton_kernels.layout import GRANULE, Layout
+from sra_fast.kernels.triton_kernels.profile_backward import profile_backward
 from sra_fast.kernels.triton_kernels.row_backward import row_backward
+from sra_fast.kernels.triton_kernels.row_groups import RowGroups
 from sra_fast.kernels.triton_kernels.steering_epilogue import EXACTLY, steer_rows
 
 WIDTHS = (64, 128, 256)
@@ -28,8 +30,17 @@ ROWS = 257
 
 
 KernelFunction = Literal[
-    "forward", "decode", "epilogue", "steering", "backward", "row_backward", "profile"
+    "forward",
+    "decode",
+    "epilogue",
+    "steering",
+    "backward",
+    "row_backward",
+    "profile",
+    "profile_backward",
 ]
+EPILOGUES: tuple[KernelFunction, ...] = ("epilogue", "steering")
+FROM_ROWS: tuple[KernelFunction, ...] = ("row_backward", "profile", "profile_backward")
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,8 @@ def every_case() -> list[KernelCase]:
             cases += [replace(usual, spans=spans) for spans in ((0, 2, 3) if often else (0, 3))]
             cases += [replace(few, queries=1, spans=spans) for spans in ((0, 3) if often else (3,))]
             cases += [case for case in most if decode_serves(case)][:1]  # the largest tile
-            names: tuple[KernelFunction, ...] = ("epilogue", "steering", "row_backward")
-            cases += [replace(usual, function=name) for name in names]
-            cases += [replace(usual, function="profile", spans=spans) for spans in (0, 3)]
+            cases += [replace(usual, function=name) for name in (*EPILOGUES, *FROM_ROWS)]
+            cases.append(replace(usual, function="profile", spans=0))
             steps = (0, 3) if width <= WIDEST_CLEAN else (3,)
             cases += [replace(usual, function="backward", spans=spans) for spans in steps]
     usual = KernelCase("forward", 128, torch.bfloat16, spans=3)
@@ -87,7 +97,7 @@ def every_case() -> list[KernelCase]:
         replace(usual, batch=1, queries=EVEN_TOKENS, keys=EVEN_TOKENS),
     ):
         cases += [more, replace(more, spans=0)]
-        cases += [replace(more, function=name) for name in ("backward", "row_backward", "profile")]
+        cases += [replace(more, function=name) for name in ("backward", *FROM_ROWS)]
     return cases
 
 
@@ -95,10 +105,7 @@ def quick_cases() -> list[KernelCase]:
     """Return one case per kernel, in bfloat16 with heads of width 128, and with spans."""
     usual = KernelCase("forward", 128, torch.bfloat16, spans=3)
     decoding = replace(_few_queries(usual), queries=1)
-    names: tuple[KernelFunction, ...] = (
-        *("epilogue", "steering"),
-        *("backward", "row_backward", "profile"),
-    )
+    names: tuple[KernelFunction, ...] = (*EPILOGUES, "backward", *FROM_ROWS)
     others = [replace(usual, function=name) for name in names]
     return [replace(usual, spans=0), usual, decoding, *others]
 
@@ -210,6 +217,17 @@ def _profile(case: KernelCase) -> None:
     key_profile(q, k, lse, layout.first_key, layout.rows, order, logits, by_head)
 
 
+def _profile_backward(case: KernelCase) -> None:
+    q, k, _, layout, logits = _inputs(case)
+    lse = _empty(ROWS, case.heads, dtype=torch.float32)
+    of_rows = _empty(ROWS, dtype=torch.int32)
+    largest, shares = (_empty(count, dtype=torch.float32) for count in (1, ROWS))
+    groups = RowGroups(of_rows, shares, largest, of_rows)
+    d_profile = _empty(3, case.heads, case.keys, dtype=torch.float32)
+    bounds = torch.empty_like(layout.key_runs)
+    profile_backward(q, k, lse, d_profile, layout.first_key, layout.rows, groups, bounds, logits)
+
+
 _CALLS: dict[str, Callable[[KernelCase], None]] = {
     "forward": _forward,
     "decode": _decode,
@@ -218,4 +236,5 @@ _CALLS: dict[str, Callable[[KernelCase], None]] = {
     "backward": _backward,
     "row_backward": _row_backward,
     "profile": _profile,
+    "profile_backward": _profile_backward,
 }

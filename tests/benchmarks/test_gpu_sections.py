@@ -31,12 +31,14 @@ from benchmarks.gpu.sections import (
     gradients,
     mass_cost,
     model_scores,
+    profile_gradients,
     provider_table,
     same_bits,
     score_parts,
 )
 from benchmarks.measuring.cases import Shape
 from sra_fast import SpanAttention, score, span_attention
+from sra_fast.kernels.triton_kernels import backend as triton_backend
 
 KIND = "cuda" if torch.cuda.is_available() else "cpu"
 DEVICE = torch.device(KIND)
@@ -102,6 +104,19 @@ def test_wrong_gradients_get_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for entry in work.entries[len(checks) :]:
         assert "fused_ms" not in entry
         assert entry["fastest"] == "cpu_flash"
+
+
+def test_a_wrong_gradient_of_the_profile_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = triton_backend.connected_profile_of_rows
+    monkeypatch.setattr(
+        triton_backend, "connected_profile_of_rows", lambda *given: 1.05 * right(*given)
+    )
+    work = tiny()
+    profile_gradients.run(work)
+    assert len(work.entries) == 2
+    for entry in work.entries:
+        assert "profile's dq off by" in entry["error"]
+        assert figures(entry) == []
 
 
 def test_a_step_whose_gradients_differ_from_the_others_is_not_timed(

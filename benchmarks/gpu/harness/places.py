@@ -12,5 +12,6 @@ FUSED_KINDS = ("forward and backward", "mass alone", "mass from lse", "decoding 
 FAR_ROWS, FAR_STRIDES = "offsets over many batch rows", "offsets within a sequence"
 FAR = (FAR_ROWS, FAR_STRIDES)
 ROWS_GRADIENT = "gradient of the mass from rows"
-KINDS = (*FUSED_KINDS, ROWS_GRADIENT)
+PROFILE_GRADIENT = "gradient of profiles"
+KINDS = (*FUSED_KINDS, ROWS_GRADIENT, PROFILE_GRADIENT)
 """The kinds of work of this project's kernels; each must give the same bits again and again."""

@@ -108,6 +108,7 @@ TABLES: dict[str, tuple[ReportTable, ...]] = {
             "columns/fused, rows' columns/profile, rows' columns/mass, rows' columns/epilogue",
             "fused_ms",
         ),
+        _table("work, T, kernels_ms, blocks_ms, blocks/kernels", "kernels_ms"),
     ),
 }
 

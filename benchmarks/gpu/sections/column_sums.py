@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmarks.gpu.harness import checking, tensors
 from benchmarks.gpu.harness.bench import Bench, Entry
 from benchmarks.gpu.harness.timing import BenchCall
+from benchmarks.gpu.sections import profile_gradients
 from sra_fast import span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule, ProfileQuery
 
@@ -27,8 +28,9 @@ PROFILE_TOLERANCE = 2e-3
 
 
 def run(bench: Bench) -> None:
-    """Time our profile beside the package's column sums, or note that it is not installed."""
+    """Time our profile and its gradient beside the package's column sums, if it is installed."""
     bench.each([{"T": tokens} for tokens in bench.sizes.column_sums], _measure)
+    profile_gradients.run(bench)
 
 
 @torch.no_grad()

@@ -30,6 +30,8 @@ TESTS = (
     "kernels/test_triton_kernels.py",
     "kernels/test_triton_models.py",
     "kernels/test_row_gradient.py",
+    "kernels/test_profile_kernel.py",
+    "kernels/test_profile_gradient.py",
     "kernels/test_decode_splits.py",
     "kernels/test_mass_routes.py",
     "kernels/test_steering_kernel.py",

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.harness import tensors
 from benchmarks.gpu.harness.sizes import FULL, QUICK, Sizes
-from benchmarks.gpu.sections.same_bits import rows_gradient
+from benchmarks.gpu.sections.same_bits import profile_gradient, rows_gradient
 from sra_fast import Steering, span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule
 from sra_fast.kernels.triton_kernels import backend
@@ -32,7 +32,7 @@ def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> 
 def _run_width(
     sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype, width: int
 ) -> None:
-    """Run forward and backward, mass alone and its gradient, epilogues, and decoding."""
+    """Run forward and backward, mass alone, gradients of rows, epilogues, and decoding."""
     given = tensors.attention(sizes, device, dtype, tokens, width=width)
     for mass in (True, False):
         q, k, v = (x.detach().requires_grad_() for x in (given.q, given.k, given.v))
@@ -42,6 +42,7 @@ def _run_width(
             loss = loss + result.mass.square().sum()
         loss.backward()
     rows_gradient(given.q, given.k, given.v, given.asking)
+    profile_gradient(given.q, given.k, given.asking)
     with torch.no_grad():
         span_attention(given.q, given.k, given.v, given.silent, backend="triton")
         span_mass(given.q, given.k, given.asking, backend="triton")

@@ -16,9 +16,9 @@ from torch import Tensor
 from benchmarks.gpu.harness import checking, tensors
 from benchmarks.gpu.harness.bench import LEAST_SECONDS, Bench, Entry
 from benchmarks.gpu.harness.failures import WrongResultError
-from benchmarks.gpu.harness.places import FAR, FAR_ROWS, KINDS, ROWS_GRADIENT
+from benchmarks.gpu.harness.places import FAR, FAR_ROWS, KINDS, PROFILE_GRADIENT, ROWS_GRADIENT
 from sra_fast import span_attention, span_mass
-from sra_fast.kernels.contract import LogitRule, SpanQuery
+from sra_fast.kernels.contract import LogitRule, ProfileQuery, SpanQuery
 
 Results = Callable[[], Sequence[Tensor]]
 
@@ -76,6 +76,8 @@ def _kind(bench: Bench, what: str, width: int, tokens: int) -> Results:
         return lambda: [backend.mass_of_lse(q, k, lse, query, LogitRule(width**-0.5))]
     if what == ROWS_GRADIENT:
         return lambda: rows_gradient(q, k, v, query)
+    if what == PROFILE_GRADIENT:
+        return lambda: profile_gradient(q, k, query)
     return lambda: _attend(q, k, v, query, backward=not step)
 
 
@@ -97,6 +99,16 @@ def rows_gradient(q: Tensor, k: Tensor, v: Tensor, query: SpanQuery) -> Sequence
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
     mass = span_attention(*leaves, query, backend="lse").mass
     return [mass.detach(), *torch.autograd.grad(mass, leaves[:2], mass.detach())]
+
+
+def profile_gradient(q: Tensor, k: Tensor, query: SpanQuery) -> Sequence[Tensor]:
+    """Return profiles by head of every other row, and their gradients by q and k."""
+    leaves = [x.detach().requires_grad_() for x in (q, k)]
+    groups = torch.arange(len(query.rows), dtype=torch.int32, device=q.device) % 2 - 1
+    asked = replace(query, profile=ProfileQuery(groups, 1))
+    profile = span_mass(*leaves, asked, backend="triton").profile
+    assert profile is not None
+    return [profile.detach(), *torch.autograd.grad(profile, leaves, profile.detach())]
 
 
 def _offsets(bench: Bench, entry: Entry, seconds: float) -> None:

@@ -21,8 +21,9 @@ from .operators import (
     fused_mass,
     span_mass_of_lse,
 )
-from .profile_operator import profile_of_lse
+from .profile_operator import connected_profile, profile_of_lse
 from .row_bounds import row_bounds
+from .row_groups import row_groups
 from .row_operators import connected_mass
 from .steering_epilogue import AT_LEAST, BIAS, EXACTLY, steer_rows
 
@@ -147,6 +148,35 @@ def steer_in_place(
     else:
         found = steer_rows(q, k, v, out, lse, beta, chosen, made, logits, mode, strength)
     return found.bool()
+
+
+def connected_profile_of_rows(
+    q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule
+) -> Tensor:
+    """Return :func:`profile_of_rows`, differentiable in q, k and the sinks, which the lse has."""
+    lse = lse.detach()
+    profile = profile_of_rows(q, k, lse, query, rule)
+    if not needs_grad(q, k, rule.sinks) or len(query.rows) == 0 or profile.numel() == 0:
+        return profile
+    q, k, _, scale = _ready(q, k, k, rule.scale)
+    made, groups = _layout(q, k, k, query, rule.window), row_groups(query, profile.dtype)
+    connected: Tensor = connected_profile(
+        profile,
+        q,
+        k,
+        None if rule.sinks is None else rule.sinks.contiguous(),
+        lse.contiguous(),
+        made.first_key,
+        made.rows,
+        groups.groups,
+        groups.shares,
+        groups.largest,
+        groups.runs,
+        row_bounds(query, made, rule.window),
+        scale,
+        rule.softcap or 0.0,
+    )
+    return connected
 
 
 def mass_of_rows(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:

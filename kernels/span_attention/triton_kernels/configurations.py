@@ -32,6 +32,8 @@ class Kernel(Enum):
     ROW_DQ = "row_dq"
     ROW_DK = "row_dk"
     PROFILE = "profile"
+    PROFILE_DQ = "profile_dq"
+    PROFILE_DK = "profile_dk"
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,12 @@ _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | 
     },
 }
 # fmt: on
+# The gradient of a profile multiplies what the gradient of the mass from rows does.
+for _table in (*_HALF.values(), *_SINGLE.values()):
+    _table[Kernel.PROFILE_DQ] = _table[Kernel.ROW_DQ]
+    _table[Kernel.PROFILE_DK] = _table[Kernel.ROW_DK]
+# With four warps the assembler spills there in the loop over keys of several groups.
+_HALF["sm_120"][Kernel.PROFILE_DQ] = ((64, 32, 4, 3), (64, 32, 8, 3), (32, 32, 8, 2))
 
 
 def _configurations(name: str, kernel: Kernel) -> dict[Class, Configuration]:
@@ -192,6 +200,7 @@ INTERPRETED = {kernel: Configuration(32, 16, 4, 1) for kernel in Kernel} | {
     Kernel.DK_DV: Configuration(16, 32, 4, 1),
     Kernel.ROW_DK: Configuration(16, 32, 4, 1),
     Kernel.PROFILE: Configuration(16, 32, 4, 1),
+    Kernel.PROFILE_DK: Configuration(16, 32, 4, 1),
 }
 
 
@@ -206,7 +215,7 @@ def configuration(kernel: Kernel, q: Tensor, width: int) -> Configuration:
 
 def narrower(kernel: Kernel, chosen: Configuration) -> Configuration:
     """Halve the tile that a program walks: masked loads of odd widths take registers."""
-    if kernel in (Kernel.DK_DV, Kernel.ROW_DK):
+    if kernel in (Kernel.DK_DV, Kernel.ROW_DK, Kernel.PROFILE_DK):
         return replace(chosen, block_m=max(16, chosen.block_m // 2))
     return replace(chosen, block_n=max(16, chosen.block_n // 2))
 

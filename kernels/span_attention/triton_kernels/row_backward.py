@@ -13,6 +13,8 @@ atomics, so the bits are the same in every run.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -50,17 +52,11 @@ def row_backward(
     n, rows = k.shape[2], len(layout.rows)
     d_mass, lse = d_mass.contiguous(), lse.contiguous()
     delta = (d_mass * mass).sum(-1)
-    place = (layout.rows // m, slice(None), layout.rows % m)
+    place = places(layout.rows, m)
     q_rows = q[place].contiguous()  # [R, Hq, D]
     dq_rows, dk = torch.empty_like(q_rows), like_heads(k)
-    shared = {
-        "GROUP": heads // k.shape[1],
-        "WIDTH": width,
-        "BLOCK_D": block(width),
-        "SOFTCAP": logits.softcap is not None,
-        "ACC": accumulator(q.dtype),
-    }
     inputs = (q_rows, k, lse, delta, d_mass, layout.key_labels, layout.first_key, layout.rows)
+    shared = compile_time(q, k, logits)
     factors = (mass.shape[2], logits.inner, logits.unit, logits.scale)
     config = configuration(Kernel.ROW_DQ, q, width)
     row_dq_kernel[(triton.cdiv(min(rows, m), config.block_m) * heads * batch,)](
@@ -87,7 +83,28 @@ def row_backward(
     )
     dq = like_heads(q).zero_()
     dq[place] = dq_rows
-    if logits.sinks is None:
-        return dq, dk, None
-    share = torch.exp(logits.sinks.to(lse.dtype) - lse).masked_fill(lse == -torch.inf, 0.0)
-    return dq, dk, -(share * delta).sum(0).to(logits.sinks.dtype)
+    return dq, dk, sink_gradient(lse, delta, logits.sinks)
+
+
+def places(rows: Tensor, m: int) -> tuple[Tensor, slice, Tensor]:
+    """Return the index of rows ``[R]`` into ``[B, Hq, M, D]``, which takes ``[R, Hq, D]``."""
+    return rows // m, slice(None), rows % m
+
+
+def compile_time(q: Tensor, k: Tensor, logits: Logits) -> dict[str, Any]:
+    """Return the compile-time arguments of the kernels that take gathered rows."""
+    return {
+        "GROUP": q.shape[1] // k.shape[1],
+        "WIDTH": q.shape[3],
+        "BLOCK_D": block(q.shape[3]),
+        "SOFTCAP": logits.softcap is not None,
+        "ACC": accumulator(q.dtype),
+    }
+
+
+def sink_gradient(lse: Tensor, delta: Tensor, sinks: Tensor | None) -> Tensor | None:
+    """Return ``−Σ_i P_sink,i · δ_i`` from ``[R, Hq]`` each, or None without sinks."""
+    if sinks is None:
+        return None
+    share = torch.exp(sinks.to(lse.dtype) - lse).masked_fill(lse == -torch.inf, 0.0)
+    return -(share * delta).sum(0).to(sinks.dtype)

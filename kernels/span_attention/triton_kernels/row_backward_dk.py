@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import GRANULE, LOG2E, NONE_LEFT, load_rows, products, span_grads, store_rows
+from .row_tiles import add_d_logits, rows_at, seen_weights, tile_of_keys
+from .tiles import load_rows, products, span_grads, store_rows
 
 
 @triton.jit
@@ -42,26 +43,17 @@ def add_dk_of_rows(
 
     Everything is ``[n, m]`` here. ``before`` is the number of queries in the batch rows before.
     """
-    columns = tl.arange(0, BLOCK_M)
     once = tl.maximum(count, 1)
-    stride = heads * WIDTH
     for step in range(count * GROUP):
         head = first_head + step // once
         from_slot = start + step % once * BLOCK_M
-        slot = from_slot + columns
-        valid = slot < stop
-        flat = tl.load(rows + slot, mask=valid, other=0)
-        positions = (flat - before).to(tl.int32) + offset
-        first = tl.load(first_key + flat, mask=valid, other=NONE_LEFT)
-        tile_at = q + from_slot.to(tl.int64) * stride + head * WIDTH
-        q_tile = load_rows(tile_at, columns, stride, valid, WIDTH, BLOCK_D, True)
-        at = slot.to(tl.int64) * heads + head
-        row_lse = tl.load(lse + at, mask=valid, other=0.0) * LOG2E
-        row_delta = tl.load(delta + at, mask=valid, other=0.0)
+        q_tile, row_lse, row_delta, first, positions, slot, valid, at = rows_at(
+            q, rows, first_key, lse, delta, from_slot, stop, before, offset, head, heads,
+            WIDTH, BLOCK_D, BLOCK_M,
+        )  # fmt: skip
         x = products(k, q_tile, inner, SOFTCAP, dk.dtype)
-        weights = tl.exp2(x * unit - row_lse[None, :])
         seen = (keys[:, None] >= first[None, :]) & (keys[:, None] <= positions[None, :])
-        d_x = tl.where(seen, weights, 0.0)
+        d_x = seen_weights(x, unit, row_lse[None, :], seen)
         if LABELLED:
             wanted = tl.where(valid, slot, -1)
             grads = span_grads(
@@ -70,9 +62,7 @@ def add_dk_of_rows(
             d_x = d_x * (grads - row_delta[None, :])
         else:
             d_x = d_x * -row_delta[None, :]
-        if SOFTCAP:
-            d_x = d_x * (1.0 - x * x)
-        dk = tl.dot(d_x.to(q_tile.dtype), q_tile, dk, input_precision="ieee", out_dtype=dk.dtype)
+        dk = add_d_logits(dk, d_x, x, q_tile, SOFTCAP)
     return dk
 
 
@@ -114,13 +104,7 @@ def row_dk_kernel(
 
     ``q [R, Hq, D]`` is contiguous: the rows asked for.
     """
-    tiles = tl.cdiv(n_keys, BLOCK_N)
-    tile = tl.program_id(0) % tiles  # the first keys first: most rows see them
-    kv_heads = heads // GROUP
-    b = (tl.program_id(0) // tiles // kv_heads).to(tl.int64)
-    kv_head = (tl.program_id(0) // tiles % kv_heads).to(tl.int64)
-
-    keys = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    b, kv_head, keys, start, stop = tile_of_keys(bounds, batch, heads // GROUP, n_keys, BLOCK_N)
     far = keys.to(tl.int64)
     inside = keys < n_keys
     k_at = k + b * stride_kb + kv_head * stride_kh
@@ -128,11 +112,6 @@ def row_dk_kernel(
     labels = tl.load(key_labels + b * n_keys + keys, mask=inside, other=0)
     labelled = tl.max(labels) > 0
 
-    granules = tl.cdiv(n_keys, GRANULE)
-    granule = tile * (BLOCK_N // GRANULE)
-    last = tl.minimum(granule + BLOCK_N // GRANULE, granules) - 1
-    start = tl.load(bounds + b * granules + granule)
-    stop = tl.load(bounds + (batch + b) * granules + last)
     count = tl.cdiv(tl.maximum(stop - start, 0), BLOCK_M)
     first_head = kv_head * GROUP
     total = tl.zeros([BLOCK_N, BLOCK_D], ACC)

@@ -5,17 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import (
-    GRANULE,
-    LOG2E,
-    NONE_LEFT,
-    load_rows,
-    next_run,
-    products,
-    sees,
-    span_grads,
-    store_rows,
-)
+from .row_tiles import add_d_logits, seen_weights, tile_of_rows
+from .tiles import GRANULE, LOG2E, load_rows, next_run, products, sees, span_grads, store_rows
 
 
 @triton.jit
@@ -53,17 +44,14 @@ def add_dq_of_rows(
         at = (tile * BLOCK_N).to(tl.int64)
         k = load_rows(keys_at + at * stride_k, columns, stride_k, inside, WIDTH, BLOCK_D, True)
         x = products(q, k, inner, SOFTCAP, dq.dtype)
-        weights = tl.exp2(x * unit - row_lse[:, None])
-        d_x = tl.where(sees(first_key, positions, keys), weights, 0.0)
+        d_x = seen_weights(x, unit, row_lse[:, None], sees(first_key, positions, keys))
         if LABELLED:
             labels = tl.load(labels_at + keys, mask=inside, other=0)
             grads = span_grads(labels, d_mass_at, slot, n_spans, BLOCK_N, BLOCK_M, dq.dtype)
             d_x = d_x * (tl.trans(grads) - row_delta[:, None])
         else:
             d_x = d_x * -row_delta[:, None]
-        if SOFTCAP:
-            d_x = d_x * (1.0 - x * x)
-        dq = tl.dot(d_x.to(k.dtype), k, dq, input_precision="ieee", out_dtype=dq.dtype)
+        dq = add_d_logits(dq, d_x, x, k, SOFTCAP)
     return dq
 
 
@@ -101,21 +89,10 @@ def row_dq_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """Write one tile of ``dq [R, Hq, D]`` for one head from ``q [R, Hq, D]``, both contiguous."""
-    # Rows ascend, so those of a batch row stand together, and a tile lies in one batch row.
-    tiles = tl.cdiv(tl.minimum(n_rows, m_queries), BLOCK_M)
-    tile = tiles - 1 - tl.program_id(0) % tiles  # the last rows first: they see the most keys
-    head = (tl.program_id(0) // tiles % heads).to(tl.int64)
-    b = tl.program_id(0) // tiles // heads
+    head, b, from_slot, slot, valid, positions, first = tile_of_rows(
+        rows, bounds, first_key, batch, heads, m_queries, n_keys, n_rows, BLOCK_M
+    )
     granules = tl.cdiv(n_keys, GRANULE)
-    next_batch = bounds + (b + 1) * granules
-    stop_slot = tl.load(next_batch, mask=b + 1 < batch, other=n_rows)
-    from_slot = tl.load(bounds + b * granules) + tile * BLOCK_M
-
-    slot = from_slot + tl.arange(0, BLOCK_M)
-    valid = slot < stop_slot
-    flat = tl.load(rows + slot, mask=valid, other=0)
-    positions = (flat - b.to(tl.int64) * m_queries).to(tl.int32) + n_keys - m_queries
-    first = tl.load(first_key + flat, mask=valid, other=NONE_LEFT)
     of_head = slot.to(tl.int64) * heads + head
     row_lse = tl.load(lse + of_head, mask=valid, other=0.0) * LOG2E
     row_delta = tl.load(delta + of_head, mask=valid, other=0.0)
