@@ -13,7 +13,7 @@ import importlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -27,11 +27,21 @@ from benchmarks.gpu.harness.timing import BenchCall, synchronize
 from sra_fast.scoring import score
 
 PARTS = {
-    "planning": ("read_content", "forwards", "build_query", "laid_out"),
-    "checks": ("serve", "refuse_adapters", "tried", "self_check"),
-    "reduction": ("reduce",),
+    "planning": (
+        "scoring.read_content",
+        "scoring.forwards",
+        "measure.scored_forward.build_query",
+        "measure.scored_forward.laid_out",
+    ),
+    "checks": (
+        "scoring.serve",
+        "scoring.refuse_adapters",
+        "scoring.tried",
+        "scoring.self_check",
+    ),
+    "reduction": ("measure.scored_forward.reduce",),
 }
-"""Part -> the functions that :mod:`sra_fast.scoring` calls for it, by their names there."""
+"""Part -> the functions that a score calls for it, by the modules that call them."""
 
 
 def split(
@@ -80,7 +90,6 @@ def count(
 @contextmanager
 def _timed(device: torch.device) -> Iterator[dict[str, float]]:
     """Time the functions of every part while inside ``with``; gives seconds by part."""
-    scoring = importlib.import_module("sra_fast.scoring")
     took: dict[str, float] = defaultdict(float)
 
     def timed(part: str, function: BenchCall) -> BenchCall:
@@ -96,8 +105,11 @@ def _timed(device: torch.device) -> Iterator[dict[str, float]]:
 
         return call
 
-    with mock.patch.multiple(
-        scoring,
-        **{name: timed(part, getattr(scoring, name)) for part, of in PARTS.items() for name in of},
-    ):
+    with ExitStack() as patches:
+        for part, names in PARTS.items():
+            for name in names:
+                place, function = name.rsplit(".", 1)
+                caller = importlib.import_module(f"sra_fast.{place}")
+                replaced = timed(part, getattr(caller, function))
+                patches.enter_context(mock.patch.object(caller, function, replaced))
         yield took
