@@ -22,7 +22,7 @@ def taken(result: SRAResult, indices: Sequence[int]) -> SRAResult:
         TypeError: the indices are no integers.
         IndexError: no such response.
     """
-    at = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices))
+    at = torch.as_tensor([*indices])
     if at.numel() and (at.is_floating_point() or at.dtype == torch.bool):
         raise TypeError(
             f"indices: expected the numbers of responses, got {at.dtype}; of a mask, give "

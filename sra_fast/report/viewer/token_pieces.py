@@ -45,7 +45,9 @@ def pieces_of_ids(
     whole = 0  # where the tokens of the piece before begin: some decode no part of a character
     while len(pieces) < len(ids):
         start = len(pieces)
-        before = ids[max(whole, start - _LONGEST) : start]  # some leave out a space that begins a text
+        before = ids[
+            max(whole, start - _LONGEST) : start
+        ]  # some leave out a space that begins a text
         known = len(decode(before)) if before else 0
         found: list[str] = []
         for count in range(1, min(_LONGEST, len(ids) - start) + 1):
