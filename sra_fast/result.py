@@ -243,7 +243,12 @@ class SRAResult:
         return self.profiles, self.profile_counts
 
     def take(self, indices: Sequence[int]) -> SRAResult:
-        """Return a result with the responses at ``indices``, in that order."""
+        """Return a result with the responses at ``indices``, in that order.
+
+        Raises:
+            TypeError: the indices are no integers, such as a mask.
+            IndexError: no such response.
+        """
         return taken(self, indices)
 
     def to_pandas(self, meta: Sequence[Mapping[str, Any]] = ()) -> pandas.DataFrame:

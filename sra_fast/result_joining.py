@@ -19,9 +19,16 @@ def taken(result: SRAResult, indices: Sequence[int]) -> SRAResult:
     """Return a result with the responses at ``indices``, in that order.
 
     Raises:
+        TypeError: the indices are no integers.
         IndexError: no such response.
     """
-    at = torch.tensor(list(indices), dtype=torch.int64)
+    at = torch.as_tensor([*indices])
+    if at.numel() and (at.is_floating_point() or at.dtype == torch.bool):
+        raise TypeError(
+            f"indices: expected the numbers of responses, got {at.dtype}; of a mask, give "
+            "mask.nonzero().flatten()"
+        )
+    at = at.cpu().to(torch.int64)
     if torch.equal(at, torch.arange(len(result))):
         return result
     changed: dict[str, Any] = {

@@ -60,10 +60,11 @@ def source_table(result: SRAResult, i: int) -> pandas.DataFrame:
     with needed("cli", "pandas"):
         import pandas
 
-    names = result.source_names[i] if result.source_names else ()
-    counts = torch.bincount(result.source_ids(i).long(), minlength=len(names) + 1)[1:]
-    masses = result.source_masses(i)
-    mass = masses.reshape(-1, len(names)).double().mean(dim=0)
+    numbers = result.source_ids(i).long()  # it says what is missing, if something is
+    names = result.source_names[i]
+    counts = torch.bincount(numbers, minlength=len(names) + 1)[1:]
+    masses = result.source_masses(i).double()
+    mass = masses.flatten(0, -2).mean(dim=0) if masses.ndim > 1 else masses
     table: pandas.DataFrame = pandas.DataFrame(
         {
             "source": list(names),

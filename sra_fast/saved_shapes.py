@@ -38,7 +38,26 @@ def misfit(tensors: Mapping[str, Tensor], names: Mapping[str, Any]) -> str | Non
         missing |= {"profile_spans", "response_ranges"} - tensors.keys()
     if missing:
         return f"{', '.join(sorted(missing))} is missing"
-    return _wrong_kind(tensors) or _wrong_shape(tensors, names) or _wrong_sources(tensors, names)
+    strays = {*names["spans"], "null"} - set(names["names"])
+    if strays:
+        return f"names is without {', '.join(sorted(strays))}"
+    return (
+        _wrong_kind(tensors)
+        or _wrong_shape(tensors, names)
+        or _wrong_tokens(tensors)
+        or _wrong_sources(tensors, names)
+    )
+
+
+def _wrong_tokens(tensors: Mapping[str, Tensor]) -> str | None:
+    """Say whether a token has no id, or a response has no place."""
+    if "profile_tokens" in tensors and bool((tensors["profile_tokens"] < 0).any()):
+        return "profile_tokens has a number below 0"
+    if "response_ranges" in tensors:
+        starts, ends = tensors["response_ranges"].unbind(1)
+        if bool(((starts < 0) | (ends < starts)).any()):
+            return "response_ranges has a range that ends before it begins, or begins below 0"
+    return None
 
 
 def _wrong_kind(tensors: Mapping[str, Tensor]) -> str | None:

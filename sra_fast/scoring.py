@@ -98,8 +98,8 @@ def score(
             response's own tokens; "predicting" for the positions one before each, which predict
             them; "last_prompt" for the one that predicts the first token, or the last token of a
             sequence without a response; or a mask ``[B, T]``, bool, or int with k at the rows of
-            the k-th response. Under all but the first, the definitions that look at predicting rows
-            look at the chosen ones.
+            the k-th response, and nothing at other rows. Under all but the first, the definitions
+            that look at predicting rows look at the chosen ones.
 
     Returns:
         The scores of all responses, in the order of the batch.

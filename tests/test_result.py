@@ -135,6 +135,12 @@ def test_joining_and_taking_undo_each_other(keep_rows: bool) -> None:
     assert_same(SRAResult.concatenate(parts).take([2, 3, 4, 5, 0, 1]), whole)
 
 
+@pytest.mark.parametrize("mask", [[True, False], torch.tensor([True, False]), [0.5]])
+def test_a_mask_is_not_taken_for_indices(mask: Any) -> None:
+    with pytest.raises(TypeError, match="expected the numbers of responses, got torch"):
+        result((29,)).take(mask)
+
+
 def test_the_same_turn_twice_is_not_joined() -> None:
     first, second = result((40, 29)), result((33,))
     with pytest.raises(ValueError, match=r"turn 1 of conversation 0 is in results 0 and 1.*renumb"):

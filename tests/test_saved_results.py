@@ -110,6 +110,22 @@ def test_counts_below_zero_are_refused(tmp_path: Path, name: str) -> None:
         loaded(tmp_path, tensors, metadata)
 
 
+def test_tokens_below_zero_and_ranges_that_end_first_are_refused(tmp_path: Path) -> None:
+    for name, said in (("profile_tokens", "below 0"), ("response_ranges", "ends before it begins")):
+        tensors, metadata = parts(tmp_path)
+        tensors[name].flatten()[0] = 99 if name == "response_ranges" else -1
+        with pytest.raises(ValueError, match=f"{name} has a .*{said}"):
+            loaded(tmp_path, tensors, metadata)
+
+
+@pytest.mark.parametrize("name", ["strategy", "null"])
+def test_key_sets_without_a_span_or_key_0_are_refused(tmp_path: Path, name: str) -> None:
+    tensors, metadata = parts(tmp_path)
+    metadata["names"] = [one.replace(name, "other") for one in metadata["names"]]
+    with pytest.raises(ValueError, match=f"names is without {name}"):
+        loaded(tmp_path, tensors, metadata)
+
+
 @pytest.mark.parametrize("number", [-1, 3])
 def test_numbers_of_no_source_are_refused(tmp_path: Path, number: int) -> None:
     tensors, metadata = parts(tmp_path)

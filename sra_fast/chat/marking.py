@@ -8,6 +8,7 @@ template (:mod:`~sra_fast.chat.chat_text`), and read off the tokenizer's offsets
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -121,10 +122,13 @@ def _write(
         for role, text in contents
     ]
     check_control_tokens(chat, bare, _LABEL)
+    in_parts = _takes_parts(chat, messages, arguments)
 
     def write(changed: Sequence[str]) -> str:
         written = [
-            {**message, "content": text} if message.get("content") else message
+            {**message, "content": _like(message["content"], text) if in_parts else text}
+            if message.get("content")
+            else message
             for message, text in zip(messages, changed, strict=True)
         ]
         return chat.write_messages(written, arguments)
@@ -140,10 +144,36 @@ def _write(
     return place_parts(chat, contents, parts, _LABEL, write=write, refused=refused)
 
 
+def _takes_parts(
+    chat: ChatTemplate, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
+) -> bool:
+    """Return whether the chat template reads contents that are lists of one text.
+
+    One that does not refuses them, or writes such a list as Python does.
+    """
+    lists = [one["content"] for one in messages if isinstance(one.get("content"), list)]
+    try:
+        written = chat.write_messages(messages, arguments) if lists else ""
+    except Exception:  # whatever the template raises, it refuses
+        return False
+    return not any(str(content) in written for content in lists)
+
+
+def _like(content: Any, text: str) -> Any:
+    """Return a text in the form that a message's content has: a text, or a list of one part."""
+    return [{**content[0], "text": text}] if isinstance(content, list) else text
+
+
 def _tokenised(
     tokenizer: Any, written: ChatText, marks: PromptMarks, special: bool
 ) -> dict[str, Any]:
     """Tokenise a written prompt, with special tokens if wanted, and mark its tokens."""
+    half = re.search("[\ud800-\udfff]", written.text)
+    if half is not None:
+        raise EncodingError(
+            f"{_LABEL}: character {half.start()} of the written prompt is {half[0]!r}, half of a "
+            "character, which no tokenizer reads; take it out, or join it with its other half"
+        )
     where = {
         TextRange(part.message, part.start, part.end): (start, end)
         for part, start, end in written.spans

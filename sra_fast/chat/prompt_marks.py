@@ -51,7 +51,9 @@ def _message_text(message: object, number: int) -> PromptText:
                 "one text can be marked here: join texts to one, and mark images by hand in "
                 "span_masks"
             )
-        content = content[0]["text"]
+        content = content[0].get("text")
+        if not isinstance(content, str):
+            raise TypeError(f"message {number}: expected 'text' as a text, got {content!r}")
     if content is not None and not isinstance(content, str):
         raise TypeError(f"message {number}: expected 'content' as a text, got {content!r}")
     return PromptText(content or "", message["role"])

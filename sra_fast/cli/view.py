@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,8 +60,6 @@ def view(
     The page is one HTML file, which a browser opens without a server and without the network.
     """
     with session(as_json, debug, continues=False) as current:
-        from transformers import AutoTokenizer
-
         from sra_fast.files.models import find_model
         from sra_fast.report.viewer.page_writer import PageTooLargeError, write_page
         from sra_fast.report.viewer.result_files import read_result
@@ -85,7 +83,7 @@ def view(
             if tokenizer is not None:
                 made = find_model(tokenizer).tokenizer()
             else:
-                made = AutoTokenizer.from_pretrained(read.tokenizer)
+                made = _kept(read.tokenizer)
             found = TokenisedResult(read.result, made)
             left_out = write_page(
                 viewed(found, read.titles, read.labels),
@@ -105,3 +103,18 @@ def view(
             "bytes": size,
             "left_out": list(left_out),
         }
+
+
+def _kept(folder: Path | None) -> Any:
+    """Return the tokenizer that a run keeps in its folder."""
+    from transformers import AutoTokenizer
+
+    from sra_fast.report.viewer.viewed_conversation import ViewError
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ViewError(
+            f"{folder}: the tokenizer that the run keeps cannot be read; name the model that it is "
+            f"of (--tokenizer), or score again ({type(error).__name__})"
+        ) from error

@@ -100,7 +100,9 @@ class ProfileRecord:
         ``[E]`` of kind "mean", ``[E, L]`` of kind "layers", ``[E, L, H]`` of kind "heads".
         """
         if self.kind == "mean":
-            return torch.stack(fetched(list(self._sums.values()))).sum(dim=0) / len(layers)
+            return (
+                torch.stack(fetched(list(self._sums.values()))).sum(dim=0) / len(layers)
+            ).float()
         found = fetched([self._layers[layer].float() for layer in layers])
         return torch.stack(found, dim=1)
 

@@ -39,13 +39,14 @@ def choose_rows(marked: MarkedBatch, rows: RowChoice | Tensor) -> MarkedBatch:
 
     Raises:
         ValueError: rows of another shape or dtype.
-        BatchRowError: a response has no row.
+        BatchRowError: a response has no row, or a row that is marked belongs to none.
     """
     if is_own_rows(rows):
         return marked
     if isinstance(rows, Tensor):
         _check_mask(rows, marked)
         rows = rows.cpu()
+    stray = rows.bool() if isinstance(rows, Tensor) else None
     taken: dict[int, int] = {}
     sequences = []
     for sequence in marked.sequences:
@@ -56,6 +57,16 @@ def choose_rows(marked: MarkedBatch, rows: RowChoice | Tensor) -> MarkedBatch:
             for at, response in enumerate(sequence.responses, 1)
         )
         sequences.append(replace(sequence, responses=responses))
+        if stray is not None:
+            for response in responses:
+                stray[sequence.row, sequence.start + response.measured] = False
+    if stray is not None and isinstance(rows, Tensor) and bool(stray.any()):
+        row, at = stray.nonzero()[0].tolist()
+        raise BatchRowError(
+            row,
+            f"`rows` has {rows[row, at].item()} at position {at}, which is a row of no response: "
+            "it is padding, or no response of its sequence has that number",
+        )
     return replace(marked, sequences=tuple(sequences))
 
 

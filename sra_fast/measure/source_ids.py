@@ -51,9 +51,12 @@ def read_sources(batch: Mapping[str, Any], marked: MarkedBatch) -> SourceMarks |
         raise ValueError(
             f"source_ids: expected {list(marked.shape)} int32, got {list(ids.shape)} {ids.dtype}"
         )
-    ids = ids.cpu().to(torch.int32)
+    ids = ids.cpu()
     if bool((ids < 0).any()):
         raise ValueError("source_ids: numbers of sources start at 1, 0 is no source")
+    if int(ids.max()) >= 2**31:
+        raise ValueError(f"source_ids: {int(ids.max())} is no int32; number sources from 1 on")
+    ids = ids.to(torch.int32)
     found = _names(names, ids)
     for row, of_row in enumerate(found):
         seen: set[str] = set()

@@ -256,6 +256,11 @@ def tiny_chat() -> Any:
             "only one text can be marked here",
         ),
         (
+            {"spans": {"x": 0}, "prompt": [{"role": "user", "content": [{"type": "text"}]}]},
+            "message 0: expected 'text' as a text",
+        ),
+        ({"spans": {"x": "a"}, "prompt": "a \ud83d b", "response": "b"}, "half of a character"),
+        (
             {"spans": {"x": "<s>"}, "prompt": [{"role": "user", "content": "a <s>"}, CHAT[1]]},
             "'<s>'",
         ),
@@ -287,6 +292,38 @@ def test_a_span_after_a_reply_is_told_and_others_are_not() -> None:
         mark(byte_level_bpe(), CHAT, {"rest": "No reason"})
 
 
+def test_numbers_of_turns_are_joined_from_the_first_reply_on(tiny_chat: Any) -> None:
+    model, tokenizer = tiny_chat
+    short = mark(tokenizer, CHAT[:2], {"rule": RULE}) | {
+        "conversation": torch.tensor([7]),
+        "turns": torch.tensor([[5]]),
+    }
+    long = mark(tokenizer, CHAT, {"rule": RULE}, response=[1, 3]) | {
+        "conversation": torch.tensor([8]),
+        "turns": torch.tensor([[2, 3]]),
+    }
+    result = sra_fast.score(model, join([short, long], "left"))
+    assert result.conversation.tolist() == [7, 8, 8]
+    assert result.turn.tolist() == [5, 2, 3]
+
+
+def test_a_content_in_parts_is_written_as_the_template_writes_parts() -> None:
+    told = (
+        "{%- for m in messages %}{{ '<|im_start|>' }}{%- if m['content'] is string %}"
+        "{{ 'text ' + m['content'] }}{%- else %}{{ 'part ' + m['content'][0]['text'] }}{%- endif %}"
+        "{{ '<|im_end|>' }}{%- endfor %}"
+    )
+    chat = [{"role": "user", "content": [{"type": "text", "text": RULE}]}, CHAT[1]]
+    tokenizer = byte_level_bpe(told)
+    batch = mark(tokenizer, chat, {"rule": RULE})
+    whole = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert whole.startswith("<|im_start|>part ")
+    assert read(tokenizer, batch, batch["attention_mask"]) == whole
+    assert read(tokenizer, batch, batch["span_masks"]["rule"]).strip() == RULE
+    # A template that takes texts alone gets the text.
+    assert mark(byte_level_bpe(), chat, {"rule": RULE})["span_masks"]["rule"].any()
+
+
 def test_batches_that_do_not_belong_together_are_not_joined() -> None:
     tokenizer = byte_level_bpe()
     one, other = (mark(tokenizer, CHAT, {name: RULE}) for name in ("rule", "rules"))
@@ -296,3 +333,5 @@ def test_batches_that_do_not_belong_together_are_not_joined() -> None:
         join([one, mark(tokenizer, CHAT, {"rule": RULE}, sources="messages")])
     with pytest.raises(ValueError, match="no batch"):
         join([])
+    with pytest.raises(TypeError, match="got one batch"):
+        join(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,14 @@ def test_a_path_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
     assert "does not exist" in call("view", tmp_path / "nothing", status=2)[1]
     (tmp_path / "text").write_text("not a result")
     assert "not a safetensors file" in call("view", tmp_path / "text", status=1)[1]
+
+
+def test_a_folder_with_a_damaged_table_or_tokenizer_is_named(
+    profiled: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(profiled, tmp_path / "run"))
+    (folder / TOKENIZER / "tokenizer.json").write_text("{")
+    assert "tokenizer that the run keeps cannot be read" in call("view", folder, status=1)[1]
+    table = folder / SCORES_JSONL
+    table.write_text('{"strategy": "x"}\n' * len(table.read_text().splitlines()))
+    assert f"{SCORES_JSONL} line 1 has no conversation" in call("view", folder, status=1)[1]

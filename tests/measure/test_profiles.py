@@ -191,6 +191,30 @@ def test_profiles_are_saved_taken_and_joined(tmp_path: Path) -> None:
             ask(0)
 
 
+def test_rows_on_padding_are_refused() -> None:
+    batch = marked_batch((40, 30), "left")
+    batch["response_mask"].clamp_(max=1)
+    rows = torch.zeros(2, 40, dtype=torch.bool)
+    rows[:, [5, 20]] = True
+    with pytest.raises(BatchRowError, match="row 1: `rows` has True at position 5"):
+        sra_fast.score(LLAMA.build(), batch, rows=rows)
+
+
+def test_profiles_of_a_float64_model_are_float32_and_load(tmp_path: Path) -> None:
+    result = sra_fast.score(LLAMA.build().double(), marked_batch((20,)), profile="mean")
+    result.save(tmp_path / "scores.safetensors")
+    loaded = sra_fast.SRAResult.load(tmp_path / "scores.safetensors")
+    assert torch.equal(loaded.profile(0), result.profile(0))
+
+
+def test_a_response_without_any_source_has_an_empty_table() -> None:
+    batch = changed(source_ids=0 * IDS)
+    result = sra_fast.score(LLAMA.build(), batch, profile="heads")
+    assert len(result.sources(0)) == 0
+    with pytest.raises(IndexError, match="there is no response 2"):
+        result.sources(2)
+
+
 def test_the_share_by_head_divides_by_what_key_0_leaves() -> None:
     result = sra_fast.score(LLAMA.build(), marked_batch((40,)))
     maps = eager_maps(LLAMA, 40)
@@ -230,6 +254,12 @@ IDS = torch.ones(1, 40, dtype=torch.int32)
         (changed(source_names=["a"]), {"profile": "mean"}, "no `source_ids"),
         (changed(source_ids=IDS[:, :3]), {"profile": "mean"}, r"expected \[1, 40\] int32"),
         (changed(source_ids=-IDS), {"profile": "mean"}, "numbers of sources start at 1"),
+        (changed(source_ids=IDS.long() + 2**32), {"profile": "mean"}, "is no int32"),
+        (
+            changed(),
+            {"rows": torch.tensor([1, 2, 3, *[0] * 37])[None]},
+            "row 0: `rows` has 3 at position 2, which is a row of no response",
+        ),
         (
             changed(source_ids=IDS, source_names=["a", "a"]),
             {"profile": "mean"},

@@ -54,6 +54,13 @@ def read_result(path: str | Path) -> ReadResult:
             f"{place}: {SCORES_JSONL} has {len(rows)} lines, and {MASSES} {len(result)} responses; "
             "run the scoring again, which writes what is damaged anew"
         )
+    for number, row in enumerate(rows, 1):
+        lost = {"conversation", "strategy"} - row.keys()
+        if lost:
+            raise ViewError(
+                f"{place / SCORES_JSONL} line {number} has no {' and no '.join(sorted(lost))}; run "
+                "the scoring again, which writes what is damaged anew"
+            )
     titles = {
         int(number): str(row["conversation"])
         for number, row in zip(result.conversation.tolist(), rows, strict=True)

@@ -32,7 +32,7 @@ def pieces_of_text(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[str, 
 def pieces_of_ids(
     decode: Callable[[Sequence[int]], str], input_ids: Sequence[int]
 ) -> tuple[str, ...]:
-    """Return the piece of every token, by decoding each together with the one before it.
+    """Return the piece of every token, by decoding each together with the piece before it.
 
     Of tokens that make a character together, the first has it and the others are empty.
 
@@ -42,15 +42,22 @@ def pieces_of_ids(
     """
     pieces: list[str] = []
     ids = list(input_ids)
+    whole = 0  # where the tokens of the piece before begin: some decode no part of a character
     while len(pieces) < len(ids):
         start = len(pieces)
-        before = ids[max(0, start - 1) : start]  # some leave out a space that begins a text
+        before = ids[
+            max(whole, start - _LONGEST) : start
+        ]  # some leave out a space that begins a text
         known = len(decode(before)) if before else 0
-        for count in range(1, _LONGEST + 1):
-            piece = decode([*before, *ids[start : start + count]])[known:]
-            if _UNFINISHED not in piece:
+        found: list[str] = []
+        for count in range(1, min(_LONGEST, len(ids) - start) + 1):
+            found.append(decode([*before, *ids[start : start + count]])[known:])
+            if _UNFINISHED not in found[-1]:
+                piece = found[-1]
                 break
-        else:  # bytes that are no character: each stands for itself
-            count, piece = 1, _UNFINISHED
-        pieces += [piece, *[""] * (min(count, len(ids) - start) - 1)]
+        else:  # bytes that are no character, or the sign for these: each stands for itself
+            count, piece = 1, found[0]
+        if piece:
+            whole = start
+        pieces += [piece, *[""] * (count - 1)]
     return tuple(pieces)

@@ -96,12 +96,18 @@ class TokenisedResult:
             for role, ranges in zip(roles, self.source_ranges(i).values(), strict=True)
             if ranges
         ]
-        replies = {
-            self.response(other)
-            for other in self._prompt_of[i]
-            if self.response(other)[1] <= len(self._result.token_ids(i))
-        }
-        return sorted([*found, *(("assistant", *at) for at in replies)], key=lambda one: one[1:])
+        replies = sorted(
+            {
+                self.response(other)
+                for other in self._prompt_of[i]
+                if self.response(other)[1] <= len(self._result.token_ids(i))
+            }
+        )
+        last = 0
+        for start, end in replies:  # one that begins within another has what is left of it
+            found.append(("assistant", max(last, start), max(last, end)))
+            last = found[-1][2]
+        return sorted(found, key=lambda one: one[1:])
 
     def span_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
         """Return the token ranges of each span."""

@@ -105,12 +105,11 @@ def _conversation(
     longest = max(members, key=lambda i: len(pieces[i]))
     known = result.messages(longest)
     if known is None:
-        known = [(PROMPT, 0, result.response(members[0])[0])]
-        for i, after in zip(members, [*members[1:], None], strict=True):
-            start, end = result.response(i)
-            known.append((REPLY, start, end))
-            if after is not None:
-                known.append((PROMPT, end, result.response(after)[0]))
+        known = []
+        for start, end in sorted({result.response(i) for i in members}):
+            last = known[-1][2] if known else 0
+            known.append((PROMPT, last, max(last, start)))
+            known.append((REPLY, max(last, start), max(last, end)))
     replies = [_reply(result, i, labels[i] if labels else "") for i in members]
     turns = tuple(ViewedTurn(role, start, end) for role, start, end in known)
     return ViewedConversation(title, pieces[longest], turns, tuple(replies), result.layers)

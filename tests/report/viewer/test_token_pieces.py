@@ -8,7 +8,16 @@ import pytest
 
 from sra_fast.report.viewer.token_pieces import pieces_of_ids, pieces_of_text
 
-TEXTS = ["plain words", "试 眠れません", "👩‍👩‍👧 family", "مرحبا", "a\n\nb", "é ÿ", ""]
+TEXTS = [
+    "plain words",
+    "试 眠れません",
+    "👩‍👩‍👧 family",
+    "مرحبا",
+    "a\n\nb",
+    "é ÿ",
+    "\ufffd a\ufffd",
+    "",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -20,6 +29,19 @@ def test_bytes_of_a_character_belong_to_the_first_of_them(text: str) -> None:
     assert len(pieces) == len(text.encode())
     assert "".join(pieces) == text
     assert all(len(piece) <= 1 for piece in pieces)
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "🙂🙂", "שלום עולם", "今天 天气"])
+def test_bytes_that_are_decoded_as_a_run_or_not_at_all_are_characters_too(text: str) -> None:
+    """Decoders with byte fallback give no character of a run of bytes that is not whole."""
+
+    def decode(ids: Sequence[int]) -> str:
+        try:
+            return bytes(ids).decode()
+        except UnicodeDecodeError:
+            return "\ufffd" * len(ids)
+
+    assert "".join(pieces_of_ids(decode, list(text.encode()))) == text
 
 
 def test_a_space_that_begins_a_text_alone_is_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,30 @@ def test_a_notebook_shows_a_result(model: Any) -> None:
     plain_batch = sra_fast.encode(tokenizer, list(TALKS))
     with pytest.raises(NoProfileError, match="score again with profile='mean'"):
         sra_fast.score(model, plain_batch).show(tokenizer)
+
+
+@pytest.mark.parametrize("chosen", [[1, 0], [0, 0], [0, 1, 0]])
+def test_replies_in_any_order_and_twice_have_a_page(model: Any, chosen: list[int]) -> None:
+    tokenizer = byte_level_bpe()
+    batch = sra_fast.encode(tokenizer, [talk("c1", 2)], layout="as_written")
+    result = sra_fast.score(model, batch, profile="mean").take(chosen)
+    (shown,) = viewed(TokenisedResult(result, tokenizer))
+    places = [(turn.start, turn.end) for turn in shown.turns]
+    assert {(reply.start, reply.end) for reply in shown.replies} <= set(places)
+    assert [reply.turn for reply in shown.replies] == [1 + i for i in chosen]
+
+
+@pytest.mark.parametrize("sources", [None, "messages"])
+def test_replies_that_stand_within_each_other_have_a_page(model: Any, sources: Any) -> None:
+    tokenizer = byte_level_bpe()
+    chat = talk("c1", 1)["messages"]
+    parts: Any = [re.compile("Hope|slowly"), "grows"]
+    batch = sra_fast.mark(tokenizer, chat, {"feel": "feel"}, response=parts, sources=sources)
+    result = sra_fast.score(model, batch, profile="mean")
+    (shown,) = viewed(TokenisedResult(result, tokenizer))
+    assert [reply.turn for reply in shown.replies] == [1, 2]
+    assert "Hope grows slowly" in text_of_turns(shown)
+
+
+def text_of_turns(shown: ViewedConversation) -> str:
+    return "".join("".join(shown.tokens[turn.start : turn.end]) for turn in shown.turns)
