@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast import report as report
     from sra_fast import result as result
     from sra_fast import scoring as scoring
+    from sra_fast import steered_model as steered_model
     from sra_fast import training as training
     from sra_fast.backends import register_backend as register_backend
     from sra_fast.chat.batch_joining import join as join
@@ -44,12 +45,14 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast.kernels.contract import SpanAttention as SpanAttention
     from sra_fast.kernels.contract import SpanMass as SpanMass
     from sra_fast.kernels.contract import SpanQuery as SpanQuery
+    from sra_fast.kernels.steering import Steering as Steering
     from sra_fast.measure.request import SpanRequest as SpanRequest
     from sra_fast.monitoring import monitor as monitor
     from sra_fast.op import span_attention as span_attention
     from sra_fast.op import span_mass as span_mass
     from sra_fast.result import SRAResult as SRAResult
     from sra_fast.scoring import score as score
+    from sra_fast.steered_model import steer as steer
 else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
@@ -64,11 +67,13 @@ else:
             "definitions": ("register_definition",),
             "explanation": ("explain",),
             "kernels.contract": ("SpanAttention", "SpanMass", "SpanQuery"),
+            "kernels.steering": ("Steering",),
             "measure.request": ("SpanRequest",),
             "monitoring": ("monitor",),
             "op": ("span_attention", "span_mass"),
             "result": ("SRAResult",),
             "scoring": ("score",),
+            "steered_model": ("steer",),
         },
         # Not `cli`, which is used as a command, nor `tools`, which the others are made with.
         modules=(
@@ -86,6 +91,7 @@ else:
             "report",
             "result",
             "scoring",
+            "steered_model",
             "training",
         ),
     )

@@ -35,7 +35,8 @@ class BackendModule(Protocol):
     ) -> SpanAttention:
         """Return the attention and the masses, without a gradient of these if not mass_grad.
 
-        A profile may be left None: then it is computed from the logsumexp.
+        A profile may be left None: then it is computed from the logsumexp. Where the call is
+        steered, the output and the logsumexp are written into.
         """
         ...
 

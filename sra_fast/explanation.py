@@ -13,6 +13,13 @@ from sra_fast.kernels.blocks import needs_grad
 from sra_fast.kernels.contract import LogitRule, SpanQuery
 from sra_fast.kernels.measured_table import Work, card
 from sra_fast.kernels.providers import PROVIDERS, AttentionCall, call_of
+from sra_fast.kernels.steering import Steering
+
+_REFERENCE_STEERS = "it adds the steering to its logits"
+_STEERED_AFTERWARDS = (
+    "the steering is an epilogue of {}, with the span's keys alone, and of plain products with all "
+    "keys for the rows of which it takes more than half away"
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ def explain(
     sinks: Tensor | None = None,
     backend: str = "auto",
     mass_grad: bool = True,
+    steer: Steering | None = None,
 ) -> Explanation:
     """Say which backend serves a call of :func:`sra_fast.span_attention`, and why others do not.
 
@@ -98,6 +106,7 @@ def explain(
         sinks: ``[Hq]``, a logit per head without a value; None for no sinks.
         backend: the backend that the call asks for.
         mass_grad: whether the mass is to carry a gradient when q, k or the sinks ask for one.
+        steer: the steering of the call; None for none.
 
     Returns:
         An :class:`Explanation`; ``print`` it.
@@ -108,6 +117,8 @@ def explain(
     check_backend(backend)
     rule = LogitRule(op.scale_of(q, scale), window, softcap, sinks)
     op.check_tensors(q, k, v, rule)
+    if steer is not None:
+        op.fitting_steering(steer, q, k, v, rule)
     call = call_of(q, k, v, op.fitting_query(query, q, k), rule)
     wants_mass_grad = mass_grad and needs_grad(q, k, sinks)
     work = dispatch.work_of(call, wants_mass_grad)
@@ -115,6 +126,10 @@ def explain(
         nothing = "there is no query, so nothing is computed"
         return Explanation(backend, backend, nothing, card(q.device), work, ())
     taken, why = _taken(backend, call, wants_mass_grad)
+    if steer is not None and taken is not None:
+        kernel = taken == "triton" or dispatch.trusted_kernels(q, v) is not None
+        epilogue = _STEERED_AFTERWARDS.format("the Triton kernel" if kernel else "plain products")
+        why += "; " + (_REFERENCE_STEERS if taken == "reference" else epilogue)
     answers = tuple(_answer(name, call, work) for name in PROVIDERS)
     return Explanation(backend, taken, why, card(q.device), work, answers)
 

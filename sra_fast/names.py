@@ -46,6 +46,9 @@ TurnLayout = Literal["as_generated", "as_written"]
 """How the turns of a conversation are laid out: each as when its reply was generated and nothing
 followed, or all as the chat template writes the whole conversation."""
 
+SteeredTokens = Literal["all", "generated"]
+"""Whose attention is steered: that of all tokens, or of those that predict a generated one."""
+
 ProfileKind = Literal["mean", "layers", "heads"]
 """What a profile keeps: the mean over layers and heads, each layer's mean, or every head."""
 

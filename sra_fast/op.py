@@ -27,6 +27,8 @@ from sra_fast.kernels.dispatch import (
 )
 from sra_fast.kernels.plan import check, plan
 from sra_fast.kernels.providers import PROVIDERS
+from sra_fast.kernels.steered_attention import steered_attention
+from sra_fast.kernels.steering import SteeredGradientError, Steering
 from sra_fast.kernels.torch_state import is_followed_forward
 
 _BACKENDS: dict[str, BackendModule] = {"reference": reference, "lse": lse}
@@ -48,6 +50,7 @@ def span_attention(
     sinks: Tensor | None = None,
     backend: str = "auto",
     mass_grad: bool = True,
+    steer: Steering | None = None,
 ) -> SpanAttention:
     """Compute causal attention, and the mass of each asked-for row on each span of keys.
 
@@ -73,6 +76,8 @@ def span_attention(
             that it is registered under (:func:`sra_fast.register_backend`).
         mass_grad: whether the mass carries a gradient when q, k or the sinks ask for one. False
             saves ``R × N`` work in the backward pass when a training run only watches the mass.
+        steer: a span of keys to raise or lower; out, mass, lse and profile are those after that.
+            None for attention as it is. Nothing then carries a gradient.
 
     Returns:
         ``out [B, Hq, M, Dv]`` in v's dtype, ``mass [R, Hq, G]`` float32 and ``lse [B, Hq, M]``
@@ -85,16 +90,19 @@ def span_attention(
         ValueError: shapes, dtypes, devices or the query do not fit together, there is no such
             backend, the one asked for does not serve the call, or one of your own returned
             something else than this.
+        SteeredGradientError: a steered call that wants a gradient; a ValueError.
     """
     rule = LogitRule(scale_of(q, scale), window, softcap, sinks)
     check_tensors(q, k, v, rule)
     query = fitting_query(query, q, k)
+    if steer is not None:
+        steer = fitting_steering(steer, q, k, v, rule)
     if q.numel() == 0 or q.shape[2] == 0:
         return _nothing(q, v, query)
     if torch.is_autocast_enabled(q.device.type):
         with _without_autocast(q.device):
-            return _attention(q, k, v, query, rule, backend, mass_grad)
-    return _attention(q, k, v, query, rule, backend, mass_grad)
+            return _attention(q, k, v, query, rule, backend, mass_grad, steer)
+    return _attention(q, k, v, query, rule, backend, mass_grad, steer)
 
 
 def span_mass(
@@ -142,9 +150,12 @@ def _attention(
     rule: LogitRule,
     backend: str,
     mass_grad: bool,
+    steer: Steering | None,
 ) -> SpanAttention:
     wants_grad = mass_grad and needs_grad(q, k, rule.sinks)
     kernels = _backend(backend, q, k, v, query, rule, wants_grad)
+    if steer is not None:
+        return steered_attention(kernels, q, k, v, query, rule, steer)
     result = kernels.attention(q, k, v, query, rule, mass_grad)
     if query.profile is None or result.profile is not None:
         return result
@@ -224,6 +235,17 @@ def fitting_query(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
         check(query, q.shape[0], q.shape[2], k.shape[2])
         query.derived(("groups",), lambda: _check_groups(query))
     return query.to(q.device)
+
+
+def fitting_steering(steer: Steering, q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> Steering:
+    """Return the steering on q's device, if it fits the call and no gradient is wanted."""
+    if needs_grad(q, k, v, rule.sinks) or is_followed_forward(q, k, v, rule.sinks):
+        raise SteeredGradientError(
+            "steer: steered attention has no gradient; call it under torch.no_grad() or "
+            "torch.inference_mode()"
+        )
+    steer.check(q, k)
+    return steer.to(q.device)
 
 
 def _check_groups(query: SpanQuery) -> None:

@@ -41,7 +41,7 @@ def test_scoring_loads_no_training_and_no_plotting() -> None:
 
 MODULES = {
     "sra_fast": "backends chat definitions explanation files kernels measure monitoring names op "
-    "recipes report result scoring training",
+    "recipes report result scoring steered_model training",
     "sra_fast.training": "data lora memory pipeline sra",
 }
 each_package = pytest.mark.parametrize("name", MODULES)

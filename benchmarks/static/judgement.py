@@ -33,6 +33,7 @@ NAMES = {
     "split_kernel": "decode",
     "join_kernel": "decode join",
     "span_mass_kernel": "epilogue",
+    "steering_kernel": "steering",
     "delta_kernel": "delta",
     "dk_dv_kernel": "dk_dv",
     "dq_kernel": "dq",

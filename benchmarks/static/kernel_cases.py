@@ -17,6 +17,7 @@ from sra_fast.kernels.triton_kernels.key_profile import RowOrder, key_profile
 from sra_fast.kernels.triton_kernels.launch import Logits, like_heads
 from sra_fast.kernels.triton_kernels.layout import GRANULE, Layout
 from sra_fast.kernels.triton_kernels.row_backward import row_backward
+from sra_fast.kernels.triton_kernels.steering_epilogue import EXACTLY, steer_rows
 
 WIDTHS = (64, 128, 256)
 DTYPES = (torch.bfloat16, torch.float32)
@@ -26,7 +27,9 @@ EVEN_TOKENS = 4096
 ROWS = 257
 
 
-KernelFunction = Literal["forward", "decode", "epilogue", "backward", "row_backward", "profile"]
+KernelFunction = Literal[
+    "forward", "decode", "epilogue", "steering", "backward", "row_backward", "profile"
+]
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def every_case() -> list[KernelCase]:
             cases += [replace(usual, spans=spans) for spans in ((0, 2, 3) if often else (0, 3))]
             cases += [replace(few, queries=1, spans=spans) for spans in ((0, 3) if often else (3,))]
             cases += [case for case in most if decode_serves(case)][:1]  # the largest tile
-            cases += [replace(usual, function=name) for name in ("epilogue", "row_backward")]
+            names: tuple[KernelFunction, ...] = ("epilogue", "steering", "row_backward")
+            cases += [replace(usual, function=name) for name in names]
             cases += [replace(usual, function="profile", spans=spans) for spans in (0, 3)]
             steps = (0, 3) if width <= WIDEST_CLEAN else (3,)
             cases += [replace(usual, function="backward", spans=spans) for spans in steps]
@@ -91,7 +95,10 @@ def quick_cases() -> list[KernelCase]:
     """Return one case per kernel, in bfloat16 with heads of width 128, and with spans."""
     usual = KernelCase("forward", 128, torch.bfloat16, spans=3)
     decoding = replace(_few_queries(usual), queries=1)
-    names: tuple[KernelFunction, ...] = ("epilogue", "backward", "row_backward", "profile")
+    names: tuple[KernelFunction, ...] = (
+        *("epilogue", "steering"),
+        *("backward", "row_backward", "profile"),
+    )
     others = [replace(usual, function=name) for name in names]
     return [replace(usual, spans=0), usual, decoding, *others]
 
@@ -161,6 +168,25 @@ def _epilogue(case: KernelCase) -> None:
     add_span_mass(q, k, lse, mass, layout, logits)
 
 
+def _steering(case: KernelCase) -> None:
+    q, k, v, layout, logits = _inputs(case)
+    _, lse = _mass_and_lse(case)
+    chosen = _empty(case.heads, dtype=torch.int8)
+    steer_rows(
+        q,
+        k,
+        v,
+        like_heads(q),
+        lse,
+        torch.empty_like(lse),
+        chosen,
+        layout,
+        logits,
+        EXACTLY.value,
+        0.5,
+    )
+
+
 def _backward(case: KernelCase) -> None:
     q, k, v, layout, logits = _inputs(case)
     mass, lse = _mass_and_lse(case)
@@ -188,6 +214,7 @@ _CALLS: dict[str, Callable[[KernelCase], None]] = {
     "forward": _forward,
     "decode": _decode,
     "epilogue": _epilogue,
+    "steering": _steering,
     "backward": _backward,
     "row_backward": _row_backward,
     "profile": _profile,

@@ -68,11 +68,11 @@ def _attention(
     if mass_grad and blocks.needs_grad(q, k, rule.sinks) and len(query.rows):
         masses = mass.of_rows(q, k, lse, query, call.sequences, rule)
     else:
-        masses = _mass_of_lse(q, k, lse, query, call.sequences, rule)
+        masses = mass_of_lse(q, k, lse, query, call.sequences, rule)
     return SpanAttention(out, masses, lse)
 
 
-def _mass_of_lse(
+def mass_of_lse(
     q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, sequences: Plan, rule: LogitRule
 ) -> Tensor:
     """Return the mass from a known logsumexp, by the Triton kernel where it may be chosen."""

@@ -7,6 +7,8 @@
     mass_ig = Σ_{j in span g} P_ij
     profile_phj = the mean of P_ihj over the rows i of group p
 
+A steering (:mod:`steering`) adds its β to the logits S_ij of the span that is steered.
+
 It makes ``B·Hq·M·N`` numbers, so it is for small sizes. Autograd differentiates it as it stands
 (lse is detached: the op does not offer its gradient).
 """
@@ -24,10 +26,17 @@ from .contract import (
     accumulation_dtype,
 )
 from .plan import plan
+from .steering import Steering
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, query: SpanQuery, rule: LogitRule, mass_grad: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query: SpanQuery,
+    rule: LogitRule,
+    mass_grad: bool,
+    steer: Steering | None = None,
 ) -> SpanAttention:
     """Return attention and mass by eager softmax; see :func:`sra_fast.span_attention`."""
     batch, heads, m, _ = q.shape
@@ -42,6 +51,8 @@ def attention(
         logits = rule.softcap * torch.tanh(logits / rule.softcap)
     visible = visibility(query, batch, m, n, rule.window)[:, None]
     logits = logits.masked_fill(~visible, -torch.inf)
+    if steer is not None:
+        logits = _steered_logits(logits, rule, steer)
 
     columns = logits
     if rule.sinks is not None:
@@ -49,8 +60,10 @@ def attention(
         columns = torch.cat([logits, sink], dim=-1)
     # A row that sees nothing is a row of −inf: its softmax is 0/0, so it is emptied by hand.
     empty = ~visible.any(dim=-1, keepdim=True)
+    if steer is not None:  # or one of whose keys all were knocked out
+        empty = empty | (columns == -torch.inf).all(dim=-1, keepdim=True)
     weights = torch.softmax(columns.masked_fill(empty, 0.0), dim=-1)[..., :n]
-    weights = weights.masked_fill(~visible, 0.0)
+    weights = weights.masked_fill(~visible | empty, 0.0)
     lse = torch.logsumexp(columns.detach(), dim=-1).masked_fill(empty[..., 0], -torch.inf)
 
     flat = weights.transpose(1, 2).reshape(batch * m, heads, n)[query.rows]  # [R, Hq, N]
@@ -67,6 +80,23 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
     """Return the mass without the output, for the arguments of :func:`sra_fast.span_mass`."""
     full = attention(q, k, k, query, rule, mass_grad=True)
     return SpanMass(full.mass, full.lse.transpose(1, 2).flatten(0, 1)[query.rows], full.profile)
+
+
+def _steered_logits(logits: Tensor, rule: LogitRule, steer: Steering) -> Tensor:
+    """Return the logits ``[B, Hq, M, N]`` after the cap with the steering's β added."""
+    batch, heads, m, _ = logits.shape
+    span = steer.span[:, None, None]  # [B, 1, 1, N]
+    of_span = torch.logsumexp(logits.masked_fill(~span, -torch.inf), dim=-1)
+    rest = torch.logsumexp(logits.masked_fill(span, -torch.inf), dim=-1)
+    if rule.sinks is not None:
+        rest = torch.logaddexp(rest, rule.sinks.to(rest.dtype)[:, None])
+    steered = torch.ones(batch, heads, m, dtype=torch.bool, device=logits.device)
+    if steer.rows is not None:
+        steered &= steer.rows[:, None]
+    if steer.heads is not None:
+        steered &= steer.heads[:, None]
+    beta = torch.where(steered, steer.beta(rest, of_span), 0)
+    return torch.where(span, logits + beta[..., None], logits)
 
 
 def _profile(weights: Tensor, query: SpanQuery, grad: bool) -> Tensor | None:

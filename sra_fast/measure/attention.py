@@ -17,6 +17,7 @@ from transformers.masking_utils import causal_mask_function
 
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure import model_kinds
+from sra_fast.measure.layer_steering import CallSteering
 from sra_fast.measure.mask_reading import (
     MaskReading,
     UnreadableMaskError,
@@ -57,6 +58,7 @@ def attention(
     s_aux: Tensor | None = None,
     is_causal: bool | None = None,
     sra_request: SpanRequest | None = None,
+    sra_steering: CallSteering | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute the attention of one layer for transformers, and record its masses if asked to.
@@ -73,6 +75,7 @@ def attention(
         s_aux: ``[Hq]``, the logits of attention sinks.
         is_causal: must be true, or None.
         sra_request: what to ask and where to record it; None for attention alone.
+        sra_steering: the steering of the call; None for none.
         kwargs: further arguments of the layer; those that change the result are refused. A
             ``sliding_window`` does not: a model's mask says whether it acts on it.
 
@@ -91,9 +94,13 @@ def attention(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     reading = _reading(query, key, attention_mask)
+    steer = None
+    if sra_steering is not None:
+        windowed = reading.window is not None or _keeps_last_keys(module, kwargs)
+        steer = sra_steering.of_layer(module, query.shape[1], key.shape[2], windowed=windowed)
     if sra_request is None:
         _refuse_unseen_borders(reading, kwargs)
-        out = plain_attention(query, key, value, reading, scaling, softcap, s_aux)
+        out = plain_attention(query, key, value, reading, scaling, softcap, s_aux, steer)
         return out.transpose(1, 2).contiguous(), None
 
     spans = _spans(module, query, key, reading, sra_request)
@@ -106,11 +113,15 @@ def attention(
     }
     layer = _layer_index(module)
     if layer == sra_request.stop_after:
+        if steer is not None:
+            _refuse("steering in a forward pass that ends after its last mass")
         last = span_mass(query, key, spans, **rule)
         sink_mass = _sink_mass(s_aux, last.lse)
         sra_request.record(module, given, last.mass, sink_mass, last.profile)
         raise ForwardStopped
-    result = span_attention(query, key, value, spans, mass_grad=sra_request.mass_grad, **rule)
+    result = span_attention(
+        query, key, value, spans, mass_grad=sra_request.mass_grad, steer=steer, **rule
+    )
     lse = None if s_aux is None else _of_rows(result.lse, spans)
     sra_request.record(module, given, result.mass, _sink_mass(s_aux, lse), result.profile)
     mass = result.mass if sra_request.in_outputs else None
@@ -239,6 +250,13 @@ def _refuse_unseen_borders(reading: MaskReading, kwargs: dict[str, Any]) -> None
 
 def _refuse(what: str) -> NoReturn:
     raise UnservedAttentionError(f'the attention implementation "{NAME}" does not serve {what}')
+
+
+def _keeps_last_keys(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Return whether no query of a layer sees keys that its cache may have dropped."""
+    kind = model_kinds.layer_type(module, getattr(module, "config", None))
+    limited = kind in ("sliding_attention", "chunked_attention")
+    return limited or kwargs.get("sliding_window") is not None
 
 
 def _layer_index(module: nn.Module) -> int:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sra_fast.kernels.contract import SpanQuery, segment_tensor
+from sra_fast.kernels.steering import Steering
 from sra_fast.measure.mask_reading import MaskReading
 from sra_fast.op import span_attention
 
@@ -29,6 +30,7 @@ def plain_attention(
     scale: float | None,
     softcap: float | None,
     sinks: Tensor | None,
+    steer: Steering | None = None,
 ) -> Tensor:
     """Return exact causal attention ``[B, Hq, M, Dv]`` under a mask.
 
@@ -40,9 +42,10 @@ def plain_attention(
         scale: factor on ``q·k``; ``1/√D`` if None.
         softcap: bound on the logits, as in :func:`sra_fast.span_attention`.
         sinks: ``[Hq]``, the logits of attention sinks.
+        steer: the steering of the layer; None for none.
     """
     queries, keys = query.shape[2], key.shape[2]
-    if softcap is None and sinks is None:
+    if softcap is None and sinks is None and steer is None:
         if queries == 1:
             starts = reading.first_keys(query.shape[0], keys)
             if starts is not None:
@@ -58,8 +61,17 @@ def plain_attention(
                 query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
             )
     asking = asking_nothing(reading.pieces, query.shape[0], keys, query.device)
-    rule = {"scale": scale, "window": reading.window, "softcap": softcap, "sinks": sinks}
-    return span_attention(query, key, value, asking, **rule).out  # type: ignore[arg-type]
+    return span_attention(
+        query,
+        key,
+        value,
+        asking,
+        scale=scale,
+        window=reading.window,
+        softcap=softcap,
+        sinks=sinks,
+        steer=steer,
+    ).out
 
 
 def _makes_no_map(query: Tensor, key: Tensor, value: Tensor) -> bool:

@@ -62,7 +62,8 @@ def test_every_kernel_compiles_without_spills_in_its_hot_loops(
     assert {row["kernel"] for row in found} == set(NAMES.values())
 
     best, _ = BEST[architecture]
-    for kernel in ("forward", "epilogue", "dk_dv", "dq", "row_dk", "row_dq", "profile"):
+    products = ("forward", "epilogue", "steering", "dk_dv", "dq", "row_dk", "row_dq", "profile")
+    for kernel in products:
         assert {row["instruction"] for row in found if row["kernel"] == kernel} == {best}
     # A few packed rows are too few for wgmma and tcgen05.
     (decode,) = (row for row in found if row["kernel"] == "decode")

@@ -32,6 +32,7 @@ EXEMPT = {
     "kernels/span_attention/flash_cpu.py": "a provider: torch's CPU flash attention and its lse",
     "kernels/span_attention/providers/cudnn.py": "a provider: cuDNN's attention and its lse",
     "kernels/span_attention/providers/flex.py": "a provider: whether PyTorch can compile it",
+    "sra_fast/tools/busy_threads.py": "the frames of all threads, by a documented name of CPython",
     "kernels/span_attention/torch_state.py": "whether tensors are written into or followed",
     "kernels/span_attention/triton_kernels/kernel_calls.py": "whether a mode watches operators",
 }

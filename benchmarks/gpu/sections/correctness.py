@@ -32,6 +32,7 @@ TESTS = (
     "kernels/test_row_gradient.py",
     "kernels/test_decode_splits.py",
     "kernels/test_mass_routes.py",
+    "kernels/test_steering_kernel.py",
 )
 QUICK_TESTS = "scales"  # selects the tests by pytest's -k
 MOST_PROCESSES = 12

@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu.harness import tensors
 from benchmarks.gpu.harness.sizes import FULL, QUICK, Sizes
 from benchmarks.gpu.sections.same_bits import rows_gradient
-from sra_fast import span_attention, span_mass
+from sra_fast import Steering, span_attention, span_mass
 from sra_fast.kernels.contract import LogitRule
 from sra_fast.kernels.triton_kernels import backend
 
@@ -32,7 +32,7 @@ def run(sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype) -> 
 def _run_width(
     sizes: Sizes, tokens: int, device: torch.device, dtype: torch.dtype, width: int
 ) -> None:
-    """Run forward and backward, mass alone and its gradient, the epilogue, and decoding."""
+    """Run forward and backward, mass alone and its gradient, epilogues, and decoding."""
     given = tensors.attention(sizes, device, dtype, tokens, width=width)
     for mass in (True, False):
         q, k, v = (x.detach().requires_grad_() for x in (given.q, given.k, given.v))
@@ -47,6 +47,8 @@ def _run_width(
         span_mass(given.q, given.k, given.asking, backend="triton")
         rule = LogitRule(width**-0.5)
         backend.mass_of_lse(given.q, given.k, result.lse, given.asking, rule)
+        steer = Steering(given.asking.key_labels != 0, bias=-1.0)
+        span_attention(given.q, given.k, given.v, given.asking, backend="triton", steer=steer)
         for batch in sizes.decode_batches:
             step = tensors.attention(
                 sizes, device, dtype, sizes.decode_keys[0], batch=batch, queries=1, layout="cache",

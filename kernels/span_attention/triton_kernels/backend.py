@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 from torch import Tensor
 
 from ..blocks import needs_grad
 from ..contract import LogitRule, SpanAttention, SpanMass, SpanQuery
+from ..steering import Steering
 from . import kernel_calls
 from .forward import forward_kernel
 from .key_profile import row_order
@@ -21,6 +24,7 @@ from .operators import (
 from .profile_operator import profile_of_lse
 from .row_bounds import row_bounds
 from .row_operators import connected_mass
+from .steering_epilogue import AT_LEAST, BIAS, EXACTLY, steer_rows
 
 WIDEST = 256
 OLDEST_CAPABILITY = (8, 0)
@@ -112,6 +116,39 @@ def profile_of_rows(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: L
     return profile
 
 
+def steer_in_place(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    beta: Tensor,
+    query: SpanQuery,
+    rule: LogitRule,
+    steer: Steering,
+) -> Tensor:
+    """Steer ``out`` and ``lse [B, Hq, M]`` in place, and write β; return the rows to compute anew.
+
+    These are those of ``[B, Hq, M]`` bool that would show rounding errors.
+    """
+    asked = steer.derived(("query", query), lambda: _about_span(query, steer, q.shape[2]))
+    made = _layout(q, k, v, asked, rule.window)
+    chosen = steer.derived(("int8",), lambda: _chosen_heads(steer, q))
+    mode, strength = BIAS.value, steer.bias
+    if steer.share is not None:
+        mode = EXACTLY.value if steer.exact else AT_LEAST.value
+        strength = math.log(steer.share) - math.log1p(-steer.share)
+    assert strength is not None
+    q, k, v, scale = _ready(q, k, v, rule.scale)
+    logits = Logits(scale, rule.softcap, None)
+    if kernel_calls.is_elsewhere(q):
+        with torch.cuda.device_of(q):
+            found = steer_rows(q, k, v, out, lse, beta, chosen, made, logits, mode, strength)
+    else:
+        found = steer_rows(q, k, v, out, lse, beta, chosen, made, logits, mode, strength)
+    return found.bool()
+
+
 def mass_of_rows(q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule) -> Tensor:
     """Return ``mass [R, Hq, G]`` from another kernel's ``lse [B, Hq, M]``, with a gradient.
 
@@ -168,6 +205,23 @@ def _fields(made: Layout) -> tuple[Tensor, ...]:
         made.query_runs,
         made.rows,
     )
+
+
+def _about_span(query: SpanQuery, steer: Steering, m: int) -> SpanQuery:
+    """Return a query for the steered rows, with the steered span as its one label."""
+    batch, device = steer.span.shape[0], steer.span.device
+    if steer.rows is None:
+        rows = torch.arange(batch * m, device=device)
+    else:
+        rows = steer.rows.flatten().nonzero().flatten()
+    return SpanQuery(steer.span.to(torch.int32), rows, query.segments, ("steered",))
+
+
+def _chosen_heads(steer: Steering, q: Tensor) -> Tensor:
+    """Return which heads are steered, ``[Hq]`` int8."""
+    if steer.heads is not None:
+        return steer.heads.to(torch.int8)
+    return torch.ones(q.shape[1], dtype=torch.int8, device=q.device)
 
 
 def _ready(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, float]:

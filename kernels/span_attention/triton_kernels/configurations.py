@@ -25,6 +25,7 @@ class Kernel(Enum):
     FORWARD_WITH_SPANS = "forward with spans"
     DECODE = "decode"
     EPILOGUE = "epilogue"
+    STEERING = "steering"
     DELTA = "delta"
     DK_DV = "dk_dv"
     DQ = "dq"
@@ -81,6 +82,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.FORWARD_WITH_SPANS: ((128, 128, 8, 2),  (128, 64, 8, 3),   (64, 32, 8, 2)),
         Kernel.DECODE:             ((16, 128, 8, 3),   (16, 32, 8, 4),    (16, 16, 8, 3)),
         Kernel.EPILOGUE:           ((64, 64, 4, 3),    (64, 64, 4, 3),    (64, 64, 8, 2)),
+        Kernel.STEERING:           ((64, 64, 4, 3),    (64, 64, 4, 3),    (32, 32, 8, 2)),
         Kernel.DELTA:              ((64, 16, 4, 1),    (64, 16, 4, 1),    (64, 16, 4, 1)),
         Kernel.DK_DV:              ((32, 128, 8, 3),   (64, 64, 8, 2),    (16, 64, 8, 2)),
         Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 2),   (32, 32, 8, 2)),
@@ -93,6 +95,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.FORWARD_WITH_SPANS: ((128, 128, 8, 3),  (128, 64, 8, 3),   (128, 32, 8, 2)),
         Kernel.DECODE:             ((16, 128, 8, 3),   (16, 64, 8, 4),    (16, 32, 8, 3)),
         Kernel.EPILOGUE:           ((64, 64, 4, 3),    (64, 64, 4, 3),    (64, 64, 8, 2)),
+        Kernel.STEERING:           ((64, 64, 4, 3),    (64, 64, 4, 3),    (64, 64, 8, 2)),
         Kernel.DELTA:              ((64, 16, 4, 1),    (64, 16, 4, 1),    (64, 16, 4, 1)),
         Kernel.DK_DV:              ((64, 128, 8, 3),   (32, 128, 8, 3),   (32, 64, 8, 2)),
         Kernel.DQ:                 ((128, 64, 8, 3),   (128, 64, 8, 3),   (64, 32, 8, 2)),
@@ -108,6 +111,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.FORWARD_WITH_SPANS: ((128, 64, 8, 3),   (128, 64, 8, 3),   (64, 32, 8, 2)),
         Kernel.DECODE:             ((16, 64, 8, 3),    (16, 32, 8, 4),    (16, 16, 8, 3)),
         Kernel.EPILOGUE:           ((64, 64, 4, 3),    (64, 64, 8, 3),    (64, 64, 8, 2)),
+        Kernel.STEERING:           ((64, 64, 4, 3),    (64, 64, 8, 3),    (64, 64, 8, 2)),
         Kernel.DELTA:              ((64, 16, 4, 1),    (64, 16, 4, 1),    (64, 16, 4, 1)),
         Kernel.DK_DV:              ((64, 128, 8, 3),   (64, 128, 8, 3),   (32, 64, 8, 2)),
         Kernel.DQ:                 ((128, 64, 8, 1),   (128, 64, 8, 1),   (64, 64, 8, 1)),
@@ -120,6 +124,7 @@ _HALF: dict[str, dict[Kernel, Line]] = {
         Kernel.FORWARD_WITH_SPANS: ((128, 64, 4, 2),   (128, 64, 4, 2),   (64, 32, 4, 2)),
         Kernel.DECODE:             ((16, 64, 4, 2),    (16, 64, 4, 2),    (16, 32, 4, 2)),
         Kernel.EPILOGUE:           ((64, 64, 4, 2),    (64, 64, 4, 2),    (64, 64, 4, 2)),
+        Kernel.STEERING:           ((64, 64, 4, 2),    (64, 64, 4, 2),    (32, 32, 8, 2)),
         Kernel.DELTA:              ((64, 16, 4, 1),    (64, 16, 4, 1),    (64, 16, 4, 1)),
         Kernel.DK_DV:              ((32, 128, 4, 2),   (32, 128, 4, 1),   (16, 64, 4, 2)),
         Kernel.DQ:                 ((128, 64, 4, 2),   (64, 64, 4, 2),    (64, 32, 4, 2)),
@@ -142,6 +147,7 @@ _SINGLE_NVIDIA: dict[Kernel, Line] = {
     Kernel.FORWARD_WITH_SPANS: ((64, 32, 8, 2),    (32, 32, 8, 2),    (16, 16, 8, 2)),
     Kernel.DECODE:             ((16, 16, 8, 3),    (16, 16, 16, 2),   (16, 16, 16, 2)),
     Kernel.EPILOGUE:           ((64, 32, 8, 2),    (64, 32, 8, 2),    (32, 32, 8, 2)),
+    Kernel.STEERING:           ((64, 32, 8, 2),    (64, 32, 8, 2),    (16, 16, 8, 2)),
     Kernel.DELTA:              ((64, 16, 4, 1),    (64, 16, 4, 1),    (64, 16, 8, 1)),
     Kernel.DK_DV:              ((32, 32, 8, 2),    (16, 16, 8, 2),    (16, 16, 8, 1)),
     Kernel.DQ:                 ((32, 32, 8, 2),    (16, 16, 8, 2),    (16, 16, 8, 1)),
@@ -155,6 +161,7 @@ _SINGLE: dict[str, dict[Kernel, Line]] = dict.fromkeys(_HALF, _SINGLE_NVIDIA) | 
         Kernel.FORWARD_WITH_SPANS: ((64, 64, 4, 1),    (64, 32, 4, 1),    (32, 32, 4, 1)),
         Kernel.DECODE:             ((16, 32, 4, 2),    (16, 32, 4, 2),    (16, 32, 4, 1)),
         Kernel.EPILOGUE:           ((64, 32, 4, 2),    (64, 32, 4, 2),    (64, 32, 4, 1)),
+        Kernel.STEERING:           ((64, 32, 4, 2),    (64, 32, 4, 2),    (64, 32, 4, 1)),
         Kernel.DELTA:              ((64, 16, 4, 1),    (64, 16, 4, 1),    (64, 16, 4, 1)),
         Kernel.DK_DV:              ((32, 64, 4, 1),    (32, 32, 4, 1),    (16, 32, 4, 1)),
         Kernel.DQ:                 ((64, 32, 4, 2),    (64, 32, 4, 2),    (32, 16, 4, 1)),

@@ -1,0 +1,167 @@
+"""Define steering: which keys are raised or lowered for which queries, and by how much.
+
+Each query's keys fall into the span S and the rest R, of which a sink is a part. Steering adds one
+number β to the logits of S, after the cap:
+
+    lse′ = logaddexp(lse_R, lse_S + β)        mass′_S = exp(lse_S + β − lse′)
+
+β is given, or it follows from the share s of the attention that S is to have,
+
+    β = logit(s) + lse_R − lse_S
+
+which is never below 0 where s is the least share. A query that sees no key of S, or nothing but S,
+has no such β and stays as it is. β = −∞ knocks S out: nobody attends to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .torch_state import writes
+from .transfers import send
+
+_Made = TypeVar("_Made")
+_WRITES = ("writes",)
+
+
+class SteeredGradientError(ValueError):
+    """Raised where steered attention is asked for a gradient, which it does not have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """A change of attention: one span of keys, raised or lowered for some queries and heads.
+
+    Give ``bias`` or ``share``, not both.
+
+    Attributes:
+        span: ``[B, N]`` bool, True at the keys of the span.
+        bias: β, added to the logits of the span's keys after the cap; ``−inf`` knocks them out.
+        share: the share of the attention that the span is to have, between 0 and 1, sinks included.
+        exact: whether queries that give the span more than ``share`` are lowered to it; if not,
+            they stay as they are.
+        rows: ``[B, M]`` bool, the queries that are steered; None for all.
+        heads: ``[Hq]`` bool, the heads that are steered; None for all.
+    """
+
+    span: Tensor
+    bias: float | None = None
+    share: float | None = None
+    exact: bool = False
+    rows: Tensor | None = None
+    heads: Tensor | None = None
+    _derived: dict[tuple[object, ...], object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        _expect(self.span, "span", "[B, N]", 2)
+        if self.rows is not None:
+            _expect(self.rows, "rows", "[B, M]", 2)
+        if self.heads is not None:
+            _expect(self.heads, "heads", "[Hq]", 1)
+        check_strength(self.bias, self.share, self.exact)
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether no logit is changed, whatever the queries and keys are."""
+        return self.bias == 0
+
+    @property
+    def lowers(self) -> bool:
+        """Whether the attention on the span may become less than it was."""
+        return self.exact or (self.bias is not None and self.bias < 0)
+
+    def to(self, device: torch.device) -> Steering:
+        """Return the same steering on ``device``: itself if its tensors are there already."""
+        tensors = [x for x in (self.span, self.rows, self.heads) if x is not None]
+        if all(x.device == device for x in tensors):
+            return self
+
+        def move() -> Steering:
+            return replace(
+                self,
+                span=send(self.span, device),
+                rows=None if self.rows is None else send(self.rows, device),
+                heads=None if self.heads is None else send(self.heads, device),
+            )
+
+        return self.derived(("device", device), move)
+
+    def check(self, q: Tensor, k: Tensor) -> None:
+        """Refuse a steering that does not fit ``q [B, Hq, M, D]`` and ``k [B, Hkv, N, D]``.
+
+        Raises:
+            ValueError: a tensor has another shape; it is named.
+        """
+        batch, heads, m, _ = q.shape
+        for name, tensor, shape in (
+            ("span", self.span, (batch, k.shape[2])),
+            ("rows", self.rows, (batch, m)),
+            ("heads", self.heads, (heads,)),
+        ):
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"steer: {name}: expected shape {list(shape)}, got {list(tensor.shape)}"
+                )
+
+    def beta(self, rest: Tensor, span: Tensor) -> Tensor:
+        """Return β from the logsumexps of R and S, of any one shape; 0 where nothing is steered.
+
+        Heads and rows that are not steered are not looked at here.
+        """
+        if self.bias is not None:
+            return torch.where(span > -torch.inf, self.bias, 0.0).to(span.dtype)
+        assert self.share is not None
+        wanted = math.log(self.share) - math.log1p(-self.share) + (rest - span)
+        wanted = wanted if self.exact else wanted.clamp_(min=0)
+        both = (rest > -torch.inf) & (span > -torch.inf)
+        return wanted.masked_fill_(~both, 0)
+
+    def derived(self, key: tuple[object, ...], make: Callable[[], _Made]) -> _Made:
+        """Return what ``make`` returned when it was first asked for under ``key``.
+
+        It is forgotten if somebody writes into the tensors, except into those of inference mode.
+        """
+        now = writes(*(x for x in (self.span, self.rows, self.heads) if x is not None))
+        if now is not None and self._derived.setdefault(_WRITES, now) != now:
+            self._derived.clear()
+            self._derived[_WRITES] = now
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]  # type: ignore[return-value]
+
+
+def check_strength(bias: float | None, share: float | None, exact: bool) -> None:
+    """Refuse a bias or a share that cannot be.
+
+    Raises:
+        ValueError: both or none are given, the bias is NaN or +inf, the share is not between 0 and
+            1, or ``exact`` is asked for without a share.
+    """
+    if (bias is None) == (share is None):
+        raise ValueError("steer: give either bias or share")
+    if bias is not None:
+        if exact:
+            raise ValueError("steer: exact says how share is meant; it goes with no bias")
+        if math.isnan(bias) or bias == math.inf:
+            raise ValueError(f"steer: bias: expected a number or -inf (knock-out), got {bias}")
+    elif share is not None and not 0 < share < 1:  # NaN too
+        raise ValueError(f"steer: share: expected a number between 0 and 1, both out, got {share}")
+
+
+def _expect(tensor: object, name: str, shape: str, ndim: int) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"steer: {name}: expected a tensor {shape} torch.bool, got {type(tensor).__name__}"
+        )
+    if tensor.ndim != ndim or tensor.dtype != torch.bool:
+        raise ValueError(
+            f"steer: {name}: expected {shape} torch.bool, got {list(tensor.shape)} {tensor.dtype}"
+        )

@@ -1,0 +1,146 @@
+"""Steer the calls of a model: hooks on its decoder lay the span of a batch over each of them.
+
+A call may hold the batch's tokens, their beginning, or more after them (a reply), and it may go on
+from a cache that calls under the same steering have filled. Rows of the batch may be repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from sra_fast.measure import compat
+from sra_fast.measure.layer_steering import STEERING, CallSteering, SteeringStrength
+from sra_fast.measure.reduction import UnansweredRequestError
+from sra_fast.measure.served import ServedModel
+
+
+@dataclass(frozen=True, eq=False)
+class SteeredBatch:
+    """The tokens of a batch, in the host's memory, and what is steered of them.
+
+    Attributes:
+        span: ``[B, T]`` bool, the span's tokens.
+        tokens: ``[B, T]`` bool, those that are no padding.
+        input_ids: ``[B, T]``; None if the batch has embeddings.
+        rows: ``[B, T]`` bool, the tokens whose attention is steered, beside all that come after the
+            batch's; None for all.
+    """
+
+    span: Tensor
+    tokens: Tensor
+    input_ids: Tensor | None
+    rows: Tensor | None
+
+
+class SteeredModel:
+    """The hooks on a model's decoder that steer its calls, until they are removed.
+
+    Args:
+        served: the model.
+        batch: the batch whose span is steered.
+        strength: what is done to the span, and where.
+
+    Raises:
+        ValueError: the model is steered already.
+    """
+
+    def __init__(
+        self, served: ServedModel, batch: SteeredBatch, strength: SteeringStrength
+    ) -> None:
+        for hook in compat.forward_pre_hooks(served.decoder):
+            if isinstance(getattr(hook, "__self__", None), SteeredModel):
+                raise ValueError(f"steer: {served.name} is steered already; leave that block first")
+        self._served = served
+        self._batch = batch
+        self._strength = strength
+        self._caches: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # cache -> its tokens
+        self._hooks = [
+            served.decoder.register_forward_pre_hook(self._before, with_kwargs=True),
+            served.decoder.register_forward_hook(self._after, with_kwargs=True),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
+
+    @torch.compiler.disable
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        ids = args[0] if args else kwargs.get("input_ids")
+        tokens = kwargs.get("inputs_embeds") if ids is None else ids
+        if not isinstance(tokens, Tensor):
+            raise ValueError("steer: a call needs `input_ids` or `inputs_embeds`")
+        past = self._past(kwargs.get("past_key_values"))
+        repeats, rest = divmod(tokens.shape[0], self._batch.span.shape[0])
+        if rest or not repeats:
+            raise ValueError(
+                f"steer: the batch has {self._batch.span.shape[0]} rows and a call has "
+                f"{tokens.shape[0]}, which is no multiple of them"
+            )
+        total = past + tokens.shape[1]
+        if ids is not None and self._batch.input_ids is not None:
+            self._check_tokens(ids, past, repeats)
+        span = _reaching(self._batch.span, total, False).repeat_interleave(repeats, dim=0)
+        rows = None
+        if self._batch.rows is not None:
+            rows = _reaching(self._batch.rows, total, True)[:, past:]
+            rows = rows.repeat_interleave(repeats, dim=0)
+        return args, {**kwargs, STEERING: CallSteering(self._strength, span, rows)}
+
+    @torch.compiler.disable
+    def _after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        missed = set(self._served.attention_layers) - kwargs[STEERING].reached
+        if missed:
+            raise UnansweredRequestError(
+                f"{self._served.name} did not pass the steering on to the attention of its layers "
+                f"{sorted(missed)}, so this call was not steered"
+            )
+        for cache in (getattr(output, "past_key_values", None), kwargs.get("past_key_values")):
+            if cache is not None and hasattr(cache, "get_seq_length"):
+                self._caches[cache] = int(cache.get_seq_length())
+
+    def _past(self, cache: Any) -> int:
+        """Return how many tokens a call's cache holds, all of them steered as they should be."""
+        if cache is None:
+            return 0
+        past = int(cache.get_seq_length())
+        if self._batch.rows is None and past > self._caches.get(cache, 0):
+            raise ValueError(
+                f"steer: past_key_values: {past} tokens of this cache were not computed inside the "
+                "block, so their attention was not steered; leave the cache out, or steer with "
+                'rows="generated"'
+            )
+        return past
+
+    def _check_tokens(self, ids: Tensor, past: int, repeats: int) -> None:
+        """Refuse a call whose tokens are not those of the batch, as far as these go."""
+        assert self._batch.input_ids is not None
+        common = min(self._batch.span.shape[1] - past, ids.shape[1])
+        if common <= 0:
+            return
+        here = slice(past, past + common)
+        known = self._batch.input_ids[:, here].repeat_interleave(repeats, dim=0)
+        compared = self._batch.tokens[:, here].repeat_interleave(repeats, dim=0)
+        wrong = (ids[:, :common].cpu() != known) & compared
+        if bool(wrong.any()):
+            row, at = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"steer: row {row} of a call has another token at position {past + at} than the "
+                "batch, so the span is not there; inside the block, call the model with the "
+                "batch's own tokens in their places (score, which lays them out anew, and "
+                "guidance_scale do not)"
+            )
+
+
+def _reaching(mask: Tensor, length: int, beyond: bool) -> Tensor:
+    """Return ``mask [B, T]`` cut or continued with ``beyond`` to ``[B, length]``."""
+    return nn.functional.pad(mask[:, :length], (0, max(0, length - mask.shape[1])), value=beyond)

@@ -1,0 +1,153 @@
+"""Steer a model: raise or lower its attention on a marked span, in its own calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from sra_fast.kernels.steering import check_strength
+from sra_fast.measure.batch_keys import read_content
+from sra_fast.measure.layer_steering import SteeringStrength
+from sra_fast.measure.served import ServedModel, serve, switched
+from sra_fast.measure.spans import BatchRowError, MarkedBatch
+from sra_fast.measure.steered_calls import SteeredBatch, SteeredModel
+from sra_fast.measure.watching import unwrapped
+from sra_fast.names import SteeredTokens
+from sra_fast.tools.busy_threads import threads_inside
+
+
+@contextmanager
+def steer(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    *,
+    bias: float | None = None,
+    share: float | None = None,
+    knock_out: bool = False,
+    exact: bool = False,
+    span: str | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | Mapping[int, Sequence[int]] | None = None,
+    rows: SteeredTokens = "all",
+) -> Iterator[None]:
+    """Steer the attention of ``model`` on a span of ``batch``, in every call inside the block.
+
+    Inside, call the model or ``model.generate`` with the batch's own tokens: alone, in pieces with
+    a growing cache, or with a reply after them. Rows may be repeated (``num_return_sequences``).
+    The model attends by "sra_fast" and refuses what that does (static caches, attention dropout),
+    and it has no gradients there: call it under ``torch.no_grad()``. What
+    :func:`sra_fast.monitor` records inside is the attention after steering, on any span.
+
+    With a row's keys split into the span S and the rest R (sinks are part of it), and β for the
+    bias, the logits of S grow by β, after the softcap; ``share=s`` makes β of each row and head
+
+        β = logit(s) + lse_R − lse_S        (if that is above 0, or exact)
+
+    Args:
+        model: a model that :func:`sra_fast.score` takes.
+        batch: the prompts with their span, as :func:`sra_fast.score` takes them; replies need not
+            be marked.
+        bias: β, of any sign.
+        share: the share of the attention that the span gets at least, between 0 and 1.
+        knock_out: whether nobody attends to the span.
+        exact: whether rows that give the span more than ``share`` are lowered to it.
+        span: the name of the span in ``span_masks``; None if there is one alone.
+        layers: ``layer_idx`` of the layers that are steered; None for all.
+        heads: the heads that are steered, in each of the layers or by ``layer_idx``; None for all.
+        rows: whose attention is steered: that of ``"all"`` tokens, the prompt's own included, or of
+            those that predict a ``"generated"`` token: each from the prompt's last one on, and each
+            before a token of a marked reply.
+
+    Raises:
+        ValueError: not exactly one of bias, share and knock_out; a bias or a share that cannot be;
+            layers, heads or a span that are not there; a batch that cannot be read; a model that is
+            not served, or steered already. In a call: other tokens than the batch's, a cache that
+            was not filled inside the block (unless ``rows="generated"``), a cache that dropped the
+            span, or a gradient that is wanted.
+        RuntimeError: the block was left while another thread still ran the model.
+    """
+    if sum((bias is not None, share is not None, knock_out)) != 1:
+        raise ValueError("steer: give one of bias, share and knock_out")
+    beta = -math.inf if knock_out else bias
+    check_strength(beta, share, exact)
+    if rows not in ("all", "generated"):
+        raise ValueError(f'steer: rows: expected "all" or "generated", got {rows!r}')
+    served = serve(unwrapped(model))
+    content = read_content(served, batch, unanswered=True)
+    steered = _steered_batch(content.marked, span, content.tokens, rows)
+    strength = SteeringStrength(beta, share, exact, _heads(served, layers, heads))
+    hooks = SteeredModel(served, steered, strength)
+    try:
+        with switched(served):
+            yield
+    finally:
+        hooks.remove()
+    busy = threads_inside(served.whole)
+    if busy:
+        raise RuntimeError(
+            f"steer: the block was left while the thread {busy[0]!r} was still running the model, "
+            "so what it generates is steered in its beginning only; wait for it inside the block"
+        )
+
+
+def _heads(
+    served: ServedModel,
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | Mapping[int, Sequence[int]] | None,
+) -> dict[int, tuple[int, ...] | None]:
+    """Return the heads that are steered by layer; None in their place for all."""
+    if not served.attention_layers:
+        raise ValueError(f"steer: it is not known which layers of {served.name} attend")
+    if layers is None:
+        layers = list(heads) if isinstance(heads, Mapping) else served.attention_layers
+    unknown = [layer for layer in layers if layer not in served.attention_layers]
+    if unknown or not layers:
+        raise ValueError(
+            f"steer: layers: expected some of the attention layers {list(served.attention_layers)} "
+            f"of {served.name}, got {list(layers)}"
+        )
+    if not isinstance(heads, Mapping):
+        heads = {layer: heads for layer in layers} if heads is not None else {}
+    elif set(heads) != set(layers):
+        raise ValueError(
+            f"steer: heads: expected those of the layers {sorted(layers)}, got {sorted(heads)}"
+        )
+    count = getattr(served.config, "num_attention_heads", None)
+    for layer, chosen in heads.items():
+        if not chosen or any(head < 0 or (count and head >= count) for head in chosen):
+            raise ValueError(
+                f"steer: heads: layer {layer} has the heads 0 to {count - 1 if count else '…'}, "
+                f"got {list(chosen)}"
+            )
+    return {layer: tuple(heads[layer]) if layer in heads else None for layer in layers}
+
+
+def _steered_batch(
+    marked: MarkedBatch, name: str | None, tokens: Mapping[str, Any], rows: SteeredTokens
+) -> SteeredBatch:
+    """Return the batch with the span of that name, and with the rows that are steered."""
+    if name is None and len(marked.names) > 1:
+        raise ValueError(f"steer: span: the batch has several, {list(marked.names)}; name one")
+    if name is not None and name not in marked.names:
+        raise ValueError(f"steer: span: expected one of {list(marked.names)}, got {name!r}")
+    index = 0 if name is None else marked.names.index(name)
+    span = torch.zeros(marked.shape, dtype=torch.bool)
+    real, predicting = torch.zeros_like(span), torch.zeros_like(span)
+    for sequence in marked.sequences:
+        here = (sequence.row, slice(sequence.start, sequence.end))
+        if not bool(sequence.spans[index].any()):
+            raise BatchRowError(sequence.row, f"no token is marked as {marked.names[index]!r}")
+        span[here] = sequence.spans[index]
+        real[here] = True
+        predicting[sequence.row, sequence.end - 1] = True
+        for response in sequence.responses:
+            predicting[sequence.row, sequence.start + response.tokens - 1] = True
+    ids = tokens.get("input_ids")
+    return SteeredBatch(
+        span, real, None if ids is None else ids.cpu(), predicting if rows == "generated" else None
+    )
