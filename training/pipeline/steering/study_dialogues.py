@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sra_fast.chat.conversations import Conversation, Message
 from sra_fast.chat.dialogues import Dialogue
 from sra_fast.chat.marking import mark
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from sra_fast.chat.thoughts import Thoughts
+
+STEERED, CONTROL = "strategy", "situation"
+"""The names of the spans: that of the strategy, and as many tokens of the situation."""
 
 TEMPLATE = TEMPLATES["standard"]
 _BEFORE_SITUATION = TEMPLATE.instruction.partition("{situation}")[0]
@@ -76,8 +81,8 @@ def study_dialogues(
 ) -> list[StudyDialogue]:
     """Choose the replies that are studied, and bring the dialogues into an order drawn at random.
 
-    A reply is studied if it answers the seeker and is annotated with one strategy alone. Dialogues
-    without such a reply, or without a situation, are left out, and counted in the log.
+    A reply is studied if it answers the seeker and is annotated with one strategy alone. Others, and
+    dialogues without such a reply, are left out and counted in the log.
 
     Args:
         dialogues: the dialogues.
@@ -101,7 +106,7 @@ def study_dialogues(
             if position > 0 and len(names) == 1:
                 own[turn] = number[one.strategies[0]]
                 last = position
-        if own and dialogue.situation is not None:
+        if own:
             conversation = Conversation(
                 dialogue.id,
                 tuple(Message(one.role, one.content) for one in dialogue.turns[: last + 1]),
@@ -111,10 +116,10 @@ def study_dialogues(
             group = dialogue.same_as or dialogue.id
             found.append(StudyDialogue(dialogue.id, group, conversation, own))
     if not found:
-        raise StudyError("no dialogue has a situation and a reply annotated with one strategy")
+        raise StudyError("no dialogue has a reply to the seeker that is annotated with one strategy")
     _logger.info(
         "%d replies of %d dialogues are studied; left out: %d replies annotated with several "
-        "strategies, %d dialogues without a situation or a reply to study",
+        "strategies, %d dialogues without a reply to study",
         sum(len(one.own) for one in found),
         len(found),
         several,
@@ -131,7 +136,7 @@ def study_rows(
     *,
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
-) -> list[dict[str, Any]] | None:
+) -> list[dict[str, Any]]:
     """Mark a dialogue's prompt under each strategy, in their order.
 
     Args:
@@ -143,16 +148,16 @@ def study_rows(
     Returns:
         For each strategy ``input_ids [T]`` int64, ``span_masks``, ``[T]`` bool by the names
         "strategy" and "situation", and ``response_mask [T]`` int32, k at the tokens of the k-th
-        studied reply; None if the situation has too few tokens for a control.
+        studied reply. The rows have no "situation" where one of them would have too few tokens.
     """
     rows = []
     for name in strategies:
         conversation = dialogue.conversation.under(name)
         (prompt,) = render_prompts(conversation, TEMPLATE, strategies)
-        row = _row(tokenizer, prompt, dialogue, thoughts, now)
-        if row is None:
-            return None
-        rows.append(row)
+        rows.append(_row(tokenizer, prompt, dialogue, thoughts, now))
+    if not all(CONTROL in row["span_masks"] for row in rows):
+        for row in rows:
+            row["span_masks"].pop(CONTROL, None)
     return rows
 
 
@@ -162,27 +167,31 @@ def _row(
     dialogue: StudyDialogue,
     thoughts: Thoughts | None,
     now: datetime | None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     span, situation = prompt.messages[0].strategy, prompt.conversation.situation
-    assert span is not None and situation is not None
-    start = len(_BEFORE_SITUATION)
+    assert span is not None
+    spans: dict[str, Any] = {STEERED: (0, *span)}
+    if situation is not None:
+        start = len(_BEFORE_SITUATION)
+        spans[CONTROL] = (0, start, start + len(situation))
     marked = mark(
         tokenizer,
         [{"role": one.role, "content": one.content} for one in prompt.messages],
-        {"strategy": (0, *span), "situation": (0, start, start + len(situation))},
+        spans,
         [at for at, one in enumerate(prompt.messages) if one.turn in dialogue.own],
         thoughts=thoughts,
         now=now,
     )
-    strategy, control = (marked["span_masks"][name][0] for name in ("strategy", "situation"))
-    wanted = int(strategy.sum())
-    control = control & ~strategy
-    places = control.nonzero().flatten()
-    if len(places) < wanted:
-        return None
-    control[places[:-wanted]] = False
+    masks = {name: mask[0] for name, mask in marked["span_masks"].items()}
+    if CONTROL in masks:
+        wanted = int(masks[STEERED].sum())
+        places = (masks[CONTROL] & ~masks[STEERED]).nonzero().flatten()[-wanted:]
+        masks[CONTROL] = torch.zeros_like(masks[STEERED])
+        masks[CONTROL][places] = True
+        if len(places) < wanted:
+            del masks[CONTROL]
     return {
         "input_ids": marked["input_ids"][0],
-        "span_masks": {"strategy": strategy, "situation": control},
+        "span_masks": masks,
         "response_mask": marked["response_mask"][0],
     }
