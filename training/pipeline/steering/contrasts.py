@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -117,9 +116,7 @@ def of_own(values: Matrix, own: NDArray[numpy.int64]) -> Matrix:
     return numpy.asarray(values[numpy.arange(len(own)), own])
 
 
-def of_shuffled(
-    values: Matrix, own: NDArray[numpy.int64], dialogues: Sequence[object]
-) -> Matrix:
+def of_shuffled(values: Matrix, own: NDArray[numpy.int64], dialogues: Sequence[object]) -> Matrix:
     """Return the expected value of each reply if labels were shuffled within dialogues, ``[n]``."""
     found = numpy.empty(len(own))
     names = numpy.array(dialogues, dtype=object)
@@ -208,19 +205,29 @@ def estimates(found: ReplyFigures) -> dict[str, Estimate]:
     return result
 
 
-def difference(one: ReplyFigures, other: ReplyFigures, name: str) -> Estimate:
-    """Compute the mean difference of a figure between settings, over the replies that both have.
+def difference(one: SettingReplies, other: SettingReplies, name: str) -> Estimate:
+    """Compute the mean difference of a figure between two settings.
+
+    It is computed over the replies that both settings have, and so are the means of strategies.
 
     Args:
         one, other: the settings; ``other`` is subtracted.
-        name: the figure.
+        name: the figure, a name of :class:`ReplyFigures`.
     """
     place = {key: at for at, key in enumerate(other.keys)}
-    pairs = [(at, place[key]) for at, key in enumerate(one.keys) if key in place]
-    mine, theirs = (numpy.array(side, dtype=numpy.int64) for side in _sides(pairs))
-    values = getattr(one, name)[mine] - getattr(other, name)[theirs]
-    return mean_interval(values, [one.groups[at] for at in mine])
+    common = [(at, place[key]) for at, key in enumerate(one.keys) if key in place]
+    mine = figures_of(chosen_replies(one, [at for at, _ in common]))
+    theirs = figures_of(chosen_replies(other, [at for _, at in common]))
+    return mean_interval(getattr(mine, name) - getattr(theirs, name), mine.groups)
 
 
-def _sides(pairs: Sequence[tuple[int, int]]) -> tuple[list[Any], list[Any]]:
-    return [at for at, _ in pairs], [at for _, at in pairs]
+def chosen_replies(replies: SettingReplies, places: Sequence[int]) -> SettingReplies:
+    """Return some of the replies of a setting, by their places."""
+    at = numpy.array(places, dtype=numpy.int64)
+    return SettingReplies(
+        [replies.keys[place] for place in places],
+        [replies.groups[place] for place in places],
+        replies.own[at],
+        replies.tokens[at],
+        replies.log_p[at],
+    )

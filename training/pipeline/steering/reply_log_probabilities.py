@@ -50,9 +50,7 @@ def reply_log_probabilities(
     size = max(1, batch_tokens // longest)
     for begin in range(0, len(rows), size):
         batch = padded(rows[begin : begin + size])
-        on_device = {
-            name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")
-        }
+        on_device = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         marked = {**on_device, "span_masks": batch["span_masks"]}
         steering = (
             nullcontext() if arguments is None else sra_fast.steer(model, marked, **arguments)

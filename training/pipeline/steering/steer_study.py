@@ -198,9 +198,7 @@ def _compute(
                 on_progress("dialogues and settings", len(missing) - len(left), total)
                 missing = left
             for setting in missing:
-                values = reply_log_probabilities(
-                    model, rows, setting.arguments, study.batch_tokens
-                )
+                values = reply_log_probabilities(model, rows, setting.arguments, study.batch_tokens)
                 record = _record(dialogue, setting, rows, values)
                 append_line(lines, asdict(record))
                 records[dialogue.id, setting.name] = record

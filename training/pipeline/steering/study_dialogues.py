@@ -116,7 +116,9 @@ def study_dialogues(
             group = dialogue.same_as or dialogue.id
             found.append(StudyDialogue(dialogue.id, group, conversation, own))
     if not found:
-        raise StudyError("no dialogue has a reply to the seeker that is annotated with one strategy")
+        raise StudyError(
+            "no dialogue has a reply to the seeker that is annotated with one strategy"
+        )
     _logger.info(
         "%d replies of %d dialogues are studied; left out: %d replies annotated with several "
         "strategies, %d dialogues without a reply to study",
