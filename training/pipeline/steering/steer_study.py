@@ -35,9 +35,9 @@ from .study_dialogues import (
     CONTROL,
     StudyDialogue,
     StudyError,
+    studied_strategies,
     study_dialogues,
     study_rows,
-    studied_strategies,
 )
 from .study_report import write_study_report
 from .study_settings import (

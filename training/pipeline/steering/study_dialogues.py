@@ -81,8 +81,8 @@ def study_dialogues(
 ) -> list[StudyDialogue]:
     """Choose the replies that are studied, and bring the dialogues into an order drawn at random.
 
-    A reply is studied if it answers the seeker and is annotated with one strategy alone. Others, and
-    dialogues without such a reply, are left out and counted in the log.
+    A reply is studied if it answers the seeker and is annotated with one strategy alone. Others
+    are left out, and so are dialogues without such a reply; both are counted in the log.
 
     Args:
         dialogues: the dialogues.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sra_fast.report.drawing import new_figure, save_figure, title
 from sra_fast.report.palette import BLACK, BLUE, GREY, GRID, ORANGE
 
 from ..evaluation.figure_parts import bounds
-
-if TYPE_CHECKING:
-    from .study_report import SettingResult
+from .setting_results import SettingResult
 
 ADVANTAGE_PNG = "advantage_by_strength.png"
 FIRST_PNG = "own_first_by_strength.png"
