@@ -293,8 +293,8 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(
     assert sorted(again["files"]) == sorted(whole["files"])
     by_name = [{one["setting"]: one for one in found["settings"]} for found in (whole, again)]
     for name, one in by_name[0].items():
-        assert by_name[1][name]["figures"]["per_token"].value == pytest.approx(
-            one["figures"]["per_token"].value, abs=1e-12
+        assert by_name[1][name]["figures"]["per_token"]["value"] == pytest.approx(
+            one["figures"]["per_token"]["value"], abs=1e-12
         )
 
 
