@@ -298,6 +298,15 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(
         )
 
 
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / STEERED_LINES
+    line = json.dumps(vars(record([[-1.0], [-2.0]], [0])))
+    for damaged in (line[:-9], '{"dialogue": "a"}', "3"):
+        path.write_text(f"{line}\n{damaged}\n", encoding="utf-8")
+        with pytest.raises(StudyError, match="line 2 is damaged"):
+            read_records(path)
+
+
 def test_other_settings_are_refused(tiny: Path, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_study(study(tiny, file, out, dialogues=1, biases=()))

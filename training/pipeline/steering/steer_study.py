@@ -137,16 +137,29 @@ def run_study(
         results = write_study_report(
             study.out, list(records.values()), list(strategies), model=study.model.name
         )
-        folder.finish([STEERED_LINES, *results["files"]])
+        folder.finish()
     return results
 
 
 def read_records(lines: Path) -> dict[tuple[str, str], StudyRecord]:
-    """Read the lines of a study, by the dialogue's id and the setting's name."""
+    """Read the lines of a study, by the dialogue's id and the setting's name.
+
+    Raises:
+        StudyError: a line is damaged; the message names it.
+    """
     if not lines.exists():
         return {}
-    found = [StudyRecord(**json.loads(line)) for line in whole_lines(lines)]
-    return {(one.dialogue, one.setting): one for one in found}
+    found: dict[tuple[str, str], StudyRecord] = {}
+    for number, line in enumerate(whole_lines(lines), 1):
+        try:
+            one = StudyRecord(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise StudyError(
+                f"{lines} line {number} is damaged; delete the line, and what it held is computed "
+                "again"
+            ) from error
+        found[one.dialogue, one.setting] = one
+    return found
 
 
 def _compute(
