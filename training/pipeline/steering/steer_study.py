@@ -46,7 +46,7 @@ from .study_settings import (
     GROUP_DIALOGUES,
     PARTS,
     SHARES,
-    Part,
+    StudyPart,
     StudySetting,
     study_settings,
 )
@@ -85,7 +85,7 @@ class SteerStudy:
     thoughts: Thoughts | None = None
     seed: int = 42
     dialogues: int | None = None
-    parts: tuple[Part, ...] = PARTS
+    parts: tuple[StudyPart, ...] = PARTS
     batch_tokens: int = 4096
     biases: tuple[float, ...] = BIASES
     shares: tuple[float, ...] = SHARES

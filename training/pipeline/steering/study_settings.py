@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Part = Literal["strategy", "control", "groups"]
-PARTS: tuple[Part, ...] = get_args(Part)
+StudyPart = Literal["strategy", "control", "groups"]
+PARTS: tuple[StudyPart, ...] = get_args(StudyPart)
 """The parts of a study: steering the strategy, the control, and groups of layers and heads."""
 
 Span = Literal["strategy", "situation"]
@@ -39,7 +39,7 @@ class StudySetting:
     """
 
     name: str
-    part: Part | None
+    part: StudyPart | None
     span: Span = "strategy"
     bias: float | None = None
     share: float | None = None
@@ -60,7 +60,7 @@ class StudySetting:
 
 
 def strengths(
-    prefix: str, part: Part, span: Span, biases: Sequence[float], shares: Sequence[float]
+    prefix: str, part: StudyPart, span: Span, biases: Sequence[float], shares: Sequence[float]
 ) -> list[StudySetting]:
     """Return the settings that steer one span: knocked out, by every bias and to every share."""
     return [
@@ -73,7 +73,7 @@ def strengths(
 def study_settings(
     layers: Sequence[int],
     heads: int,
-    parts: Sequence[Part] = PARTS,
+    parts: Sequence[StudyPart] = PARTS,
     *,
     biases: Sequence[float] = BIASES,
     shares: Sequence[float] = SHARES,
