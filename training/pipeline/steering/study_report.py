@@ -138,5 +138,9 @@ def _cell(one: Estimate | None) -> str:
     if one is None or one.value is None:
         return "–"
     if one.low is None or one.high is None:
-        return f"{one.value:.4f}"
-    return f"{one.value:.4f} [{one.low:.4f}, {one.high:.4f}]"
+        return _number(one.value)
+    return f"{_number(one.value)} [{_number(one.low)}, {_number(one.high)}]"
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 4) + 0.0:.4f}"  # + 0.0: without the sign of a zero
