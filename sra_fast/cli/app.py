@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "sra_fast.training.cli.evaluate:evaluate",
     "judge": "sra_fast.training.cli.judge:judge",
     "reproduce": "sra_fast.training.cli.reproduce:reproduce",
+    "steer-study": "sra_fast.training.cli.steer_study:steer_study",
     "annotate": "sra_fast.training.cli.annotate:annotate",
     "classify": "sra_fast.training.cli.classify:classify",
 }
