@@ -14,6 +14,7 @@ import benchmarks.viewer.example_chats as examples
 import chromium
 from sra_fast.report.viewer import ViewedConversation, write_page
 from sra_fast.report.viewer.notebook_page import notebook_page
+from sra_fast.report.viewer.shown_sources import sentences
 
 pytestmark = pytest.mark.browser
 
@@ -232,7 +233,7 @@ def test_keys_pick_layer_head_definition_and_colours(open_page: Open) -> None:
 @pytest.mark.parametrize(
     ("kind", "ranges"),
     [
-        ("messages", [(turn.start, turn.end) for turn in THESIS.turns]),
+        ("messages", [(turn.start, turn.end) for turn in THESIS.turns[:4]]),
         ("spans", [one[0] for one in THESIS.replies[1].spans.values()]),
     ],
 )
@@ -246,6 +247,40 @@ def test_bars_are_the_sums_over_sources(
     expected = sorted((profile[start:end].sum() for start, end in ranges), reverse=True)
     shown = page.run("[...document.querySelectorAll('.bar .value')].map((v) => v.textContent)")
     assert [three(as_number(v)) for v in shown] == [three(v) for v in expected]
+
+
+def shown_bars(page: chromium.OpenedPage) -> list[str]:
+    names = page.run("[...document.querySelectorAll('.bar bdi')].map((b) => b.textContent)")
+    return [str(name) for name in names]
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_bars_rank_what_comes_before_the_reply(open_page: Open, at: int) -> None:
+    page = open_page()
+    page.press(*["ArrowRight"] * at)
+    reply = THESIS.replies[at]
+    places = [one for (one,) in sentences(THESIS)]
+    before = {"".join(THESIS.tokens[slice(*one)]).strip() for one in places if one[1] <= reply.start}
+    assert page.tab.input_value("#pick-sources") == "sentences"
+    bars = shown_bars(page)
+    assert len(bars) == min(12, len(before))
+    assert {bar.removesuffix("…") for bar in bars} <= {text[:90] for text in before}
+    profile = reply.profile.mean(axis=(0, 1), dtype=numpy.float64)
+    own = float(page.text("#bars-said").partition("itself: ≈ ")[2].removesuffix("."))
+    assert own == pytest.approx(profile[reply.start : reply.end].sum(), rel=0.05)
+
+
+def test_bars_open_on_the_sources_that_were_given(open_page: Open) -> None:
+    given = {"late": ((30, 33),), "early": ((9, 12), (20, 22)), "after": ((200, 203),)}
+    reply = replace(THESIS.replies[0], sources=given)
+    page = open_page(replace(THESIS, replies=(reply,)))
+    assert page.tab.input_value("#pick-sources") == "sources"
+    options = page.run("[...document.querySelector('#pick-sources')].map((o) => o.value)")
+    assert options == ["sources", "sentences", "messages", "spans"]
+    bars = shown_bars(page)
+    assert sorted(bar.partition(":")[0] for bar in bars) == ["early", "late"]
+    late = "".join(THESIS.tokens[30:33]).strip()
+    assert f"late: {late}" in bars
 
 
 def test_clicking_a_bar_shows_where_the_source_stands(open_page: Open) -> None:

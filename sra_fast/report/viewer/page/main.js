@@ -23,7 +23,7 @@ const firstReply = data.titles[0][1][0];
 // What of the picked there is in a reply too, so that going through replies keeps the view.
 function fitting(picked, reply) {
   const kinds = reply.kinds();
-  const usual = kinds.includes("spans") ? "spans" : (kinds[0] ?? null);
+  const usual = ["sources", "sentences", "spans", "messages"].find((one) => kinds.includes(one));
   return {
     reply,
     layer: reply.kept.includes(picked.layer) ? picked.layer : MEAN,
@@ -31,13 +31,13 @@ function fitting(picked, reply) {
     definition: reply.definitions.includes(picked.definition)
       ? picked.definition
       : (reply.definitions[0] ?? null),
-    kind: kinds.includes(picked.kind) ? picked.kind : usual,
+    kind: kinds.includes(picked.kind) ? picked.kind : (usual ?? null),
     scale: picked.scale,
     source: null,
   };
 }
 
-const start = { layer: MEAN, head: MEAN, definition: data.definition, kind: "sentences", scale: "log" };
+const start = { layer: MEAN, head: MEAN, definition: data.definition, kind: null, scale: "log" };
 export const store = new Store(fitting(start, firstReply));
 const pickReply = (reply) => store.change(reply === store.picked.reply ? {} : fitting(store.picked, reply));
 
