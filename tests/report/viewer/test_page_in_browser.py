@@ -161,6 +161,22 @@ def test_a_reply_is_picked(open_page: Open, way: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("way", ["menu", "line", "keys"])
+def test_a_reply_that_is_out_of_sight_is_scrolled_to(open_page: Open, way: str) -> None:
+    page = open_page(examples.long_conversation(6_000, turns=40))
+    place = """() => {
+      const { reply } = modules.main.store.picked;
+      const chunk = modules.main.transcript.chunkOf(reply.start);
+      return modules.transcript.rectangle(chunk.range(reply.start, reply.start + 1)).top;
+    }"""
+    PICKS[way](page)
+    page.tab.wait_for_function(f"() => {{ const top = ({place})(); return top > 100 && top < 860; }}")
+    settled = page.run("new Promise((d) => setTimeout(() => d(scrollY), 100))")
+    assert settled > 0
+    page.press("s", "d")  # what leaves the reply as it is scrolls nowhere
+    assert page.run("scrollY") == settled
+
+
 def test_another_conversation_is_picked(open_page: Open) -> None:
     page = open_page()
     page.tab.select_option("#pick-title", "1")
@@ -210,7 +226,7 @@ def test_clicking_the_map_picks_layer_and_head(open_page: Open) -> None:
     before = page.text("#legend .labels")
     place = page.run("({x: 34 + 1.5 * modules.main.heat.wide, y: 2.5 * modules.main.heat.high})")
     page.tab.click("#heat", position=place)
-    assert page.text("#summary p") == "Shown: layer 2, head 1"
+    assert page.text("#summary .shown") == "Shown: layer 2, head 1"
     said = page.text("#heat-said").removeprefix("layer 2, head 1: ")
     assert three(as_number(said)) == three(THESIS.replies[0].heat[2, 1])
     assert page.text("#legend .labels") != before
@@ -218,16 +234,39 @@ def test_clicking_the_map_picks_layer_and_head(open_page: Open) -> None:
     assert three(as_number(value)) == three(THESIS.replies[0].profile[2, 1, 9])
 
 
+def test_the_map_has_a_scale_and_says_what_was_not_kept(open_page: Open) -> None:
+    page = open_page()
+    values = THESIS.replies[0].heat
+    assert values is not None
+    ends = page.run(
+        "[...document.querySelectorAll('#heat-scale .ends span')].map((e) => e.textContent)"
+    )
+    shown = [float(as_number(end.split(" ")[1])) for end in ends]
+    assert shown == [float(f"{one:.1e}") for one in (values.min(), values.max())]
+    assert page.text("#heat-note") == ""
+    above = "(name) => document.querySelector(name).getBoundingClientRect().top"
+    assert page.run(above, "#bars") < page.run(above, "#heat")
+    page = open_page(WORLD)
+    note = "Single heads were not kept (--profile heads keeps them): a click picks the layer."
+    assert page.text("#heat-note") == note
+    page = open_page(examples.conversation(kind="mean"))
+    assert "Single layers and heads were not kept" in page.text("#heat-note")
+    assert page.text("#heat-said") == ""
+
+
 def test_keys_pick_layer_head_definition_and_colours(open_page: Open) -> None:
     page = open_page()
     page.press("Shift+ArrowDown", "Shift+ArrowDown", "Shift+ArrowRight", "d", "s")
-    assert page.text("#summary p") == "Shown: layer 1, head 0"
+    assert page.text("#summary .shown") == "Shown: layer 1, head 0"
     assert page.text("#summary dt.picked") == "paper"
     assert page.tab.input_value("#pick-scale") == "percentile"
     page.press("Shift+ArrowUp", "Shift+ArrowLeft")
-    assert page.text("#summary p") == "Shown: layer 0, mean over heads"
+    assert page.text("#summary .shown") == "Shown: layer 0, mean over heads"
     page.press("m")
-    assert page.text("#summary p") == "Shown: mean over layers, mean over heads"
+    assert page.text("#summary .shown") == "Shown: mean over layers, mean over heads"
+    assert page.text("#summary .over") == "The scores are over all layers and heads."
+    page.press("Shift+ArrowDown", "Shift+ArrowRight", "Escape")
+    assert page.text("#summary .shown") == "Shown: mean over layers, mean over heads"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +299,9 @@ def test_bars_rank_what_comes_before_the_reply(open_page: Open, at: int) -> None
     page.press(*["ArrowRight"] * at)
     reply = THESIS.replies[at]
     places = [one for (one,) in sentences(THESIS)]
-    before = {"".join(THESIS.tokens[slice(*one)]).strip() for one in places if one[1] <= reply.start}
+    before = {
+        "".join(THESIS.tokens[slice(*one)]).strip() for one in places if one[1] <= reply.start
+    }
     assert page.tab.input_value("#pick-sources") == "sentences"
     bars = shown_bars(page)
     assert len(bars) == min(12, len(before))
