@@ -424,6 +424,8 @@ def test_text_can_be_read_on_every_colour(open_page: Open) -> None:
     lightness = [[background for background, _ in theme] for theme in found]
     assert lightness[0] == sorted(lightness[0], reverse=True)
     assert lightness[1] == sorted(lightness[1])
+    assert len(set(lightness[1])) == len(lightness[1])
+    assert len({text for _, text in found[1]}) == 1  # in the dark no word is of two colours
 
 
 def test_a_narrow_window_needs_no_scrolling_sideways(open_page: Open) -> None:
