@@ -170,7 +170,7 @@ def test_a_reply_that_is_out_of_sight_is_scrolled_to(open_page: Open, way: str) 
       return modules.transcript.rectangle(chunk.range(reply.start, reply.start + 1)).top;
     }"""
     PICKS[way](page)
-    page.tab.wait_for_function(f"() => {{ const top = ({place})(); return top > 100 && top < 860; }}")
+    page.tab.wait_for_function(f"() => ({place})() > 100 && ({place})() < 860")
     settled = page.run("new Promise((d) => setTimeout(() => d(scrollY), 100))")
     assert settled > 0
     page.press("s", "d")  # what leaves the reply as it is scrolls nowhere
