@@ -72,7 +72,7 @@ export class SourceBars {
       const item = document.createElement("li");
       const button = document.createElement("button");
       button.type = "button";
-      button.className = "bar";
+      button.className = kind === "sources" ? "bar given" : "bar";
       button.setAttribute("aria-pressed", String(index === source));
       const name = document.createElement("bdi");
       const one = reply.source(kind, index);
