@@ -45,11 +45,11 @@ def _pick_head(tab: Any) -> None:
 
 
 def _scroll(tab: Any) -> None:
-    tab.mouse.wheel(0, 270)
+    tab.evaluate("scrollTo(0, 270)")
 
 
 def _point(tab: Any) -> None:
-    tab.mouse.move(400, 172)
+    tab.mouse.move(400, 158)
 
 
 def _search(tab: Any) -> None:

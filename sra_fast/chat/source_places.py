@@ -51,8 +51,9 @@ def cut_sources(
         left_out: ranges that are no sources: the replies. Sources end where one begins.
 
     Returns:
-        Names such as ``"message 0 (system)"``, ``"message 1, sentence 3"`` or ``"document 2"``,
-        counted like messages from 0 or, within one, from 1; and the places.
+        Names such as ``"message 0 (system)"``, ``"message 1 (user), sentence 3"`` or
+        ``"document 2"``, counted like messages from 0 or, within one, from 1; and the places. The
+        sentences of a prompt that is one text are called ``"sentence 3"``.
 
     Raises:
         EncodingError: there is no such unit, or the prompt has none.
@@ -111,7 +112,7 @@ def _messages(texts: Sequence[PromptText]) -> Iterator[NamedRange]:
 
 def _sentences(texts: Sequence[PromptText]) -> Iterator[NamedRange]:
     for number, text in enumerate(texts):
-        where = "" if text.role is None else f"message {number}, "
+        where = "" if text.role is None else f"message {number} ({text.role}), "
         begin, count = 0, 0
         for end in [*sentence_ends(text.content), len(text.content)]:
             at = trimmed_range(text.content, number, begin, end)

@@ -471,7 +471,7 @@ def test_sentences_of_the_messages_are_sources(layout: Any) -> None:
         name: tokenizer.decode(first.input_ids[first.source_ids == number]).strip()
         for number, name in enumerate(first.source_names, 1)
     }
-    asked = [text for name, text in found.items() if name.startswith("message 1, ")]
+    asked = [text for name, text in found.items() if name.startswith("message 1 (user), ")]
     assert asked == ["I am tired.", "Are you?", "No!", "We all are"]
     assert not (first.source_ids.bool() & (first.response_mask > 0)).any()
 

@@ -129,13 +129,13 @@ def test_keys_of_messages_and_arguments_reach_the_template() -> None:
 SOURCES = {
     "messages": ["message 0 (user)", "message 1 (assistant)", "message 2 (user)"],
     "sentences": [
-        "message 0, sentence 1",
-        "message 0, sentence 2",
-        "message 0, sentence 3",
-        "message 0, sentence 4",
-        "message 1, sentence 1",
-        "message 2, sentence 1",
-        "message 2, sentence 2",
+        "message 0 (user), sentence 1",
+        "message 0 (user), sentence 2",
+        "message 0 (user), sentence 3",
+        "message 0 (user), sentence 4",
+        "message 1 (assistant), sentence 1",
+        "message 2 (user), sentence 1",
+        "message 2 (user), sentence 2",
     ],
 }
 

@@ -62,7 +62,7 @@ def test_sentences_are_the_sources_where_they_are_asked_for(place: Path) -> None
     call(*words, "--profile", "mean", "--sources", "sentences")
     result = sra_fast.SRAResult.load(out / MASSES)
     names = result.source_names[0]
-    assert all(re.fullmatch(r"message \d+, sentence \d+", name) for name in names)
+    assert all(re.fullmatch(r"message \d+ \(\w+\), sentence \d+", name) for name in names)
     assert len(names) > len({name.split(",")[0] for name in names})
     call("view", out)
     assert names[-1] in (out / "view.html").read_text(encoding="utf-8")

@@ -146,7 +146,8 @@ def test_forty_sentences_are_told_apart() -> None:
     ids = batch["source_ids"][0]
     wanted = torch.stack([paid[:, ids == s].sum(dim=1) for s in range(1, 41)], dim=1)
     torch.testing.assert_close(result.source_masses(0), wanted, atol=1e-6, rtol=0)
-    assert set(result.sources(0)["source"]) == {f"message 0, sentence {s}" for s in range(1, 41)}
+    named = {f"message 0 (user), sentence {s}" for s in range(1, 41)}
+    assert set(result.sources(0)["source"]) == named
 
 
 def test_sources_have_a_table_the_largest_first() -> None:

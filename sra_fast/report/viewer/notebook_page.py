@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sra_fast.report.viewer.page_writer import DEFAULT_BYTES, page_html
@@ -12,9 +13,10 @@ from sra_fast.report.viewer.tokenised_result import TokenisedResult
 from sra_fast.report.viewer.viewed_conversation import ViewedConversation
 from sra_fast.report.viewer.viewed_result import viewed
 from sra_fast.result import SRAResult
+from sra_fast.tools.atomic import replaced_atomically, writable_file
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NotebookPage:
     """A page that a notebook shows where it is the value of a cell.
 
@@ -22,12 +24,28 @@ class NotebookPage:
     the notebook nor the network.
 
     Attributes:
-        page: the text of the page.
+        page: the text of the page, HTML.
         height: height of the frame in pixels.
     """
 
     page: str
     height: int = 720
+
+    def save(self, path: str | Path) -> None:
+        """Write the page to a file, which a browser opens without a server or network.
+
+        Args:
+            path: the file, such as "page.html", which appears whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written; the message has the path.
+        """
+        with replaced_atomically(writable_file(path)) as temporary:
+            temporary.write_bytes(self.page.encode())
+
+    def __repr__(self) -> str:
+        size = len(self.page.encode())
+        return f"NotebookPage({size / 1e6:.2g} MB of HTML; .save('page.html') writes it)"
 
     def _repr_html_(self) -> str:
         return (

@@ -9,7 +9,12 @@ import numpy
 from numpy.typing import NDArray
 
 from sra_fast.chat.source_places import sentence_ends
-from sra_fast.report.viewer.viewed_conversation import Numbers, TokenRange, ViewedConversation
+from sra_fast.report.viewer.viewed_conversation import (
+    PROMPT,
+    Numbers,
+    TokenRange,
+    ViewedConversation,
+)
 
 Sources = Sequence[Sequence[TokenRange]]
 """The token ranges of each source."""
@@ -24,8 +29,11 @@ def sentences(conversation: ViewedConversation) -> list[list[TokenRange]]:
     """Return the token range of every sentence of every message, in order.
 
     A token belongs to the sentence that its first visible character stands in, and one of blanks
-    alone to that of the token before it.
+    alone to that of the token before it. Where messages are not known there are none: what the chat
+    template writes could not be told from the text.
     """
+    if any(turn.role == PROMPT for turn in conversation.turns):
+        return []
     found: list[list[TokenRange]] = []
     for turn in conversation.turns:
         pieces = conversation.tokens[turn.start : turn.end]

@@ -16,7 +16,8 @@ from sra_fast.report.viewer.viewed_result import NoProfileError
 from sra_fast.result import SRAResult
 from sra_fast.result_tensors import part
 
-_MESSAGE = re.compile(r"message \d+ \((.+)\)")  # what a message is called as a source
+# What a message is called as a source, and a sentence of one.
+_MESSAGE = re.compile(r"message (?P<number>\d+) \((?P<role>.+?)\)(?P<sentence>, sentence \d+)?")
 
 
 class TokenisedResult:
@@ -86,28 +87,35 @@ class TokenisedResult:
         return start, end
 
     def messages(self, i: int) -> Sequence[tuple[str, int, int]] | None:
-        """Return role, start and end of every message; None if the sources are no messages."""
-        names = self._result.source_names[i] if self._result.source_names else ()
-        roles = [_MESSAGE.fullmatch(name) for name in names]
-        if not roles or None in roles:
+        """Return role, start and end of every message; None if the sources do not tell them.
+
+        Sources that are messages do, and so do sentences of messages: a message goes from its first
+        sentence to its last, but for a reply between them.
+        """
+        sources = self._all_sources(i)
+        matches = [_MESSAGE.fullmatch(name) for name in sources]
+        if not matches or None in matches:
             return None
-        found = [
-            (str(role and role[1]), *ranges[0])
-            for role, ranges in zip(roles, self.source_ranges(i).values(), strict=True)
-            if ranges
+        parts = [
+            (*at, match["role"], match["number"])
+            for match, ranges in zip(matches, sources.values(), strict=True)
+            for at in ranges
+            if match
         ]
-        replies = sorted(
-            {
-                self.response(other)
-                for other in self._prompt_of[i]
-                if self.response(other)[1] <= len(self._result.token_ids(i))
-            }
-        )
-        last = 0
-        for start, end in replies:  # one that begins within another has what is left of it
-            found.append(("assistant", max(last, start), max(last, end)))
-            last = found[-1][2]
-        return sorted(found, key=lambda one: one[1:])
+        known, last = len(self._result.token_ids(i)), 0
+        for start, end in sorted({self.response(other) for other in self._prompt_of[i]}):
+            if end <= known:  # one that begins within another has what is left of it
+                parts.append((max(last, start), max(last, end), "assistant", ""))
+                last = parts[-1][1]
+        found: list[tuple[str, int, int]] = []
+        before = ""
+        for start, end, role, number in sorted(parts):
+            if number and number == before:
+                found[-1] = (role, found[-1][1], end)
+            else:
+                found.append((role, start, end))
+            before = number
+        return found
 
     def span_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
         """Return the token ranges of each span."""
@@ -118,7 +126,13 @@ class TokenisedResult:
         return {name: _runs((bits >> p) & 1) for p, name in enumerate(self.spans)}
 
     def source_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
-        """Return the token ranges of each source."""
+        """Return the token ranges of each source; none if they are whole messages."""
+        sources = self._all_sources(i)
+        matches = [_MESSAGE.fullmatch(name) for name in sources]
+        whole = all(match and not match["sentence"] for match in matches)
+        return {} if whole else sources
+
+    def _all_sources(self, i: int) -> dict[str, tuple[TokenRange, ...]]:
         if self._result.profile_sources is None:
             return {}
         numbers = self._result.source_ids(i)

@@ -17,6 +17,9 @@ TokenRange: TypeAlias = tuple[int, int]
 Numbers: TypeAlias = NDArray[Any]
 """An array of floating point numbers, whose shape is said where it stands."""
 
+PROMPT, REPLY = "prompt", "reply"
+"""The roles of the two parts of a prompt whose messages are not known."""
+
 _ABOVE_ONE = 1e-3  # what rounding in half precision may add to a sum of attention
 
 

@@ -8,15 +8,14 @@ from typing import Protocol
 from torch import Tensor
 
 from sra_fast.report.viewer.viewed_conversation import (
+    PROMPT,
+    REPLY,
     TokenRange,
     ViewedConversation,
     ViewedReply,
     ViewedTurn,
     ViewError,
 )
-
-PROMPT, REPLY = "prompt", "reply"
-"""The roles of the two parts of a prompt whose messages are not known."""
 
 
 class NoProfileError(ViewError):
@@ -69,7 +68,7 @@ class ProfiledResult(Protocol):
         ...
 
     def source_ranges(self, i: int) -> Mapping[str, Sequence[TokenRange]]:
-        """Return the token ranges of each source of the user's own; none where two overlap."""
+        """Return the token ranges of each source that was given, but for whole messages."""
         ...
 
 
@@ -129,7 +128,6 @@ def _reply(result: ProfiledResult, i: int, label: str) -> ViewedReply:
     start, end = result.response(i)
     names = sorted(result.by_layer, key=lambda name: name != result.definition)
     spans = {name: tuple(ranges) for name, ranges in result.span_ranges(i).items()}
-    own = result.source_ranges(i) if result.messages(i) is None else {}  # messages are shown anyway
     heat = result.mass[i, :, :, result.names.index(result.spans[0])] if result.spans else None
     return ViewedReply(
         turn=int(result.turn[i]),
@@ -140,6 +138,6 @@ def _reply(result: ProfiledResult, i: int, label: str) -> ViewedReply:
         scores={name: float(result.scores[name][i]) for name in names},
         layer_scores={name: result.by_layer[name][i, 0].numpy() for name in names},
         spans=spans,
-        sources={name: tuple(ranges) for name, ranges in own.items()},
+        sources={name: tuple(ranges) for name, ranges in result.source_ranges(i).items()},
         heat=None if heat is None else heat.float().numpy(),
     )

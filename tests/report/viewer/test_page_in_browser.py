@@ -14,6 +14,7 @@ import benchmarks.viewer.example_chats as examples
 import chromium
 from sra_fast.report.viewer import ViewedConversation, write_page
 from sra_fast.report.viewer.notebook_page import notebook_page
+from sra_fast.report.viewer.shown_sources import sentences
 
 pytestmark = pytest.mark.browser
 
@@ -160,6 +161,22 @@ def test_a_reply_is_picked(open_page: Open, way: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("way", ["menu", "line", "keys"])
+def test_a_reply_that_is_out_of_sight_is_scrolled_to(open_page: Open, way: str) -> None:
+    page = open_page(examples.long_conversation(6_000, turns=40))
+    place = """() => {
+      const { reply } = modules.main.store.picked;
+      const chunk = modules.main.transcript.chunkOf(reply.start);
+      return modules.transcript.rectangle(chunk.range(reply.start, reply.start + 1)).top;
+    }"""
+    PICKS[way](page)
+    page.tab.wait_for_function(f"() => ({place})() > 100 && ({place})() < 860")
+    settled = page.run("new Promise((d) => setTimeout(() => d(scrollY), 100))")
+    assert settled > 0
+    page.press("s", "d")  # what leaves the reply as it is scrolls nowhere
+    assert page.run("scrollY") == settled
+
+
 def test_another_conversation_is_picked(open_page: Open) -> None:
     page = open_page()
     page.tab.select_option("#pick-title", "1")
@@ -209,7 +226,7 @@ def test_clicking_the_map_picks_layer_and_head(open_page: Open) -> None:
     before = page.text("#legend .labels")
     place = page.run("({x: 34 + 1.5 * modules.main.heat.wide, y: 2.5 * modules.main.heat.high})")
     page.tab.click("#heat", position=place)
-    assert page.text("#summary p") == "Shown: layer 2, head 1"
+    assert page.text("#summary .shown") == "Shown: layer 2, head 1"
     said = page.text("#heat-said").removeprefix("layer 2, head 1: ")
     assert three(as_number(said)) == three(THESIS.replies[0].heat[2, 1])
     assert page.text("#legend .labels") != before
@@ -217,22 +234,45 @@ def test_clicking_the_map_picks_layer_and_head(open_page: Open) -> None:
     assert three(as_number(value)) == three(THESIS.replies[0].profile[2, 1, 9])
 
 
+def test_the_map_has_a_scale_and_says_what_was_not_kept(open_page: Open) -> None:
+    page = open_page()
+    values = THESIS.replies[0].heat
+    assert values is not None
+    ends = page.run(
+        "[...document.querySelectorAll('#heat-scale .ends span')].map((e) => e.textContent)"
+    )
+    shown = [float(as_number(end.split(" ")[1])) for end in ends]
+    assert shown == [float(f"{one:.1e}") for one in (values.min(), values.max())]
+    assert page.text("#heat-note") == ""
+    above = "(name) => document.querySelector(name).getBoundingClientRect().top"
+    assert page.run(above, "#bars") < page.run(above, "#heat")
+    page = open_page(WORLD)
+    note = "Single heads were not kept (--profile heads keeps them): a click picks the layer."
+    assert page.text("#heat-note") == note
+    page = open_page(examples.conversation(kind="mean"))
+    assert "Single layers and heads were not kept" in page.text("#heat-note")
+    assert page.text("#heat-said") == ""
+
+
 def test_keys_pick_layer_head_definition_and_colours(open_page: Open) -> None:
     page = open_page()
     page.press("Shift+ArrowDown", "Shift+ArrowDown", "Shift+ArrowRight", "d", "s")
-    assert page.text("#summary p") == "Shown: layer 1, head 0"
+    assert page.text("#summary .shown") == "Shown: layer 1, head 0"
     assert page.text("#summary dt.picked") == "paper"
     assert page.tab.input_value("#pick-scale") == "percentile"
     page.press("Shift+ArrowUp", "Shift+ArrowLeft")
-    assert page.text("#summary p") == "Shown: layer 0, mean over heads"
+    assert page.text("#summary .shown") == "Shown: layer 0, mean over heads"
     page.press("m")
-    assert page.text("#summary p") == "Shown: mean over layers, mean over heads"
+    assert page.text("#summary .shown") == "Shown: mean over layers, mean over heads"
+    assert page.text("#summary .over") == "The scores are over all layers and heads."
+    page.press("Shift+ArrowDown", "Shift+ArrowRight", "Escape")
+    assert page.text("#summary .shown") == "Shown: mean over layers, mean over heads"
 
 
 @pytest.mark.parametrize(
     ("kind", "ranges"),
     [
-        ("messages", [(turn.start, turn.end) for turn in THESIS.turns]),
+        ("messages", [(turn.start, turn.end) for turn in THESIS.turns[:4]]),
         ("spans", [one[0] for one in THESIS.replies[1].spans.values()]),
     ],
 )
@@ -246,6 +286,42 @@ def test_bars_are_the_sums_over_sources(
     expected = sorted((profile[start:end].sum() for start, end in ranges), reverse=True)
     shown = page.run("[...document.querySelectorAll('.bar .value')].map((v) => v.textContent)")
     assert [three(as_number(v)) for v in shown] == [three(v) for v in expected]
+
+
+def shown_bars(page: chromium.OpenedPage) -> list[str]:
+    names = page.run("[...document.querySelectorAll('.bar bdi')].map((b) => b.textContent)")
+    return [str(name) for name in names]
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_bars_rank_what_comes_before_the_reply(open_page: Open, at: int) -> None:
+    page = open_page()
+    page.press(*["ArrowRight"] * at)
+    reply = THESIS.replies[at]
+    places = [one for (one,) in sentences(THESIS)]
+    before = {
+        "".join(THESIS.tokens[slice(*one)]).strip() for one in places if one[1] <= reply.start
+    }
+    assert page.tab.input_value("#pick-sources") == "sentences"
+    bars = shown_bars(page)
+    assert len(bars) == min(12, len(before))
+    assert {bar.removesuffix("…") for bar in bars} <= {text[:90] for text in before}
+    profile = reply.profile.mean(axis=(0, 1), dtype=numpy.float64)
+    own = float(page.text("#bars-said").partition("itself: ≈ ")[2].removesuffix("."))
+    assert own == pytest.approx(profile[reply.start : reply.end].sum(), rel=0.05)
+
+
+def test_bars_open_on_the_sources_that_were_given(open_page: Open) -> None:
+    given = {"late": ((30, 33),), "early": ((9, 12), (20, 22)), "after": ((200, 203),)}
+    reply = replace(THESIS.replies[0], sources=given)
+    page = open_page(replace(THESIS, replies=(reply,)))
+    assert page.tab.input_value("#pick-sources") == "sources"
+    options = page.run("[...document.querySelector('#pick-sources')].map((o) => o.value)")
+    assert options == ["sources", "sentences", "messages", "spans"]
+    bars = shown_bars(page)
+    assert sorted(bar.partition(":")[0] for bar in bars) == ["early", "late"]
+    late = "".join(THESIS.tokens[30:33]).strip()
+    assert f"late: {late}" in bars
 
 
 def test_clicking_a_bar_shows_where_the_source_stands(open_page: Open) -> None:
@@ -348,6 +424,8 @@ def test_text_can_be_read_on_every_colour(open_page: Open) -> None:
     lightness = [[background for background, _ in theme] for theme in found]
     assert lightness[0] == sorted(lightness[0], reverse=True)
     assert lightness[1] == sorted(lightness[1])
+    assert len(set(lightness[1])) == len(lightness[1])
+    assert len({text for _, text in found[1]}) == 1  # in the dark no word is of two colours
 
 
 def test_a_narrow_window_needs_no_scrolling_sideways(open_page: Open) -> None:

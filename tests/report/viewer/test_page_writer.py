@@ -82,7 +82,7 @@ def test_no_more_layers_would_have_fit(tmp_path: Path) -> None:
 
 
 def test_a_page_that_is_too_large_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(PageTooLargeError, match=r"means .* take 0.0\d+ MB, and 0.05 MB are"):
+    with pytest.raises(PageTooLargeError, match=r"means .* take 0\.\d+ MB, and 0.05 MB are"):
         write_page([LARGE], tmp_path / "page.html", 50_000)
     assert list(tmp_path.iterdir()) == []
 
@@ -141,3 +141,16 @@ def test_a_notebook_shows_the_page_in_a_closed_frame() -> None:
     assert frame.startswith('<iframe sandbox="allow-scripts"')
     assert shown.page == page_html([LARGE])
     assert frame.count('"') == 6  # the quotes of the page itself are escaped
+
+
+def test_a_notebook_s_page_is_short_in_a_terminal_and_can_be_saved(tmp_path: Path) -> None:
+    shown = notebook_page([LARGE])
+    assert len(shown.page) > 10_000
+    assert len(repr(shown)) < 100
+    assert "MB" in repr(shown)
+    assert ".save(" in str(shown)
+    shown.save(tmp_path / "saved.html")
+    write_page([LARGE], tmp_path / "written.html")
+    assert (tmp_path / "saved.html").read_bytes() == (tmp_path / "written.html").read_bytes()
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        shown.save(tmp_path / "nowhere" / "page.html")

@@ -16,6 +16,7 @@ from chat_tokenizers import SOUND_TEMPLATES, byte_level_bpe, metaspace_unigram, 
 from sra_fast import SRAResult
 from sra_fast.report.viewer.notebook_page import NotebookPage
 from sra_fast.report.viewer.result_files import read_result
+from sra_fast.report.viewer.shown_sources import sentences
 from sra_fast.report.viewer.tokenised_result import TokenisedResult
 from sra_fast.report.viewer.viewed_conversation import ViewedConversation, ViewError
 from sra_fast.report.viewer.viewed_result import NoProfileError, viewed
@@ -42,7 +43,7 @@ def text_of(shown: ViewedConversation, start: int, end: int) -> str:
 
 def scored(model: Any, tokenizer: Any, talks: Any = TALKS, **settings: Any) -> SRAResult:
     model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
-    batch = sra_fast.encode(tokenizer, list(talks), sources="messages", **settings)
+    batch = sra_fast.encode(tokenizer, list(talks), **{"sources": "messages", **settings})
     return sra_fast.score(model, batch, profile="layers")
 
 
@@ -74,6 +75,52 @@ def test_turns_and_replies_have_the_texts_of_the_conversation(
     assert sorted(seen) == sorted(
         zip(result.conversation.tolist(), result.turn.tolist(), strict=True)
     )
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama_2", "qwen_3"])
+def test_sentences_as_sources_tell_the_same_messages_and_are_bars(
+    model: Any, template: str
+) -> None:
+    tokenizer = byte_level_bpe(SOUND_TEMPLATES[template])
+    by_message = viewed(TokenisedResult(scored(model, tokenizer), tokenizer))
+    result = scored(model, tokenizer, sources="sentences")
+    by_sentence = viewed(TokenisedResult(result, tokenizer))
+    for whole, cut in zip(by_message, by_sentence, strict=True):
+        assert cut.turns == whole.turns
+        assert sentences(cut) == sentences(whole)
+        assert not any(reply.sources for reply in whole.replies)
+        inside = {t for turn in cut.turns for t in range(turn.start, turn.end)}
+        for reply in cut.replies:
+            assert len(reply.sources) > reply.turn
+            assert all(set(range(*at)) <= inside for one in reply.sources.values() for at in one)
+
+
+def test_a_reply_in_a_message_parts_its_sentences(model: Any) -> None:
+    tokenizer = byte_level_bpe()
+    model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
+    chat = [{"role": "user", "content": "One. Two. Three. Four."}]
+    batch = sra_fast.mark(
+        tokenizer, chat, {"x": "One"}, response=["Two.", "Four."], sources="sentences"
+    )
+    (shown,) = viewed(TokenisedResult(sra_fast.score(model, batch, profile="mean"), tokenizer))
+    said = [(turn.role, text_of(shown, turn.start, turn.end)) for turn in shown.turns]
+    assert said == [
+        ("user", "one."),
+        ("assistant", "two."),
+        ("user", "three."),
+        ("assistant", "four."),
+    ]
+
+
+def test_where_messages_are_not_known_no_sentence_holds_the_template(model: Any) -> None:
+    tokenizer = byte_level_bpe(SOUND_TEMPLATES["chatml"])
+    talks = [talk("c1", 2)]
+    talks[0]["messages"][0]["content"] = "<document>Sleep well.</document> Why?"
+    result = scored(model, tokenizer, talks, sources="documents")
+    for one in viewed(TokenisedResult(result, tokenizer)):
+        assert {turn.role for turn in one.turns} == {"prompt", "reply"}
+        assert all(set(reply.sources) == {"document 1"} for reply in one.replies)
+        assert sentences(one) == []
 
 
 def test_replies_share_a_prompt_if_their_tokens_are_the_same_as_far_as_both_go(model: Any) -> None:

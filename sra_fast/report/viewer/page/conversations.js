@@ -57,10 +57,20 @@ class Reply {
     return all.subarray((row - 1) * this.tokens, row * this.tokens);
   }
 
-  // The kinds of sources that there are.
+  // The kinds of sources that there are, those that were given first.
   kinds() {
-    const all = ["messages", "sentences", "spans", "sources"];
+    const all = ["sources", "sentences", "messages", "spans"];
     return all.filter((kind) => hasBlock(`${this.name}-${kind}`));
+  }
+
+  // Whether the reply sees anything of a source.
+  sees({ ranges }) {
+    return ranges.some(([start]) => start < this.tokens);
+  }
+
+  // Whether a source is the reply itself, or a part of it.
+  owns({ ranges }) {
+    return ranges.every(([start, end]) => this.start <= start && end <= this.end);
   }
 
   // A source of a kind: {name, role, ranges}; one without a name is called by its text.

@@ -2,6 +2,7 @@
 // many heads there are.
 
 import { MEAN } from "./conversations.js";
+import { drawScale } from "./legend.js";
 import { shown } from "./numbers.js";
 import { palette } from "./palette.js";
 import { scaleOfValues, stepOf } from "./scale.js";
@@ -13,8 +14,10 @@ const BELOW = 18;
 const [LEAST, MOST] = [5, 18]; // pixels of a cell's side
 
 export class HeatMap {
-  constructor(canvas, title, said, pick) {
-    Object.assign(this, { canvas, title, said, pick, map: null });
+  // `parts` are the elements it fills: {canvas, title, scale, said}.
+  constructor(parts, pick) {
+    Object.assign(this, { ...parts, pick, map: null });
+    const { canvas } = parts;
     canvas.addEventListener("pointermove", (event) => this.say(this.cellAt(event)));
     canvas.addEventListener("pointerleave", () => this.say(null));
     canvas.addEventListener("click", (event) => {
@@ -24,10 +27,12 @@ export class HeatMap {
     });
   }
 
-  // Show a map {title, layers, rows: [[value or null, …], …], heads: whether columns are heads}.
+  // Show a map {title, layers, rows: [[value or null, …], …], heads: whether columns are
+  // heads, picks: whether a click picks anything}.
   show(map, layer, head, dark) {
     this.map = map;
     this.canvas.hidden = map === null;
+    this.scale.hidden = true;
     this.title.textContent = map === null ? "" : map.title;
     this.picked = [layer, head];
     this.said.textContent = "";
@@ -52,6 +57,9 @@ export class HeatMap {
     const colours = palette(dark);
     const values = rows.flat().filter((value) => value !== null);
     const borders = scaleOfValues("log", values);
+    const coloured = values.filter((value) => value > 0);
+    this.scale.hidden = coloured.length === 0;
+    if (coloured.length > 0) drawScale(this.scale, coloured, dark);
     rows.forEach((row, i) =>
       row.forEach((value, j) => {
         const step = value === null ? -1 : stepOf(borders, value);
@@ -102,7 +110,7 @@ export class HeatMap {
     const [layer, head] = this.picked;
     const at = cell ?? (layer === MEAN || (heads && head === MEAN) ? null : { row: layer, column: heads ? head : 0 });
     if (at === null) {
-      this.said.textContent = "Click to look at one.";
+      this.said.textContent = this.map.picks ? "Click to look at one." : "";
       return;
     }
     const where = heads ? `, head ${at.column}` : "";

@@ -46,7 +46,7 @@ export function listenToKeys({ store, pickers, search, theme, help, moveCursor, 
     "?": () => help.showModal(),
     Escape: () => {
       search.leave();
-      store.change({ source: null });
+      store.change({ source: null, layer: MEAN, head: MEAN });
     },
   };
   document.addEventListener("keydown", (event) => {

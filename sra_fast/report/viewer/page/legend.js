@@ -5,7 +5,7 @@ import { palette, STEPS } from "./palette.js";
 
 const LABELS = 4;
 
-export function drawLegend(root, borders, dark) {
+function stripOf(dark) {
   const strip = document.createElement("div");
   strip.className = "strip";
   for (const { background } of palette(dark)) {
@@ -13,6 +13,22 @@ export function drawLegend(root, borders, dark) {
     step.style.backgroundColor = background;
     strip.append(step);
   }
+  return strip;
+}
+
+// The colours alone, with the least and the most of the values that have one.
+export function drawScale(root, values, dark) {
+  const ends = document.createElement("div");
+  ends.className = "ends";
+  for (const [name, value] of [["least", Math.min(...values)], ["most", Math.max(...values)]]) {
+    const end = document.createElement("span");
+    end.textContent = `${name} ${shown(value, 2)}`;
+    ends.append(end);
+  }
+  root.replaceChildren(stripOf(dark), ends);
+}
+
+export function drawLegend(root, borders, dark) {
   const labels = document.createElement("div");
   labels.className = "labels";
   for (let i = 0; i < LABELS; i += 1) {
@@ -23,7 +39,7 @@ export function drawLegend(root, borders, dark) {
     label.style.insetInlineStart = `${(100 * (place + 1)) / STEPS}%`;
     labels.append(label);
   }
-  root.replaceChildren(strip, labels);
+  root.replaceChildren(stripOf(dark), labels);
   const [low, high] = [borders[0], borders[borders.length - 1]];
   root.setAttribute(
     "aria-label",

@@ -23,7 +23,7 @@ const firstReply = data.titles[0][1][0];
 // What of the picked there is in a reply too, so that going through replies keeps the view.
 function fitting(picked, reply) {
   const kinds = reply.kinds();
-  const usual = kinds.includes("spans") ? "spans" : (kinds[0] ?? null);
+  const usual = ["sources", "sentences", "spans", "messages"].find((one) => kinds.includes(one));
   return {
     reply,
     layer: reply.kept.includes(picked.layer) ? picked.layer : MEAN,
@@ -31,13 +31,13 @@ function fitting(picked, reply) {
     definition: reply.definitions.includes(picked.definition)
       ? picked.definition
       : (reply.definitions[0] ?? null),
-    kind: kinds.includes(picked.kind) ? picked.kind : usual,
+    kind: kinds.includes(picked.kind) ? picked.kind : (usual ?? null),
     scale: picked.scale,
     source: null,
   };
 }
 
-const start = { layer: MEAN, head: MEAN, definition: data.definition, kind: "sentences", scale: "log" };
+const start = { layer: MEAN, head: MEAN, definition: data.definition, kind: null, scale: "log" };
 export const store = new Store(fitting(start, firstReply));
 const pickReply = (reply) => store.change(reply === store.picked.reply ? {} : fitting(store.picked, reply));
 
@@ -47,7 +47,13 @@ const card = new TokenCard(byId("card"), byId("spoken"), transcript, shading);
 const search = new Search(byId("search"), transcript, shading);
 const pickers = new Pickers(store, data.titles);
 const line = new LineChart(byId("line"), byId("line-title"), pickReply);
-export const heat = new HeatMap(byId("heat"), byId("heat-title"), byId("heat-said"), (layer, head) => {
+const heatParts = {
+  canvas: byId("heat"),
+  title: byId("heat-title"),
+  scale: byId("heat-scale"),
+  said: byId("heat-said"),
+};
+export const heat = new HeatMap(heatParts, (layer, head) => {
   const kept = store.picked.reply.kept.includes(layer);
   if (kept) store.change({ layer, head: head < store.picked.reply.heads ? head : MEAN });
 });
@@ -78,7 +84,19 @@ function heatOf({ reply, kind, source, definition }) {
 }
 
 function showHeat(picked) {
-  heat.show(heatOf(picked), picked.layer, picked.head, theme.dark);
+  const map = heatOf(picked);
+  const picks = picked.reply.kept.length > 0;
+  heat.show(map && { ...map, picks }, picked.layer, picked.head, theme.dark);
+  byId("heat-note").textContent = heat.map === null ? "" : notKept(picked.reply);
+}
+
+// What of layers and heads cannot be picked, and what to do about it.
+function notKept({ kept, heads }) {
+  if (heads > 0) return "";
+  const what = kept.length > 0 ? "heads" : "layers and heads";
+  const picks = kept.length > 0 ? "a click picks the layer" : "a click picks nothing";
+  const why = data.leftOut.length > 0 ? "are left out of this page" : "were not kept (--profile heads keeps them)";
+  return `Single ${what} ${why}: ${picks}.`;
 }
 
 function showSummary({ reply, definition, layer, head }) {
@@ -95,8 +113,12 @@ function showSummary({ reply, definition, layer, head }) {
   const what = document.createElement("p");
   const layerName = layer === MEAN ? "mean over layers" : `layer ${reply.layers[layer]}`;
   const headName = head === MEAN ? "mean over heads" : `head ${head}`;
+  what.className = "shown";
   what.textContent = `Shown: ${layerName}, ${headName}`;
-  byId("summary").replaceChildren(title, scores, what);
+  const over = document.createElement("p");
+  over.className = "over";
+  over.textContent = "The scores are over all layers and heads.";
+  byId("summary").replaceChildren(title, scores, ...(reply.definitions.length ? [over] : []), what);
 }
 
 // Token ranges as sorted ranges of the text.
@@ -117,7 +139,8 @@ function shade({ reply, layer, head, scale }) {
 
 function showReply(picked, changed) {
   const { reply, definition } = picked;
-  const other = transcript.prompt !== reply.prompt;
+  const before = transcript.prompt;
+  const other = before !== reply.prompt;
   if (other) transcript.show(reply.prompt, pickReply);
   if (other && changed) scrollTo(0, 0);
   card.hide();
@@ -128,6 +151,11 @@ function showReply(picked, changed) {
   shading.marked.set("source", []);
   shade(picked);
   if (other && changed) search.run();
+  // Another conversation is shown from its beginning.
+  if (changed?.has("reply") && before.title === reply.prompt.title) {
+    const top = byId("bar").getBoundingClientRect().bottom;
+    if (!transcript.shows(reply.start, top)) transcript.goTo(reply.start, reply.end);
+  }
 }
 
 let cursor = null;
@@ -153,7 +181,7 @@ const goToReply = () => {
 const theme = new Theme(byId("theme"), (dark) => {
   if (shading.borders === null) return;
   drawLegend(byId("legend"), shading.borders, dark);
-  heat.show(heatOf(store.picked), store.picked.layer, store.picked.head, dark);
+  showHeat(store.picked);
 });
 
 const everything = ["reply", "layer", "head", "definition", "kind", "scale", "source"];

@@ -1,4 +1,5 @@
-// The sources that get the most attention, as bars. Clicking one shows where it stands.
+// The sources that get the most attention, as bars. Clicking one shows where it stands. What comes
+// after the reply is left out, and the reply itself is not ranked.
 
 import { numbers } from "./blocks.js";
 import { counted, shown } from "./numbers.js";
@@ -9,26 +10,30 @@ const NAMES = {
   messages: "messages",
   sentences: "sentences",
   spans: "named spans",
-  sources: "sources of your own",
+  sources: "given sources",
 };
 
 export function kindName(kind) {
   return NAMES[kind];
 }
 
+function beginning(prompt, ranges) {
+  const text = ranges.map(([start, end]) => prompt.slice(start, end)).join(" … ");
+  const line = text.replace(/\s+/g, " ").trim();
+  return line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line || "↵";
+}
+
 // What a source is called: its name, or the beginning of its text.
 export function sourceName(prompt, { name, role, ranges }) {
   if (name !== null) return name;
-  const text = ranges.map(([start, end]) => prompt.slice(start, end)).join(" … ");
-  const line = text.replace(/\s+/g, " ").trim();
-  const short = line.length > LONGEST ? `${line.slice(0, LONGEST)}…` : line || "↵";
-  return role ? `${role}: ${short}` : short;
+  return role ? `${role}: ${beginning(prompt, ranges)}` : beginning(prompt, ranges);
 }
 
-// Where the `count` largest codes stand, the largest first; of equal ones the first.
-export function largest(codes, count) {
+// Where the `count` largest of the listed codes stand, the largest first; of equal ones the first.
+export function largest(codes, count, listed = () => true) {
   const found = [];
   for (let index = 0; index < codes.length; index += 1) {
+    if (!listed(index)) continue;
     if (found.length === count && codes[index] <= codes[found[count - 1]]) continue;
     let at = found.length;
     while (at > 0 && codes[found[at - 1]] < codes[index]) at -= 1;
@@ -51,17 +56,28 @@ export class SourceBars {
     }
     const attention = reply.attentionOn(kind, layer, head);
     const table = numbers();
-    const order = largest(attention, MOST);
+    let [count, own] = [0, 0];
+    const order = largest(attention, MOST, (index) => {
+      const one = reply.source(kind, index);
+      if (!reply.sees(one)) return false;
+      // As in a result's table, a reply is no source of its own; names are the user's to choose.
+      const itself = one.name === null && reply.owns(one);
+      if (itself) own += table[attention[index]];
+      else count += 1;
+      return !itself;
+    });
     const most = table[attention[order[0]]] || 1;
     for (const index of order) {
       const on = table[attention[index]];
       const item = document.createElement("li");
       const button = document.createElement("button");
       button.type = "button";
-      button.className = "bar";
+      button.className = kind === "sources" ? "bar given" : "bar";
       button.setAttribute("aria-pressed", String(index === source));
       const name = document.createElement("bdi");
-      name.textContent = sourceName(reply.prompt, reply.source(kind, index));
+      const one = reply.source(kind, index);
+      name.textContent = sourceName(reply.prompt, one);
+      if (kind === "sources") name.textContent += `: ${beginning(reply.prompt, one.ranges)}`;
       const value = document.createElement("span");
       value.className = "value";
       value.textContent = shown(on);
@@ -73,8 +89,9 @@ export class SourceBars {
       item.append(button);
       this.root.append(item);
     }
-    const all = counted(attention.length, "source", "sources");
-    this.said.textContent =
-      attention.length > MOST ? `The first ${MOST} of ${all}, by attention.` : `${all}, by attention.`;
+    const all = counted(count, "source", "sources");
+    const first = count > MOST ? `The first ${MOST} of ${all}, by attention.` : `${all}, by attention.`;
+    const itself = own > 0 ? ` On the reply itself: ≈ ${shown(own, 2)}.` : "";
+    this.said.textContent = first + itself;
   }
 }

@@ -50,6 +50,7 @@ export class Transcript {
     this.ofChunks.disconnect();
     this.visible.clear();
     this.chunks = [];
+    this.goal = null;
     this.prompt = prompt;
     this.buttons = new Map();
     this.sections = parts(prompt).map((part) => [
@@ -154,12 +155,20 @@ export class Transcript {
     return this.chunks[firstAbove(this.starts, token) - 1];
   }
 
+  // Whether the first line of what begins with a token is in the window, below `above`.
+  shows(token, above) {
+    const { top, bottom } = rectangle(this.chunkOf(token).range(token, token + 1));
+    return top >= above && bottom <= innerHeight;
+  }
+
   // Scroll to a range of tokens. Heights above are guesses until they are laid out, so again.
   async goTo(start, end) {
     const chunk = this.chunkOf(start);
+    const goal = (this.goal = {});
     chunk.element.scrollIntoView({ block: "center" });
     for (let tries = 0; tries < 3; tries += 1) {
       await new Promise((done) => requestAnimationFrame(done));
+      if (this.goal !== goal) return; // the reader went elsewhere since
       const { top, height } = rectangle(chunk.range(start, Math.min(end, chunk.end)));
       scrollBy({ top: top - (innerHeight - height) / 2, behavior: "instant" });
     }
