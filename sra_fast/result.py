@@ -13,6 +13,7 @@ from sra_fast.result_joining import concatenated, taken
 from sra_fast.result_tables import response_table, source_table
 from sra_fast.result_tensors import part
 from sra_fast.saved_results import read_saved, write_saved
+from sra_fast.tools.counted import counted
 from sra_fast.tools.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class SRAResult:
 
     def __repr__(self) -> str:
         return (
-            f"SRAResult({len(self)} responses, {len(self.layers)} layers, "
+            f"SRAResult({counted(len(self), 'response')}, {counted(len(self.layers), 'layer')}, "
             f"definition={self.definition!r}, mean {self.sra.nanmean().item():.6g})"
         )
 

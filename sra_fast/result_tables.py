@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sra_fast.tools.counted import counted
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def response_table(result: SRAResult, meta: Sequence[Mapping[str, Any]]) -> pand
     places = result.conversation.tolist()
     if meta and max(places, default=0) >= len(meta):
         raise ValueError(
-            f"meta is of {len(meta)} conversations, and the result has number {max(places)}, "
-            "counted from 0; give that of all conversations, in the order they were encoded in"
+            f"meta is of {counted(len(meta), 'conversation')}, and the result has number "
+            f"{max(places)}, counted from 0; give that of all conversations, in the order they were "
+            "encoded in"
         )
     for name in dict.fromkeys(name for one in meta for name in one):
         columns[f"meta/{name}"] = [meta[place].get(name) for place in places]

@@ -20,6 +20,7 @@ from sra_fast.report.palette import (
 )
 from sra_fast.report.paper_axes import figure_and_axes, labels_and_fonts
 from sra_fast.report.viewer.token_pieces import pieces_of_ids
+from sra_fast.tools.counted import counted
 
 if TYPE_CHECKING:
     from sra_fast.result import SRAResult
@@ -135,7 +136,7 @@ def _by_layer(result: SRAResult, i: int, layer: int | None, head: int | None) ->
 
 def _averaged(result: SRAResult, layer: int | None, head: int | None) -> str:
     """Say which layers and heads the figure is of."""
-    layers = f"{len(result.layers)} layers" if layer is None else f"layer {layer}"
+    layers = counted(len(result.layers), "layer") if layer is None else f"layer {layer}"
     heads = "all heads" if head is None else f"head {head}"
     return f"{layers}, {heads}"
 

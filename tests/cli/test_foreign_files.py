@@ -149,7 +149,7 @@ def test_convert_tells_what_it_changed_and_names_its_options(tmp_path: Path) -> 
     names = tmp_path / "map.json"
     names.write_text('{"Question": "Clarification"}')
     done = call("convert", path, "--out", out, "--columns", COLUMNS, "--map", names, "--whole")
-    assert "1 strategies were given other names." in done["notes"]
+    assert "1 strategy was given another name." in done["notes"]
     (one,) = read_conversations(out)
     assert one.strategy_of(1) == "Clarification"
     assert one.meta == {"site": "north"}
