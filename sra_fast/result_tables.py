@@ -42,8 +42,8 @@ def response_table(result: SRAResult, meta: Sequence[Mapping[str, Any]]) -> pand
     if meta and max(places, default=0) >= len(meta):
         raise ValueError(
             f"meta is of {counted(len(meta), 'conversation')}, and the result has number "
-            f"{max(places)}, counted from 0; give that of all conversations, in the order they were "
-            "encoded in"
+            f"{max(places)}, counted from 0; give that of all conversations, in the order they "
+            "were encoded in"
         )
     for name in dict.fromkeys(name for one in meta for name in one):
         columns[f"meta/{name}"] = [meta[place].get(name) for place in places]

@@ -67,7 +67,10 @@ def layers_and_heads(result: SRAResult, i: int | None, *, span: str | None, of: 
         IndexError: no such response.
     """
     if of not in _LABELS:
-        raise ValueError(f"of={of!r}: give 'by_head' or 'mass'{did_you_mean(of, _LABELS)}")
+        way = did_you_mean(of, _LABELS)
+        if of in result.names:
+            way = f"; the span is chosen by span={of!r}"
+        raise ValueError(f"of={of!r}: give 'by_head' or 'mass'{way}")
     if of == "by_head" and result.by_head is None:
         raise ValueError(
             "there are no scores by head, as in files of earlier versions; score again, or take "
