@@ -89,11 +89,11 @@ def explain(
     mass_grad: bool = True,
     steer: Steering | None = None,
 ) -> Explanation:
-    """Say which backend serves a call of :func:`sra_fast.span_attention`, and why others do not.
+    """Say which kernel serves one call of the op :func:`sra_fast.span_attention`, and why.
 
-    Nothing of the call is computed; a platform's kernel that was never used in this process is
-    checked on small problems of its own. The answer holds outside of compiled graphs, where
-    ``"auto"`` takes the fused kernel on a card.
+    It takes the tensors of the call, not a model and a batch. Nothing of the call is computed; a
+    platform's kernel that was never used in this process is checked on small problems of its own.
+    The answer holds outside of compiled graphs, where ``"auto"`` takes the fused kernel on a card.
 
     Args:
         q: ``[B, Hq, M, D]``, as for the call.

@@ -13,6 +13,7 @@ from sra_fast.result_joining import concatenated, taken
 from sra_fast.result_tables import response_table, source_table
 from sra_fast.result_tensors import part
 from sra_fast.saved_results import read_saved, write_saved
+from sra_fast.tools.counted import counted
 from sra_fast.tools.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class SRAResult:
 
     def __repr__(self) -> str:
         return (
-            f"SRAResult({len(self)} responses, {len(self.layers)} layers, "
+            f"SRAResult({counted(len(self), 'response')}, {counted(len(self.layers), 'layer')}, "
             f"definition={self.definition!r}, mean {self.sra.nanmean().item():.6g})"
         )
 
@@ -208,18 +209,28 @@ class SRAResult:
         sums = profile.new_zeros(*profile.shape[:-1], len(self.source_names[i]) + 1)
         return sums.index_add_(-1, numbers, profile)[..., 1:].float()
 
-    def sources(self, i: int) -> pandas.DataFrame:
+    def sources(self, i: int, tokenizer: Any | None = None) -> pandas.DataFrame:
         """Return a table with one line per source of response ``i``, the largest mass first.
 
         Its columns are ``source``, ``tokens``, ``mass`` (the share of attention that the response
-        pays to the source, as a mean over layers and heads) and ``mass_per_token``.
-        :meth:`source_masses` has the masses by layer and head.
+        pays to the source, as a mean over layers and heads), ``mass_per_token``, and
+        ``largest_token``, the part of the mass that falls on the source's single largest token.
+        Where it is most of the mass, that token is likely an attention sink: rank by
+        ``mass - largest_token`` to see the others. :meth:`source_masses` has the masses by layer
+        and head.
+
+        Args:
+            i: the response.
+            tokenizer: what decodes the tokens of each source into a column ``text``; None for no
+                such column.
 
         Raises:
-            ValueError: there are no sources, or no profile was asked for.
+            TypeError: the tokenizer decodes nothing.
+            ValueError: there are no sources, no profile was asked for, or there are no token ids
+                to decode.
             IndexError: no such response.
         """
-        return source_table(self, i)
+        return source_table(self, i, tokenizer)
 
     def show(self, tokenizer: Any, *, height: int = 720) -> NotebookPage:
         """Return a page that shows in a notebook what each response attends to.

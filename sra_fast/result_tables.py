@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sra_fast.tools.counted import counted
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def response_table(result: SRAResult, meta: Sequence[Mapping[str, Any]]) -> pand
     places = result.conversation.tolist()
     if meta and max(places, default=0) >= len(meta):
         raise ValueError(
-            f"meta is of {len(meta)} conversations, and the result has number {max(places)}, "
-            "counted from 0; give that of all conversations, in the order they were encoded in"
+            f"meta is of {counted(len(meta), 'conversation')}, and the result has number "
+            f"{max(places)}, counted from 0; give that of all conversations, in the order they "
+            "were encoded in"
         )
     for name in dict.fromkeys(name for one in meta for name in one):
         columns[f"meta/{name}"] = [meta[place].get(name) for place in places]
@@ -50,29 +52,40 @@ def response_table(result: SRAResult, meta: Sequence[Mapping[str, Any]]) -> pand
     return table
 
 
-def source_table(result: SRAResult, i: int) -> pandas.DataFrame:
+def source_table(result: SRAResult, i: int, tokenizer: Any | None) -> pandas.DataFrame:
     """Return the table of :meth:`sra_fast.SRAResult.sources`, one line per source of response i.
 
     Raises:
-        ValueError: there are no sources, or no profile was asked for.
+        TypeError: the tokenizer decodes nothing.
+        ValueError: there are no sources, no profile was asked for, or there are no token ids.
         IndexError: no such response.
     """
     with needed("cli", "pandas"):
         import pandas
 
+    if tokenizer is not None and not callable(getattr(tokenizer, "decode", None)):
+        raise TypeError(f"tokenizer: expected the tokenizer of the model, got {tokenizer!r}")
     numbers = result.source_ids(i).long()  # it says what is missing, if something is
     names = result.source_names[i]
+    profile = result.profile(i)
+    by_token = profile.reshape(-1, profile.shape[-1]).double().mean(dim=0)
+    none = by_token.new_zeros(len(names) + 1)
     counts = torch.bincount(numbers, minlength=len(names) + 1)[1:]
-    masses = result.source_masses(i).double()
-    mass = masses.flatten(0, -2).mean(dim=0) if masses.ndim > 1 else masses
-    table: pandas.DataFrame = pandas.DataFrame(
-        {
-            "source": list(names),
-            "tokens": counts.numpy(),
-            "mass": mass.numpy(),
-            "mass_per_token": (mass / counts).numpy(),
-        }
-    )
+    mass = none.index_add(0, numbers, by_token)[1:]
+    largest = none.scatter_reduce(0, numbers, by_token, "amax")[1:]
+    columns: dict[str, Any] = {
+        "source": list(names),
+        "tokens": counts.numpy(),
+        "mass": mass.numpy(),
+        "mass_per_token": (mass / counts).numpy(),
+        "largest_token": largest.numpy(),
+    }
+    if tokenizer is not None:
+        ids = result.token_ids(i)
+        columns["text"] = [
+            tokenizer.decode(ids[numbers == number].tolist()) for number in range(1, len(names) + 1)
+        ]
+    table: pandas.DataFrame = pandas.DataFrame(columns)
     ordered: pandas.DataFrame = table.sort_values(
         "mass", ascending=False, kind="stable", ignore_index=True
     )

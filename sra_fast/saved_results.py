@@ -53,11 +53,16 @@ def write_saved(result: SRAResult, path: str | Path) -> None:
             raise OSError(f"{path}: cannot be written ({error})") from error
 
 
+class NoSavedResultError(ValueError):
+    """Raised when a file is something else than a saved result."""
+
+
 def read_saved(path: str | Path) -> dict[str, Any]:
     """Return the fields of the result in a file, as :meth:`sra_fast.SRAResult.load` needs them.
 
     Raises:
-        ValueError: the file is not a saved result, or its parts do not fit each other.
+        NoSavedResultError: the file is not a saved result.
+        ValueError: its parts do not fit each other.
         OSError: the file cannot be read; the message has the path.
     """
     from safetensors import SafetensorError, safe_open
@@ -69,10 +74,10 @@ def read_saved(path: str | Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error})") from error
+        raise NoSavedResultError(f"{path}: not a safetensors file ({error})") from error
     names = _names_in(metadata)
     if names is None:
-        raise ValueError(f"{path}: not a result saved by SRAResult.save")
+        raise NoSavedResultError(f"{path}: not a result saved by SRAResult.save")
     saved = {key.removeprefix("by_layer/") for key in tensors if key.startswith("by_layer/")}
     own = sorted(saved - set(DEFINITIONS))
     problem = misfit(tensors, names)

@@ -105,6 +105,7 @@ def score(
         The scores of all responses, in the order of the batch.
 
     Raises:
+        TypeError: the batch is no mapping; :func:`sra_fast.join` makes one of several.
         ValueError: a batch that cannot be scored (the row is named), a key that neither the model
             nor this function reads, inputs with which the model is not served (images that it sees
             both ways), profiles that would take more than ``profile_bytes``, NaN in the

@@ -212,7 +212,7 @@ def test_metadata_of_the_conversations_can_stand_in_the_table() -> None:
     assert table["meta/site"].tolist()[:2] == ["north", "north"]
     assert table["meta/site"].isna().tolist() == [False, False, True, True]
     assert table["meta/age"].tolist()[2:] == [30, 30]
-    with pytest.raises(ValueError, match="meta is of 1 conversations, and the result has number 1"):
+    with pytest.raises(ValueError, match="meta is of 1 conversation, and the result has number 1"):
         found.to_pandas([{}])
 
 
@@ -234,3 +234,4 @@ def test_unknown_spans_and_definitions_are_named() -> None:
 
 def test_a_result_says_what_it_is() -> None:
     assert repr(result()).startswith("SRAResult(4 responses, 3 layers, definition='paper', mean 0.")
+    assert repr(result().take([0])).startswith("SRAResult(1 response, 3 layers,")

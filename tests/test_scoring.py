@@ -372,6 +372,20 @@ def test_something_that_is_no_model_is_refused() -> None:
         sra_fast.score(nn.Linear(2, 2), marked_batch((40,)))
 
 
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ("hello", "as sra_fast.mark makes it of a prompt .*, got str"),
+        ([marked_batch((40,))] * 2, "sra_fast.join makes one batch of several"),
+        ([{"role": "user", "content": "Hi"}], "sra_fast.mark"),
+        ([{"messages": []}], "sra_fast.encode"),
+    ],
+)
+def test_what_is_no_batch_is_refused_with_the_way_to_one(batch: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        sra_fast.score(LLAMA.build(), batch)
+
+
 @pytest.mark.parametrize("unknown", [-100, VOCABULARY])
 def test_a_token_without_an_embedding_is_refused_by_its_place_unless_it_is_padding(
     unknown: int,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sra_fast.chat.record_fields import ConversationError
+from sra_fast.tools.counted import counted
 from sra_fast.tools.suggestions import did_you_mean
 
 _NAMED = 8  # the most names that a note lists
@@ -78,20 +79,23 @@ class ChangeTally:
             known: names of the strategies that are described already.
         """
         found = []
-        for what, text in _SENTENCES.items():
+        for what, texts in _SENTENCES.items():
             if self.counts[what]:
                 first = f" The first is at {self.places[what]}." if what in self.places else ""
-                found.append(f"{self.counts[what]} {text}{first}")
+                found.append(counted(self.counts[what], *texts) + first)
         names = list(known)
         if other := {name: n for name, n in self.strategies.items() if name not in names}:
             listed = _listed(
                 f"{name!r} ({n}){did_you_mean(name, names)}"
                 for name, n in sorted(other.items(), key=lambda item: -item[1])
             )
+            unknown = counted(
+                sum(other.values()),
+                f"strategy is none of the {len(names)} known ones and keeps its own name",
+                f"strategies are none of the {len(names)} known ones and keep their own names",
+            )
             found.append(
-                f"{sum(other.values())} strategies are none of the {len(names)} known ones and "
-                f"keep their own names: {listed}. To score them, describe them as strategies of "
-                "your own."
+                f"{unknown}: {listed}. To score them, describe them as strategies of your own."
             )
         if unused := [name for name in self.renamed if name not in self.used_names]:
             found.append(f"These names to replace do not occur: {_listed(map(repr, unused))}.")
@@ -104,22 +108,60 @@ class ChangeTally:
 
 
 _SENTENCES = {
-    "joined": "messages were joined to the one before, of the same speaker.",
-    "empty": "empty messages were dropped.",
-    "repeated": "dialogues begin like an earlier one and count as that one in splits.",
-    "same_id": "dialogues have the id of an earlier one; they were given a number and count as "
-    "that one in splits.",
-    "renamed": "strategies were given other names.",
-    "unnamed": "strategies were taken off, as the names to replace say.",
-    "raters": "utterances have several annotations: the most frequent strategy counts.",
-    "system": "system messages were kept as 'system' in 'meta'; prompt templates write their own.",
-    "tools": "conversations with calls of tools were left out; a conversation has none.",
-    "pictures": "conversations with parts that are no text were left out.",
-    "opening": "supporter turns open their dialogue: context, not replies to score.",
-    "unannotated": "supporter turns have no strategy: context, not replies to score.",
-    "several": "supporter turns carry several strategies: the first one counts.",
-    "unanswered": "dialogues hold no supporter turn after a seeker's and were left out.",
+    "joined": (
+        "message was joined to the one before, of the same speaker.",
+        "messages were joined to the one before, of the same speaker.",
+    ),
+    "empty": ("empty message was dropped.", "empty messages were dropped."),
+    "repeated": (
+        "dialogue begins like an earlier one and counts as that one in splits.",
+        "dialogues begin like an earlier one and count as that one in splits.",
+    ),
+    "same_id": (
+        "dialogue has the id of an earlier one; it was given a number and counts as that one in "
+        "splits.",
+        "dialogues have the id of an earlier one; they were given a number and count as that one "
+        "in splits.",
+    ),
+    "renamed": ("strategy was given another name.", "strategies were given other names."),
+    "unnamed": (
+        "strategy was taken off, as the names to replace say.",
+        "strategies were taken off, as the names to replace say.",
+    ),
+    "raters": (
+        "utterance has several annotations: the most frequent strategy counts.",
+        "utterances have several annotations: the most frequent strategy counts.",
+    ),
+    "system": (
+        "system message was kept as 'system' in 'meta'; prompt templates write their own.",
+        "system messages were kept as 'system' in 'meta'; prompt templates write their own.",
+    ),
+    "tools": (
+        "conversation with calls of tools was left out; a conversation has none.",
+        "conversations with calls of tools were left out; a conversation has none.",
+    ),
+    "pictures": (
+        "conversation with parts that are no text was left out.",
+        "conversations with parts that are no text were left out.",
+    ),
+    "opening": (
+        "supporter turn opens its dialogue: context, no reply to score.",
+        "supporter turns open their dialogue: context, not replies to score.",
+    ),
+    "unannotated": (
+        "supporter turn has no strategy: context, no reply to score.",
+        "supporter turns have no strategy: context, not replies to score.",
+    ),
+    "several": (
+        "supporter turn carries several strategies: the first one counts.",
+        "supporter turns carry several strategies: the first one counts.",
+    ),
+    "unanswered": (
+        "dialogue holds no supporter turn after a seeker's and was left out.",
+        "dialogues hold no supporter turn after a seeker's and were left out.",
+    ),
 }
+"""What is said of each thing that was counted, of one and of several."""
 
 
 def _listed(names: Iterable[str]) -> str:

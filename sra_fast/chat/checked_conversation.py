@@ -78,7 +78,7 @@ class Conversation:
                 fail(
                     self.label,
                     f"messages[{position}].role",
-                    f"two {one.role!r} messages in a row; roles alternate, so join the two",
+                    f"makes two {one.role!r} messages in a row; roles alternate, so join the two",
                 )
         if self.response is not None and self.messages[-1].role != "user":
             fail(

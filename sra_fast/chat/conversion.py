@@ -16,6 +16,7 @@ from sra_fast.chat.conversion_choices import read_renamed as read_renamed
 from sra_fast.chat.conversion_pass import ConversionPass
 from sra_fast.chat.dialogues import Dialogue
 from sra_fast.tools.atomic import json_text, replaced_atomically
+from sra_fast.tools.counted import counted
 
 
 @dataclass(frozen=True)
@@ -87,4 +88,7 @@ def read_dialogues(
     """
     made = ConversionPass(Path(path), how)
     found = list(made.dialogues())
-    return found, (f"{made.format}: {len(found)} dialogues.", *made.tally.notes(how.strategies))
+    return found, (
+        f"{made.format}: {counted(len(found), 'dialogue')}.",
+        *made.tally.notes(how.strategies),
+    )

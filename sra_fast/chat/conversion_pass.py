@@ -21,6 +21,7 @@ from sra_fast.chat.formats.dialogue_tables import table_dialogues
 from sra_fast.chat.formats.entries import entries
 from sra_fast.chat.formats.recognition import FORMS, Form, form_of
 from sra_fast.chat.record_fields import ConversationError
+from sra_fast.tools.counted import counted
 
 
 class ConversionPass:
@@ -71,8 +72,8 @@ class ConversionPass:
 
     def notes(self) -> tuple[str, ...]:
         """Return what was read and made, and a sentence for each thing that was counted."""
-        became = f"{self.dialogues_read} dialogues became {self.made} conversations"
-        return (f"{self.format}: {became}.", *self.tally.notes(self.how.strategies))
+        read, made = counted(self.dialogues_read, "dialogue"), counted(self.made, "conversation")
+        return (f"{self.format}: {read} became {made}.", *self.tally.notes(self.how.strategies))
 
     def dialogues(self) -> Iterator[Dialogue]:
         """Yield the dialogues of the file.

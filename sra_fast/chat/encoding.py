@@ -24,6 +24,7 @@ from sra_fast.chat.token_marks import mark_tokens
 from sra_fast.chat.turn_layout import check_layout, write_turns
 from sra_fast.chat.written_sources import number_sources
 from sra_fast.names import SourceUnit, TurnLayout, Turns
+from sra_fast.tools.counted import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -195,9 +196,9 @@ def encode_prompts(
             )
     if len(encoded) > len(prompts):
         _logger.info(
-            "the chat template writes earlier turns differently once others follow, so %d prompts "
+            "the chat template writes earlier turns differently once others follow, so %s "
             "became %d",
-            len(prompts),
+            counted(len(prompts), "prompt"),
             len(encoded),
         )
     return encoded

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sra_fast.chat.formats.recognition import foreign_format, is_plain_json
+from sra_fast.chat.formats.recognition import foreign_format, is_plain_json, lacks_strategies
 from sra_fast.chat.record_fields import ConversationError
 from sra_fast.tools.argument_error import UnconvertedError
 
@@ -15,7 +15,7 @@ from sra_fast.tools.argument_error import UnconvertedError
 class ForeignFormatError(ConversationError, UnconvertedError):
     """Raised when a file holds conversations in another form, which can be converted.
 
-    The message names the format that was found.
+    The message names the format that was found, or what is missing.
     """
 
 
@@ -35,6 +35,12 @@ def foreign_formats_named(path: str | os.PathLike[str]) -> Iterator[None]:
         found = foreign_format(Path(path))
         if found is None:
             raise
+        if lacks_strategies(Path(path)):
+            raise ForeignFormatError(
+                f"{error}; sra_fast.chat.conversion.convert_file names one for all replies",
+                path=Path(path),
+                arguments=("strategy",),
+            ) from error
         # What a reader of JSON says of a table or of packed bytes leads astray.
         why = f" ({error})" if is_plain_json(Path(path)) else ""
         raise ForeignFormatError(

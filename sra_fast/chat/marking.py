@@ -40,7 +40,7 @@ _LABEL = "the prompt"
 def mark(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str | Sequence[Mapping[str, Any]],
-    spans: Mapping[str, Place | list[Place]],
+    spans: Mapping[str, Place | list[Place]] | None = None,
     response: Place | list[Place] | None = None,
     *,
     sources: SourceUnit | Mapping[str, Place | list[Place]] | None = None,
@@ -60,7 +60,8 @@ def mark(
         tokenizer: a fast tokenizer, with a chat template if the prompt is messages.
         prompt: messages with ``role`` and ``content`` in the form of the tokenizer's chat template,
             further keys included; or one text, taken as it is.
-        spans: the place of each named span whose attention is asked for, at least one.
+        spans: the place of each named span whose attention is asked for, at least one; a batch that
+            is for its sources or its profile alone has one, too, such as ``{"first": 0}``.
         response: the place of the reply; in a list, each place is a reply of its own. None for the
             last message of the assistant. A message's reply is what follows its thought, if it
             begins with one.
@@ -79,7 +80,8 @@ def mark(
         ``source_names``, a list with the row's names as a tuple.
 
     Raises:
-        TypeError: a place is none of the above, or the prompt neither text nor messages.
+        TypeError: there is no span, a place is none of the above, or the prompt is neither text nor
+            messages.
         EncodingError: a place is not there or ambiguous, sources overlap, or the tokenizer or its
             chat template drops, doubles or alters a text that is marked.
 

@@ -61,7 +61,7 @@ def _message_text(message: object, number: int) -> PromptText:
 
 def find_marks(
     texts: Sequence[PromptText],
-    spans: Mapping[str, Place | list[Place]],
+    spans: Mapping[str, Place | list[Place]] | None,
     response: Place | list[Place] | None,
     sources: SourceUnit | Mapping[str, Place | list[Place]] | None,
     chat: ChatTemplate | None = None,
@@ -80,7 +80,11 @@ def find_marks(
         EncodingError: a place is not there or ambiguous, or sources or replies overlap.
     """
     if not isinstance(spans, Mapping) or not spans:
-        raise TypeError("spans: expected {name: place} with at least one span")
+        raise TypeError(
+            "spans: expected {name: place} with at least one span, such as {'first': 0} for the "
+            "first message; every batch has one, also if it is for its sources or its profile "
+            f"alone; got {spans!r}"
+        )
     places = {name: find_places(texts, place, f"span {name!r}") for name, place in spans.items()}
     replies = _replies(texts, response, chat, unanswered)
     cut: list[tuple[str, TextRange]] = []

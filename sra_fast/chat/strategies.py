@@ -146,10 +146,10 @@ def lookup(name: str, strategies: Mapping[str, str] = DEFAULT_STRATEGIES) -> str
         return strategies[name]
     names = ", ".join(repr(known) for known in strategies)
     many = f"{len(strategies)} strategies" if len(strategies) != 1 else "strategies"
-    hint = did_you_mean(name, strategies) or f"; known: {names}"
+    hint = did_you_mean(name, strategies) or f"; known: {names}."
     raise StrategyError(
-        f"strategy {name!r} is not one of the {many}{hint} (to use your own, give them as "
-        "`strategies`)",
+        f"strategy {name!r} is not one of the {many}{hint} To use your own, give strategies that "
+        "hold it",
         "strategies",
     )
 

@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -159,19 +158,21 @@ def _message(error: Exception) -> str:
     elif not text or _is_of_others(error):
         text = f"{type(error).__name__}: {text}".removesuffix(": ") + f" ({_where()})"
     elif isinstance(error, UnconvertedError):
-        text += f" ({_conversion_of(error.path)})"
+        text += f" ({_conversion_of(error)})"
     elif isinstance(error, ArgumentError):
         text += _hint(error.arguments)
     return "\n".join(printable(line) for line in text.splitlines())
 
 
-def _conversion_of(path: Path) -> str:
+def _conversion_of(error: UnconvertedError) -> str:
     """Return the command that converts a file to conversations."""
+    path = error.path
     name = path.name.partition(".")[0]
     out = path.with_name(f"{name}.jsonl")
     if out.exists():
         out = path.with_name(f"{name}-converted.jsonl")
-    return f"sra-fast convert {shlex.quote(str(path))} --out {shlex.quote(str(out))}"
+    needs = "".join(f" --{name} NAME" for name in error.arguments)
+    return f"sra-fast convert {shlex.quote(str(path))}{needs} --out {shlex.quote(str(out))}"
 
 
 def _is_of_others(error: Exception) -> bool:

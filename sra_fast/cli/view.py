@@ -61,18 +61,25 @@ def view(
     """
     with session(as_json, debug, continues=False) as current:
         from sra_fast.files.models import find_model
+        from sra_fast.files.score_folder import MASSES
         from sra_fast.report.viewer.page_writer import PageTooLargeError, write_page
         from sra_fast.report.viewer.result_files import read_result
         from sra_fast.report.viewer.tokenised_result import TokenisedResult
         from sra_fast.report.viewer.viewed_conversation import ViewError
         from sra_fast.report.viewer.viewed_result import NoProfileError, viewed
+        from sra_fast.saved_results import NoSavedResultError
 
-        read = read_result(result)
+        try:
+            read = read_result(result)
+        except NoSavedResultError as error:
+            raise NoSavedResultError(
+                f"{error}; give the folder that `sra-fast score` wrote, or its {MASSES}"
+            ) from error
         page = out or (result if result.is_dir() else result.parent) / "view.html"
         if read.result.profiles is None:
             raise NoProfileError(
                 f"{result}: it was scored without profiles, which say how much attention every "
-                "token gets; score again with profile='mean' (--profile mean)"
+                "token gets; score again with profile='mean' (--profile mean) into another folder"
             )
         if tokenizer is None and read.tokenizer is None:
             raise ViewError(

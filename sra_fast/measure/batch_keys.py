@@ -83,9 +83,11 @@ def read_content(
         unanswered: whether its sequences may have no response yet.
 
     Raises:
+        TypeError: the batch is no mapping.
         ValueError: a key that nobody reads, or a value that cannot be; both are named.
         KeyError: the tokens or a mask are missing.
     """
+    _check_mapping(batch)
     taken = _arguments(served)
     inputs = {}
     for key, value in batch.items():
@@ -125,6 +127,23 @@ def read_content(
         {key: value for key, value in tokens.items() if key != POSITIONS or POSITIONS in taken},
         inputs,
         read_sources(batch, marked),
+    )
+
+
+def _check_mapping(batch: object) -> None:
+    if isinstance(batch, Mapping):
+        return
+    if isinstance(batch, (list, tuple)) and batch and all(isinstance(b, Mapping) for b in batch):
+        if all("role" in one for one in batch):
+            way = "messages become a batch by sra_fast.mark(tokenizer, messages, spans=...)"
+        elif all("messages" in one for one in batch):
+            way = "conversations become a batch by sra_fast.encode(tokenizer, conversations)"
+        else:
+            way = "sra_fast.join makes one batch of several"
+        raise TypeError(f"batch: expected one mapping, got {type(batch).__name__} of them; {way}")
+    raise TypeError(
+        "batch: expected a mapping of tensors, as sra_fast.mark makes it of a prompt and "
+        f"sra_fast.encode of conversations, got {type(batch).__name__}"
     )
 
 

@@ -57,13 +57,20 @@ def find_heads(normal: Tensor, attacked: Tensor, deviations: float = DEVIATIONS)
     """Return which heads tell attacked prompts from normal ones, bool ``[L, H]``.
 
     Args:
-        normal: ``[n, L, H]``, the heads' focus on normal prompts, at least two.
-        attacked: ``[m, L, H]``, their focus on attacked ones, at least two.
+        normal: ``[n, L, H]``, what :func:`head_focus` returns of normal prompts, at least two.
+        attacked: ``[m, L, H]``, what it returns of attacked ones, at least two.
         deviations: k, how many standard deviations must lie between the two.
 
     Raises:
+        TypeError: something else than tensors, such as the batches themselves.
         ValueError: too few prompts, shapes that do not agree, or no such head.
     """
+    for name, given in (("normal", normal), ("attacked", attacked)):
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"{name}: expected what head_focus(model, batch) returns, [n, L, H], got "
+                f"{type(given).__name__}"
+            )
     if normal.ndim != 3 or attacked.shape[1:] != normal.shape[1:]:
         raise ValueError(
             f"expected normal [n, L, H] and attacked [m, L, H], got {list(normal.shape)} and "

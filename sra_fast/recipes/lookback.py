@@ -43,7 +43,7 @@ def lookback_ratios(
 
     Raises:
         KeyError: there is no such span.
-        ValueError: a row has several replies, a span is called "new", or as
+        ValueError: a row has no reply or several, a span is called "new", or as
             :func:`sra_fast.score`.
     """
     spans = dict(batch.get("span_masks", {}))
@@ -58,6 +58,9 @@ def lookback_ratios(
     replies = batch["response_mask"]
     if int(replies.max()) > 1:
         raise ValueError("response_mask: give each reply a row of its own, marked by 1")
+    if not bool((replies > 0).any(dim=1).all()):
+        row = int((replies > 0).any(dim=1).logical_not().nonzero()[0])
+        raise ValueError(f"row {row}: it has no reply, so no ratios; mark its reply too")
     marked = {**batch, "span_masks": {context: spans[context], NEW: replies.bool()}}
     result = score(model, marked, rows="predicting", definition="mass", keep_rows=True)
     wanted, new = (result.names.index(name) for name in (context, NEW))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sra_fast.tools.estimates import Estimate, interval_settings
+from sra_fast.tools.counted import counted
+from sra_fast.tools.estimates import Estimate, interval_settings, too_few
 from sra_fast.tools.intervals import mean_interval
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ def interval_note(estimates: Iterable[MeanSRA]) -> str | None:
     reasons = dict.fromkeys(
         one.mean.why for one in estimates if one.sra is not None and one.mean.low is None
     )
+    if too_few(2) in reasons:  # which holds for a single dialogue, too
+        reasons.pop(too_few(1), None)
     told = "; ".join(reason for reason in reasons if reason)
     return f"Where there is no interval: {told}." if told else None
 
@@ -180,7 +183,7 @@ def undefined_note(definition: str, estimates: Iterable[MeanSRA]) -> str | None:
     if not undefined:
         return None
     total = undefined + sum(one.responses for one in groups)
-    which = "1 response" if undefined == 1 else f"{undefined:,} responses"
+    which = counted(undefined, "response")
     return (
         f"The means leave out {which} of {total:,}, for which the definition {definition!r} leaves "
         "nothing to average."

@@ -8,6 +8,7 @@ import numpy
 from torch import Tensor
 
 from sra_fast.report.paper_axes import figure_and_axes
+from sra_fast.tools.counted import counted
 from sra_fast.tools.printable import shortened
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -46,7 +47,7 @@ def layers_heads_plot(
     bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.03)
     bar.outline.set_visible(False)
     bar.set_label(_LABELS[of])
-    whose = f"mean of {len(result):,} responses" if i is None else f"response {i}"
+    whose = f"mean of {counted(len(result), 'response')}" if i is None else f"response {i}"
     not_finite = "\nwhite: no finite number" if not numpy.isfinite(values).all() else ""
     axes.set_title(
         f"{shortened(span or result.spans[0], 30)}; {whose}{not_finite}",
@@ -66,7 +67,10 @@ def layers_and_heads(result: SRAResult, i: int | None, *, span: str | None, of: 
         IndexError: no such response.
     """
     if of not in _LABELS:
-        raise ValueError(f"of={of!r}: give 'by_head' or 'mass'{did_you_mean(of, _LABELS)}")
+        way = did_you_mean(of, _LABELS)
+        if of in result.names:
+            way = f"; the span is chosen by span={of!r}"
+        raise ValueError(f"of={of!r}: give 'by_head' or 'mass'{way}")
     if of == "by_head" and result.by_head is None:
         raise ValueError(
             "there are no scores by head, as in files of earlier versions; score again, or take "

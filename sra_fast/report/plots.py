@@ -12,6 +12,7 @@ from sra_fast.report.comparison import Comparison, MeanSRA
 from sra_fast.report.drawing import new_figure, save_figure, title
 from sra_fast.report.markdown import MEANING, OWN_MEANING, number
 from sra_fast.report.palette import DARK_GREY, GRID, TEMPLATE_STYLES, style_of
+from sra_fast.tools.counted import counted
 from sra_fast.tools.missing_extra import needed
 from sra_fast.tools.printable import printable, shortened
 from sra_fast.tools.small_samples import LEVEL
@@ -196,7 +197,7 @@ def _quantity(comparison: Comparison) -> str:
 
 
 def _of(estimate: MeanSRA) -> str:
-    replies = "1 response" if estimate.responses == 1 else f"{estimate.responses:,} responses"
+    replies = counted(estimate.responses, "response")
     if estimate.dialogues == 1:
         return f"{replies} of 1 conversation"
     return f"{replies} of {estimate.dialogues:,} dialogues"

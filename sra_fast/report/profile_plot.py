@@ -20,6 +20,7 @@ from sra_fast.report.palette import (
 )
 from sra_fast.report.paper_axes import figure_and_axes, labels_and_fonts
 from sra_fast.report.viewer.token_pieces import pieces_of_ids
+from sra_fast.tools.counted import counted
 
 if TYPE_CHECKING:
     from sra_fast.result import SRAResult
@@ -135,7 +136,7 @@ def _by_layer(result: SRAResult, i: int, layer: int | None, head: int | None) ->
 
 def _averaged(result: SRAResult, layer: int | None, head: int | None) -> str:
     """Say which layers and heads the figure is of."""
-    layers = f"{len(result.layers)} layers" if layer is None else f"layer {layer}"
+    layers = counted(len(result.layers), "layer") if layer is None else f"layer {layer}"
     heads = "all heads" if head is None else f"head {head}"
     return f"{layers}, {heads}"
 
@@ -168,6 +169,22 @@ def _labels(result: SRAResult, i: int, tokenizer: Any, start: int, end: int) -> 
     return [piece.strip(" ") or ("␣" if piece else "") for piece in pieces_of_ids(decode, ids)]
 
 
+def _colours(ranked: list[int], shown: list[int]) -> dict[int, int]:
+    """Return the number of the colour of each shown source that gets one.
+
+    The largest sources of the response keep their colours in every figure of it; where some of them
+    are not shown, the next ones that are get what is free.
+
+    Args:
+        ranked: all sources of the response, the largest first.
+        shown: those that are shown, in the same order.
+    """
+    kept = {number: rank for rank, number in enumerate(ranked[: len(_COLOURS)]) if number in shown}
+    free = [rank for rank in range(len(_COLOURS)) if rank not in kept.values()]
+    others = [number for number in shown if number not in kept]
+    return kept | dict(zip(others, free, strict=False))
+
+
 def _draw_sources(
     result: SRAResult, i: int, axes: Any, start: int, end: int, *, above: bool
 ) -> None:
@@ -180,12 +197,14 @@ def _draw_sources(
         return
     numbers = result.source_ids(i)[start:end].numpy()
     masses = result.source_masses(i).double().reshape(-1, len(result.source_names[i])).mean(dim=0)
-    there = [int(one) for one in (-masses).argsort(stable=True) + 1 if (numbers == int(one)).any()]
+    ranked = ((-masses).argsort(stable=True) + 1).tolist()
+    shown = set(numbers.tolist())
+    colours = _colours(ranked, [one for one in ranked if one in shown])
     inch = axes.figure.dpi / axes.get_window_extent().height  # in heights of the axes
     handles = {}
-    for rank, number in sorted(enumerate(there), key=lambda one: one[1]):
-        coloured = rank < len(_COLOURS)
-        name = result.source_names[i][number - 1] if coloured else "other sources"
+    for number in sorted(shown - {0}):
+        rank = colours.get(number)
+        name = "other sources" if rank is None else result.source_names[i][number - 1]
         edges = numpy.flatnonzero(numpy.diff(numpy.r_[0, numbers == number, 0])).reshape(-1, 2)
         for first, after in edges:
             handles[name] = axes.axvspan(
@@ -193,9 +212,9 @@ def _draw_sources(
                 start + after - 0.5,
                 *((1 + 0.03 * inch, 1 + 0.13 * inch) if above else (0, 1)),
                 clip_on=not above,
-                facecolor=_COLOURS[rank] if coloured else GREY,
+                facecolor=GREY if rank is None else _COLOURS[rank],
                 edgecolor="white",
-                hatch=_HATCHES[rank] if coloured else "",
+                hatch="" if rank is None else _HATCHES[rank],
                 alpha=1.0 if above else 0.4,
                 linewidth=0,
                 zorder=0,

@@ -30,11 +30,12 @@ class UnconvertedError(ArgumentError):
     Args:
         message: what is wrong, and the way out.
         path: the file.
+        arguments: names of the Python arguments that the conversion cannot do without.
 
     Attributes:
         path: the file, for the command that converts it.
     """
 
-    def __init__(self, message: str, *, path: Path) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, path: Path, arguments: tuple[str, ...] = ()) -> None:
+        super().__init__(message, *arguments)
         self.path = path

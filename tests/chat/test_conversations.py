@@ -80,7 +80,7 @@ def test_either_role_may_begin(first: dict[str, str]) -> None:
         (record(messages=[USER, {**REPLY, "content": 5}]), ["messages[1].content", "found int"]),
         (record(messages=[USER, {**REPLY, "role": "Assistant"}]), ["did you mean 'assistant'"]),
         (record(messages=[USER, {**REPLY, "role": ["user"]}]), ["messages[1].role", "['user']"]),
-        (record(messages=[USER, USER, REPLY]), ["messages[1].role", "two 'user'", "join"]),
+        (record(messages=[USER, USER, REPLY]), ["messages[1].role", "' makes two 'user'", "join"]),
         (record(messages=[USER]), ["no assistant message that follows", "'response'"]),
         (record(messages=[REPLY, USER]), ["no assistant message that follows", "'response'"]),
         (record(response="Oh."), ["must end with a 'user' message", "leave 'response' out"]),

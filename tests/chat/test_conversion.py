@@ -201,7 +201,7 @@ def test_strategies_are_renamed_as_the_user_says(tmp_path: Path) -> None:
     path = write(tmp_path / "m.txt", made.as_lines([entry]))
     found = convert(path, Conversion(renamed=read_renamed(names)))
     assert [r["strategy"] for r in found.records] == ["Clarification", "Reflection of feelings"]
-    assert "1 strategies were given other names." in found.notes
+    assert "1 strategy was given another name." in found.notes
     assert "These names to replace do not occur: 'Qestion'." in found.notes
 
 
@@ -275,7 +275,7 @@ def test_chats_with_tools_are_left_out_and_told(tmp_path: Path, kind: str) -> No
     entry["messages"][1:1] = TOOL_CHATS[kind]
     found, notes = chats(tmp_path, made.openai_entry(id="good"), entry)
     assert [one.id for one in found] == ["good"]
-    assert "1 conversations with calls of tools were left out" in notes
+    assert "1 conversation with calls of tools was left out" in notes
     assert "chats.jsonl line 2, message 1" in notes
 
 
@@ -287,7 +287,7 @@ def test_sharegpt_roles_of_tools_are_told_too(tmp_path: Path) -> None:
     ]
     found, notes = chats(tmp_path, made.sharegpt_entry(), entry)
     assert [one.id for one in found] == ["7"]
-    assert "1 conversations with calls of tools" in notes
+    assert "1 conversation with calls of tools" in notes
 
 
 def test_parts_of_text_are_read_and_pictures_are_told(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_parts_of_text_are_read_and_pictures_are_told(tmp_path: Path) -> None:
     other["messages"][0]["content"] = [*parts, {"type": "image_url", "image_url": {"url": "x"}}]
     found, notes = chats(tmp_path, one, other)
     assert [c.messages[0].content for c in found] == ["I lost my job."]
-    assert "1 conversations with parts that are no text were left out" in notes
+    assert "1 conversation with parts that are no text was left out" in notes
 
 
 def test_a_system_message_becomes_metadata(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_system_message_becomes_metadata(tmp_path: Path) -> None:
     one["messages"][1]["name"] = "ann"
     found, notes = chats(tmp_path, one)
     assert found[0].meta == {"source": "web", "system": "Be kind."}
-    assert "1 system messages were kept" in notes
+    assert "1 system message was kept" in notes
     assert "'tools' (1)" in notes
     assert "'name' (1)" in notes
 
@@ -317,8 +317,8 @@ def test_messages_of_one_speaker_are_joined_by_a_blank_line(tmp_path: Path) -> N
     one["messages"].append({"role": "assistant", "content": " "})
     found, notes = chats(tmp_path, one)
     assert found[0].messages[0].content == f"Hello.\n\n{SAID[0][1]}"
-    assert "1 messages were joined" in notes
-    assert "1 empty messages were dropped" in notes
+    assert "1 message was joined" in notes
+    assert "1 empty message was dropped" in notes
 
 
 def test_an_id_that_stands_there_twice_is_numbered_and_one_for_splits(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_utterances_are_put_in_order_and_several_annotators_are_one(tmp_path: Pa
     (one,) = as_conversations(found.records)
     assert [(m.role, m.content) for m in one.messages] == TEXTS
     assert one.messages[1].strategy == "reflection"
-    assert any("1 utterances have several annotations" in note for note in found.notes)
+    assert any("1 utterance has several annotations" in note for note in found.notes)
 
 
 def test_two_texts_under_one_number_are_refused(tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_a_table_of_questions_and_answers_is_a_conversation_a_line(tmp_path: Pat
     (one,) = as_conversations(found.records)
     assert (one.id, one.strategy, one.response) == ("pairs-0-t1", "Question", "How come?")
     assert one.meta == {"site": "1"}
-    assert any("1 supporter turns have no strategy" in note for note in found.notes)
+    assert any("1 supporter turn has no strategy" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -519,7 +519,7 @@ def test_an_error_in_the_last_line_writes_nothing(tmp_path: Path) -> None:
 def test_dialogues_of_every_format_can_be_extended(tmp_path: Path, kind: str) -> None:
     ((dialogue,), notes) = read_dialogues(FILES[kind][0](tmp_path))
     assert [(turn.role, turn.content) for turn in dialogue.turns] == TEXTS
-    assert "1 dialogues." in notes[0]
+    assert "1 dialogue." in notes[0]
 
 
 # --- The page about these files ---

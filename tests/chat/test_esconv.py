@@ -106,7 +106,7 @@ def test_with_a_strategy_every_dialogue_is_one_conversation(tmp_path: Path) -> N
     assert record["strategy"] == "Offer Hope"
     assert "response" not in record
     assert texts(record)[-3:] == ["u:Yes.", "a:It will pass.", "u:Thanks."]
-    assert any("1 dialogues hold no supporter turn" in note for note in found.notes)
+    assert any("1 dialogue holds no supporter turn" in note for note in found.notes)
     assert any("2 supporter turns open" in note for note in found.notes)
 
 
@@ -135,7 +135,7 @@ def test_the_other_names_are_mapped_to_esconvs_eight(tmp_path: Path, name: str, 
     talk = [("seeker", "Hi", None), ("supporter", "Oh", name)]
     found = convert(write(tmp_path / "data.json", [dialogue(talk, "failed")]))
     assert found.records[0]["strategy"] == kept
-    assert any("1 strategies were given other names" in note for note in found.notes)
+    assert any("1 strategy was given another name" in note for note in found.notes)
 
 
 def test_a_situation_of_white_space_is_none(tmp_path: Path) -> None:

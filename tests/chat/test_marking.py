@@ -245,6 +245,7 @@ def tiny_chat() -> Any:
         ({"spans": {"x": []}}, "the list of places is empty"),
         ({"spans": {"x": 1.5}}, "expected a text, a compiled pattern"),
         ({"spans": {}}, "at least one span"),
+        ({"sources": "messages"}, "every batch has one, also if it is for its sources"),
         ({"spans": {"x": RULE}, "sources": "words"}, "sources: expected 'messages'"),
         ({"spans": {"x": RULE}, "sources": "documents"}, "the prompt has no documents"),
         ({"spans": {"x": RULE}, "sources": {"a": RULE, "b": "Be brief"}}, "must not overlap"),

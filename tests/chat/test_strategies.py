@@ -61,7 +61,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(wrong: str, right: str) -> 
         lookup(wrong)
     assert repr(wrong) in str(caught.value)
     assert f"did you mean {right!r}?" in str(caught.value)
-    assert "to use your own, give them as `strategies`" in str(caught.value)
+    assert "? To use your own, give strategies that hold it" in str(caught.value)
 
 
 def test_a_name_near_nothing_is_refused_with_all_that_are_known() -> None:

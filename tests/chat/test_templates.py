@@ -196,7 +196,7 @@ def test_an_unknown_strategy_is_named_with_its_conversation() -> None:
     text = str(caught.value)
     assert text.startswith("conversation 'c7' (chats.jsonl line 12): strategy 'Hope' is not one of")
     assert "did you mean 'Offer Hope'?" in text
-    assert text.endswith("(to use your own, give them as `strategies`)")
+    assert text.endswith("? To use your own, give strategies that hold it")
 
 
 def test_turns_takes_two_words_only() -> None:

@@ -96,7 +96,7 @@ def test_a_token_that_reaches_beyond_the_reply_counts() -> None:
 def test_each_rewritten_turn_is_a_row_of_the_batch(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="sra_fast")
     batch = encode(byte_level_bpe(REWRITES), [talk("That hurts.", "Rest first.")])
-    assert "1 prompts became 2" in caplog.text
+    assert "1 prompt became 2" in caplog.text
     assert batch["conversation"].tolist() == [0, 0]
     assert batch["turns"].tolist() == [[1], [2]]
     assert not batch["as_written"].any()

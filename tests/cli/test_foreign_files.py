@@ -64,6 +64,23 @@ def test_score_names_the_format_and_the_command_that_reads_it(
     assert len(read_conversations(command[2])) == 2
 
 
+def test_a_file_without_strategies_is_told_so_first(model: Path, tmp_path: Path) -> None:
+    messages = talk("a")["messages"]
+    path = write_jsonl(tmp_path / "plain.jsonl", [{"messages": messages}])
+    out = tmp_path / "scores"
+    error = call("score", path, "--model", model, "--out", out, status=1)["error"]
+    assert error.startswith("conversation '0' (plain.jsonl line 1): field 'strategy' is missing;")
+    command = re.search(r"\(sra-fast (convert \S+ --strategy NAME --out (\S+))\)$", error)
+    assert command is not None
+    call(*command[1].replace("NAME", "Affirmation").split())
+    assert [one.strategy for one in read_conversations(command[2])] == ["Affirmation"]
+    kept_apart = {"messages": messages[:1], "response": "Go on."}  # convert reads no response
+    other = write_jsonl(tmp_path / "apart.jsonl", [kept_apart])
+    error = call("score", other, "--model", model, "--out", out, status=1)["error"]
+    assert "line 1): field 'strategy' is missing;" in error
+    assert "convert" not in error
+
+
 def test_every_command_that_reads_conversations_names_the_format(
     model: Path, tmp_path: Path
 ) -> None:
@@ -132,7 +149,7 @@ def test_convert_tells_what_it_changed_and_names_its_options(tmp_path: Path) -> 
     names = tmp_path / "map.json"
     names.write_text('{"Question": "Clarification"}')
     done = call("convert", path, "--out", out, "--columns", COLUMNS, "--map", names, "--whole")
-    assert "1 strategies were given other names." in done["notes"]
+    assert "1 strategy was given another name." in done["notes"]
     (one,) = read_conversations(out)
     assert one.strategy_of(1) == "Clarification"
     assert one.meta == {"site": "north"}

@@ -57,8 +57,15 @@ def test_a_result_without_profiles_is_refused_with_the_way_out(unprofiled: Path)
         out, said = call(*words, status=1)
         text = json.loads(out)["error"] if place == "--json" else said
         assert "scored without profiles" in text
-        assert "score again with profile='mean' (--profile mean)" in text
+        assert "score again with profile='mean' (--profile mean) into another folder" in text
     assert not unprofiled.with_name("view.html").exists()
+
+
+def test_conversations_in_place_of_a_result_are_told_what_to_give(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_text('{"messages": []}\n' * 9)
+    said = call("view", file, status=1)[1]
+    assert "give the folder that `sra-fast score` wrote, or its masses.safetensors" in said
 
 
 def test_a_page_is_written_beside_the_result(profiled: Path) -> None:

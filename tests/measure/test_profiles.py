@@ -157,12 +157,30 @@ def test_sources_have_a_table_the_largest_first() -> None:
     batch |= {"source_ids": ids, "source_names": ["rule", "document", "tool"]}
     result = sra_fast.score(LLAMA.build(), batch, profile="heads")
     table = result.sources(0)
-    assert set(table.columns) == {"source", "tokens", "mass", "mass_per_token"}
+    names = ["source", "tokens", "mass", "mass_per_token", "largest_token"]
+    assert list(table.columns) == names
     assert table["mass"].is_monotonic_decreasing
     document = table.set_index("source").loc["document"]
     assert document["tokens"] == 4
     assert document["mass"] == pytest.approx(result.mass[0, ..., 0].mean().item(), abs=1e-6)
     assert document["mass_per_token"] == pytest.approx(document["mass"] / 4)
+    by_token = result.profile(0).double().mean(dim=(0, 1))[3:7]
+    assert document["largest_token"] == pytest.approx(by_token.max().item())
+
+
+def test_sources_are_shown_with_their_texts() -> None:
+    tokenizer, model = byte_level_bpe(SOUND_TEMPLATES["chatml"]), tiny_model(context=4_000)
+    chat = [
+        {"role": "user", "content": "The café is shut. Is it?"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    batch = sra_fast.mark(tokenizer, chat, {"rule": 0}, sources="sentences")
+    result = sra_fast.score(model, batch, profile="mean")
+    texts = result.sources(0, tokenizer).set_index("source")["text"]
+    assert texts["message 0, sentence 1"].strip() == "The café is shut."
+    assert texts["message 0, sentence 2"].strip() == "Is it?"
+    with pytest.raises(TypeError, match="expected the tokenizer of the model"):
+        result.sources(0, "smollm2")
 
 
 def test_profiles_are_saved_taken_and_joined(tmp_path: Path) -> None:

@@ -108,6 +108,16 @@ def test_a_logistic_model_tells_what_its_features_tell() -> None:
             "'new' is what the reply's own tokens are called",
         ),
         (lambda: head_focus(LLAMA.build(), prompts((40,)), "rule"), "no span 'rule'"),
+        (lambda: find_heads({}, torch.ones(5, 2, 3)), "normal: expected what head_focus"),
+        (lambda: find_heads(torch.ones(5, 2, 3), {}), "attacked: expected what head_focus"),
+        (
+            lambda: lookback_ratios(
+                LLAMA.build(),
+                {**prompts((40,)), "response_mask": torch.zeros(1, 40, dtype=torch.int32)},
+                "data",
+            ),
+            "row 0: it has no reply",
+        ),
         (lambda: lookback_ratios(LLAMA.build(), prompts((40,))), "no span 'context'"),
         (
             lambda: lookback_ratios(
@@ -121,5 +131,5 @@ def test_a_logistic_model_tells_what_its_features_tell() -> None:
     ],
 )
 def test_what_cannot_be_is_named(do: Any, message: str) -> None:
-    with pytest.raises((ValueError, KeyError), match=message):
+    with pytest.raises((ValueError, KeyError, TypeError), match=message):
         do()

@@ -79,6 +79,8 @@ def test_the_heat_map_of_heads_holds_the_numbers(i: int | None, of: Any) -> None
     wanted = kept[..., 0].double().nanmean(dim=0) if i is None else kept[i, ..., 0]
     shown = found.plot_layers_heads(i, of=of)[1].images[0].get_array()
     assert numpy.array_equal(shown, wanted.float().numpy())
+    one = found.take([0]).plot_layers_heads(of=of)[1].get_title("left")
+    assert one.endswith("mean of 1 response")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -147,6 +149,29 @@ def test_bands_are_where_the_sources_stand() -> None:
     assert bands == [(0.5, 7.0), (9.5, 3.0)]
 
 
+def colours_of(axes: Any) -> dict[str, Any]:
+    """Return the colours of the sources by their names, whatever lies beneath them."""
+    legend = axes.get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
+    shown = [one.get_facecolor()[:3] for one in legend.get_patches()]
+    return dict(zip(names, shown, strict=True))
+
+
+def test_a_source_has_one_colour_in_all_figures_of_a_response() -> None:
+    ids = torch.zeros_like(result().profile_sources)
+    ids[:29] = torch.arange(29) // 3  # of the first response: nothing, then nine sources
+    names = tuple(f"part {number}" for number in range(1, 10))
+    parts = replace(result(), profile_sources=ids, source_names=(names,) * len(result()))
+    table = parts.sources(0)["source"].tolist()
+    whole = colours_of(parts.plot_profile(0)[1])
+    assert set(whole) == {*table[:6], "other sources"}
+    assert colours_of(parts.plot_profile(0, by_layer=True)[1]) == whole
+    for first in range(3, 24, 3):  # a window of two sources
+        near = colours_of(parts.plot_profile(0, tokens=(first, first + 6))[1])
+        assert len(near) == len(set(near.values())) == 2
+        assert all(whole[name] == near[name] for name in near if name in table[:6])
+
+
 @pytest.mark.parametrize("draw", ["bars", "heat map"])
 def test_texts_of_any_script_are_labels(tmp_path: Path, draw: str) -> None:
     found = result()
@@ -173,6 +198,7 @@ WRONG = [
     (lambda r: r.plot_profile(0, layer=0, by_layer=True), ValueError, "give one of the two"),
     (lambda r: replace(r, by_head=None).plot_layers_heads(), ValueError, "no scores by head"),
     (lambda r: r.plot_layers_heads(of="heads"), ValueError, "give 'by_head' or 'mass'"),
+    (lambda r: r.plot_layers_heads(of="strategy"), ValueError, "chosen by span='strategy'"),
     (lambda r: r.plot_layers_heads(span="stratgy"), KeyError, "no span 'stratgy'"),
     (lambda r: r.plot_layers_heads(9), IndexError, "no response 9"),
     (lambda r: r.take([]).plot_layers_heads(), ValueError, "no responses"),

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sra_fast.tools.counted import counted
 from sra_fast.tools.missing_extra import needed
 
 with needed("train", "accelerate"):
@@ -264,12 +265,11 @@ def _size(config: TrainingConfig, data: RunData) -> str:
     held_out = "nothing is held out"
     if data.evaluation is not None:
         dialogues = len(set(data.evaluation["dialogue"]))
-        of = f"{dialogues} {'dialogue' if dialogues == 1 else 'dialogues'}"
-        held_out = f"{len(data.evaluation)} held out (of {of})"
+        held_out = f"{len(data.evaluation)} held out (of {counted(dialogues, 'dialogue')})"
     number = processes.count()
     together = number * config.batch_size * config.accumulation
     return (
-        f"{len(data.training)} conversations to train on, {held_out}; a step takes "
+        f"{counted(len(data.training), 'conversation')} to train on, {held_out}; a step takes "
         f"{min(together, len(data.training))}: {number} "
         f"{'process' if number == 1 else 'processes'} × batch {config.batch_size} × "
         f"accumulation {config.accumulation}"

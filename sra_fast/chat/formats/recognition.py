@@ -117,11 +117,24 @@ def foreign_format(path: Path) -> str | None:
     else:
         entry = _first_entry(path, container, line)
         form = form_of(entry)
-        if form == "openai" and isinstance(entry, Mapping) and _names_strategies(entry):
+        if form == "openai" and isinstance(entry, Mapping) and _is_meant_as_own(entry):
             form = "own"
         if form in ("own", "table", None) and how in _CONTAINERS.values():
             return None
     return how if form is None else f"{FORMS[form]} ({how})"
+
+
+def lacks_strategies(path: Path) -> bool:
+    """Tell whether a file begins with messages in our own form, but for a strategy.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    container = container_of(path)
+    if container not in ("lines", "whole"):
+        return False
+    entry = _first_entry(path, container, _first_line(path) or "")
+    return isinstance(entry, Mapping) and form_of(entry) == "openai" and _has_own_fields(entry)
 
 
 def is_plain_json(path: Path) -> bool:
@@ -152,10 +165,14 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _is_own(entry: Mapping[str, object]) -> bool:
     """Tell whether messages are a conversation of our own form: nothing in it is foreign to it."""
+    return _has_own_fields(entry) and _names_strategies(entry)
+
+
+def _has_own_fields(entry: Mapping[str, object]) -> bool:
+    """Tell whether nothing in a conversation is foreign to our own form, strategies aside."""
     messages = entry["messages"]
     if not isinstance(messages, list) or not set(entry) <= set(RECORD_FIELDS):
         return False
-    named = entry.get("strategy") is not None
     for message in messages:
         if not isinstance(message, Mapping) or not set(message) <= set(MESSAGE_FIELDS):
             return False
@@ -163,8 +180,7 @@ def _is_own(entry: Mapping[str, object]) -> bool:
             return False
         if not isinstance(message.get("content"), str):
             return False
-        named = named or message.get("strategy") is not None
-    return named
+    return True
 
 
 def _form_of_messages(messages: list[object]) -> Form | None:
@@ -176,8 +192,14 @@ def _form_of_messages(messages: list[object]) -> Form | None:
     return "openai" if "role" in first else None
 
 
-def _names_strategies(entry: Mapping[str, object]) -> bool:
+def _is_meant_as_own(entry: Mapping[str, object]) -> bool:
     """Tell whether messages are meant as our own form, whatever may be wrong with them."""
+    ours = any(entry.get(name) is not None for name in ("situation", "response"))
+    return _names_strategies(entry) or (ours and _has_own_fields(entry))
+
+
+def _names_strategies(entry: Mapping[str, object]) -> bool:
+    """Tell whether a strategy stands in messages of a user and an assistant, or beside them."""
     messages = entry["messages"]
     if not isinstance(messages, list) or any(
         not isinstance(m, Mapping) or m.get("role") in ("system", "developer", "tool", "function")

@@ -107,7 +107,7 @@ def test_most_cuts_and_dialogues() -> None:
 
 
 def test_nothing_to_cut_is_an_error() -> None:
-    with pytest.raises(ExtensionError, match="nothing to write in 1 dialogues"):
+    with pytest.raises(ExtensionError, match="nothing to write in 1 dialogue:"):
         cut([dialogue(1, turns=4)], STRATEGIES, Cutting())
     for wrong in ({"first_turn": 0}, {"probability": 0.0}, {"cuts": 0}):
         with pytest.raises(ExtensionError):
@@ -368,10 +368,10 @@ def test_empty_replies_are_counted_and_no_reply_at_all_is_an_error(tmp_path: Pat
         ),
         (
             [{"id": "a", "messages": [], "strategy": "Offer Hope"}],
-            "nothing to write in 1 dialogues",
+            "nothing to write in 1 dialogue:",
         ),
         ([{"dialog": [{"speaker": "seeker", "content": 5}]}], "'content' must be a string"),
-        ([{"dialog": [{"speaker": "seeker", "content": "Hi"}]}], "nothing to write in 1 dialogues"),
+        ([{"dialog": [{"speaker": "seeker", "content": "Hi"}]}], "nothing to write in 1 dialogue:"),
     ],
     ids=["other", "mixed", "conversations", "a number", "too short"],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 
 from sra_fast.names import Definition
+from sra_fast.tools.counted import counted
 
 from .ablation import AblationError
 from .conditions import Condition, summary
@@ -134,11 +135,12 @@ def _heads(conditions: Sequence[Condition], evaluated: Evaluated, best: int) -> 
 
 
 def _notes(condition: Condition) -> list[str]:
-    counted = summary(condition)
-    name = counted["row"]
+    found = summary(condition)
+    name = found["row"]
     notes = []
-    if counted["empty"]:
-        notes.append(f"{name}: {counted['empty']} conversations got an empty reply")
-    if counted["cut_off"]:
-        notes.append(f"{name}: {counted['cut_off']} replies were cut off at the limit of tokens")
+    if found["empty"]:
+        notes.append(f"{name}: {counted(found['empty'], 'conversation')} got an empty reply")
+    if found["cut_off"]:
+        cut = counted(found["cut_off"], "reply was", "replies were")
+        notes.append(f"{name}: {cut} cut off at the limit of tokens")
     return notes

@@ -10,6 +10,7 @@ from typing import Any
 from sra_fast.chat.conversations import Conversation, as_conversations
 from sra_fast.chat.dialogues import Dialogue
 from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.counted import counted
 
 from ..generation.generation_prompts import PLACEHOLDER
 from ..generation.sampling import item_seed
@@ -89,9 +90,9 @@ def cut(
     ]
     if not records:
         raise ExtensionError(
-            f"nothing to write in {len(chosen)} dialogues: the supporter has no turn from "
-            f"{cutting.first_turn} to {cutting.last_turn} in them, or no strategy was drawn; allow "
-            "other turns, or raise the probability",
+            f"nothing to write in {counted(len(chosen), 'dialogue')}: the supporter has no turn "
+            f"from {cutting.first_turn} to {cutting.last_turn} in them, or no strategy was drawn; "
+            "allow other turns, or raise the probability",
             "first_turn",
             "last_turn",
             "probability",
