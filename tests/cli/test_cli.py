@@ -160,7 +160,7 @@ def test_completion_is_installed_for_the_shell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "completions"),
     [
-        ("sra-fast s", ["score"]),
+        ("sra-fast sc", ["score"]),
         ("sra-fast annotate ", ["export", "agree"]),
         ("sra-fast score --te", ["--template"]),
     ],

@@ -177,8 +177,8 @@ def test_sources_are_shown_with_their_texts() -> None:
     batch = sra_fast.mark(tokenizer, chat, {"rule": 0}, sources="sentences")
     result = sra_fast.score(model, batch, profile="mean")
     texts = result.sources(0, tokenizer).set_index("source")["text"]
-    assert texts["message 0, sentence 1"].strip() == "The café is shut."
-    assert texts["message 0, sentence 2"].strip() == "Is it?"
+    assert texts["message 0 (user), sentence 1"].strip() == "The café is shut."
+    assert texts["message 0 (user), sentence 2"].strip() == "Is it?"
     with pytest.raises(TypeError, match="expected the tokenizer of the model"):
         result.sources(0, "smollm2")
 
