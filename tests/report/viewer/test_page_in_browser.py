@@ -177,6 +177,24 @@ def test_a_reply_that_is_out_of_sight_is_scrolled_to(open_page: Open, way: str) 
     assert page.run("scrollY") == settled
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_of_what_is_heard_at_once_the_last_counts(open_page: Open, last: bool) -> None:
+    page = open_page()
+    seen = page.run(
+        """(last) => {
+          const { transcript } = modules.main;
+          const [target] = document.querySelectorAll(".chunk");
+          const chunk = transcript.byElement.get(target);
+          transcript.seen([{ target, isIntersecting: last }]);
+          const heard = [!last, last].map((isIntersecting) => ({ target, isIntersecting }));
+          transcript.seen(heard);
+          return transcript.visible.has(chunk);
+        }""",
+        last,
+    )
+    assert seen is last
+
+
 def test_another_conversation_is_picked(open_page: Open) -> None:
     page = open_page()
     page.tab.select_option("#pick-title", "1")

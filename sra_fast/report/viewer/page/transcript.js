@@ -22,6 +22,11 @@ function roleName(role) {
   return role.charAt(0).toUpperCase() + role.slice(1);
 }
 
+// What an observer said last of each element: a busy page hears several frames at once.
+export function latest(entries) {
+  return new Map(entries.map(({ target, isIntersecting }) => [target, isIntersecting]));
+}
+
 // Of several texts that are shown one after another, the pieces: messages and what is between.
 function parts(prompt) {
   const found = [];
@@ -122,7 +127,7 @@ export class Transcript {
   // out, no observer says that it went out of sight.
   nearing(entries) {
     const went = [];
-    for (const { target, isIntersecting } of entries) {
+    for (const [target, isIntersecting] of latest(entries)) {
       for (const element of target.querySelectorAll(".chunk")) {
         if (isIntersecting) {
           this.ofChunks.observe(element);
@@ -137,9 +142,9 @@ export class Transcript {
 
   seen(entries) {
     const chunks = (wanted) =>
-      entries
-        .filter(({ isIntersecting }) => isIntersecting === wanted)
-        .map(({ target }) => this.byElement.get(target));
+      [...latest(entries)]
+        .filter(([, isIntersecting]) => isIntersecting === wanted)
+        .map(([target]) => this.byElement.get(target));
     this.change(chunks(true), chunks(false));
   }
 
