@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.host import call_cost, generate_cost, recording_cost
+from benchmarks.host import call_cost, generate_cost, generation_times, recording_cost
 from tiny_chat_model import save_tiny_model
 
 
@@ -53,7 +53,7 @@ def test_a_recording_of_other_tokens_gets_no_ratio(
 def test_other_tokens_get_no_ratio(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find = generate_cost.find_model
+    find = generation_times.find_model
     made: list[Any] = []
 
     class Wrong:
@@ -72,6 +72,6 @@ def test_other_tokens_get_no_ratio(
             model.generate = generate
             return model
 
-    monkeypatch.setattr(generate_cost, "find_model", Wrong)
+    monkeypatch.setattr(generation_times, "find_model", Wrong)
     assert generate_cost.main(words) == 1
     assert "WRONG" in capsys.readouterr().out
