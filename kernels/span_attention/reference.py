@@ -52,7 +52,7 @@ def attention(
     visible = visibility(query, batch, m, n, rule.window)[:, None]
     logits = logits.masked_fill(~visible, -torch.inf)
     if steer is not None:
-        logits = _steered_logits(logits, rule, steer)
+        logits = steer.added_to(logits, rule.sinks)
 
     columns = logits
     if rule.sinks is not None:
@@ -80,23 +80,6 @@ def mass_only(q: Tensor, k: Tensor, query: SpanQuery, rule: LogitRule) -> SpanMa
     """Return the mass without the output, for the arguments of :func:`sra_fast.span_mass`."""
     full = attention(q, k, k, query, rule, mass_grad=True)
     return SpanMass(full.mass, full.lse.transpose(1, 2).flatten(0, 1)[query.rows], full.profile)
-
-
-def _steered_logits(logits: Tensor, rule: LogitRule, steer: Steering) -> Tensor:
-    """Return the logits ``[B, Hq, M, N]`` after the cap with the steering's β added."""
-    batch, heads, m, _ = logits.shape
-    span = steer.span[:, None, None]  # [B, 1, 1, N]
-    of_span = torch.logsumexp(logits.masked_fill(~span, -torch.inf), dim=-1)
-    rest = torch.logsumexp(logits.masked_fill(span, -torch.inf), dim=-1)
-    if rule.sinks is not None:
-        rest = torch.logaddexp(rest, rule.sinks.to(rest.dtype)[:, None])
-    steered = torch.ones(batch, heads, m, dtype=torch.bool, device=logits.device)
-    if steer.rows is not None:
-        steered &= steer.rows[:, None]
-    if steer.heads is not None:
-        steered &= steer.heads[:, None]
-    beta = torch.where(steered, steer.beta(rest, of_span), 0)
-    return torch.where(span, logits + beta[..., None], logits)
 
 
 def _profile(weights: Tensor, query: SpanQuery, grad: bool) -> Tensor | None:

@@ -70,12 +70,12 @@ class Steering:
 
     @property
     def does_nothing(self) -> bool:
-        """Whether no logit is changed, whatever the queries and keys are."""
+        """True if no logit is changed, whatever the queries and keys are."""
         return self.bias == 0
 
     @property
     def lowers(self) -> bool:
-        """Whether the attention on the span may become less than it was."""
+        """True if the attention on the span may become less than it was."""
         return self.exact or (self.bias is not None and self.bias < 0)
 
     def to(self, device: torch.device) -> Steering:
@@ -123,6 +123,23 @@ class Steering:
         wanted = wanted if self.exact else wanted.clamp_(min=0)
         both = (rest > -torch.inf) & (span > -torch.inf)
         return wanted.masked_fill_(~both, 0)
+
+    def added_to(self, logits: Tensor, sinks: Tensor | None) -> Tensor:
+        """Return logits ``[B, Hq, M, N]`` after the cap, −∞ at unseen keys, with their β added.
+
+        ``sinks`` are ``[Hq]``, or None.
+        """
+        span = self.span[:, None, None]  # [B, 1, 1, N]
+        of_span = torch.logsumexp(logits.masked_fill(~span, -torch.inf), dim=-1)
+        rest = torch.logsumexp(logits.masked_fill(span, -torch.inf), dim=-1)
+        if sinks is not None:
+            rest = torch.logaddexp(rest, sinks.to(rest.dtype)[:, None])
+        beta = self.beta(rest, of_span)
+        if self.rows is not None:
+            beta = beta.masked_fill(~self.rows[:, None], 0)
+        if self.heads is not None:
+            beta = beta.masked_fill(~self.heads[:, None], 0)
+        return torch.where(span, logits + beta[..., None], logits)
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Made]) -> _Made:
         """Return what ``make`` returned when it was first asked for under ``key``.

@@ -161,7 +161,7 @@ _SENTENCES = {
         "dialogues hold no supporter turn after a seeker's and were left out.",
     ),
 }
-"""What is said of each thing that was counted, of one and of several."""
+"""The sentence for each thing that was counted: of one, and of several."""
 
 
 def _listed(names: Iterable[str]) -> str:

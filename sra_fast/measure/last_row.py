@@ -13,6 +13,7 @@ prompt), or computes in half precision, the output is that of a call that asks f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from weakref import ref
 
 import torch
@@ -252,24 +253,21 @@ def row_weights(
         logits = logits.div_(softcap).tanh_().mul_(softcap)
     if hidden is not None:
         logits = logits.masked_fill_(hidden, -torch.inf)
+    steered = steer is not None and not steer.does_nothing
+    if steer is not None and steered:
+        logits = _of_last_row(steer.to(logits.device)).added_to(logits[:, :, None], sinks)[:, :, 0]
     if sinks is not None:
         of_sinks = sinks.detach().to(dtype)[None, :, None].expand(batch, -1, 1)
         logits = torch.cat([logits, of_sinks], dim=-1)
-    if steer is None or steer.does_nothing:
-        return logits.softmax(dim=-1)
+    weights = logits.softmax(dim=-1)
     # Of a row that sees the span alone, which is knocked out, nothing is left.
-    return _steered(logits, steer.to(logits.device)).softmax(dim=-1).nan_to_num(0.0)
+    return weights.nan_to_num(0.0) if steered else weights
 
 
-def _steered(logits: Tensor, steer: Steering) -> Tensor:
-    """Return the last row's logits ``[B, Hq, N]``, or ``[B, Hq, N + 1]`` with sinks, and its β."""
-    span = steer.span[:, None]
-    span = nn.functional.pad(span, (0, logits.shape[2] - span.shape[2]))  # a sink is in no span
-    of_span = torch.logsumexp(logits.masked_fill(~span, -torch.inf), dim=-1)
-    rest = torch.logsumexp(logits.masked_fill(span, -torch.inf), dim=-1)
-    beta = steer.beta(rest, of_span)
-    if steer.rows is not None:
-        beta = beta.masked_fill(~steer.rows[:, -1:], 0)
-    if steer.heads is not None:
-        beta = beta.masked_fill(~steer.heads, 0)
-    return torch.where(span, logits + beta[..., None], logits)
+def _of_last_row(steer: Steering) -> Steering:
+    """Return the steering of a call's last row alone, made once for all layers."""
+
+    def make() -> Steering:
+        return replace(steer, rows=None if steer.rows is None else steer.rows[:, -1:])
+
+    return steer.derived(("last row",), make)

@@ -14,7 +14,7 @@ STEERING = "sra_steering"  # the keyword argument of the model call
 
 @dataclass(frozen=True)
 class SteeringStrength:
-    """How strongly a span is steered, and in which layers and heads.
+    """The strength of a steering, and the layers and heads that it reaches.
 
     Attributes:
         bias: β, as in :class:`~sra_fast.Steering`.

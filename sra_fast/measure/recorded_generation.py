@@ -28,7 +28,7 @@ from sra_fast.measure.stopping_watch import OnToken, StoppingWatch
 from sra_fast.names import ProfileKind
 
 STEP_SECONDS = 60.0
-"""How long leaving the block waits for a step that another thread is in."""
+"""The longest that leaving the block waits for a step that another thread is in."""
 
 
 class UnfinishedGenerationError(RuntimeError):
@@ -37,7 +37,7 @@ class UnfinishedGenerationError(RuntimeError):
 
 @dataclass(frozen=True)
 class GenerationRecord:
-    """What to record of each call of ``generate``.
+    """A request to record each call of ``generate``.
 
     Attributes:
         content: the batch of prompts.

@@ -28,7 +28,7 @@ from sra_fast.result import SRAResult
 
 @dataclass(frozen=True, eq=False)
 class RecordedReplies:
-    """What one call of ``generate`` gave, and the attention of its S replies.
+    """The S replies of one call of ``generate``, and their attention.
 
     Attributes:
         sequences: int64 ``[S, T + n]``, prompt and new tokens of each, as ``generate`` returns

@@ -22,7 +22,7 @@ RecordedEnd = Literal["equal", "equal but for score", "does not generate", "wron
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """How the recording of a family's `generate` ended.
+    """The outcome of recording a family's `generate`.
 
     Attributes:
         end: what became of it; "equal but for score" where the family's own `generate` computes
