@@ -10,19 +10,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .torch_state import writes
+from .derived_values import DerivedValues
 from .transfers import send
 
 MAX_SPANS = 31  # labels are the bits of an int32, and the sign bit is left alone
 
 _Plan = TypeVar("_Plan")
 _NUMBERS = ("numbers",)
-_WRITES = ("writes",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +80,8 @@ class SpanQuery:
     segments: Tensor
     names: tuple[str, ...]
     profile: ProfileQuery | None = None
-    _derived: dict[tuple[object, ...], Any] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+    _derived: DerivedValues = field(
+        default_factory=DerivedValues, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
@@ -191,24 +190,17 @@ class SpanQuery:
         Tensors of inference mode do not count who writes into them, so that is not noticed there.
         """
         groups = () if self.profile is None else (self.profile.row_groups,)
-        now = writes(self.key_labels, self.rows, self.segments, *groups)
-        if now is not None and self._derived.setdefault(_WRITES, now) != now:
-            self._derived.clear()
-            self._derived[_WRITES] = now
+        self._derived.forget_if_written(self.key_labels, self.rows, self.segments, *groups)
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
         """Return what ``make`` returned when it was first asked for under ``key``.
 
         Every layer of a model asks the same things of one query, so each is computed only once.
         """
-        if key not in self._derived:
-            if torch.is_inference_mode_enabled():
-                with torch.inference_mode(False):  # a later call may train with the same query
-                    self._derived[key] = make()
-            else:
-                self._derived[key] = make()
-        found: _Plan = self._derived[key]
-        return found
+        if key in self._derived:  # asked many times a call, so without another function's call
+            found: _Plan = self._derived[key]
+            return found
+        return self._derived.of(key, make)
 
 
 @dataclass(frozen=True)

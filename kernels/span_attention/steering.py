@@ -23,11 +23,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .torch_state import writes
+from .derived_values import DerivedValues
 from .transfers import send
 
 _Made = TypeVar("_Made")
-_WRITES = ("writes",)
 
 
 class SteeredGradientError(ValueError):
@@ -56,8 +55,8 @@ class Steering:
     exact: bool = False
     rows: Tensor | None = None
     heads: Tensor | None = None
-    _derived: dict[tuple[object, ...], object] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+    _derived: DerivedValues = field(
+        default_factory=DerivedValues, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
@@ -146,13 +145,9 @@ class Steering:
 
         It is forgotten if somebody writes into the tensors, except into those of inference mode.
         """
-        now = writes(*(x for x in (self.span, self.rows, self.heads) if x is not None))
-        if now is not None and self._derived.setdefault(_WRITES, now) != now:
-            self._derived.clear()
-            self._derived[_WRITES] = now
-        if key not in self._derived:
-            self._derived[key] = make()
-        return self._derived[key]  # type: ignore[return-value]
+        tensors = (x for x in (self.span, self.rows, self.heads) if x is not None)
+        self._derived.forget_if_written(*tensors)
+        return self._derived.of(key, make)
 
 
 def check_strength(bias: float | None, share: float | None, exact: bool) -> None:
