@@ -12,6 +12,7 @@ from torch import nn
 
 from sra_fast.kernels.steering import check_strength
 from sra_fast.measure.batch_keys import read_content
+from sra_fast.measure.continuous_batching import without_continuous_batching
 from sra_fast.measure.layer_steering import SteeringStrength
 from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import ServedModel, serve, switched
@@ -86,7 +87,7 @@ def steer(
     strength = SteeringStrength(beta, share, exact, _heads(served, layers, heads))
     hooks = SteeredModel(served, steered, strength)
     try:
-        with switched(served):
+        with switched(served), without_continuous_batching(served.whole, "steered"):
             yield
     finally:
         hooks.remove()

@@ -25,6 +25,7 @@ from biased_masks import biased_masks
 from image_models import IMAGE_FAMILIES, WIDTH, ImageFamily, image_batch
 from marked_batches import marked_batch
 from model_families import FAMILIES, HYBRIDS
+from sra_fast.measure.continuous_batching import ENTRY_POINTS
 from sra_fast.measure.generation_modes import UnservedGenerationError
 from sra_fast.measure.recorded_generation import UnfinishedGenerationError
 from tiny_chat_model import save_tiny_model
@@ -393,19 +394,24 @@ def test_settings_of_configs_are_refused_too() -> None:
         sra_fast.generate(model, batch, max_new_tokens=2)
 
 
-def test_an_assistant_a_static_cache_and_generate_batch_are_refused() -> None:
+def test_an_assistant_and_a_static_cache_are_refused() -> None:
     model, batch = LLAMA.build(), prompts()
     with pytest.raises(UnservedGenerationError, match=r"^assistant_model"):
         sra_fast.generate(model, batch, assistant_model=LLAMA.build())
     static = StaticCache(config=model.config, max_cache_len=64)
     with pytest.raises(UnservedGenerationError, match=r"^past_key_values='StaticCache'"):
         sra_fast.generate(model, batch, past_key_values=static)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_continuous_batching_is_refused_by_name(name: str) -> None:
+    model, batch = LLAMA.build(), prompts()
     with (
-        pytest.raises(UnservedGenerationError, match="generate_batch"),
+        pytest.raises(UnservedGenerationError, match=f"^{name}: .*is not recorded"),
         sra_fast.monitor(model, batch),
     ):
-        model.generate_batch(inputs=[[1, 2, 3]])
-    assert "generate_batch" not in vars(model)
+        getattr(model, name)(inputs=[[1, 2, 3]])
+    assert name not in vars(model)
 
 
 # --- bad input ---

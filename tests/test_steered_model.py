@@ -17,6 +17,8 @@ from marked_batches import marked_batch
 from model_families import FAMILIES, Family, random_tokens
 from sra_fast.kernels.steering import SteeredGradientError
 from sra_fast.measure import compat
+from sra_fast.measure.continuous_batching import ENTRY_POINTS
+from sra_fast.measure.generation_modes import UnservedGenerationError
 from sra_fast.measure.layer_steering import CallSteering, SteeringStrength
 from sra_fast.measure.reduction import UnansweredRequestError
 from sra_fast.measure.served import serve
@@ -276,6 +278,17 @@ def test_a_span_must_be_marked_and_named_where_there_are_several() -> None:
         sra_fast.steer(model, named, bias=1.0, span="b"),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_continuous_batching_is_refused_by_name(name: str) -> None:
+    model, batch = LLAMA.build(), prompts(30)
+    with (
+        pytest.raises(UnservedGenerationError, match=f"^{name}: .*is not steered"),
+        sra_fast.steer(model, batch, bias=1.0),
+    ):
+        getattr(model, name)(inputs=[[1, 2, 3]])
+    assert name not in vars(model)
 
 
 def test_a_model_is_steered_once_at_a_time() -> None:

@@ -14,7 +14,7 @@ from transformers import StaticCache
 
 _BEAMS = "beam search, whose sequences change places"
 _ASSISTED = "assisted decoding, whose forward passes hold guesses"
-_PAGED = "continuous batching (generate_batch), whose cache is paged"
+_PAGED = "continuous batching, whose cache is paged"
 _STATIC_WORDS = ("static", "hybrid")
 
 _UNSET = (None, False)
@@ -104,11 +104,6 @@ class GenerationSettings:
         for criterion in self._given.get("stopping_criteria") or ():
             ids = getattr(criterion, "eos_token_id", ids)  # it replaces transformers' own
         return torch.as_tensor([] if ids is None else ids, dtype=torch.int64).cpu().flatten()
-
-
-def refuse_generate_batch(*_: Any, **__: Any) -> Any:
-    """Stand in for ``generate_batch`` while a model is recorded."""
-    raise UnservedGenerationError(f"generate_batch: {_PAGED}, is not recorded; call generate()")
 
 
 def _is_number(value: Any) -> bool:

@@ -19,13 +19,15 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from sra_fast.measure.batch_keys import BatchContent
-from sra_fast.measure.generation_modes import GenerationSettings, refuse_generate_batch
+from sra_fast.measure.continuous_batching import without_continuous_batching
+from sra_fast.measure.generation_modes import GenerationSettings
 from sra_fast.measure.generation_steps import GenerationSteps
 from sra_fast.measure.profiles import WITHOUT_PROFILE, check_profile_size
 from sra_fast.measure.recorded_replies import RecordedReplies, prompt_keys, recorded_replies
 from sra_fast.measure.served import ServedModel
 from sra_fast.measure.stopping_watch import OnToken, StoppingWatch
 from sra_fast.names import ProfileKind
+from sra_fast.tools.stand_ins import standing_in
 
 STEP_SECONDS = 60.0
 """The longest that leaving the block waits for a step that another thread is in."""
@@ -82,23 +84,19 @@ def recorded_generation(
         raise ValueError(WITHOUT_PROFILE)
     prompt_keys(content.marked, 1)
     recorder = _Recorder(served, record, listener, whole.generate)
-    own = {name: vars(whole)[name] for name in _STOOD_IN if name in vars(whole)}
-    whole.generate = functools.partial(recorder.generate)
-    whole.generate_batch = refuse_generate_batch
-    try:
-        yield
-        finished = recorder.close()
-    finally:
-        recorder.close()
-        for name in _STOOD_IN:
-            delattr(whole, name)
-        for name, method in own.items():
-            setattr(whole, name, method)
+    with (
+        without_continuous_batching(whole, "recorded"),
+        standing_in(whole, {"generate": functools.partial(recorder.generate)}),
+    ):
+        try:
+            yield
+            finished = recorder.close()
+        finally:
+            recorder.close()
     if not finished:
         raise UnfinishedGenerationError(_LEFT)
 
 
-_STOOD_IN = ("generate", "generate_batch")
 _LEFT = (
     "the recording was left while generate() was still running in a thread, so that its replies "
     "were not recorded; wait for the thread inside the block (thread.join())"
