@@ -12,12 +12,12 @@ from sra_fast.tools.printable import printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from sra_fast.files.score_file import Job
+    from sra_fast.files.score_jobs import Job
 
 
 @contextmanager
 def token_progress(session: Session, jobs: Sequence[Job]) -> Iterator[Callable[[Job, int], None]]:
-    """Show progress over the tokens of several jobs, as ``FileScorer.run`` reports it."""
+    """Show progress over the tokens of several jobs, as ``FileScorer`` reports it."""
     from rich.progress import TaskProgressColumn
 
     bar = progress_bar(session, TaskProgressColumn())
