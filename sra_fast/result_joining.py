@@ -79,8 +79,9 @@ def concatenated(results: Sequence[SRAResult], *, renumber: bool) -> SRAResult:
 def kept_apart(results: Sequence[SRAResult]) -> list[SRAResult]:
     """Number conversations such that those with different ids have different numbers.
 
-    A number that an earlier result uses for a conversation with another id becomes that of the same
-    id, if it was seen before, or a new one. All other numbers stay as they are.
+    A result that uses no number for another id than those before it did is left as it is. In any
+    other, conversations that were seen before get the number that they have, and new ones are
+    numbered on, so that the halves of a file become the whole.
 
     Raises:
         ValueError: a number stands for a conversation with an id in one result, and for one without
@@ -94,8 +95,6 @@ def kept_apart(results: Sequence[SRAResult]) -> list[SRAResult]:
         here: dict[int, str | None] = dict(
             zip(result.conversation.tolist(), _ids(result), strict=True)
         )
-        following = 1 + max([*called, *here], default=-1)
-        moved: dict[int, int] = {}
         for number, identity in here.items():
             other = called.get(number, identity)
             if (identity is None) != (other is None):
@@ -104,10 +103,8 @@ def kept_apart(results: Sequence[SRAResult]) -> list[SRAResult]:
                     f"{first[number]} and {index} and none in the other, so they may be the same; "
                     "take concatenate(results, renumber=True) if they are not"
                 )
-            if identity != other:
-                known = number_of.get(identity)
-                moved[number] = following if known is None else known
-                following = max(following, moved[number] + 1)
+        clashes = any(called.get(number, identity) != identity for number, identity in here.items())
+        moved = _numbered_on(here, called, number_of) if clashes else {}
         for number, identity in here.items():
             place = moved.get(number, number)
             called.setdefault(place, identity)
@@ -115,6 +112,29 @@ def kept_apart(results: Sequence[SRAResult]) -> list[SRAResult]:
             first.setdefault(place, index)
         found.append(_moved(result, moved) if moved else result)
     return found
+
+
+def _numbered_on(
+    here: Mapping[int, str | None],
+    called: Mapping[int, str | None],
+    number_of: Mapping[str | None, int],
+) -> dict[int, int]:
+    """Return another number for each conversation of a result that was not seen under its own.
+
+    Args:
+        here: the ids of the result's conversations by number.
+        called: those of the results before.
+        number_of: the number that each id was first seen under.
+    """
+    moved: dict[int, int] = {}
+    following = 1 + max(called)
+    for number, identity in here.items():
+        if number in called and called[number] == identity:
+            continue
+        known = None if identity is None else number_of.get(identity)
+        moved[number] = following if known is None else known
+        following += known is None
+    return moved
 
 
 def _moved(result: SRAResult, moved: Mapping[int, int]) -> SRAResult:
