@@ -26,7 +26,7 @@ from sra_fast.chat.encoding import collate, encode_prompts, padding_token
 from sra_fast.chat.strategies import STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import find_model
-from sra_fast.files.score_folder import batches
+from sra_fast.files.numbered_batches import batches
 from sra_fast.names import FORWARD_TOKENS, DType
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score

@@ -8,7 +8,7 @@ from there.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
 from functools import lru_cache
 from pathlib import Path
@@ -21,25 +21,30 @@ DATE = "date"
 """The name of the setting."""
 
 
-def first_day(folder: Path | None, *models: ModelSource | None) -> str | None:
+def first_day(folder: Path | Sequence[Path] | None, *models: ModelSource | None) -> str | None:
     """Return the day on which the run in a folder first started, such as "2026-03-31".
 
     It is today for a folder without a run, and None where no prompt holds a date.
 
     Args:
-        folder: the folder of the run; None for one that is begun anew.
+        folder: the folder of the run; None for one that is begun anew. Of several, the first that
+            holds a run counts.
         models: the models whose chat templates write the prompts; None for one that is not here.
     """
     if not any(writes_date(model) for model in models if model is not None):
         return None
     today = date.today().isoformat()
-    if folder is None:
-        return today
-    try:
-        recorded = json.loads((folder / RUN).read_text(encoding="utf-8"))["settings"].get(DATE)
-        return None if recorded is None else date.fromisoformat(recorded).isoformat()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return today  # whoever opens the folder says what is wrong with it
+    folders = [] if folder is None else [folder] if isinstance(folder, Path) else folder
+    for one in folders:
+        try:
+            settings = json.loads((one / RUN).read_text(encoding="utf-8"))["settings"]
+            recorded = settings.get(DATE)
+            return None if recorded is None else date.fromisoformat(recorded).isoformat()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return today  # whoever opens the folder says what is wrong with it
+    return today
 
 
 def start_of(day: str | None) -> datetime | None:

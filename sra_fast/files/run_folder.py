@@ -13,25 +13,24 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sra_fast.files.provenance import file_sha256
-from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.files.run_record import DIGESTS as DIGESTS
+from sra_fast.files.run_record import RUN as RUN
+from sra_fast.files.run_record import RunFolderError as RunFolderError
+from sra_fast.files.run_record import RunRecord, read_record, record_of, setting_apart
 from sra_fast.tools.atomic import write_json
 
-RUN = "run.json"
-DIGESTS = "digests"
-"""The key of ``run.json`` with the SHA-256 of each file of a finished run."""
-
-_FORMAT = "sra_fast.run/1"
-_SHOWN = 60  # the most characters of a setting that an error shows
+_PAUSE = 0.1  # seconds between two attempts to lock a folder
 
 
-class RunFolderError(ArgumentError):
-    """Raised when a folder cannot take a run; the message says why, and the way out."""
+class FolderBusyError(RunFolderError):
+    """Raised when another process works in a folder."""
 
 
 class RunFolder:
@@ -42,14 +41,20 @@ class RunFolder:
         settings: everything that the results depend on, as values of JSON. A folder whose
             ``run.json`` holds other settings is left alone.
         temporary: names of files and folders in it that nobody needs once the run is finished.
+        beside: names of files and folders that may lie in it before the run begins.
     """
 
     def __init__(
-        self, path: Path, settings: Mapping[str, Any], temporary: Sequence[str] = ()
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        temporary: Sequence[str] = (),
+        beside: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._temporary = tuple(temporary)
+        self._beside = frozenset(beside)
 
     def check(self) -> None:
         """Check that the folder is free or holds this very run, and change nothing.
@@ -60,12 +65,12 @@ class RunFolder:
         recorded = self._record()
         if recorded is None:
             return
-        difference = _first_difference(recorded["settings"], self.settings)
-        if difference is not None:
-            name, before, now = difference
+        apart = setting_apart(recorded.settings, self.settings)
+        if apart is not None:
+            name, before, now = apart
             raise RunFolderError(
-                f"{self.path} holds another run: its setting {name!r} is {_shown(before)}, and now "
-                f"it is {_shown(now)}; give another folder, or delete that one",
+                f"{self.path} holds another run: its setting {name!r} is {before}, and now it is "
+                f"{now}; give another folder, or delete that one",
                 "out",
             )
 
@@ -84,7 +89,7 @@ class RunFolder:
         check = self.check if replacing is None else self._check_kind
         check()
         self.path.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path):
+        with locked(self.path):
             check()
             if replacing is not None and self._record() is not None:
                 self._remove(replacing)
@@ -94,7 +99,7 @@ class RunFolder:
             recorded = self._record()
             if recorded is None:
                 self._write_record(finished=False)
-            elif recorded["finished"]:
+            elif recorded.finished:
                 self._remove(self._temporary)
             yield
 
@@ -106,7 +111,7 @@ class RunFolder:
         """
         self.check()
         recorded = self._record()
-        return recorded is not None and recorded["finished"]
+        return recorded is not None and recorded.finished
 
     def damaged(self) -> list[str]:
         """Return which files of this finished run are missing, or are not as they were finished.
@@ -118,7 +123,7 @@ class RunFolder:
         """
         self.check()
         recorded = self._record()
-        return [] if recorded is None else changed_files(self.path, recorded["digests"])
+        return [] if recorded is None else changed_files(self.path, recorded.digests)
 
     def finish(self, files: Sequence[str] = ()) -> None:
         """Note in ``run.json`` that the run is done; call it inside :meth:`opened`.
@@ -134,7 +139,7 @@ class RunFolder:
         recorded = self._record()
         if recorded is None:
             return
-        before, now = recorded["settings"].get("kind"), self.settings["kind"]
+        before, now = recorded.settings.get("kind"), self.settings["kind"]
         if before != now:
             raise RunFolderError(
                 f"{self.path} holds another run, of kind {before!r} and not {now!r}; give another "
@@ -150,51 +155,11 @@ class RunFolder:
             else:
                 target.unlink(missing_ok=True)
 
-    def _record(self) -> dict[str, Any] | None:
-        """Return what ``run.json`` holds, or None if the folder is empty or does not exist.
-
-        Raises:
-            RunFolderError: the folder holds other things, or its ``run.json`` is not one of ours.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is a file; give another folder", "out")
-        file = self.path / RUN
-        if not file.exists():
-            # A run killed while it wrote its first file leaves only that behind.
-            others = self.path.iterdir() if self.path.exists() else iter(())
-            if all(other.name.startswith(f".{RUN}.") for other in others):
-                return None
-            raise RunFolderError(
-                f"{self.path} is not empty and holds no run ({RUN} is missing), so it is left "
-                "alone; give another folder, or empty that one",
-                "out",
-            )
-        try:
-            recorded = json.loads(file.read_text(encoding="utf-8"))
-            digests = recorded.get(DIGESTS, {})
-            if (
-                recorded["format"] == _FORMAT
-                and isinstance(recorded["settings"], dict)
-                and isinstance(digests, dict)
-            ):
-                finished = recorded["finished"] is True
-                return {"settings": recorded["settings"], "finished": finished, DIGESTS: digests}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
-        raise RunFolderError(
-            f"{file} was not written by this version of sra_fast; give another folder, or delete "
-            "that one",
-            "out",
-        )
+    def _record(self) -> RunRecord | None:
+        return read_record(self.path, self._beside)
 
     def _write_record(self, *, finished: bool, digests: Mapping[str, str] | None = None) -> None:
-        record = {
-            "format": _FORMAT,
-            "finished": finished,
-            "settings": self.settings,
-            **({DIGESTS: dict(digests)} if digests else {}),
-        }
-        write_json(self.path / RUN, record)
+        write_json(self.path / RUN, record_of(self.settings, finished, digests))
 
 
 def damaged_files(folder: Path) -> list[str]:
@@ -239,42 +204,41 @@ def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _first_difference(before: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Return name and both values of the first setting that differs, in the order of ``now``."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*now, *(key for key in before if key not in now)]:
-            inner = f"{name}.{key}" if name else key
-            found = _first_difference(before.get(key), now.get(key), inner)
-            if found is not None:
-                return found
-        return None  # strategies in another order are the same strategies
-    return None if before == now and type(before) is type(now) else (name, before, now)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes; the lock of a killed process ends with it."""
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold a folder against other processes; the lock of a killed process ends with it.
+
+    Args:
+        folder: the folder.
+        patience: for how many seconds to wait until another process leaves it.
+
+    Raises:
+        FolderBusyError: another process holds it.
+    """
     try:
         import fcntl
     except ImportError:  # Windows: two runs at once would only do each other's work again
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + patience
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise RunFolderError(
-                    f"another process is working in {folder}; wait for it, or give another folder",
-                    "out",
-                ) from error
-            # Any other error means that the file system has no locks.
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                held = error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+                if held and time.monotonic() < end:
+                    time.sleep(_PAUSE)
+                    continue
+                if held:
+                    raise FolderBusyError(
+                        f"another process is working in {folder}; wait for it, or give another "
+                        "folder",
+                        "out",
+                    ) from error
+                # Any other error means that the file system has no locks.
+            break
         yield
     finally:
         os.close(descriptor)

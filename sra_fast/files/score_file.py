@@ -16,9 +16,11 @@ from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
 from sra_fast.definitions import DEFINITIONS, check_definition, known_definitions
 from sra_fast.files.models import ModelSource, choose_device
+from sra_fast.files.numbered_batches import Batch, ScoreBatches, one_by_one
 from sra_fast.files.provenance import code_fingerprint, file_sha256, versions
 from sra_fast.files.run_date import DATE, first_day, start_of
 from sra_fast.files.score_folder import ScoreFolder
+from sra_fast.files.score_jobs import Job, ScoredJob, ShardJob, dealt, refuse_shards
 from sra_fast.files.score_tables import (
     SCORES_JSONL,
     SCORES_PARQUET,
@@ -26,6 +28,7 @@ from sra_fast.files.score_tables import (
     score_rows,
     write_tables,
 )
+from sra_fast.files.shard import Shard, shards_in
 from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
@@ -99,43 +102,6 @@ class ScoringOptions:
         check_backend(self.backend)
 
 
-@dataclass(frozen=True)
-class Job:
-    """Conversations encoded under one template, and the folder that their scores go to.
-
-    Attributes:
-        folder: the run folder.
-        template: the prompt template.
-        conversations: the conversations, in order.
-        prompts: the encoded prompts of all conversations, in order.
-    """
-
-    folder: ScoreFolder
-    template: PromptTemplate
-    conversations: Sequence[Conversation]
-    prompts: Sequence[EncodedPrompt]
-
-    @property
-    def tokens(self) -> int:
-        """The number of tokens of all prompts together."""
-        return sum(len(prompt.input_ids) for prompt in self.prompts)
-
-
-@dataclass(frozen=True)
-class ScoredJob:
-    """A job that is done, with its results.
-
-    Attributes:
-        job: the job.
-        result: the scores and masses of all responses.
-        rows: what the tables say of each response, in the order of the conversations.
-    """
-
-    job: Job
-    result: SRAResult
-    rows: list[ScoreRow]
-
-
 class FileScorer:
     """A scorer that prepares jobs for one model and does them; it loads the model when it must.
 
@@ -165,6 +131,7 @@ class FileScorer:
         template: PromptTemplate,
         turns: Turns,
         part_of: Path | None = None,
+        shard: Shard | None = None,
     ) -> Job:
         """Encode conversations for scoring, and check that the folder can take them.
 
@@ -176,11 +143,18 @@ class FileScorer:
             turns: "all" to score every reply, "last" to score the last one of each conversation.
             part_of: the folder of the run that this one is a part of, whose date counts; None for
                 one that stands alone.
+            shard: the shard of the run that is to be scored, in a folder of its own inside; None
+                for the whole run.
+
+        Returns:
+            The job; a :class:`~sra_fast.files.score_jobs.ShardJob` for a shard of a run that is not
+            merged yet.
 
         Raises:
             ValueError: a conversation cannot be encoded, or the folder holds something else.
         """
-        day = first_day(part_of or folder, self.source)
+        shards = [one.folder for one in shards_in(folder)]
+        day = first_day([part_of or folder, *(folder / one for one in shards)], self.source)
         prompts = encode_prompts(
             self.tokenizer,
             conversations,
@@ -197,9 +171,13 @@ class FileScorer:
         dated = {} if day is None else {DATE: day}
         settings = self.settings(kind, template=asdict(template), turns=turns, **dated)
         settings["prompts_sha256"] = _digest(prompts)  # last: the other settings say more
-        run = ScoreFolder(folder, settings)
+        run = ScoreFolder(folder, settings, shards)
         run.check()
-        return Job(run, template, conversations, prompts)
+        job = Job(run, template, conversations, prompts)
+        if shard is not None:
+            return dealt(job, shard, self.options.batch_tokens)
+        refuse_shards(job)
+        return job
 
     def load(self) -> PreTrainedModel:
         """Return the model, which is loaded at the first call.
@@ -221,7 +199,7 @@ class FileScorer:
         Raises:
             ValueError: a prompt is longer than the model's context, or as :meth:`load`.
         """
-        if any(job.folder.result() is None for job in jobs):
+        if any(not job.is_done() for job in jobs):
             served = serve(self.load())
             for job in jobs:
                 self._check_lengths(job, served.context_length)
@@ -250,30 +228,58 @@ class FileScorer:
         self.check(jobs)
         return [self._run(job, on_progress) for job in jobs]
 
+    def run_shard(
+        self, job: ShardJob, on_progress: Callable[[Job, int], None] = lambda job, tokens: None
+    ) -> list[ScoreRow]:
+        """Do one shard of a job, or continue it.
+
+        Args:
+            job: the shard that :meth:`prepare` returned.
+            on_progress: called with the job and the number of its tokens that are done now.
+
+        Returns:
+            What the tables say of the responses of the shard, one batch after another.
+
+        Raises:
+            ValueError: as :meth:`run`.
+        """
+        self.check([job])
+        rows = job.place.complete(
+            job.numbered,
+            self.score_batches(job),
+            lambda result, batch: self._rows(job, result, batch),
+            lambda tokens: on_progress(job, tokens),
+        )
+        self._keep_tokenizer(job.place.path)
+        return rows
+
+    def score_batches(self, job: Job) -> ScoreBatches:
+        """Return what scores batches of a job: one after another in this process."""
+        return one_by_one(lambda batch: self._score(job, batch))
+
     def _run(self, job: Job, on_progress: Callable[[Job, int], None]) -> ScoredJob:
         folder = job.folder.path
-
-        def score_batch(batch: Sequence[EncodedPrompt]) -> SRAResult:
-            return self._score(job, batch)
-
-        def rows_of(result: SRAResult) -> list[ScoreRow]:
-            return score_rows(
-                result, job.prompts, job.conversations, job.template.name, self.options.definition
-            )
-
         done = job.folder.complete(
             job.prompts,
             self.options.batch_tokens,
-            score_batch,
-            lambda result: write_tables(folder, rows_of(result)),
+            self.score_batches(job),
+            lambda result: write_tables(folder, self._rows(job, result, job.prompts)),
             lambda tokens: on_progress(job, tokens),
             (SCORES_JSONL, SCORES_PARQUET),
         )
+        self._keep_tokenizer(folder)
+        return ScoredJob(job, done, self._rows(job, done, job.prompts))
+
+    def _rows(self, job: Job, result: SRAResult, prompts: Batch) -> list[ScoreRow]:
+        name, definition = job.template.name, self.options.definition
+        return score_rows(result, prompts, job.conversations, name, definition)
+
+    def _keep_tokenizer(self, folder: Path) -> None:
+        """Keep the tokenizer that made the tokens of profiles, in the folder of a run or shard."""
         if self.options.profile is not None and not (folder / TOKENIZER).is_dir():
             self.tokenizer.save_pretrained(folder / TOKENIZER)
-        return ScoredJob(job, done, rows_of(done))
 
-    def _score(self, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
+    def _score(self, job: Job, batch: Batch) -> SRAResult:
         try:
             return score(
                 self.load(),

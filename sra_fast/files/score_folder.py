@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sra_fast.chat.encoding import EncodedPrompt
-from sra_fast.files.kept_parts import KeptParts, part_name
+from sra_fast.files.kept_parts import KeptParts
+from sra_fast.files.numbered_batches import BatchParts, ScoreBatches, batches, token_count
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.result import SRAResult
 
@@ -36,11 +36,15 @@ class ScoreFolder(RunFolder):
     Args:
         path: the folder, which is made when the run begins, with its parents.
         settings: everything the scores depend on, as JSON can say it.
+        shards: names of the folders in it that hold the run's batches until they are merged.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        super().__init__(path, settings, temporary=(SHARDS,))
-        self._whole, self._shards = _results(path), _results(path / SHARDS)
+    def __init__(self, path: Path, settings: Mapping[str, Any], shards: Sequence[str] = ()) -> None:
+        super().__init__(path, settings, temporary=(SHARDS, *shards), beside=shards)
+        self._whole = KeptParts(
+            path, _SUFFIX, SRAResult.load, lambda file, result: result.save(file)
+        )
+        self._parts = BatchParts(path / SHARDS)
 
     def result(self) -> SRAResult | None:
         """Return the results if this very run was finished here and they are whole, else None.
@@ -56,7 +60,7 @@ class ScoreFolder(RunFolder):
         self,
         prompts: Sequence[EncodedPrompt],
         batch_tokens: int,
-        score_batch: Callable[[Sequence[EncodedPrompt]], SRAResult],
+        score_batches: ScoreBatches,
         write_tables: Callable[[SRAResult], None] = lambda result: None,
         on_progress: Callable[[int], None] = lambda tokens: None,
         tables: Sequence[str] = (),
@@ -68,7 +72,8 @@ class ScoreFolder(RunFolder):
         Args:
             prompts: all of them, in order.
             batch_tokens: most tokens of a batch, or one prompt if that is longer.
-            score_batch: prompts to results, in order.
+            score_batches: what scores the batches that are not there yet, in this process
+                (:func:`~sra_fast.files.numbered_batches.one_by_one`) or elsewhere.
             write_tables: called with all results before the run counts as finished, and again where
                 it was finished before: tables follow from the masses, whatever became of them.
             on_progress: called with the number of tokens of each batch that is done or was.
@@ -84,44 +89,31 @@ class ScoreFolder(RunFolder):
                 )
             whole = self.result()
             if whole is not None:
-                on_progress(sum(len(prompt.input_ids) for prompt in prompts))
+                on_progress(token_count(prompts))
                 write_tables(whole)
                 self.finish([MASSES, *tables])
                 return whole
-            results = []
-            for number, batch in enumerate(batches(prompts, batch_tokens)):
-                results.append(
-                    self._shards.get_or_compute(
-                        part_name(number), partial(_answers, batch), partial(score_batch, batch)
-                    )
-                )
-                on_progress(sum(len(prompt.input_ids) for prompt in batch))
-            whole = SRAResult.concatenate(results)
-            self._whole.put(_WHOLE, whole)
-            write_tables(whole)
-            self.finish([MASSES, *tables])
+            numbered = dict(enumerate(batches(prompts, batch_tokens)))
+            results = self._parts.complete(numbered, score_batches, on_progress)
+            return self.assemble(list(results.values()), write_tables, tables)
+
+    def assemble(
+        self,
+        results: Sequence[SRAResult],
+        write_tables: Callable[[SRAResult], None] = lambda result: None,
+        tables: Sequence[str] = (),
+    ) -> SRAResult:
+        """Put the results of all batches together and finish the run; call it inside `opened`.
+
+        Args:
+            results: the results of the batches, in the order of their numbers.
+            write_tables, tables: as those of :meth:`complete`.
+
+        Returns:
+            All results as one.
+        """
+        whole = SRAResult.concatenate(results)
+        self._whole.put(_WHOLE, whole)
+        write_tables(whole)
+        self.finish([MASSES, *tables])
         return whole
-
-
-def batches(prompts: Sequence[EncodedPrompt], tokens: int) -> list[list[EncodedPrompt]]:
-    """Cut prompts, in order, into batches of at most ``tokens`` tokens and at least one prompt."""
-    found: list[list[EncodedPrompt]] = []
-    room = 0
-    for prompt in prompts:
-        length = len(prompt.input_ids)
-        if not found or length > room:
-            found.append([])
-            room = tokens
-        found[-1].append(prompt)
-        room -= length
-    return found
-
-
-def _results(folder: Path) -> KeptParts[SRAResult]:
-    return KeptParts(folder, _SUFFIX, SRAResult.load, lambda path, result: result.save(path))
-
-
-def _answers(batch: Sequence[EncodedPrompt], result: SRAResult) -> bool:
-    """Return whether a result is that of the responses of a batch, in order."""
-    wanted = [(prompt.conversation, turn) for prompt in batch for turn in prompt.turns]
-    return list(zip(result.conversation.tolist(), result.turn.tolist(), strict=True)) == wanted

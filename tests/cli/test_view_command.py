@@ -44,7 +44,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     byte_level_bpe().save_pretrained(folder / TOKENIZER)
     result = sra_fast.SRAResult.load(folder / MASSES)
     rows = [
-        {"conversation": f"c{number}", "strategy": "Offer Hope"}
+        {"conversation_id": f"c{number}", "strategy": "Offer Hope"}
         for number in result.conversation.tolist()
     ]
     (folder / SCORES_JSONL).write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -13,8 +13,9 @@ import torch
 from sra_fast import SRAResult
 from sra_fast.chat.encoding import EncodedPrompt
 from sra_fast.definitions import DEFINITIONS
+from sra_fast.files.numbered_batches import batches, one_by_one
 from sra_fast.files.run_folder import RUN
-from sra_fast.files.score_folder import MASSES, SHARDS, ScoreFolder, batches
+from sra_fast.files.score_folder import MASSES, SHARDS, ScoreFolder
 
 SETTINGS: dict[str, Any] = {"kind": "score", "model": {"name": "tiny"}, "turns": "all"}
 
@@ -66,7 +67,7 @@ class Scorer:
 
 
 def complete(run: ScoreFolder, scorer: Scorer) -> SRAResult:
-    return run.complete(PROMPTS, 8, scorer)
+    return run.complete(PROMPTS, 8, one_by_one(scorer))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def write_table(run: ScoreFolder) -> Any:
 def finished(folder: Path) -> ScoreFolder:
     """Return the folder of a finished run, which has the file table.txt beside its masses."""
     run = ScoreFolder(folder, SETTINGS)
-    run.complete(PROMPTS, 8, Scorer(), write_table(run), tables=["table.txt"])
+    run.complete(PROMPTS, 8, one_by_one(Scorer()), write_table(run), tables=["table.txt"])
     return run
 
 
@@ -172,7 +173,7 @@ def test_damaged_masses_of_a_finished_run_are_named_and_made_again(
     assert table.read_text() == "kept until the masses are right"
     again = Scorer()
     with caplog.at_level("WARNING", "sra_fast"):
-        run.complete(PROMPTS, 8, again, write_table(run), tables=["table.txt"])
+        run.complete(PROMPTS, 8, one_by_one(again), write_table(run), tables=["table.txt"])
     assert f"{masses} is missing, or not as it was written" in caplog.text
     assert len(again.seen) == 2
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == whole
@@ -183,7 +184,7 @@ def test_a_damaged_table_follows_from_masses_that_are_whole(tmp_path: Path) -> N
     whole = (run.path / "table.txt").read_bytes()
     (run.path / "table.txt").write_text("damaged")
     again = Scorer()
-    run.complete(PROMPTS, 8, again, write_table(run), tables=["table.txt"])
+    run.complete(PROMPTS, 8, one_by_one(again), write_table(run), tables=["table.txt"])
     assert again.seen == []
     assert (run.path / "table.txt").read_bytes() == whole
     assert run.damaged() == []

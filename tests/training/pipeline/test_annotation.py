@@ -262,7 +262,7 @@ def test_label_studio_gets_tasks_and_a_page_for_them(
 def score_rows(number: int, sra: Any, **changes: Any) -> list[dict[str, Any]]:
     """Return lines of ``sra-fast score``: both replies of an item, the earlier with another SRA."""
     row = {
-        "conversation": f"c{number}",
+        "conversation_id": f"c{number}",
         "strategy": STRATEGIES[number % 3],
         "definition": "paper",
         **changes,
@@ -323,7 +323,7 @@ def test_sra_of_the_last_reply_reaches_the_analysis(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"conversation": "c99"}, "no score of item 'c0', turn 2"),
+        ({"conversation_id": "c99"}, "no score of item 'c0', turn 2"),
         ({"strategy": "Chit Chat"}, "was scored for strategy 'Chit Chat'"),
         ({"definition": "mass"}, "by the definition 'paper' and the other by 'mass'"),
         ({"sra": "much"}, "line 2: column 'sra' must be a finite number"),

@@ -330,7 +330,7 @@ def test_the_history_has_a_line_per_log_with_layers_and_heads(tmp_path: Path) ->
     ]
     assert [line["sra"] for line in lines[::2]] == [line["sra"] for line in training_logs(trainer)]
     result = sra_fast.score(LLAMA.build(), COLLATORS["padded"](EVALUATION))
-    mass = torch.tensor(lines[1]["mass"])
+    mass = torch.tensor(lines[1]["span_mass"])
     torch.testing.assert_close(mass, result.mass[..., 0].mean(0), rtol=0, atol=1e-5)
     assert lines[1]["layers"] == list(result.layers)
     assert {name: found["n"] for name, found in lines[1]["strategies"].items()} == {

@@ -15,6 +15,7 @@ from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
+from sra_fast.files.numbered_batches import one_by_one
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.names import FORWARD_TOKENS
 from sra_fast.result import SRAResult
@@ -73,7 +74,7 @@ def score_replies(
         return score(model, batch_of_spans, forward_tokens=FORWARD_TOKENS, check=check)
 
     run = ScoreFolder(folder, {"kind": "evaluate", **settings})
-    return run.complete(prompts, FORWARD_TOKENS, score_batch)
+    return run.complete(prompts, FORWARD_TOKENS, one_by_one(score_batch))
 
 
 def lookback(result: SRAResult) -> Tensor:
