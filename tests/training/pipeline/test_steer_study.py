@@ -18,29 +18,20 @@ from sra_fast.chat.strategies import DEFAULT_STRATEGIES, StrategyError
 from sra_fast.cli.app import app
 from sra_fast.files.models import find_model
 from sra_fast.files.run_folder import RunFolderError
-from sra_fast.training.pipeline.steering.contrasts import (
-    StudyRecord,
-    difference,
-    figures_of,
-    joined,
-)
 from sra_fast.training.pipeline.steering.reply_log_probabilities import (
     float32_head,
     reply_log_probabilities,
 )
-from sra_fast.training.pipeline.steering.steer_study import (
-    STEERED_LINES,
-    SteerStudy,
-    read_records,
-    run_study,
-)
+from sra_fast.training.pipeline.steering.steer_study import STEERED_LINES, SteerStudy, run_study
 from sra_fast.training.pipeline.steering.study_dialogues import (
     StudyError,
     studied_strategies,
     study_dialogues,
     study_rows,
 )
-from sra_fast.training.pipeline.steering.study_settings import UNSTEERED, cut, study_settings
+from sra_fast.training.pipeline.steering.study_records import read_records
+from sra_fast.training.pipeline.steering.study_settings import cut, study_settings
+from study_lines import study_record
 from tiny_chat_model import save_tiny_model
 
 SITUATION = "I lost my job in spring, and since then I sleep badly and see nobody at all."
@@ -81,14 +72,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def study(tiny: Path, file: Path, out: Path, **changes: Any) -> SteerStudy:
-    given = SteerStudy(
-        file, out, find_model(str(tiny)), DEFAULT_STRATEGIES, biases=(2.0,), shares=(), parts=()
-    )
-    return (
-        replace(given, parts=("strategy",), **changes)
-        if "parts" not in changes
-        else replace(given, **changes)
-    )
+    """Return a study of the strategy at one bias, changed as said."""
+    model = find_model(str(tiny))
+    given = SteerStudy(file, out, model, DEFAULT_STRATEGIES, biases=(2.0,), shares=())
+    return replace(given, **{"parts": ("strategy",), **changes})
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +89,20 @@ def prepared(tiny: Path, file: Path) -> tuple[Any, Any, list[Any]]:
     return source.load("float32", "cpu"), tokenizer, study_rows(tokenizer, first, strategies)
 
 
-def test_replies_with_one_strategy_that_answer_the_seeker_are_studied(file: Path) -> None:
+def test_replies_with_one_strategy_that_answer_the_seeker_are_studied(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     dialogues, _ = read_dialogues(file)
+    caplog.set_level("INFO")
     strategies = studied_strategies(dialogues, DEFAULT_STRATEGIES)
     assert list(strategies) == ["Question", "Providing Suggestions", "Others"]
     chosen = study_dialogues(dialogues, list(strategies), seed=0)
     assert sorted(one.id for one in chosen) == ["three-0", "three-1", "three-2"]
     assert all(dict(one.own) == {2: 0, 3: 1} for one in chosen)
     assert all(one.conversation.messages[-1].content.startswith("You could") for one in chosen)
+    assert "6 replies of 3 dialogues are studied" in caplog.text
+    assert "3 replies annotated with several strategies" in caplog.text
+    assert "3 replies that open a dialogue" in caplog.text
 
 
 def test_the_order_is_drawn_by_the_seed(file: Path) -> None:
@@ -188,77 +181,6 @@ def test_the_head_runs_in_float32_inside_the_block_alone(tiny: Path) -> None:
     torch.testing.assert_close(inside, before.float(), atol=0.05, rtol=0.02)
 
 
-def record(log_p: list[list[float]], own: list[int], name: str = "a", **more: Any) -> StudyRecord:
-    given = {"setting": UNSTEERED, "part": None, "span": "strategy", "bias": None, "share": None}
-    return StudyRecord(
-        **{
-            **given,
-            "dialogue": name,
-            "group": name,
-            "knock_out": False,
-            "turns": list(range(1, len(own) + 1)),
-            "own": own,
-            "tokens": [2] * len(own),
-            "log_p": log_p,
-            **more,
-        }
-    )
-
-
-def test_figures_are_those_computed_by_hand() -> None:
-    """Three strategies; the replies are (-1, -2, -6) and (-4, -2, -3), of the first and the last.
-
-    Around their own means they are (2, 1, -3) and (-1, 1, 0); strategies' means are .5, 1, -1.5, so
-    what remains is (1.5, 0, -1.5) and (-1.5, 0, 1.5).
-    """
-    found = figures_of(joined([record([[-1, -4], [-2, -2], [-6, -3]], [0, 2])]))
-    assert found.raw.tolist() == [-1 + 4, -3 + 3]
-    assert found.raw_per_token.tolist() == [1.5, 0]
-    assert found.advantage.tolist() == [2.25, 2.25]
-    assert found.per_token.tolist() == [1.125, 1.125]
-    assert found.shuffled.tolist() == [0, 0]  # half the time each label: (2.25 - 2.25) / 2
-    assert found.first.tolist() == [1, 1]
-    assert found.raw_first.tolist() == [1, 0]
-    assert found.shuffled_first.tolist() == [0.5, 0.5]
-    assert found.own_log_p.tolist() == [-0.5, -1.5]
-
-
-def synthetic(effect: float, seed: int = 0) -> list[StudyRecord]:
-    """Return 40 dialogues whose replies gain ``effect`` under their own strategy."""
-    draw = numpy.random.default_rng(seed)
-    found = []
-    for number in range(40):
-        own = draw.integers(0, 4, 6)
-        log_p = draw.normal(-50, 5, 6)[None] + draw.normal(0, 1, (4, 6))
-        log_p += numpy.array([0.0, 3.0, -3.0, 1.0])[:, None]  # prompts that raise every reply
-        log_p[own, numpy.arange(6)] += effect
-        found.append(record(log_p.tolist(), own.tolist(), str(number)))
-    return found
-
-
-def test_an_effect_is_found_and_shuffled_labels_have_none() -> None:
-    found = figures_of(joined(synthetic(2.0)))
-    assert found.advantage.mean() == pytest.approx(2.0 * 3 / 4 * 4 / 3, abs=0.25)
-    none = figures_of(joined(synthetic(0.0)))
-    assert abs(none.advantage.mean()) < 0.2
-    shuffled = [
-        replace(one, own=numpy.random.default_rng(int(one.dialogue)).permutation(one.own).tolist())
-        for one in synthetic(2.0)
-    ]
-    drawn, expected = figures_of(joined(shuffled)).advantage, found.shuffled
-    assert drawn.mean() == pytest.approx(expected.mean(), abs=0.3)
-    assert found.first.mean() > 0.5 > none.first.mean()
-
-
-def test_settings_are_compared_over_the_replies_that_both_have() -> None:
-    strong, weak = synthetic(2.0), synthetic(0.0)
-    whole = difference(joined(strong[:10]), joined(weak), "advantage")
-    alone = difference(joined(strong[:10]), joined(weak[:10]), "advantage")
-    assert whole == alone
-    assert whole.n == 60
-    assert difference(joined(strong), joined(strong[::-1]), "advantage").value == 0
-
-
 def test_groups_hold_every_layer_and_head_once() -> None:
     assert cut(range(7), 3) == [(0, 1), (2, 3, 4), (5, 6)]
     assert cut([4], 5) == [(4,)]
@@ -300,7 +222,7 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / STEERED_LINES
-    line = json.dumps(vars(record([[-1.0], [-2.0]], [0])))
+    line = json.dumps(vars(study_record([[-1.0], [-2.0]], [0])))
     for damaged in (line[:-9], '{"dialogue": "a"}', "3"):
         path.write_text(f"{line}\n{damaged}\n", encoding="utf-8")
         with pytest.raises(StudyError, match="line 2 is damaged"):
@@ -342,12 +264,8 @@ def test_numbers_that_are_not_finite_are_refused(prepared: tuple[Any, Any, Any])
             weight[5, 0] = kept
 
 
-def test_the_command_writes_the_report(
-    tiny: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_writes_the_report(tiny: Path, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    module = "sra_fast.training.pipeline.steering.study_settings"
-    monkeypatch.setattr(f"{module}.BIASES", (2.0,))
     command = ["steer-study", str(file), "--model", str(tiny), "--out", str(out), "--json"]
     done = CliRunner().invoke(app, [*command, "--dialogues", "1", "--parts", "groups"])
     assert done.exit_code == 0, done.output
@@ -356,6 +274,11 @@ def test_the_command_writes_the_report(
     report = (out / "report.md").read_text(encoding="utf-8")
     assert "layers 0, bias 2" in report
     assert "groups.png" in report
+    headings = [line for line in report.splitlines() if line.startswith("| setting")]
+    assert len(headings) == 3
+    for words in ("advantage", "own first", "shuffled", "change by steering", "above control"):
+        assert any(words in line for line in headings)
+        assert f"*{words}*" in report  # which says what the words mean
     assert (out / "groups.png").stat().st_size > 1000
     wrong = CliRunner().invoke(app, [*command, "--parts", "layers"])
     assert wrong.exit_code == 2
