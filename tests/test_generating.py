@@ -490,7 +490,7 @@ def test_one_generation_is_recorded_at_a_time() -> None:
     def again(step: int, ids: Tensor, masses: Tensor) -> None:
         model.generate(**inputs(batch), **GREEDY)
 
-    with pytest.raises(ValueError, match="running already.*call it when that has ended"):
+    with pytest.raises(ValueError, match=r"running already.*call it when that has ended"):
         sra_fast.generate(model, batch, check=False, on_token=again, **GREEDY)
 
 
