@@ -15,7 +15,7 @@ Span = Literal["strategy", "situation"]
 UNSTEERED = "unsteered"
 """The name of the setting in which nothing is steered."""
 OF_CONTROL = "situation, "
-"""What the name of a control begins with; the name of the setting that it controls follows."""
+"""The beginning of a control's name; the name of the setting that it is compared with follows."""
 BIASES = (-2.0, -1.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 """The biases β that are studied; the unsteered model is 0."""
 SHARES = (0.01, 0.03, 0.1, 0.3)  # at .6 a small model forgets its language
