@@ -24,7 +24,8 @@ def pooled_beta(shares: Tensor, steered: Tensor, pools: Tensor | None, wanted: f
     Args:
         shares: ``[B, Hq, M]``, each query's attention on the span, between 0 and 1.
         steered: bool, of a shape that broadcasts to theirs: which queries and heads are steered.
-        pools: ``[B, M]`` int64, the pool of each query, −1 for none; None for one per batch row.
+        pools: ``[B, M]`` int64, the pool of each query, below ``B·M``, or −1 for none; None for one
+            pool per batch row.
         wanted: p, the mean share that is wanted, between 0 and 1.
     """
     batch, _, m = shares.shape

@@ -87,12 +87,17 @@ def span_query(query: SpanQuery, steer: Steering, m: int) -> SpanQuery:
 
 
 def pools(query: SpanQuery, batch: int, m: int, n: int) -> Tensor:
-    """Return the number of the segment of each of ``[B, M]`` queries, −1 for padding; int64."""
+    """Return numbers ``[B, M]`` int64 that the queries of a segment share, −1 for padding.
+
+    Segments without a query have none, so all numbers are below ``B·M``.
+    """
 
     def make() -> Tensor:
-        found = torch.full((batch, m), -1)
-        for index, (b, start, end) in enumerate(query.numbers().segments):
-            found[b, max(start - (n - m), 0) : max(end - (n - m), 0)] = index
+        found, number = torch.full((batch, m), -1), 0
+        for b, start, end in query.numbers().segments:
+            first, last = max(start - (n - m), 0), max(end - (n - m), 0)
+            found[b, first:last] = number
+            number += first < last
         return send(found, query.key_labels.device)
 
     return query.derived(("pools", batch, m, n), make)

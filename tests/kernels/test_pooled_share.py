@@ -17,6 +17,11 @@ from steering_truth import steering
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHARES = (0.05, 0.35, 0.9)
+SEGMENTS = ((0, 0, 9), (0, 9, 20), (0, 20, 37))
+GRID = [
+    *CASES,
+    Case("the last query of three packed sequences", queries=1, segments=SEGMENTS),
+]
 INTERPRETED = [
     *(case for case in CASES[::13] if case.queries <= 100),
     Case("window, softcap and sinks", window=7, softcap=2.0, sinks=True),
@@ -67,10 +72,10 @@ def eager(
 
 
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", GRID, ids=str)
 def test_the_weights_of_a_sequence_grow_by_one_factor(case: Case, share: float) -> None:
     inputs, rule = case.tensors(torch.float32), case.rule(torch.float32)
-    steer = steering(case, part=CASES.index(case) % 2 == 0, pooled_share=share)
+    steer = steering(case, part=GRID.index(case) % 2 == 0, pooled_share=share)
     out, mass = eager(case, inputs, rule, steer)
     found = span_attention(*inputs, case.query(), steer=steer, **rule)
     assert worst(found.out, out) <= 1e-5
