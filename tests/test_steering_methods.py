@@ -160,6 +160,25 @@ def test_a_row_of_a_batch_is_steered_as_alone(name: str, way: Way) -> None:
 
 
 @each_way
+def test_packed_sequences_are_steered_as_alone(way: Way) -> None:
+    """Without a cache, where transformers tells by the positions where a sequence begins."""
+    model, lengths = LLAMA.build(), (30, 22)
+    alone = [prompts(length) for length in lengths]
+    packed = {
+        name: torch.cat([batch[name] for batch in alone], dim=1)
+        for name in ("input_ids", "strategy_mask")
+    }
+    packed["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
+    with sra_fast.steer(model, packed, **way.arguments), torch.no_grad():
+        tokens = {name: packed[name] for name in ("input_ids", "position_ids")}
+        found = model(**tokens, use_cache=False).logits.split(lengths, dim=1)
+    for logits, batch in zip(found, alone, strict=True):
+        with sra_fast.steer(model, batch, **way.arguments), torch.no_grad():
+            wanted = model(**inputs(batch)).logits
+        torch.testing.assert_close(logits, wanted, rtol=0, atol=2e-4)
+
+
+@each_way
 def test_a_prompt_in_pieces_is_steered_call_by_call(way: Way) -> None:
     batch, model, eager = prompts(40), LLAMA.build(), LLAMA.build()
 
