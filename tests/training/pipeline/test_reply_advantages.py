@@ -16,7 +16,7 @@ from sra_fast.training.pipeline.steering.reply_advantages import (
 )
 from sra_fast.training.pipeline.steering.setting_results import setting_results
 from sra_fast.training.pipeline.steering.study_records import joined
-from study_lines import study_record, synthetic_records
+from study_material import record, synthetic_records
 
 
 def test_figures_are_those_computed_by_hand() -> None:
@@ -25,7 +25,7 @@ def test_figures_are_those_computed_by_hand() -> None:
     Around their own means they are (2, 1, -3) and (-1, 1, 0); strategies' means are .5, 1, -1.5, so
     what remains is (1.5, 0, -1.5) and (-1.5, 0, 1.5).
     """
-    found = figures_of(joined([study_record([[-1, -4], [-2, -2], [-6, -3]], [0, 2])]))
+    found = figures_of(joined([record([[-1, -4], [-2, -2], [-6, -3]], [0, 2])]))
     assert found.raw.tolist() == [-1 + 4, -3 + 3]
     assert found.raw_per_token.tolist() == [1.5, 0]
     assert found.advantage.tolist() == [2.25, 2.25]
@@ -45,20 +45,20 @@ def test_replies_of_unequal_length_are_ranked_by_log_p_per_token() -> None:
     strategies' means (.25, -.25) and (-.25, .25). In sums (-1, 1) and (-6, 6) become (2.5, -2.5)
     and (-2.5, 2.5), ten times as much.
     """
-    line = study_record([[-3, -12], [-1, 0]], [0, 0], tokens=[1, 4])
+    line = record([[-3, -12], [-1, 0]], [0, 0], tokens=[1, 4])
     found = figures_of(joined([line]))
     assert found.per_token.tolist() == [0.5, -0.5]
     assert found.advantage.tolist() == [5, -5]
     assert found.first.tolist() == [1, 0]
     # In sums, the own strategy of the first reply would rank first too.
-    mixed = study_record([[-3, -1, -12], [-1, -2, -3]], [0, 0, 0], tokens=[1, 1, 12])
+    mixed = record([[-3, -1, -12], [-1, -2, -3]], [0, 0, 0], tokens=[1, 1, 12])
     ranks = figures_of(joined([mixed]))
     assert (ranks.advantage > 0).tolist() == [True, True, False]
     assert ranks.first.tolist() == [0, 1, 0]
 
 
 def test_strategies_that_tie_share_the_first_rank() -> None:
-    found = figures_of(joined([study_record([[-1, -2], [-1, -2], [-5, -6]], [0, 2])]))
+    found = figures_of(joined([record([[-1, -2], [-1, -2], [-5, -6]], [0, 2])]))
     assert found.raw_first.tolist() == [0.5, 0]
 
 
