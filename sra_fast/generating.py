@@ -43,7 +43,7 @@ def generate(
     those that :func:`sra_fast.score` gives for the same token ids.
 
     Args:
-        model: what :func:`sra_fast.score` takes and transformers generates with.
+        model: a model that :func:`sra_fast.score` takes, with transformers' ``generate``.
         batch: prompts, with the keys that :func:`sra_fast.score` takes: ``input_ids [B, T]``,
             ``attention_mask [B, T]`` (padded on the left), ``strategy_mask [B, T]`` or
             ``span_masks``, and the model's other inputs. ``response_mask`` may mark earlier replies
@@ -72,7 +72,7 @@ def generate(
         ValueError: a batch that cannot be generated from (the row is named), prompts padded on the
             right, a cache that does not hold their first tokens, an argument that is the batch's,
             profiles of more than ``profile_bytes``, or a model that is not served.
-        SelfCheckError: what would be measured is not what the model does.
+        SelfCheckError: the masses of a few tokens are not those of the model's own eager attention.
         KeyError: the tokens or a mask are missing, or there is no such definition.
     """
     check_definition(definition)

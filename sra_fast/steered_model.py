@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from sra_fast.kernels.steering import check_strength
 from sra_fast.measure.batch_keys import read_content
 from sra_fast.measure.continuous_batching import without_continuous_batching
-from sra_fast.measure.layer_steering import SteeringStrength
 from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import ServedModel, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
 from sra_fast.measure.steered_calls import SteeredBatch, SteeredModel
+from sra_fast.measure.strengths.choice import chosen_strength
+from sra_fast.measure.strengths.strength import Strength
 from sra_fast.measure.trial import tried
 from sra_fast.measure.watching import unwrapped
 from sra_fast.names import SteeredTokens
@@ -33,6 +32,9 @@ def steer(
     share: float | None = None,
     knock_out: bool = False,
     exact: bool = False,
+    instaboost: float | None = None,
+    spotlight: float | None = None,
+    pasta: float | None = None,
     span: str | None = None,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | Mapping[int, Sequence[int]] | None = None,
@@ -51,6 +53,9 @@ def steer(
 
         β = logit(s) + lse_R − lse_S        (if that is above 0, or exact)
 
+    Three published methods have arguments of their own: ``instaboost``, ``spotlight``, ``pasta``.
+    The page about steering says where they differ from their authors' code.
+
     Args:
         model: a model that :func:`sra_fast.score` takes.
         batch: the prompts with their span, as :func:`sra_fast.score` takes them; replies need not
@@ -59,6 +64,15 @@ def steer(
         share: the share of the attention that the span gets at least, between 0 and 1.
         knock_out: whether nobody attends to the span.
         exact: whether rows that give the span more than ``share`` are lowered to it.
+        instaboost: M, above 0, by which the attention on the span is multiplied before it is made
+            to sum to 1 again (InstABoost, arXiv 2506.13734): β = ln M.
+        spotlight: ψ, between 0 and 1 (Spotlight, arXiv 2505.12025): in each layer and call, β =
+            ln(ψ / ψ̄) where ψ̄, the mean share of the span over the steered heads and rows of a
+            sequence, is below ψ; else 0. No layer that attends in chunks can be among ``layers``.
+        pasta: α, above 0 and at most 1, by which the attention on the prompt's *other* tokens is
+            multiplied (PASTA, arXiv 2311.02262): β = log α on these; tokens of the reply are left
+            alone. The method is one for ``heads`` that were found to help; without them it steers
+            all.
         span: the name of the span in ``span_masks``; None if there is one alone.
         layers: ``layer_idx`` of the layers that are steered; None for all.
         heads: the heads that are steered, in each of the layers or by ``layer_idx``; None for all.
@@ -67,25 +81,31 @@ def steer(
             before a token of a marked reply.
 
     Raises:
-        ValueError: not exactly one of bias, share and knock_out; a bias or a share that cannot be;
-            layers, heads or a span that are not there; a batch that cannot be read; a model that is
-            not served, or steered already. In a call: other tokens than the batch's, a cache that
-            was not filled inside the block (unless ``rows="generated"``), a cache that dropped the
-            span, or a gradient that is wanted.
+        ValueError: not exactly one strength, or one that cannot be; layers, heads or a span that
+            are not there; a batch that cannot be read, or marks several replies in a sequence where
+            ``pasta`` is asked for; a model that is not served, or steered already. In a call: other
+            tokens than the batch's, a cache that was not filled inside the block (unless
+            ``rows="generated"``), a cache that dropped steered keys, or a gradient that is wanted.
         RuntimeError: the block was left while another thread still ran the model.
     """
-    if sum((bias is not None, share is not None, knock_out)) != 1:
-        raise ValueError("steer: give one of bias, share and knock_out")
-    beta = -math.inf if knock_out else bias
-    check_strength(beta, share, exact)
+    strength = chosen_strength(
+        {
+            "bias": bias,
+            "share": share,
+            "knock_out": knock_out,
+            "instaboost": instaboost,
+            "spotlight": spotlight,
+            "pasta": pasta,
+        },
+        exact,
+    )
     if rows not in ("all", "generated"):
         raise ValueError(f'steer: rows: expected "all" or "generated", got {rows!r}')
     served = tried(serve(unwrapped(model)))  # now: inside the block it would be steered
     self_check(served, "auto")
     content = read_content(served, batch, unanswered=True)
-    steered = _steered_batch(content.marked, span, content.tokens, rows)
-    strength = SteeringStrength(beta, share, exact, _heads(served, layers, heads))
-    hooks = SteeredModel(served, steered, strength)
+    steered = _steered_batch(content.marked, span, content.tokens, rows, strength)
+    hooks = SteeredModel(served, steered, strength, _heads(served, layers, heads))
     try:
         with switched(served), without_continuous_batching(served.whole, "steered"):
             yield
@@ -132,26 +152,31 @@ def _heads(
 
 
 def _steered_batch(
-    marked: MarkedBatch, name: str | None, tokens: Mapping[str, Any], rows: SteeredTokens
+    marked: MarkedBatch,
+    name: str | None,
+    tokens: Mapping[str, Any],
+    rows: SteeredTokens,
+    strength: Strength,
 ) -> SteeredBatch:
-    """Return the batch with the span of that name, and with the rows that are steered."""
+    """Return the batch with the keys that a strength steers for a span, and the steered rows."""
     if name is None and len(marked.names) > 1:
         raise ValueError(f"steer: span: the batch has several, {list(marked.names)}; name one")
     if name is not None and name not in marked.names:
         raise ValueError(f"steer: span: expected one of {list(marked.names)}, got {name!r}")
     index = 0 if name is None else marked.names.index(name)
-    span = torch.zeros(marked.shape, dtype=torch.bool)
-    real, predicting = torch.zeros_like(span), torch.zeros_like(span)
+    keys = torch.zeros(marked.shape, dtype=torch.bool)
+    real, predicting = torch.zeros_like(keys), torch.zeros_like(keys)
     for sequence in marked.sequences:
         here = (sequence.row, slice(sequence.start, sequence.end))
-        if not bool(sequence.spans[index].any()):
+        span = sequence.spans[index]
+        if not bool(span.any()):
             raise BatchRowError(sequence.row, f"no token is marked as {marked.names[index]!r}")
-        span[here] = sequence.spans[index]
+        keys[here] = strength.keys(sequence, span)
         real[here] = True
         predicting[sequence.row, sequence.end - 1] = True
         for response in sequence.responses:
             predicting[sequence.row, sequence.start + response.tokens - 1] = True
     ids = tokens.get("input_ids")
     return SteeredBatch(
-        span, real, None if ids is None else ids.cpu(), predicting if rows == "generated" else None
+        keys, real, None if ids is None else ids.cpu(), predicting if rows == "generated" else None
     )

@@ -1,4 +1,4 @@
-"""Test that attention is recorded while `generate` runs, and is what its steps really paid."""
+"""Test that the attention that is recorded of `generate` is that of its own steps."""
 
 from __future__ import annotations
 
@@ -482,6 +482,31 @@ def test_sources_without_a_profile_and_callbacks_without_a_batch_are_refused() -
     failed(model, 'give profile="mean"', batch)
     with pytest.raises(ValueError, match="on_token"):
         sra_fast.monitor(model, on_token=lambda *_: None).__enter__()
+
+
+def test_one_generation_is_recorded_at_a_time() -> None:
+    model, batch = LLAMA.build(), prompts()
+
+    def again(step: int, ids: Tensor, masses: Tensor) -> None:
+        model.generate(**inputs(batch), **GREEDY)
+
+    with pytest.raises(ValueError, match=r"running already.*call it when that has ended"):
+        sra_fast.generate(model, batch, check=False, on_token=again, **GREEDY)
+
+
+def test_a_model_is_recorded_once_at_a_time() -> None:
+    model, batch = LLAMA.build(), prompts()
+    with (
+        sra_fast.monitor(model, batch),
+        pytest.raises(ValueError, match="recorded already; leave that recording first"),
+        sra_fast.monitor(model, batch),
+    ):
+        pass
+    plain = model.generate  # a method of somebody else's own is no recording
+    model.generate = lambda *given, **named: plain(*given, **named)
+    with sra_fast.monitor(model, batch) as watch:
+        model.generate(**inputs(batch), **GREEDY)
+    assert len(watch.results) == 1
 
 
 def test_what_on_token_raises_ends_the_call_and_the_model_is_as_it_was() -> None:

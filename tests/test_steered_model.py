@@ -19,9 +19,10 @@ from sra_fast.kernels.steering import SteeredGradientError
 from sra_fast.measure import compat
 from sra_fast.measure.continuous_batching import ENTRY_POINTS
 from sra_fast.measure.generation_modes import UnservedGenerationError
-from sra_fast.measure.layer_steering import CallSteering, SteeringStrength
+from sra_fast.measure.layer_steering import CallSteering
 from sra_fast.measure.reduction import UnansweredRequestError
 from sra_fast.measure.served import serve
+from sra_fast.measure.strengths.given_bias import GivenBias
 
 BY_NAME = {family.name: family for family in FAMILIES}
 LLAMA = BY_NAME["llama"]
@@ -221,9 +222,7 @@ def test_other_tokens_than_the_batchs_are_refused() -> None:
 def test_a_cache_that_dropped_the_span_is_refused() -> None:
     batch, model = marked_batch((40,)), LLAMA.build()
 
-    steering = CallSteering(
-        SteeringStrength(3.0, None, False, {0: None}), batch["strategy_mask"], None
-    )
+    steering = CallSteering(GivenBias(3.0), {0: None}, batch["strategy_mask"], None)
     layer = model.model.layers[0].self_attn
     with pytest.raises(ValueError, match="layer 0 has dropped 10 keys"):
         steering.of_layer(layer, 4, 30, windowed=False)
@@ -237,9 +236,10 @@ def test_a_cache_that_dropped_the_span_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "one of bias, share and knock_out"),
-        ({"bias": 1.0, "share": 0.5}, "one of bias, share and knock_out"),
-        ({"bias": 1.0, "knock_out": True}, "one of bias, share and knock_out"),
+        ({}, "one of bias, share, knock_out, instaboost, spotlight and pasta"),
+        ({"bias": 1.0, "share": 0.5}, "one of bias"),
+        ({"bias": 1.0, "knock_out": True}, "one of bias"),
+        ({"instaboost": 2.0, "pasta": 0.5}, "one of bias"),
         ({"bias": math.nan}, "bias: expected a number"),
         ({"bias": math.inf}, "bias: expected a number"),
         ({"share": 0.0}, "share: expected a number between 0 and 1"),

@@ -3,13 +3,14 @@
 ``python -m benchmarks.cpu.steer_cost`` runs a model over random tokens, plainly under ``"sdpa"``
 and with a span of 40 tokens steered, in turns, and prints the medians of the ratios of each pair,
 by the clock and in processor time, which hardly sees what else the machine does.
-First the steered model's logits on a short text must be those of eager attention with the bias in
-its mask; if they are not, no ratio is printed.
+First the steered model's logits on a short text must be those of an attention that is written out
+here, with the bias among its logits; if they are not, no ratio is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface
 
 import sra_fast
 from benchmarks.measuring import machine
@@ -43,12 +45,10 @@ class SteeringCost:
     """The seconds of one way of steering, pair by pair with the plain forward pass.
 
     Attributes:
-        way: the way of steering, a key of :data:`WAYS`.
         steered: the seconds of each steered forward pass, by the clock and of all its threads.
         plain: the seconds of the plain one beside it.
     """
 
-    way: str
     steered: tuple[tuple[float, float], ...]
     plain: tuple[tuple[float, float], ...]
 
@@ -59,7 +59,7 @@ class SteeringCost:
 
     @property
     def processor_ratio(self) -> float:
-        """Return the same of the processor time."""
+        """Return the median over the pairs of the steered processor time over the plain one."""
         return self._ratio(1)
 
     def _ratio(self, which: int) -> float:
@@ -76,24 +76,49 @@ def prompt(vocabulary: int, tokens: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "strategy_mask": span}
 
 
-def differs(model: Any, way: str) -> float:
-    """Return the largest difference of the steered logits to those of biased eager attention.
+WRITTEN_OUT = "steering_written_out"
 
-    A share has no one bias, so that of its logits to those without a share is 0 by definition.
-    """
-    strength = WAYS[way]
+
+def written_out(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    steered_span: Tensor,
+    strength: Mapping[str, Any],
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend causally without padding, with the bias of a strength added to the span's logits."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (one.repeat_interleave(groups, dim=1) for one in (key, value))
+    seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+    logits = (query @ key.transpose(2, 3) * scaling).masked_fill(~seen, -torch.inf)
+    in_span = steered_span[:, None, None]
     if "share" in strength:
-        return 0.0
-    batch = prompt(model.config.vocab_size, SHORT)
-    bias = -torch.inf if strength.get("knock_out") else strength["bias"]
-    seen = torch.ones(SHORT, SHORT, dtype=torch.bool).tril()
-    mask = torch.where(batch["strategy_mask"], float(bias), 0.0).masked_fill(~seen, -torch.inf)
-    mask = mask.clamp(min=torch.finfo(torch.float32).min)[None, None].to(model.dtype)
-    with torch.no_grad():
-        with attending(model, "eager"):
-            wanted = model(batch["input_ids"], attention_mask=mask).logits
-        with sra_fast.steer(model, batch, **strength):
-            found = model(batch["input_ids"]).logits
+        of_span = logits.masked_fill(~in_span, -torch.inf).logsumexp(-1, keepdim=True)
+        of_rest = logits.masked_fill(in_span, -torch.inf).logsumexp(-1, keepdim=True)
+        share = strength["share"]
+        raised = (math.log(share / (1 - share)) + of_rest - of_span).clamp(min=0)
+        bias = raised.masked_fill(of_span == -torch.inf, 0)  # such a row sees no key of the span
+    else:
+        bias = torch.tensor(-torch.inf if strength.get("knock_out") else strength["bias"])
+    weights = torch.where(in_span, logits + bias, logits).softmax(-1)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(WRITTEN_OUT, written_out)
+
+
+def differs(model: Any, way: str) -> float:
+    """Return the largest difference of the steered logits to those of the written-out attention."""
+    strength, batch = WAYS[way], prompt(model.config.vocab_size, SHORT)
+    ids, span = batch["input_ids"], batch["strategy_mask"]
+    with attending(model, WRITTEN_OUT):
+        wanted = model(ids, steered_span=span, strength=strength).logits
+    with sra_fast.steer(model, batch, **strength), torch.no_grad():
+        found = model(ids).logits
     return float((found - wanted).abs().max())
 
 
@@ -116,7 +141,7 @@ def measure(model: Any, way: str, tokens: int, rounds: int) -> SteeringCost:
             else:
                 with attending(model, "sdpa"):
                     plain.append(seconds())
-    return SteeringCost(way, tuple(steered), tuple(plain))
+    return SteeringCost(tuple(steered), tuple(plain))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for way in WAYS:
         off = differs(model, way)
         if off > TOLERANCE:
-            print(f"{way}: the logits are off by {off:.1e} from eager attention's")
+            print(f"{way}: the logits are off by {off:.1e} from the written-out attention's")
             return 1
         cost = measure(model, way, options.tokens, options.rounds)
         lines.append(

@@ -30,14 +30,14 @@ class GenerationTimes:
         tokens: the length of the prompt.
         rows: the prompts of the batch; all but the first are padded on the left.
         new: how many tokens were generated.
-        seconds: by way, in the order of the rounds.
+        seconds: by way, in the order of the rounds, by the clock and of all threads.
         same: whether all ways generated the same tokens in every round.
     """
 
     tokens: int
     rows: int
     new: int
-    seconds: dict[str, list[float]]
+    seconds: dict[str, list[tuple[float, float]]]
     same: bool
 
     @property
@@ -47,14 +47,21 @@ class GenerationTimes:
 
     def of_token(self, way: str) -> str:
         """Return a way's time for each new token, for tables."""
-        return f"{median(self.seconds[way]) / self.new * 1e3:.1f} ms"
+        return f"{median(clock for clock, _ in self.seconds[way]) / self.new * 1e3:.1f} ms"
 
     def ratio(self, way: str) -> str:
         """Return the median over rounds of a way's time over the plain one, for tables."""
+        return self._ratio(way, 0)
+
+    def processor_ratio(self, way: str) -> str:
+        """Return the median over rounds of a way's processor time over the plain one."""
+        return self._ratio(way, 1)
+
+    def _ratio(self, way: str, which: int) -> str:
         if not self.same:
             return "**WRONG**: other tokens"
         pairs = zip(self.seconds[way], self.seconds[PLAIN], strict=True)
-        return f"{median(own / plain for own, plain in pairs):.3f}"
+        return f"{median(own[which] / plain[which] for own, plain in pairs):.3f}"
 
 
 def random_prompts(model: Any, tokens: int, rows: int) -> dict[str, Tensor]:
@@ -79,14 +86,14 @@ def in_turns(
         max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0
     )
     rows, tokens = prompts["input_ids"].shape
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     same, order = True, list(ways)
     for number in range(-1, rounds):  # the first round only warms up
         found: dict[str, Tensor] = {}
         for way in order:
-            begun = time.perf_counter()
+            begun, worked = time.perf_counter(), time.process_time()
             found[way] = ways[way](model, prompts, **arguments)
-            took = time.perf_counter() - begun
+            took = time.perf_counter() - begun, time.process_time() - worked
             if number >= 0:
                 seconds[way].append(took)
         order = [*order[1:], order[0]]

@@ -26,6 +26,7 @@ from .contract import (
     accumulation_dtype,
 )
 from .plan import plan
+from .steered_rows import pools
 from .steering import Steering
 
 
@@ -52,7 +53,7 @@ def attention(
     visible = visibility(query, batch, m, n, rule.window)[:, None]
     logits = logits.masked_fill(~visible, -torch.inf)
     if steer is not None:
-        logits = steer.added_to(logits, rule.sinks)
+        logits = steer.added_to(logits, rule.sinks, pools(query, batch, m, n))
 
     columns = logits
     if rule.sinks is not None:

@@ -9,6 +9,10 @@ With ``c = e^β − 1``, ``m = exp(lse_S − lse)`` and ``x = log(m · |c|)``,
 c is positive, only positive numbers are added. Where it is negative, the span's part is taken away,
 which is exact as long as at least half of the row's sum remains; where less would, the row is
 computed anew, from all the keys that it sees, with β among its logits.
+
+Where a share s is met exactly, β follows from m, and an error δ of log m moves the output by up to
+``δ · (1 − s) / (1 − m) · |out_S − out_R|``: the lse comes from elsewhere, so nothing cancels in it.
+Only a row that is computed anew has its lse from the same logits. So more must remain there.
 """
 
 from __future__ import annotations
@@ -23,11 +27,15 @@ from torch import Tensor
 
 from .blocks import cap, sees
 from .contract import LogitRule, SpanQuery
+from .lse import mass_of_lse
 from .merging import Attended
-from .steered_rows import SteeredRows, steered_rows
+from .plan import plan
+from .pooled_share import pooled_beta
+from .steered_rows import SteeredRows, pools, span_query, steered_rows
 from .steering import Steering
 
 FEWEST_REMAINING = 0.5  # of a row's sum, for the span's part to be taken away from it
+FEWEST_OF_EXACT = 0.8  # the same, where a share is met: ``(1 − m) / (1 − s)``
 _LOGITS_ANEW = 1 << 20  # alive at once where rows are computed anew: 4 MB in float32
 
 
@@ -38,7 +46,7 @@ class _Heads:
     Attributes:
         out: ``[B, h, M, Dv]``, written into.
         lse: ``[B, h, M]``, written into.
-        beta: ``[B, h, M]``, written into.
+        beta: ``[B, h, M]``, written into; of a pooled share it is there before.
         q: ``[B, h, M, D]``.
         k: ``[B, hkv, N, D]``.
         v: ``[B, hkv, N, Dv]``.
@@ -104,7 +112,10 @@ def steered(
         return out, lse, torch.zeros_like(lse)
     if kernels is not None:
         lse, out = lse.contiguous(), out if out.stride(3) == 1 else out.contiguous()
-    beta = torch.zeros_like(lse)
+    if steer.pooled_share is None:
+        beta = torch.zeros_like(lse)
+    else:
+        beta = _pooled(q, k, lse, query, rule, steer)
     heads = _Heads(out, lse, beta, q, k, v, rule, steer.heads)
     blocks = steered_rows(steer, query, q.shape[1], q.shape[2], k.shape[2], rule.window)
     if kernels is not None:
@@ -119,6 +130,21 @@ def steered(
         for part in parts:
             _steer(part, rows, steer)
     return out, lse, beta
+
+
+def _pooled(
+    q: Tensor, k: Tensor, lse: Tensor, query: SpanQuery, rule: LogitRule, steer: Steering
+) -> Tensor:
+    """Return ``β [B, Hq, M]`` of a pooled share, from the logsumexp without steering."""
+    assert steer.pooled_share is not None
+    batch, heads, m = lse.shape
+    sizes = batch, m, k.shape[2]
+    asked = span_query(query, steer, m)
+    mass = mass_of_lse(q, k, lse, asked, plan(asked, *sizes), rule)  # [R, Hq, 1]
+    shares = mass.new_zeros(batch * m, heads).index_copy_(0, asked.rows, mass[..., 0])
+    shares = shares.view(batch, m, heads).transpose(1, 2)
+    beta = pooled_beta(shares, steer.steered(), pools(query, *sizes), steer.pooled_share)
+    return beta.to(lse.dtype).contiguous()
 
 
 def _steered_groups(steer: Steering, groups: int) -> list[tuple[int, int]]:
@@ -142,18 +168,24 @@ def _steer(heads: _Heads, rows: SteeredRows, steer: Steering) -> None:
         offset = heads.k.shape[2] - heads.q.shape[2]
         logits.masked_fill_(~sees(rows.rows + offset, rows.keys, rule.window), -torch.inf)
     lse = heads.lse[b, :, at]  # [h, r], as all that follows
-    of_span = torch.logsumexp(logits, dim=-1).reshape(lse.shape)
-    log_m = (of_span - lse).clamp_(max=0)
-    rest = lse + torch.log1p(-log_m.exp())  # -inf where rounding leaves nothing
-    beta = steer.beta(rest, of_span)
-    if heads.chosen is not None:
-        beta = beta.masked_fill_(~heads.chosen[:, None], 0)
+    # Numbers relative to lse and the largest logit: a digit is lost where these are rounded.
+    top = logits.amax(dim=-1, keepdim=True)
+    weights = logits.sub_(top).exp_()
+    total = weights.sum(dim=-1).reshape(lse.shape)
+    log_m = ((top.reshape(lse.shape) - lse) + total.log()).clamp_(max=0)
+    rest = torch.log1p(-log_m.exp())  # -inf where rounding leaves nothing
+    if steer.pooled_share is not None:
+        beta = heads.beta[b, :, at]
+    else:
+        beta = steer.beta(rest, log_m)
+        if heads.chosen is not None:
+            beta = beta.masked_fill_(~heads.chosen[:, None], 0)
     log_c = torch.log(-torch.expm1(-beta.abs())) + beta.clamp(min=0)
     x = log_m + log_c
     raised = beta >= 0
     change = torch.where(raised, torch.logaddexp(x.new_zeros(()), x), torch.log1p(-x.exp()))
     log_w = torch.where(raised, F.logsigmoid(x), x - change)
-    weights = logits.add_((log_w - of_span).view(logits.shape[:3])[..., None]).exp_()
+    weights.mul_((log_w.exp() / total).view(weights.shape[:3])[..., None])
     added = (weights @ values).flatten(0, 1)  # [h, r, Dv]
     if steer.lowers:
         added *= torch.where(raised, 1.0, -1.0)[..., None]
@@ -161,7 +193,7 @@ def _steer(heads: _Heads, rows: SteeredRows, steer: Steering) -> None:
     heads.out[b, :, at] = torch.addcmul(added, before, kept).to(heads.out.dtype)
     heads.lse[b, :, at], heads.beta[b, :, at] = lse + change, beta
     if steer.lowers:
-        inexact = change < math.log(FEWEST_REMAINING)
+        inexact = change < math.log(FEWEST_OF_EXACT if steer.exact else FEWEST_REMAINING)
         if steer.exact:
             inexact |= rest == -torch.inf
         if heads.chosen is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import reference
 from .contract import LogitRule, SpanAttention, SpanQuery
 from .dispatch import trusted_kernels
+from .raised_rest import raises_rest, steered_by_rest
 from .steered import steered
 from .steered_masses import steered_mass, steered_profile
 from .steering import Steering
@@ -38,7 +39,8 @@ def steered_attention(
     asking_nothing = query.derived(("no rows",), lambda: _without_rows(query))
     found = backend.attention(q, k, v, asking_nothing, rule, False)
     kernels = backend if hasattr(backend, "steer_in_place") else trusted_kernels(q, v)
-    out, lse, beta = steered((found.out, found.lse), q, k, v, query, rule, steer, kernels)
+    epilogue = steered_by_rest if raises_rest(steer, rule) else steered
+    out, lse, beta = epilogue((found.out, found.lse), q, k, v, query, rule, steer, kernels)
     if len(query.rows) == 0:
         mass, profile = found.mass.new_zeros(0, q.shape[1], len(query.names)), None
     else:

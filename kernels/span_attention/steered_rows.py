@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .contract import SpanQuery
 from .steering import Steering
+from .transfers import send
 
 LOGITS_AT_ONCE = 1 << 18  # in a block: 1 MB in float32, which stays in a core's cache
 FEWEST_ROWS = 16  # in a block, however many keys they see
@@ -69,6 +70,37 @@ def steered_rows(
         return tuple(found)
 
     return steer.derived(("rows", segments, heads, m, n, window), make)
+
+
+def span_query(query: SpanQuery, steer: Steering, m: int) -> SpanQuery:
+    """Return a query for the steered rows of a call, with the steered span as its one label."""
+
+    def make() -> SpanQuery:
+        batch, device = steer.span.shape[0], steer.span.device
+        if steer.rows is None:
+            rows = torch.arange(batch * m, device=device)
+        else:
+            rows = steer.rows.flatten().nonzero().flatten()
+        return SpanQuery(steer.span.to(torch.int32), rows, query.segments, ("steered",))
+
+    return steer.derived(("query", query), make)
+
+
+def pools(query: SpanQuery, batch: int, m: int, n: int) -> Tensor:
+    """Return numbers ``[B, M]`` int64 that the queries of a segment share, −1 for padding.
+
+    Segments without a query have none, so all numbers are below ``B·M``.
+    """
+
+    def make() -> Tensor:
+        found, number = torch.full((batch, m), -1), 0
+        for b, start, end in query.numbers().segments:
+            first, last = max(start - (n - m), 0), max(end - (n - m), 0)
+            found[b, first:last] = number
+            number += first < last
+        return send(found, query.key_labels.device)
+
+    return query.derived(("pools", batch, m, n), make)
 
 
 def places(positions: Tensor) -> Places:

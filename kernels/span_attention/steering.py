@@ -10,7 +10,8 @@ number β to the logits of S, after the cap:
     β = logit(s) + lse_R − lse_S
 
 which is never below 0 where s is the least share. A query that sees no key of S, or nothing but S,
-has no such β and stays as it is. β = −∞ knocks S out: nobody attends to it.
+has no such β and stays as it is. β = −∞ knocks S out: nobody attends to it. Or β is one number for
+all queries and heads of a sequence, from the mean of their shares (:mod:`pooled_share`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .derived_values import DerivedValues
+from .pooled_share import pooled_beta
 from .transfers import send
 
 _Made = TypeVar("_Made")
@@ -37,7 +39,7 @@ class SteeredGradientError(ValueError):
 class Steering:
     """A change of attention: one span of keys, raised or lowered for some queries and heads.
 
-    Give ``bias`` or ``share``, not both.
+    Give one of ``bias``, ``share`` and ``pooled_share``.
 
     Attributes:
         span: ``[B, N]`` bool, True at the keys of the span.
@@ -45,6 +47,9 @@ class Steering:
         share: the share of the attention that the span is to have, between 0 and 1, sinks included.
         exact: whether queries that give the span more than ``share`` are lowered to it; if not,
             they stay as they are.
+        pooled_share: the mean share, between 0 and 1, that the queries of a segment are raised
+            towards together: β is ``log(pooled_share / mean)`` where the mean over the steered
+            queries and heads is below it, and else 0.
         rows: ``[B, M]`` bool, the queries that are steered; None for all.
         heads: ``[Hq]`` bool, the heads that are steered; None for all.
     """
@@ -53,6 +58,7 @@ class Steering:
     bias: float | None = None
     share: float | None = None
     exact: bool = False
+    pooled_share: float | None = None
     rows: Tensor | None = None
     heads: Tensor | None = None
     _derived: DerivedValues = field(
@@ -65,7 +71,7 @@ class Steering:
             _expect(self.rows, "rows", "[B, M]", 2)
         if self.heads is not None:
             _expect(self.heads, "heads", "[Hq]", 1)
-        check_strength(self.bias, self.share, self.exact)
+        check_strength(self.bias, self.share, self.exact, self.pooled_share)
 
     @property
     def does_nothing(self) -> bool:
@@ -113,7 +119,8 @@ class Steering:
     def beta(self, rest: Tensor, span: Tensor) -> Tensor:
         """Return β from the logsumexps of R and S, of any one shape; 0 where nothing is steered.
 
-        Heads and rows that are not steered are not looked at here.
+        Heads and rows that are not steered are not looked at here. A pooled share's β does not
+        follow from a query's own numbers.
         """
         if self.bias is not None:
             return torch.where(span > -torch.inf, self.bias, 0.0).to(span.dtype)
@@ -123,22 +130,35 @@ class Steering:
         both = (rest > -torch.inf) & (span > -torch.inf)
         return wanted.masked_fill_(~both, 0)
 
-    def added_to(self, logits: Tensor, sinks: Tensor | None) -> Tensor:
+    def added_to(self, logits: Tensor, sinks: Tensor | None, pools: Tensor | None = None) -> Tensor:
         """Return logits ``[B, Hq, M, N]`` after the cap, −∞ at unseen keys, with their β added.
 
-        ``sinks`` are ``[Hq]``, or None.
+        Args:
+            logits: the logits of all queries that are steered.
+            sinks: ``[Hq]``, or None.
+            pools: ``[B, M]`` int64, whose shares are pooled, −1 for no pool; None for those of a
+                batch row.
         """
         span = self.span[:, None, None]  # [B, 1, 1, N]
         of_span = torch.logsumexp(logits.masked_fill(~span, -torch.inf), dim=-1)
         rest = torch.logsumexp(logits.masked_fill(span, -torch.inf), dim=-1)
         if sinks is not None:
             rest = torch.logaddexp(rest, sinks.to(rest.dtype)[:, None])
-        beta = self.beta(rest, of_span)
-        if self.rows is not None:
-            beta = beta.masked_fill(~self.rows[:, None], 0)
-        if self.heads is not None:
-            beta = beta.masked_fill(~self.heads[:, None], 0)
+        if self.pooled_share is None:
+            beta = self.beta(rest, of_span).masked_fill(~self.steered(), 0)
+        else:
+            shares = torch.exp(of_span - torch.logaddexp(rest, of_span)).nan_to_num(0)
+            beta = pooled_beta(shares, self.steered(), pools, self.pooled_share)
         return torch.where(span, logits + beta[..., None], logits)
+
+    def steered(self) -> Tensor:
+        """Return which queries are steered in which heads, bool, broadcasting to ``[B, Hq, M]``."""
+        found = self.span.new_ones(1, 1, 1)
+        if self.rows is not None:
+            found = found & self.rows[:, None]
+        if self.heads is not None:
+            found = found & self.heads[:, None]
+        return found
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Made]) -> _Made:
         """Return what ``make`` returned when it was first asked for under ``key``.
@@ -150,22 +170,29 @@ class Steering:
         return self._derived.of(key, make)
 
 
-def check_strength(bias: float | None, share: float | None, exact: bool) -> None:
+def check_strength(
+    bias: float | None = None,
+    share: float | None = None,
+    exact: bool = False,
+    pooled_share: float | None = None,
+) -> None:
     """Refuse a bias or a share that cannot be.
 
     Raises:
-        ValueError: both or none are given, the bias is NaN or +inf, the share is not between 0 and
-            1, or ``exact`` is asked for without a share.
+        ValueError: not exactly one of them is given, the bias is NaN or +inf, a share is not
+            between 0 and 1, or ``exact`` is asked for without a share.
     """
-    if (bias is None) == (share is None):
-        raise ValueError("steer: give either bias or share")
-    if bias is not None:
-        if exact:
-            raise ValueError("steer: exact says how share is meant; it goes with no bias")
-        if math.isnan(bias) or bias == math.inf:
-            raise ValueError(f"steer: bias: expected a number or -inf (knock-out), got {bias}")
-    elif share is not None and not 0 < share < 1:  # NaN too
-        raise ValueError(f"steer: share: expected a number between 0 and 1, both out, got {share}")
+    if sum(given is not None for given in (bias, share, pooled_share)) != 1:
+        raise ValueError("steer: give either bias or share or pooled_share")
+    if exact and share is None:
+        raise ValueError("steer: exact says how share is meant; it goes with nothing else")
+    if bias is not None and (math.isnan(bias) or bias == math.inf):
+        raise ValueError(f"steer: bias: expected a number or -inf (knock-out), got {bias}")
+    for name, value in (("share", share), ("pooled_share", pooled_share)):
+        if value is not None and not 0 < value < 1:  # NaN too
+            raise ValueError(
+                f"steer: {name}: expected a number between 0 and 1, both out, got {value}"
+            )
 
 
 def _expect(tensor: object, name: str, shape: str, ndim: int) -> None:

@@ -7,18 +7,20 @@ the model's own, as transformers takes it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import StaticCache
 
-_BEAMS = "beam search, whose sequences change places"
-_ASSISTED = "assisted decoding, whose forward passes hold guesses"
-_PAGED = "continuous batching, whose cache is paged"
+_BEAMS = "beam search, whose sequences change places,"
+_ASSISTED = "assisted decoding, whose forward passes hold guesses,"
+_GUIDED = "guidance, which calls the model again in each step,"
+_PAGED = "continuous batching, whose cache is paged,"
 _STATIC_WORDS = ("static", "hybrid")
+_DYNAMIC = "leave it out, and the cache is a dynamic one"
 
 _UNSET = (None, False)
-_REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("num_beams", (None, 1), _BEAMS),
     ("num_beam_groups", (None, 1), _BEAMS),
     ("constraints", _UNSET, _BEAMS),
@@ -27,14 +29,13 @@ _REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("prompt_lookup_num_tokens", _UNSET, _ASSISTED),
     ("assistant_early_exit", _UNSET, _ASSISTED),
     ("use_mtp", _UNSET, _ASSISTED),
-    ("guidance_scale", (None, 1, 1.0), "guidance, which calls the model again in each step"),
-    ("negative_prompt_ids", _UNSET, "guidance, which calls the model again in each step"),
+    ("guidance_scale", (None, 1, 1.0), _GUIDED),
+    ("negative_prompt_ids", _UNSET, _GUIDED),
     ("prefill_chunk_size", _UNSET, "a prompt in chunks"),
     ("penalty_alpha", (None, 0, 0.0), "contrastive search"),
     ("dola_layers", _UNSET, "DoLa decoding"),
     ("custom_generate", _UNSET, "another decoding loop than transformers' own"),
-    ("token_healing", _UNSET, "token healing, which changes the prompt"),
-    ("output_attentions", _UNSET, "maps beside the masses; ask for a profile"),
+    ("token_healing", _UNSET, "token healing, which changes the prompt,"),
 )
 """Each setting, the values under which it does nothing, and what it asks for otherwise."""
 
@@ -71,20 +72,24 @@ class GenerationSettings:
         Raises:
             UnservedGenerationError: the call asks for it.
         """
-        for name, harmless, what in _REFUSED:
+        for name, harmless, what in REFUSED:
             value = self.value(name)
             if not any(value is each or (_is_number(value) and value == each) for each in harmless):
                 _refuse(name, value, what)
+        if self.value("output_attentions"):
+            _refuse("output_attentions", True, "a map of attention", "ask for a profile")
         if self.value("use_cache") is False:
-            _refuse("use_cache", False, "steps without a cache, which compute every row again")
+            _refuse("use_cache", False, "a step without a cache, which computes every row again,")
         cache = self._given.get("past_key_values")
         if isinstance(cache, StaticCache):
-            _refuse("past_key_values", type(cache).__name__, "a static cache; give a DynamicCache")
+            _refuse(
+                "past_key_values", type(cache).__name__, "a static cache", "give a DynamicCache"
+            )
         kind = self.value("cache_implementation")
         if kind == "paged":
-            _refuse("cache_implementation", kind, _PAGED)
+            _refuse("cache_implementation", kind, _PAGED, _DYNAMIC)
         if kind is not None and any(word in kind for word in _STATIC_WORDS):
-            _refuse("cache_implementation", kind, "a static cache; leave it to the dynamic one")
+            _refuse("cache_implementation", kind, "a static cache", _DYNAMIC)
 
     def sequences_of_each(self) -> int:
         """Return how many sequences each prompt gets."""
@@ -110,6 +115,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _refuse(name: str, value: Any, what: str) -> None:
+def _refuse(
+    name: str,
+    value: Any,
+    what: str,
+    way_out: str = "leave it out, or generate unrecorded and score the sequences afterwards",
+) -> NoReturn:
     shown = f"={value!r}" if isinstance(value, (bool, int, float, str)) else ""
-    raise UnservedGenerationError(f"{name}{shown}: {what}, is not recorded")
+    raise UnservedGenerationError(f"{name}{shown}: {what} is not recorded; {way_out}")

@@ -13,17 +13,16 @@ prompt), or computes in half precision, the output is that of a call that asks f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-from sra_fast.kernels.contract import accumulation_dtype
 from sra_fast.kernels.steering import Steering
 from sra_fast.measure import model_kinds
 from sra_fast.measure.mask_reading import MaskReading
 from sra_fast.measure.plain_attention import plain_attention
+from sra_fast.measure.row_weights import row_weights, weights_among_others
 from sra_fast.measure.unserved import UnservedModelError
 from sra_fast.names import ProfileKind
 
@@ -124,6 +123,12 @@ class LastRowRequest:
         batch, heads, m, width = query.shape
         hidden = self._seen(module, layer, key, reading)
         factor = width**-0.5 if scale is None else scale
+        if steer is not None and steer.pooled_share is not None and m > 1:
+            out, weights = weights_among_others(
+                query, key, value, reading, factor, softcap, sinks, steer
+            )
+            self._keep(module, layer, given, weights, key.shape[2], sinks is not None)
+            return out
         row = query if m == 1 else query[:, :, -1:]
         weights = row_weights(row, key, hidden, factor, softcap, sinks, steer)
         if m == 1 and weights.dtype == value.dtype:
@@ -214,60 +219,3 @@ class LastRowRequest:
         with torch.inference_mode(False):
             first = torch.tensor(starts, device=key.device)
             return (torch.arange(n, device=key.device) < first[:, None])[:, None]
-
-
-def row_weights(
-    row: Tensor,
-    key: Tensor,
-    hidden: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-    steer: Steering | None = None,
-) -> Tensor:
-    """Return the attention of one row per sequence and head on every key, and on the sink if any.
-
-    Args:
-        row: ``[B, Hq, 1, D]``.
-        key: ``[B, Hkv, N, D]``.
-        hidden: ``[B, 1, N]`` bool, the keys that a row does not see; None if it sees all.
-        scale: factor on ``q·k``.
-        softcap: bound on the logits.
-        sinks: ``[Hq]``.
-        steer: the steering of a call whose last row this is; None for none.
-
-    Returns:
-        ``[B, Hq, N]``, or ``[B, Hq, N + 1]`` with sinks; float32, or float64 for float64.
-    """
-    if torch.is_autocast_enabled(row.device.type):
-        with torch.autocast(row.device.type, enabled=False):
-            return row_weights(row, key, hidden, scale, softcap, sinks, steer)
-    batch, heads, _, width = row.shape
-    groups, n = key.shape[1:3]
-    dtype = accumulation_dtype(row.dtype)
-    grouped = row.to(dtype).reshape(batch * groups, heads // groups, width)
-    keys = key.to(dtype).reshape(batch * groups, n, width).transpose(1, 2)
-    logits = torch.baddbmm(grouped.new_empty(1, 1, 1), grouped, keys, beta=0, alpha=scale)
-    logits = logits.view(batch, heads, n)
-    if softcap is not None:
-        logits = logits.div_(softcap).tanh_().mul_(softcap)
-    if hidden is not None:
-        logits = logits.masked_fill_(hidden, -torch.inf)
-    steered = steer is not None and not steer.does_nothing
-    if steer is not None and steered:
-        logits = _of_last_row(steer.to(logits.device)).added_to(logits[:, :, None], sinks)[:, :, 0]
-    if sinks is not None:
-        of_sinks = sinks.detach().to(dtype)[None, :, None].expand(batch, -1, 1)
-        logits = torch.cat([logits, of_sinks], dim=-1)
-    weights = logits.softmax(dim=-1)
-    # Of a row that sees the span alone, which is knocked out, nothing is left.
-    return weights.nan_to_num(0.0) if steered else weights
-
-
-def _of_last_row(steer: Steering) -> Steering:
-    """Return the steering of a call's last row alone, made once for all layers."""
-
-    def make() -> Steering:
-        return replace(steer, rows=None if steer.rows is None else steer.rows[:, -1:])
-
-    return steer.derived(("last row",), make)

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sra_fast.kernels.steering import Steering
+from sra_fast.measure import model_kinds
+from sra_fast.measure.strengths.strength import Strength
+from sra_fast.measure.unserved import UnservedAttentionError
 
 STEERING = "sra_steering"  # the keyword argument of the model call
-
-
-@dataclass(frozen=True)
-class SteeringStrength:
-    """The strength of a steering, and the layers and heads that it reaches.
-
-    Attributes:
-        bias: β, as in :class:`~sra_fast.Steering`.
-        share: the span's share of the attention, as there.
-        exact: whether the share is met exactly, as there.
-        heads: the heads that are steered, by ``layer_idx``; None in place of the heads for all.
-    """
-
-    bias: float | None
-    share: float | None
-    exact: bool
-    heads: dict[int, tuple[int, ...] | None]
 
 
 class CallSteering:
@@ -36,19 +22,29 @@ class CallSteering:
     :class:`~sra_fast.measure.request.SpanRequest` is none.
 
     Args:
-        strength: what is done to the span.
-        span: ``[B, T]`` bool, the span's tokens among all that the call sees, cached ones included.
+        strength: what is done to the steered keys.
+        heads: the heads that are steered, by the ``layer_idx`` of the layers that are; None in
+            place of the heads for all.
+        keys: ``[B, T]`` bool, the tokens whose logits are changed, among all that the call sees,
+            cached ones included.
         rows: ``[B, M]`` bool, the call's tokens whose attention is steered; None for all.
 
     Attributes:
         reached: the ``layer_idx`` of the layers that asked for their steering.
     """
 
-    def __init__(self, strength: SteeringStrength, span: Tensor, rows: Tensor | None) -> None:
+    def __init__(
+        self,
+        strength: Strength,
+        heads: Mapping[int, tuple[int, ...] | None],
+        keys: Tensor,
+        rows: Tensor | None,
+    ) -> None:
         self._strength = strength
-        self._span = span
+        self._heads = heads
+        self._keys = keys
         self._rows = rows
-        self._nothing = not bool(span.any()) or (rows is not None and not bool(rows.any()))
+        self._nothing = not bool(keys.any()) or (rows is not None and not bool(rows.any()))
         self._made: dict[tuple[object, ...], Steering] = {}
         self.reached: set[int] = set()
 
@@ -64,25 +60,33 @@ class CallSteering:
             windowed: whether its queries see no keys but the last ones, so that it may drop others.
 
         Raises:
-            ValueError: the layer's cache has dropped keys of the span that its queries should see,
-                or holds more keys than the call has tokens, or there is no such head.
+            ValueError: the layer's cache has dropped steered keys that its queries should see, or
+                holds more keys than the call has tokens, or there is no such head.
+            UnservedAttentionError: the strength is one for all rows of a sequence, and the layer
+                attends in chunks.
         """
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self.reached.add(layer)
-        if layer not in self._strength.heads or self._nothing:
+        if layer not in self._heads or self._nothing:
             return None
-        dropped = self._span.shape[1] - keys
+        kind = model_kinds.layer_type(module, getattr(module, "config", None))
+        if self._strength.pools_rows and kind == "chunked_attention":
+            raise UnservedAttentionError(
+                f"steer: layer {layer} attends in chunks, of which no mean over all rows of a "
+                "sequence is taken, as this way of steering asks; leave such layers out (layers=)"
+            )
+        dropped = self._keys.shape[1] - keys
         if dropped < 0:
             raise ValueError(
-                f"steer: layer {layer} holds {keys} keys and the call has {self._span.shape[1]} "
+                f"steer: layer {layer} holds {keys} keys and the call has {self._keys.shape[1]} "
                 "tokens, cached ones included, so the span's keys cannot be told"
             )
-        if dropped and not windowed and bool(self._span[:, :dropped].any()):
+        if dropped and not windowed and bool(self._keys[:, :dropped].any()):
             raise ValueError(
-                f"steer: the cache of layer {layer} has dropped {dropped} keys, and tokens of the "
-                "span are among them; take a cache that keeps all keys"
+                f"steer: the cache of layer {layer} has dropped {dropped} keys, and steered "
+                "ones are among them; take a cache that keeps all keys"
             )
-        chosen = self._strength.heads[layer]
+        chosen = self._heads[layer]
         return self._of(heads, dropped, chosen, layer)
 
     def _of(self, heads: int, dropped: int, chosen: tuple[int, ...] | None, layer: int) -> Steering:
@@ -98,13 +102,6 @@ class CallSteering:
                     )
                 mask = torch.zeros(heads, dtype=torch.bool)
                 mask[list(chosen)] = True
-            strength = self._strength
-            self._made[key] = Steering(
-                self._span[:, dropped:],
-                bias=strength.bias,
-                share=strength.share,
-                exact=strength.exact,
-                rows=self._rows,
-                heads=mask,
-            )
+            keys = self._keys[:, dropped:]
+            self._made[key] = self._strength.steering(keys, self._rows, mask)
         return self._made[key]

@@ -6,7 +6,6 @@ criteria and hooks on the forward pass. Whatever ends a call, the model is after
 
 from __future__ import annotations
 
-import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -75,8 +74,10 @@ def recorded_generation(
         UnfinishedGenerationError: the block is left while a thread generates.
     """
     whole: Any = served.whole
-    if isinstance(vars(whole).get("generate"), functools.partial):
-        raise ValueError("the generation of this model is being recorded already")
+    if isinstance(getattr(whole.generate, "__self__", None), _Recorder):
+        raise ValueError(
+            "the generation of this model is being recorded already; leave that recording first"
+        )
     content = record.content
     if "inputs_embeds" in content.tokens:
         raise ValueError("inputs_embeds: a generation is recorded from token ids; give input_ids")
@@ -86,13 +87,12 @@ def recorded_generation(
     recorder = _Recorder(served, record, listener, whole.generate)
     with (
         without_continuous_batching(whole, "recorded"),
-        standing_in(whole, {"generate": functools.partial(recorder.generate)}),
+        standing_in(whole, {"generate": recorder.generate}),
     ):
         try:
             yield
-            finished = recorder.close()
         finally:
-            recorder.close()
+            finished = recorder.close()
     if not finished:
         raise UnfinishedGenerationError(_LEFT)
 
@@ -126,9 +126,9 @@ class _Recorder:
     def close(self) -> bool:
         """Let no further step begin, and return whether no thread was generating."""
         with self._entering:
-            first, self._closed = not self._closed, True
+            self._closed = True
             inside = self._inside
-        if inside is not None and first and inside != threading.get_ident():
+        if inside is not None and inside != threading.get_ident():
             self._idle.wait(STEP_SECONDS)
         return inside is None
 
@@ -138,7 +138,10 @@ class _Recorder:
         with self._entering:
             self._check_open()
             if self._inside is not None:
-                raise ValueError("generate() is running already; a recording takes one at a time")
+                raise ValueError(
+                    "generate() is running already, and a recording takes one at a time; call it "
+                    "when that has ended"
+                )
             self._inside = threading.get_ident()
             self._idle.clear()
         try:

@@ -110,7 +110,7 @@ def recorded_replies(
     """Return the replies of one call with their attention.
 
     Args:
-        steps: what was recorded.
+        steps: the recorded steps.
         marked: the prompts.
         names: the names of the key sets.
         output: what ``generate`` returned.

@@ -1,4 +1,4 @@
-"""Steer the calls of a model: hooks on its decoder lay the span of a batch over each of them.
+"""Steer the calls of a model: hooks on its decoder lay the keys of a batch over each of them.
 
 A call may hold the batch's tokens, their beginning, or more after them (a reply), and it may go on
 from a cache that calls under the same steering have filled. Rows of the batch may be repeated.
@@ -6,17 +6,21 @@ from a cache that calls under the same steering have filled. Rows of the batch m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
 
 from sra_fast.measure import compat
-from sra_fast.measure.layer_steering import STEERING, CallSteering, SteeringStrength
+from sra_fast.measure.layer_steering import STEERING, CallSteering
 from sra_fast.measure.reduction import UnansweredRequestError
 from sra_fast.measure.served import ServedModel
+from sra_fast.measure.strengths.strength import Strength
+
+_STEERED = "_sra_fast_steered"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +28,14 @@ class SteeredBatch:
     """The tokens of a batch, in the host's memory, and what is steered of them.
 
     Attributes:
-        span: ``[B, T]`` bool, the span's tokens.
+        keys: ``[B, T]`` bool, the tokens whose logits are changed.
         tokens: ``[B, T]`` bool, those that are no padding.
         input_ids: ``[B, T]``; None if the batch has embeddings.
         rows: ``[B, T]`` bool, the tokens whose attention is steered, beside all that come after the
             batch's; None for all.
     """
 
-    span: Tensor
+    keys: Tensor
     tokens: Tensor
     input_ids: Tensor | None
     rows: Tensor | None
@@ -42,15 +46,20 @@ class SteeredModel:
 
     Args:
         served: the model.
-        batch: the batch whose span is steered.
-        strength: what is done to the span, and where.
+        batch: the batch whose tokens are steered.
+        strength: what is done to the steered keys.
+        heads: the heads that are steered, as :class:`CallSteering` takes them.
 
     Raises:
         ValueError: the model is steered already.
     """
 
     def __init__(
-        self, served: ServedModel, batch: SteeredBatch, strength: SteeringStrength
+        self,
+        served: ServedModel,
+        batch: SteeredBatch,
+        strength: Strength,
+        heads: Mapping[int, tuple[int, ...] | None],
     ) -> None:
         for hook in compat.forward_pre_hooks(served.decoder):
             if isinstance(getattr(hook, "__self__", None), SteeredModel):
@@ -58,7 +67,8 @@ class SteeredModel:
         self._served = served
         self._batch = batch
         self._strength = strength
-        self._caches: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # cache -> its tokens
+        self._heads = heads
+        self._block = uuid4().hex  # written on caches, with how many of their tokens were steered
         self._hooks = [
             served.decoder.register_forward_pre_hook(self._before, with_kwargs=True),
             served.decoder.register_forward_hook(self._after, with_kwargs=True),
@@ -78,21 +88,22 @@ class SteeredModel:
         if not isinstance(tokens, Tensor):
             raise ValueError("steer: a call needs `input_ids` or `inputs_embeds`")
         past = self._past(kwargs.get("past_key_values"))
-        repeats, rest = divmod(tokens.shape[0], self._batch.span.shape[0])
+        repeats, rest = divmod(tokens.shape[0], self._batch.keys.shape[0])
         if rest or not repeats:
             raise ValueError(
-                f"steer: the batch has {self._batch.span.shape[0]} rows and a call has "
+                f"steer: the batch has {self._batch.keys.shape[0]} rows and a call has "
                 f"{tokens.shape[0]}, which is no multiple of them"
             )
         total = past + tokens.shape[1]
         if ids is not None and self._batch.input_ids is not None:
             self._check_tokens(ids, past, repeats)
-        span = _reaching(self._batch.span, total, False).repeat_interleave(repeats, dim=0)
+        keys = _reaching(self._batch.keys, total, False).repeat_interleave(repeats, dim=0)
         rows = None
         if self._batch.rows is not None:
             rows = _reaching(self._batch.rows, total, True)[:, past:]
             rows = rows.repeat_interleave(repeats, dim=0)
-        return args, {**kwargs, STEERING: CallSteering(self._strength, span, rows)}
+        steering = CallSteering(self._strength, self._heads, keys, rows)
+        return args, {**kwargs, STEERING: steering}
 
     @torch.compiler.disable
     def _after(
@@ -106,14 +117,15 @@ class SteeredModel:
             )
         for cache in (getattr(output, "past_key_values", None), kwargs.get("past_key_values")):
             if cache is not None and hasattr(cache, "get_seq_length"):
-                self._caches[cache] = int(cache.get_seq_length())
+                setattr(cache, _STEERED, (self._block, int(cache.get_seq_length())))
 
     def _past(self, cache: Any) -> int:
         """Return how many tokens a call's cache holds, all of them steered as they should be."""
         if cache is None:
             return 0
         past = int(cache.get_seq_length())
-        if self._batch.rows is None and past > self._caches.get(cache, 0):
+        block, steered = getattr(cache, _STEERED, ("", 0))  # copied with the cache
+        if self._batch.rows is None and past > (steered if block == self._block else 0):
             raise ValueError(
                 f"steer: past_key_values: {past} tokens of this cache were not computed inside the "
                 "block, so their attention was not steered; leave the cache out, or steer with "
@@ -124,7 +136,7 @@ class SteeredModel:
     def _check_tokens(self, ids: Tensor, past: int, repeats: int) -> None:
         """Refuse a call whose tokens are not those of the batch, as far as these go."""
         assert self._batch.input_ids is not None
-        common = min(self._batch.span.shape[1] - past, ids.shape[1])
+        common = min(self._batch.keys.shape[1] - past, ids.shape[1])
         if common <= 0:
             return
         here = slice(past, past + common)

@@ -28,8 +28,17 @@ def biased_masks(
     hooks = []
 
     def add(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        mask = kwargs["attention_mask"]  # [B, 1, M, N]
+        given = kwargs["attention_mask"]  # [B, 1, M, N], or a dict that holds such masks
         cache = kwargs.get("past_key_values")
+        if isinstance(given, dict):
+            masks = {
+                name: biased(module, mask, cache) if mask is not None and mask.ndim == 4 else mask
+                for name, mask in given.items()
+            }
+            return args, {**kwargs, "attention_mask": masks}
+        return args, {**kwargs, "attention_mask": biased(module, given, cache)}
+
+    def biased(module: nn.Module, mask: Tensor, cache: Any) -> Tensor:
         total = total_of(module, mask, cache)
         known = nn.functional.pad(span, (0, max(0, total - span.shape[1])))[:, :total]
         known = known.repeat_interleave(len(mask) // len(known), 0)[:, -mask.shape[3] :]
@@ -41,7 +50,7 @@ def biased_masks(
             chosen = torch.zeros(module.config.num_attention_heads, dtype=torch.bool)
             chosen[list(heads)] = True
             at = at & chosen[:, None, None]
-        return args, {**kwargs, "attention_mask": torch.where(at, mask + bias, mask)}
+        return torch.where(at, mask + bias, mask)
 
     def total_of(module: nn.Module, mask: Tensor, cache: Any) -> int:
         past = 0 if cache is None else cache.get_seq_length(module.layer_idx)
@@ -49,7 +58,7 @@ def biased_masks(
 
     for module in model.modules():
         index = getattr(module, "layer_idx", None)
-        if model_kinds.is_attention(module) and index in (layers or serve(model).attention_layers):
+        if _attends(module) and index in (layers or serve(model).attention_layers):
             hooks.append(module.register_forward_pre_hook(add, with_kwargs=True))
     assert hooks
     try:
@@ -57,6 +66,15 @@ def biased_masks(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _attends(module: nn.Module) -> bool:
+    """Return whether a module is an attention layer itself, and does not hold one."""
+    return model_kinds.is_attention(module) and not any(
+        model_kinds.is_attention(inner) and hasattr(inner, "layer_idx")
+        for inner in module.modules()
+        if inner is not module
+    )
 
 
 def assert_same_replies(found: Any, wanted: Any) -> None:

@@ -70,7 +70,7 @@ def recorded_outcome(kind: str, model_type: str) -> RecordedOutcome:
     try:
         replies = sra_fast.generate(model, batch, keep_rows=True, **arguments)
     except Exception as error:
-        return RecordedOutcome("wrong", f"somebody else's error: {type(error).__name__}: {error}")
+        return RecordedOutcome("wrong", f"is not recorded: {type(error).__name__}: {error}")
     if not torch.equal(replies.sequences, ids):
         return RecordedOutcome("wrong", "it generates other tokens")
     maps = [[one[layer] for layer in _chosen(one, replies.layers)] for one in own]

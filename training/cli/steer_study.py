@@ -88,8 +88,8 @@ def steer_study(
 def _table(results: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
-    table = Table(title="advantage of the own strategy", title_justify="left")
-    for column in ("setting", "replies", "log p per token", "shuffled", "own first"):
+    table = Table(title="advantage of the own strategy, log p per token", title_justify="left")
+    for column in ("setting", "replies", "advantage", "shuffled", "own first"):
         table.add_column(column, justify="left" if column == "setting" else "right")
     for one in results["settings"]:
         figures = one["figures"]

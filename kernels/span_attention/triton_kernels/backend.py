@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..blocks import needs_grad
 from ..contract import LogitRule, SpanAttention, SpanMass, SpanQuery
+from ..steered_rows import span_query
 from ..steering import Steering
 from . import kernel_calls
 from .forward import forward_kernel
@@ -25,7 +26,7 @@ from .profile_operator import connected_profile, profile_of_lse
 from .row_bounds import row_bounds
 from .row_groups import row_groups
 from .row_operators import connected_mass
-from .steering_epilogue import AT_LEAST, BIAS, EXACTLY, steer_rows
+from .steering_epilogue import AT_LEAST, BIAS, EXACTLY, GIVEN, steer_rows
 
 WIDEST = 256
 OLDEST_CAPABILITY = (8, 0)
@@ -130,16 +131,12 @@ def steer_in_place(
 ) -> Tensor:
     """Steer ``out`` and ``lse [B, Hq, M]`` in place, and write β; return the rows to compute anew.
 
-    These are those of ``[B, Hq, M]`` bool that would show rounding errors.
+    These are those of ``[B, Hq, M]`` bool that would show rounding errors. The β of a pooled share
+    is read.
     """
-    asked = steer.derived(("query", query), lambda: _about_span(query, steer, q.shape[2]))
-    made = _layout(q, k, v, asked, rule.window)
+    made = _layout(q, k, v, span_query(query, steer, q.shape[2]), rule.window)
     chosen = steer.derived(("int8",), lambda: _chosen_heads(steer, q))
-    mode, strength = BIAS.value, steer.bias
-    if steer.share is not None:
-        mode = EXACTLY.value if steer.exact else AT_LEAST.value
-        strength = math.log(steer.share) - math.log1p(-steer.share)
-    assert strength is not None
+    mode, strength = _mode(steer)
     q, k, v, scale = _ready(q, k, v, rule.scale)
     logits = Logits(scale, rule.softcap, None)
     if kernel_calls.is_elsewhere(q):
@@ -148,6 +145,16 @@ def steer_in_place(
     else:
         found = steer_rows(q, k, v, out, lse, beta, chosen, made, logits, mode, strength)
     return found.bool()
+
+
+def _mode(steer: Steering) -> tuple[int, float]:
+    """Return what the kernel's ``strength`` is, and that strength."""
+    if steer.bias is not None:
+        return BIAS.value, steer.bias
+    if steer.share is not None:
+        mode = EXACTLY.value if steer.exact else AT_LEAST.value
+        return mode, math.log(steer.share) - math.log1p(-steer.share)
+    return GIVEN.value, 0.0
 
 
 def connected_profile_of_rows(
@@ -235,16 +242,6 @@ def _fields(made: Layout) -> tuple[Tensor, ...]:
         made.query_runs,
         made.rows,
     )
-
-
-def _about_span(query: SpanQuery, steer: Steering, m: int) -> SpanQuery:
-    """Return a query for the steered rows, with the steered span as its one label."""
-    batch, device = steer.span.shape[0], steer.span.device
-    if steer.rows is None:
-        rows = torch.arange(batch * m, device=device)
-    else:
-        rows = steer.rows.flatten().nonzero().flatten()
-    return SpanQuery(steer.span.to(torch.int32), rows, query.segments, ("steered",))
 
 
 def _chosen_heads(steer: Steering, q: Tensor) -> Tensor:

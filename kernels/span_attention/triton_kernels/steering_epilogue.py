@@ -7,8 +7,8 @@ token of the span: an online softmax over these gives ``lse_S`` and ``out_S``. W
     c > 0:  lse′ = lse + log(1 + e^t)    out′ = out · σ(−t) + out_S · σ(t)
     c < 0:  lse′ = lse + log(1 − e^t)    out′ = (out − out_S · e^t) / (1 − e^t)
 
-A row of which c < 0 leaves less than half is marked: rounding would show in it, so it is computed
-anew elsewhere.
+A row of which c < 0 leaves less than half (four fifths, where a share is met exactly) is
+marked: rounding would show in it, so it is computed anew elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from .tiles import GRANULE, LN2, LOWEST, NONE_LEFT, load_rows, next_run, product
 BIAS = tl.constexpr(0)  # what `strength` is: β itself,
 AT_LEAST = tl.constexpr(1)  # or the logit of a share that is the least,
 EXACTLY = tl.constexpr(2)  # or of one that is met
+GIVEN = tl.constexpr(3)  # or 0: each row's β is there before
 LOG_HALF = tl.constexpr(-0.6931471805599453)
+LOG_FOUR_FIFTHS = tl.constexpr(-0.2231435513142098)
 TINY = tl.constexpr(1.0e-37)  # keeps logarithms of 0 finite
 
 
@@ -153,10 +155,12 @@ def steering_kernel(
 
     reached = valid & (row_sum > 0.0)
     some = tl.where(reached, row_sum, 1.0)
-    log_m = tl.minimum((row_max + tl.log2(some)) * LN2 - row_lse, 0.0)
+    log_m = tl.minimum((row_max * LN2 - row_lse) + tl.log2(some) * LN2, 0.0)
     log_m = tl.where(reached, log_m, 0.0)
     shift = tl.zeros([BLOCK_M], ACC) + strength
-    if MODE != BIAS:
+    if MODE == GIVEN:
+        shift += tl.load(beta + at_row)
+    if (MODE == AT_LEAST) | (MODE == EXACTLY):
         left = tl.maximum(1.0 - tl.exp(log_m), TINY)
         shift += tl.log(left) - log_m
         if MODE == AT_LEAST:
@@ -185,7 +189,7 @@ def steering_kernel(
     tl.store(beta + at_row, shift, mask=reached)
     lost = change < LOG_HALF
     if MODE == EXACTLY:
-        lost = lost | (log_m >= 0.0)
+        lost = (change < LOG_FOUR_FIFTHS) | (log_m >= 0.0)
     tl.store(inexact + at_row, lost.to(tl.int8), mask=reached)
 
 
@@ -210,12 +214,12 @@ def steer_rows(
         v: ``[B, Hkv, N, Dv]``.
         out: ``[B, Hq, M, Dv]``, written into; its last stride is 1.
         lse: ``[B, Hq, M]``, contiguous, written into.
-        beta: ``[B, Hq, M]``, contiguous, written into.
+        beta: ``[B, Hq, M]``, contiguous, written into; in mode :data:`GIVEN` read.
         chosen: ``[Hq]`` int8, 1 for the heads that are steered.
         layout: the layout of a query that asks for the steered rows, with the span as its label.
         logits: how products become logits.
-        mode: :data:`BIAS`, :data:`AT_LEAST` or :data:`EXACTLY`.
-        strength: β, or the logit of the share.
+        mode: :data:`BIAS`, :data:`AT_LEAST`, :data:`EXACTLY` or :data:`GIVEN`.
+        strength: β, the logit of the share, or 0 in mode :data:`GIVEN`.
 
     Returns:
         ``[B, Hq, M]`` int8, 1 at such rows.

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from sra_fast.tools.estimates import Estimate
 
-from .contrasts import SettingReplies, StudyRecord, difference, estimates, figures_of, joined
-from .study_settings import UNSTEERED
-
-_OF_CONTROL = "situation, "
+from .reply_advantages import difference, estimates, figures_of
+from .study_records import SettingReplies, StudyRecord, joined
+from .study_settings import OF_CONTROL, UNSTEERED
 
 
 @dataclass(frozen=True)
@@ -19,10 +18,16 @@ class SettingResult:
 
     Attributes:
         setting: its name.
-        part, span, bias, share, knock_out: what it is.
+        part: the part of the study that it belongs to; None for the unsteered model.
+        span: the span that is steered.
+        bias, share, knock_out: its strength, as :class:`~.study_settings.StudySetting` has it.
         dialogues, replies: how many there are.
-        figures: the estimates by name, as :func:`~.contrasts.estimates` gives them.
+        figures: the estimates by name, as :func:`~.reply_advantages.estimates` gives them.
         change: advantage per token minus that of the unsteered model, over the same replies.
+        change_above_shuffled: how far the advantage per token is above its baseline, minus that of
+            the unsteered model.
+        first_change: share of replies whose own strategy ranks first, minus that of the unsteered
+            model.
         above_control: advantage per token minus that of the control at the same strength.
     """
 
@@ -36,7 +41,16 @@ class SettingResult:
     replies: int
     figures: dict[str, Estimate]
     change: Estimate | None
+    change_above_shuffled: Estimate | None
+    first_change: Estimate | None
     above_control: Estimate | None
+
+    def figure(self, name: str) -> Estimate | None:
+        """Return one of the figures, or of the comparisons with other settings, by its name."""
+        if name in self.figures:
+            return self.figures[name]
+        found: Estimate | None = getattr(self, name)
+        return found
 
 
 def setting_results(records: Sequence[StudyRecord]) -> list[SettingResult]:
@@ -52,7 +66,12 @@ def _result(
     name: str, records: Sequence[StudyRecord], replies: Mapping[str, SettingReplies]
 ) -> SettingResult:
     first = records[0]
-    base, control = replies.get(UNSTEERED), replies.get(_OF_CONTROL + name)
+    base = None if name == UNSTEERED else replies.get(UNSTEERED)
+    control = replies.get(OF_CONTROL + name)
+
+    def minus(other: SettingReplies | None, figure: str) -> Estimate | None:
+        return None if other is None else difference(replies[name], other, figure)
+
     return SettingResult(
         setting=name,
         part=first.part,
@@ -63,8 +82,8 @@ def _result(
         dialogues=len(records),
         replies=len(replies[name].keys),
         figures=estimates(figures_of(replies[name])),
-        change=None
-        if base is None or name == UNSTEERED
-        else difference(replies[name], base, "per_token"),
-        above_control=None if control is None else difference(replies[name], control, "per_token"),
+        change=minus(base, "per_token"),
+        change_above_shuffled=minus(base, "per_token_above_shuffled"),
+        first_change=minus(base, "first"),
+        above_control=minus(control, "per_token"),
     )

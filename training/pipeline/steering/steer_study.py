@@ -12,7 +12,6 @@ calls add to what earlier ones computed.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from typing import Any
 
 from sra_fast.chat.conversion import read_dialogues
 from sra_fast.chat.thoughts import Thoughts
-from sra_fast.files.appended_lines import append_line, drop_cut_line, whole_lines
+from sra_fast.files.appended_lines import append_line, drop_cut_line
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_date import DATE, first_day, start_of
@@ -29,7 +28,6 @@ from sra_fast.files.run_folder import RunFolder
 from sra_fast.measure.served import serve
 from sra_fast.names import Device, DType
 
-from .contrasts import StudyRecord
 from .reply_log_probabilities import float32_head, reply_log_probabilities
 from .study_dialogues import (
     CONTROL,
@@ -39,6 +37,7 @@ from .study_dialogues import (
     study_dialogues,
     study_rows,
 )
+from .study_records import StudyRecord, read_records
 from .study_report import write_study_report
 from .study_settings import (
     BIASES,
@@ -141,27 +140,6 @@ def run_study(
     return results
 
 
-def read_records(lines: Path) -> dict[tuple[str, str], StudyRecord]:
-    """Read the lines of a study, by the dialogue's id and the setting's name.
-
-    Raises:
-        StudyError: a line is damaged; the message names it.
-    """
-    if not lines.exists():
-        return {}
-    found: dict[tuple[str, str], StudyRecord] = {}
-    for number, line in enumerate(whole_lines(lines), 1):
-        try:
-            one = StudyRecord(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise StudyError(
-                f"{lines} line {number} is damaged; delete the line, and what it held is computed "
-                "again"
-            ) from error
-        found[one.dialogue, one.setting] = one
-    return found
-
-
 def _compute(
     study: SteerStudy,
     chosen: Sequence[StudyDialogue],
@@ -177,7 +155,11 @@ def _compute(
     layers = serve(model).attention_layers
     heads = getattr(serve(model).config, "num_attention_heads", None)
     if not layers or not heads:
-        raise StudyError("the layers and heads that attend are unknown, so it is not steered")
+        raise StudyError(
+            f"{study.model.name}: which layers and heads attend is unknown, so it cannot be "
+            "steered; take another model",
+            "model",
+        )
     settings = study_settings(
         layers,
         heads,
@@ -218,7 +200,7 @@ def _compute(
                 on_progress("dialogues and settings", 1, total)
     if uncontrolled:
         _logger.info(
-            "%d dialogues have no control: their situation has fewer tokens than a strategy",
+            "%d dialogues have no control: their situation has fewer tokens than a strategy's name",
             uncontrolled,
         )
 

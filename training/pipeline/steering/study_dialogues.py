@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from sra_fast.chat.thoughts import Thoughts
 
 STEERED, CONTROL = "strategy", "situation"
-"""The names of the spans: that of the strategy, and as many tokens of the situation."""
+"""The names of the spans: the strategy's name, and as many tokens of the situation."""
 
 TEMPLATE = TEMPLATES["standard"]
 _BEFORE_SITUATION = TEMPLATE.instruction.partition("{situation}")[0]
@@ -81,8 +82,8 @@ def study_dialogues(
 ) -> list[StudyDialogue]:
     """Choose the replies that are studied, and bring the dialogues into an order drawn at random.
 
-    A reply is studied if it answers the seeker and is annotated with one strategy alone. Others
-    are left out, and so are dialogues without such a reply; both are counted in the log.
+    A reply is studied if it answers the seeker and is annotated with one strategy alone. The log
+    counts the replies that are left out, by reason, and the dialogues without a reply to study.
 
     Args:
         dialogues: the dialogues.
@@ -93,7 +94,7 @@ def study_dialogues(
         StudyError: no dialogue is left.
     """
     number = {name: at for at, name in enumerate(strategies)}
-    found, several = [], 0
+    found, left_out = [], Counter[str]()
     for dialogue in dialogues:
         own: dict[int, int] = {}
         turn = last = 0
@@ -102,8 +103,11 @@ def study_dialogues(
                 continue
             turn += 1
             names = set(one.strategies)
-            several += len(names) > 1
-            if position > 0 and len(names) == 1:
+            if position == 0:
+                left_out["that open a dialogue"] += 1
+            elif len(names) != 1:
+                left_out[f"annotated with {'several' if names else 'no'} strategies"] += 1
+            else:
                 own[turn] = number[one.strategies[0]]
                 last = position
         if own:
@@ -119,13 +123,12 @@ def study_dialogues(
         raise StudyError(
             "no dialogue has a reply to the seeker that is annotated with one strategy"
         )
+    reasons = [f"{count} replies {reason}" for reason, count in sorted(left_out.items())]
     _logger.info(
-        "%d replies of %d dialogues are studied; left out: %d replies annotated with several "
-        "strategies, %d dialogues without a reply to study",
+        "%d replies of %d dialogues are studied; left out: %s",
         sum(len(one.own) for one in found),
         len(found),
-        several,
-        len(dialogues) - len(found),
+        ", ".join([*reasons, f"{len(dialogues) - len(found)} dialogues without a reply to study"]),
     )
     random.Random(seed).shuffle(found)
     return found

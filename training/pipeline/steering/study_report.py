@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,74 @@ from sra_fast.tools.atomic import write_json, write_text
 from sra_fast.tools.estimates import Estimate, interval_settings
 from sra_fast.tools.markdown_table import markdown_table, markdown_text
 
-from .contrasts import StudyRecord
 from .setting_results import SettingResult, setting_results
 from .study_figures import write_study_figures
+from .study_records import StudyRecord
 
 REPORT, RESULTS = "report.md", "results.json"
+
+_MEANINGS = (
+    (
+        "advantage",
+        "log p (natural logarithm) of a reply under a prompt with its own strategy, which it is "
+        "annotated with, minus the mean over prompts with the others. Some prompts make every "
+        "reply more probable, so each strategy's mean over all replies is removed before; *raw* "
+        "leaves it in.",
+    ),
+    (
+        "own first",
+        "the share of replies whose own strategy gives them the highest log p per token.",
+    ),
+    (
+        "shuffled",
+        "what to expect if labels were shuffled among the replies of a dialogue; *above shuffled* "
+        "is the difference.",
+    ),
+    (
+        "change by steering",
+        "the figure minus that of the unsteered model, over the replies that both have.",
+    ),
+    (
+        "above control",
+        "the advantage minus that with as many tokens of the situation steered as strongly, over "
+        "the replies that both have.",
+    ),
+    (
+        "log p per token",
+        "of replies under the prompt with their own strategy; it falls where steering harms the "
+        "model's language.",
+    ),
+)
+
+_PER_TOKEN = {
+    "advantage": "per_token",
+    "shuffled": "shuffled_per_token",
+    "above shuffled": "per_token_above_shuffled",
+    "change by steering": "change",
+    "change of above shuffled": "change_above_shuffled",
+    "above control": "above_control",
+    "raw": "raw_per_token",
+    "log p per token": "own_log_p",
+}
+_OF_REPLY = {
+    "advantage": "advantage",
+    "shuffled": "shuffled",
+    "above shuffled": "above_shuffled",
+    "raw": "raw",
+}
+_RANK = {
+    "own first": "first",
+    "shuffled": "shuffled_first",
+    "above shuffled": "first_above_shuffled",
+    "change by steering": "first_change",
+    "raw": "raw_first",
+}
+_TABLES: tuple[tuple[str, Mapping[str, str]], ...] = (
+    ("Advantage per token", _PER_TOKEN),
+    ("Advantage of the whole reply, summed over its tokens", _OF_REPLY),
+    ("How often the own strategy ranks first", _RANK),
+)
+"""The tables of each part: a title, and the name of the figure under each heading."""
 
 
 def write_study_report(
@@ -57,12 +120,14 @@ def report_lines(
         f"{markdown_text(model)}; up to {most} dialogues; strategies: "
         f"{markdown_text(', '.join(strategies))}.",
         "",
-        "The *advantage* of a reply is its log probability (natural logarithm) under a prompt with "
-        "the strategy that it is annotated with, minus the mean over prompts with the others. "
-        "Each strategy's own mean over all replies is removed before, except in the columns "
-        "called *raw*. *Own first* is the share of replies whose own strategy ranks first. "
-        "*Shuffled* is what to expect with labels shuffled among the replies of a dialogue. "
-        "Intervals are 95% intervals over dialogues.",
+        "Each dialogue is read under one prompt per strategy, while the model's attention on the "
+        "strategy's name is changed.",
+        "",
+        *(f"- *{name}*: {text}" for name, text in _MEANINGS),
+        "",
+        f"With {len(strategies)} strategies, one that is picked blindly is the own one with "
+        f"probability {1 / len(strategies):.3f}. Numbers in brackets are 95% intervals over "
+        "dialogues.",
         "",
     ]
     for name in figures:
@@ -77,60 +142,25 @@ def report_lines(
         some = [one for one in found if one.part == part]
         if not some:
             continue
-        lines += [f"## {heading}", "", "Per token:", "", *_per_token([*plain, *some])]
-        lines += ["Summed over the tokens of a reply:", "", *_summed([*plain, *some])]
+        lines += [f"## {heading}", ""]
+        for title, columns in _TABLES:
+            lines += [f"{title}:", "", *_table([*plain, *some], columns)]
     return lines
 
 
-def _per_token(found: Sequence[SettingResult]) -> list[str]:
-    head = (
-        "setting",
-        "dialogues",
-        "replies",
-        "advantage",
-        "shuffled",
-        "above shuffled",
-        "change by steering",
-        "above control",
-        "raw",
-        "log p per token",
-    )
+def _table(found: Sequence[SettingResult], columns: Mapping[str, str]) -> list[str]:
+    """Return a table with a line for each setting, and each figure under its heading."""
     return markdown_table(
-        head,
+        ("setting", "dialogues", "replies", *columns),
         [
             (
                 one.setting,
                 str(one.dialogues),
                 str(one.replies),
-                _cell(one.figures["per_token"]),
-                _cell(one.figures["shuffled_per_token"]),
-                _cell(one.figures["per_token_above_shuffled"]),
-                _cell(one.change),
-                _cell(one.above_control),
-                _cell(one.figures["raw_per_token"]),
-                _cell(one.figures["own_log_p"]),
+                *(_cell(one.figure(name)) for name in columns.values()),
             )
             for one in found
         ],
-    )
-
-
-def _summed(found: Sequence[SettingResult]) -> list[str]:
-    head = (
-        "setting",
-        "advantage",
-        "shuffled",
-        "above shuffled",
-        "raw",
-        "own first",
-        "own first, shuffled",
-        "own first, raw",
-    )
-    names = ("advantage", "shuffled", "above_shuffled", "raw")
-    rates = ("first", "shuffled_first", "raw_first")
-    return markdown_table(
-        head,
-        [(one.setting, *(_cell(one.figures[name]) for name in (*names, *rates))) for one in found],
     )
 
 

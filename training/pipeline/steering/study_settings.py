@@ -13,6 +13,9 @@ PARTS: tuple[StudyPart, ...] = get_args(StudyPart)
 Span = Literal["strategy", "situation"]
 
 UNSTEERED = "unsteered"
+"""The name of the setting in which nothing is steered."""
+OF_CONTROL = "situation, "
+"""The beginning of a control's name; the name of the setting that it is compared with follows."""
 BIASES = (-2.0, -1.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 """The biases β that are studied; the unsteered model is 0."""
 SHARES = (0.01, 0.03, 0.1, 0.3)  # at .6 a small model forgets its language
@@ -92,7 +95,7 @@ def study_settings(
     if "strategy" in parts:
         found += strengths("", "strategy", "strategy", biases, shares)
     if "control" in parts:
-        found += strengths("situation, ", "control", "situation", biases, shares)
+        found += strengths(OF_CONTROL, "control", "situation", biases, shares)
     if "groups" in parts:
         for beta in group_biases:
             for group in cut(layers, _LAYER_GROUPS):

@@ -9,7 +9,7 @@ import torch
 
 from sra_fast import SpanQuery, span_attention
 from sra_fast.kernels.contract import segment_tensor
-from sra_fast.measure.last_row import row_weights
+from sra_fast.measure.row_weights import row_weights
 
 GRID = list(
     itertools.product(

@@ -1,0 +1,1 @@
+"""Say how strongly a model is steered: one way of saying it per file."""
