@@ -114,6 +114,8 @@ def joined(results: Sequence[SRAResult]) -> SRAResult:
     }
     changed["source_names"] = tuple(names for result in results for names in result.source_names)
     changed["checked"] = "; ".join(dict.fromkeys(result.checked for result in results))
+    told = dict.fromkeys(result.prefixes for result in results if result.prefixes)
+    changed["prefixes"] = "; ".join(told)
     return replace(first, **changed)
 
 
