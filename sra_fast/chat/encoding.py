@@ -152,7 +152,9 @@ def encode_prompts(
     chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
     prompts = [
         (index, prompt)
-        for index, conversation in enumerate(as_conversations(conversations))
+        for index, conversation in enumerate(
+            as_conversations(conversations, several_strategies=True)
+        )
         for prompt in render_prompts(
             conversation, chosen, strategies, turns=turns, thoughts=chat.thoughts
         )

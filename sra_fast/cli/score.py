@@ -55,6 +55,7 @@ def score(
     ] = None,
     allow_missing: options.AllowMissing = False,
     check: options.CheckOption = True,
+    share_prefixes: options.SharePrefixes = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -81,7 +82,7 @@ def score(
         from sra_fast.report.comparison import groups, interval_note, mean_sra, undefined_note
         from sra_fast.result import PASSED
 
-        conversations = read_conversations(file)
+        conversations = read_conversations(file, several_strategies=True)
         folder = out or RESULTS / file.stem
         wanted = ScoringOptions(
             definition=definition,
@@ -93,6 +94,7 @@ def score(
             layout=layout,
             thoughts=thoughts,
             check=check,
+            share_prefixes=share_prefixes,
             profile=profile,
             profile_bytes=profile_bytes,
             sources=None if profile is None else sources or "messages",
