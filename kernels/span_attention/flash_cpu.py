@@ -40,13 +40,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tenso
     m, n = q.shape[2], k.shape[2]
     if m == n or m == 1:
         width = max(q.shape[3], v.shape[3])
-        out, lse = _call(*(_ready(x, width) for x in (q, k, v)), scale, causal=m > 1)
+        q, k, value = (_ready(x, width) for x in (q, k, v))
+        out, lse = _call(q, k, value, scale, causal=m > 1)
         return out[..., : v.shape[3]], lse
     if needs_grad(q, k, v):  # the merge would need a gradient of the logsumexps
         return attend_window(q, k, v, scale, n)
-    before, own = (
-        (k[:, :, here], v[:, :, here]) for here in (slice(0, n - m), slice(n - m, n))
-    )
+    before, own = ((k[:, :, here], v[:, :, here]) for here in (slice(0, n - m), slice(n - m, n)))
     return attend_after(q, before, own, scale)
 
 

@@ -47,8 +47,8 @@ class SequencePlan:
     @property
     def first(self) -> int:
         """The position from which its first key is seen, which may be the parent's."""
-        start: int = self.keys.start
-        return start - (self.before.stop - self.before.start)
+        first: int = self.keys.start - (self.before.stop - self.before.start)
+        return first
 
     @property
     def shift(self) -> int:
@@ -168,9 +168,7 @@ def _check_numbers(query: SpanQuery, batch: int, m: int, n: int) -> None:
         raise ValueError(f"key_labels: a bit is set beyond the {spans} named spans")
 
 
-def _check_parents(
-    segments: tuple[tuple[int, int, int], ...], parents: tuple[int, ...]
-) -> None:
+def _check_parents(segments: tuple[tuple[int, int, int], ...], parents: tuple[int, ...]) -> None:
     """Raise an error if a segment's parent is none that stands whole before it in its row."""
     for index, (segment, parent) in enumerate(zip(segments, parents, strict=True)):
         if parent == -1:

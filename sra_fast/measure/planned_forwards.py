@@ -34,7 +34,9 @@ def planned(
     if not shared:
         return forwards(served, lengths, forward_tokens), ""
     if reason := why_whole(served, backend):
-        _logger.info("%s: sequences with a common beginning are left whole: %s", served.name, reason)
+        _logger.info(
+            "%s: sequences with a common beginning are left whole: %s", served.name, reason
+        )
         return forwards(served, lengths, forward_tokens), f"left whole: {reason}"
     plan = forwards(served, lengths, forward_tokens, shared)
     saved = sum(prefix.saved for forward in plan for prefix in forward.prefixes)

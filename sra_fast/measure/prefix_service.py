@@ -19,6 +19,7 @@ their beginning is there once or twice.
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
@@ -79,7 +80,9 @@ def _try(served: ServedModel, backend: str) -> str | None:
     ends = [BEGINNING + tail for tail in TAILS]
     inputs, places = laid_out(pieces, packed=True)
     whole = every_row_on_every_key(ends, places, inputs["input_ids"].shape)
-    kept = torch.cat([start + torch.arange(BEGINNING, end) for (_, start), end in zip(places, ends)])
+    kept = torch.cat(
+        [start + torch.arange(BEGINNING, end) for (_, start), end in zip(places, ends, strict=True)]
+    )
     once, _, _ = laid_out_once(pieces, [PackedPrefix(0, len(pieces), BEGINNING)])
     with torch.no_grad(), switched(served), evaluating(served.decoder):
         wanted = _masses(served, inputs, whole, backend)
@@ -102,7 +105,7 @@ def _asked_once() -> SpanQuery:
     return SpanQuery(
         (1 << torch.cat(places)).to(torch.int32)[None],
         torch.arange(BEGINNING, edges[-1]),
-        segment_tensor([(0, *edge) for edge in zip(edges, edges[1:])], begin.device),
+        segment_tensor([(0, *edge) for edge in itertools.pairwise(edges)], begin.device),
         tuple(f"key {key}" for key in range(BEGINNING + max(TAILS))),
         parents=torch.tensor([-1, *(0 for _ in TAILS)], dtype=torch.int32),
     )

@@ -10,6 +10,7 @@ sequence has at most one prefix. Which ones is chosen by the number of tokens th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -64,7 +65,7 @@ def longest_shared(texts: Sequence[numpy.ndarray], least: int) -> list[SharedPre
     # Sorted, the texts under one node of the tree of beginnings are neighbours. The nodes on the
     # way to the last text are open, from the root down, with their finished children.
     nodes: list[tuple[int, list[_Choice]]] = [(0, [_Choice([order[0]], [order[0]])])]
-    for before, index in zip(order, order[1:], strict=False):
+    for before, index in itertools.pairwise(order):
         common = _common(texts[before], texts[index])
         common = common if common >= least else 0
         if common > nodes[-1][0]:

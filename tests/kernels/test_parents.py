@@ -13,8 +13,8 @@ from op_truth import worst
 from sra_fast import SpanQuery, explain, span_attention, span_mass
 from sra_fast.kernels import blocks, profile, row_blocks
 from sra_fast.kernels.contract import ProfileQuery, SpanAttention
-from sra_fast.op import PREFIX
 from sra_fast.kernels.providers import PROVIDERS
+from sra_fast.op import PREFIX
 
 pytestmark = pytest.mark.usefixtures("unwritten_memory_is_nan")
 
@@ -61,7 +61,11 @@ class Rule:
     def tensors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k and v for two batch rows, transposed as models have them."""
         generator = torch.Generator().manual_seed(1)
-        sizes = ((HEADS, self.width), (self.kv_heads, self.width), (self.kv_heads, self.value_width))
+        sizes = (
+            (HEADS, self.width),
+            (self.kv_heads, self.width),
+            (self.kv_heads, self.value_width),
+        )
         q, k, v = (
             (torch.randn(2, KEYS, *size, generator=generator, dtype=torch.float64) * 1.5)
             .to(dtype)
@@ -151,7 +155,8 @@ def test_a_tail_attends_as_the_end_of_its_whole_sequence(rule: Rule, backend: st
     wanted = truth(rule, torch.float32)
     inputs, arguments = rule.tensors(torch.float32), rule.arguments(torch.float32)
     found = span_attention(*inputs, query(), backend=backend, **arguments)
-    assert found.profile is not None and wanted.profile is not None
+    assert found.profile is not None
+    assert wanted.profile is not None
     for mine, true in (
         (found.out, wanted.out),
         (found.mass, wanted.mass),
@@ -199,7 +204,8 @@ def test_half_precision_keeps_masses_in_float32(dtype: torch.dtype) -> None:
     rule = RULES[0]
     wanted = truth(rule, dtype)
     found = span_attention(*rule.tensors(dtype), query(), **rule.arguments(dtype))
-    assert found.out.dtype == dtype and found.mass.dtype == torch.float32
+    assert found.out.dtype == dtype
+    assert found.mass.dtype == torch.float32
     assert worst(found.mass, wanted.mass) <= 1e-4
     assert worst(found.out, wanted.out) <= 0.03
 
@@ -227,7 +233,8 @@ def test_segments_may_come_in_any_order() -> None:
 def test_the_reference_carries_the_gradient_into_the_parents_keys() -> None:
     q, k, v = (x.requires_grad_() for x in RULES[0].tensors(torch.float64))
     span_attention(q, k, v, query(), backend="reference").mass[2:6].sum().backward()
-    assert k.grad is not None and bool((k.grad[0, :, 2:11] != 0).all())
+    assert k.grad is not None
+    assert bool((k.grad[0, :, 2:11] != 0).all())
 
 
 @pytest.mark.parametrize(
@@ -266,11 +273,14 @@ def test_what_does_not_serve_parents_says_so() -> None:
         with pytest.raises(ValueError, match="whole sequences only; give every sequence whole"):
             span_attention(q, k, v, query(), backend=backend)
         told = explain(q, k, v, query(), backend=backend)
-        assert told.backend is None and "segments with a parent" in told.why
+        assert told.backend is None
+        assert "segments with a parent" in told.why
     with pytest.raises(ValueError, match="no gradient"):
         span_attention(q.requires_grad_(), k, v, query())
     with pytest.raises(ValueError, match="as many queries as keys, got 5 and 46"):
-        span_attention(q.detach()[:, :, :5], k, v, replace(query(), rows=torch.arange(0), profile=None))
+        span_attention(
+            q.detach()[:, :, :5], k, v, replace(query(), rows=torch.arange(0), profile=None)
+        )
     told = explain(q.detach(), k, v, query())
     assert told.backend == "lse:cpu_flash"
     assert {one.name for one in told.providers if one.reason is None} == {"cpu_flash", "blocks"}

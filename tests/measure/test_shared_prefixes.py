@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 import sra_fast
 from model_families import FAMILIES, VARIANTS, Family
-from shared_batches import REPLY, shared_batch, tokens
+from shared_batches import shared_batch, tokens
 from sra_fast.kernels import flash_cpu, reference
 from sra_fast.measure import planned_forwards
 from sra_fast.measure.packing import Forward, forwards
@@ -43,15 +43,19 @@ def both_ways(model: Any, batch: Any, **options: Any) -> tuple[SRAResult, SRARes
     whole = sra_fast.score(model, batch, share_prefixes=False, **options)
     assert whole.prefixes == ""
     for name, scores in whole.by_layer.items():
-        torch.testing.assert_close(once.by_layer[name], scores, rtol=1e-5, atol=1e-8, equal_nan=True)
+        torch.testing.assert_close(
+            once.by_layer[name], scores, rtol=1e-5, atol=1e-8, equal_nan=True
+        )
     for name in ("mass", "row_masses", "profiles"):
         mine, true = getattr(once, name), getattr(whole, name)
         assert (mine is None) == (true is None)
         if true is not None:
-            assert mine.shape == true.shape and float((mine - true).abs().max()) < 1e-5
+            assert mine.shape == true.shape
+            assert float((mine - true).abs().max()) < 1e-5
     for name in ("conversation", "turn", "profile_tokens", "profile_counts", "response_ranges"):
         mine, true = getattr(once, name), getattr(whole, name)
-        assert (mine is None) == (true is None) and (true is None or torch.equal(mine, true))
+        assert (mine is None) == (true is None)
+        assert true is None or torch.equal(mine, true)
     return once, whole
 
 
@@ -171,9 +175,7 @@ def test_packed_batches_share_too(llama: PreTrainedModel) -> None:
         ([[10, 50], [11, 50]], 0),  # too short to share
     ],
 )
-def test_a_prefix_ends_where_marks_differ(
-    llama: PreTrainedModel, spans: Any, length: int
-) -> None:
+def test_a_prefix_ends_where_marks_differ(llama: PreTrainedModel, spans: Any, length: int) -> None:
     once, _ = both_ways(llama, shared_batch(tails(15, 20), spans=spans), keep_rows=True)
     assert once.prefixes == (told(2 * P + 35 - length, 2 * P + 35) if length else "")
 

@@ -24,7 +24,8 @@ def shared_batch(
 ) -> dict[str, Any]:
     """Pad texts into a batch; the last tokens of each are its response.
 
-    ``spans`` are the positions of each text's span; two tokens of its beginning and one before its response if None.
+    ``spans`` are the positions of each text's span; if None, two tokens of its beginning and one
+    before its response.
     """
     shape = (len(texts), max(map(len, texts)))
     batch: dict[str, Any] = {

@@ -38,7 +38,7 @@ class SharedOutcome:
 
 
 def shared_outcome(kind: str, model_type: str) -> SharedOutcome:
-    """Build a family's tiny model, score three sequences that begin alike both ways, and compare."""
+    """Build a family's tiny model, score sequences that begin alike both ways, and compare."""
     try:
         model = shrunken(kind, model_type)
     except Exception:  # why it cannot be built is said in the page of families
@@ -48,7 +48,8 @@ def shared_outcome(kind: str, model_type: str) -> SharedOutcome:
     except UnservedModelError:
         return SharedOutcome(None)
     shared = sra_fast.score(model, batch(), keep_rows=True)
-    assert shared.row_masses is not None and whole.row_masses is not None
+    assert shared.row_masses is not None
+    assert whole.row_masses is not None
     told = shared.prefixes if shared.prefixes.startswith(_LEFT) else ONCE
     if told == ONCE:
         tokens = 3 * PREFIX + sum(TAILS)

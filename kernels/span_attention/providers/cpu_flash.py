@@ -35,9 +35,7 @@ def _one(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> Attended:
     return (out, lse) if rule.sinks is None else add_sinks(out, lse, rule.sinks)
 
 
-def _tail(
-    q: Tensor, before: KeysAndValues, own: KeysAndValues, rule: LogitRule
-) -> Attended:
+def _tail(q: Tensor, before: KeysAndValues, own: KeysAndValues, rule: LogitRule) -> Attended:
     """Return the attention of a segment with a parent, from two calls."""
     out, lse = flash_cpu.attend_after(q, before, own, rule.scale)
     return (out, lse) if rule.sinks is None else add_sinks(out, lse, rule.sinks)

@@ -60,8 +60,10 @@ def by_sequence(
         elif attend_tail is not None:
             found = attend_tail(asking, (k[row, :, before], v[row, :, before]), own, rule)
         else:
-            whole = (torch.cat([x[row, :, before], x[row, :, keys]], dim=2) for x in (k, v))
-            found = attend(asking, *whole, rule)
+            of_keys, of_values = (
+                torch.cat([x[row, :, before], x[row, :, keys]], dim=2) for x in (k, v)
+            )
+            found = attend(asking, of_keys, of_values, rule)
         out[row, :, queries], lse[row, :, queries] = found
     return out, lse
 
