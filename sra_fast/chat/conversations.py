@@ -130,7 +130,8 @@ def read_conversations(
 
     Args:
         path: the file.
-        several_strategies: as for :func:`as_conversations`.
+        several_strategies: whether one conversation may come several times, as for
+            :func:`as_conversations`.
 
     Raises:
         ForeignFormatError: the file holds conversations in another form.

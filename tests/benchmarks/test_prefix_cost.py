@@ -24,7 +24,7 @@ def test_it_says_how_many_fewer_tokens_there_are(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     cells = {row[1]: row[2:] for line in lines[2:] for row in [line.replace(" ", "").split("|")]}
     assert float(cells["c1_hf"][1]) > 1.5
-    assert float(cells[prefix_cost.UNLIKE][1]) == 1
+    assert float(cells[prefix_cost.UNLIKE][1]) < 1.1  # a token of this model is a byte
     assert cells["c1_hf"][5] == "1MB→1MB"
 
 
