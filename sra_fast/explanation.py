@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sra_fast import op
 from sra_fast.backends import check_backend
-from sra_fast.kernels import dispatch
+from sra_fast.kernels import dispatch, parents
 from sra_fast.kernels.blocks import needs_grad
 from sra_fast.kernels.contract import LogitRule, SpanQuery
 from sra_fast.kernels.measured_table import Work, card
@@ -136,6 +136,10 @@ def explain(
 
 def _taken(backend: str, call: AttentionCall, mass_grad: bool) -> tuple[str | None, str]:
     """Return the backend that serves a call, or None if the one asked for cannot, and why."""
+    if call.query.parents is not None:
+        reason = parents.unserved(backend, call.q.device, call.grad or mass_grad)
+        if reason is not None:
+            return None, f"{reason}, and the query has segments with a parent"
     if backend == "auto":
         choice = dispatch.choice(call, mass_grad)
         if choice.backend != "lse":

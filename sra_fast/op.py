@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.backends import BackendModule, own_backend
-from sra_fast.kernels import lse, profile, reference
+from sra_fast.kernels import lse, parents, profile, reference
 from sra_fast.kernels.blocks import needs_grad
 from sra_fast.kernels.contract import (
     LogitRule,
@@ -95,6 +95,8 @@ def span_attention(
     rule = LogitRule(scale_of(q, scale), window, softcap, sinks)
     check_tensors(q, k, v, rule)
     query = fitting_query(query, q, k)
+    if query.parents is not None:
+        _check_parents_served(backend, q, needs_grad(q, k, v, sinks), steered=steer is not None)
     if steer is not None:
         steer = fitting_steering(steer, q, k, v, rule)
     if q.numel() == 0 or q.shape[2] == 0:
@@ -128,6 +130,8 @@ def span_mass(
     rule = LogitRule(scale_of(q, scale), window, softcap, sinks)
     check_tensors(q, k, k, rule)
     query = fitting_query(query, q, k)
+    if query.parents is not None:
+        _check_parents_served(backend, q, needs_grad(q, k, sinks), steered=False)
     if q.numel() == 0 or len(query.rows) == 0:
         empty = _nothing(q, k, query)
         return SpanMass(empty.mass, empty.mass.new_zeros(0, q.shape[1]), empty.profile)
@@ -236,6 +240,14 @@ def fitting_query(query: SpanQuery, q: Tensor, k: Tensor) -> SpanQuery:
         check(query, q.shape[0], q.shape[2], k.shape[2])
         query.derived(("groups",), lambda: _check_groups(query))
     return query.to(q.device)
+
+
+def _check_parents_served(backend: str, q: Tensor, grad: bool, *, steered: bool) -> None:
+    """Refuse segments with a parent where the call cannot have them."""
+    if steered:
+        raise ValueError("parents: a steered call takes whole sequences only")
+    if reason := parents.unserved(backend, q.device, grad):
+        raise ValueError(f"parents: {reason}; {parents.WAY_OUT}")
 
 
 def fitting_steering(steer: Steering, q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> Steering:

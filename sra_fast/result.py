@@ -71,6 +71,9 @@ class SRAResult(DrawnResult):
         checked: "passed" if the masses of the model were compared with its own eager attention
             on a few tokens (:mod:`sra_fast.measure.self_check`), else "skipped: " and why;
             separated by semicolons where results were joined that differ in this.
+        prefixes: what was done with beginnings that sequences have in common: how many tokens were
+            computed of how many ("1200 of 5400 tokens computed"), or "left whole: " and why; "" if
+            there were none, or they were not looked for. It is not kept in files.
     """
 
     definition: str
@@ -97,6 +100,7 @@ class SRAResult(DrawnResult):
     conversation_ids: tuple[str | None, ...] = ()
     meta: tuple[Mapping[str, Any], ...] = ()
     checked: str = UNCHECKED
+    prefixes: str = ""
 
     def __len__(self) -> int:
         return len(self.turn)

@@ -198,6 +198,8 @@ def joined(results: Sequence[SRAResult]) -> SRAResult:
             one for result in results for one in result.meta or ({},) * len(result)
         )
     changed["checked"] = "; ".join(dict.fromkeys(result.checked for result in results))
+    told = dict.fromkeys(result.prefixes for result in results if result.prefixes)
+    changed["prefixes"] = "; ".join(told)
     return replace(first, **changed)
 
 

@@ -14,7 +14,8 @@ from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
 from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
-from sra_fast.measure.packing import Forward, forwards
+from sra_fast.measure.packing import Forward
+from sra_fast.measure.planned_forwards import planned
 from sra_fast.measure.profiles import (
     WITHOUT_PROFILE,
     check_profile_kind,
@@ -46,6 +47,7 @@ def score(
     profile: ProfileKind | None = None,
     profile_bytes: int = PROFILE_BYTES,
     rows: RowChoice | Tensor = "response",
+    share_prefixes: bool = True,
 ) -> SRAResult:
     """Measure how much the responses of a batch attend to the spans of their prompts.
 
@@ -100,6 +102,10 @@ def score(
             sequence without a response; or a mask ``[B, T]``, bool, or int with k at the rows of
             the k-th response, and nothing at other rows. Under all but the first, the definitions
             that look at predicting rows look at the chosen ones.
+        share_prefixes: whether a beginning that sequences of the batch have in common is computed
+            once for all of them, where that is exact: on a CPU, by models whose tokens meet in
+            attention alone (:mod:`sra_fast.measure.prefix_service`). Scores then differ in their
+            last digits; ``result.prefixes`` says how much was shared.
 
     Returns:
         The scores of all responses, in the order of the batch.
@@ -135,7 +141,12 @@ def score(
         _check_profiles(served, content, profile, profile_bytes)
         check_definable(content.marked, definition)
         check_lengths(served, content.marked)
-        plan = _planned(served, content, forward_tokens)
+        plan, told_of_prefixes = None, ""
+        if content.only_tokens and not served.fed_from_above:
+            check_token_ids(served, content.marked, content.tokens["input_ids"])
+            plan, told_of_prefixes = planned(
+                served, content, forward_tokens, backend, share=share_prefixes
+            )
         checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
         wanted = WantedScores(definition, keep_rows, backend, profile)
         with torch.no_grad(), switched(served), evaluating(served.whole):
@@ -144,22 +155,7 @@ def score(
             else:
                 results = [run_laid_out(served, content, forward, wanted) for forward in plan]
                 result = joined(results).take(_order(plan, content.marked))
-        return replace(result, checked=checked)
-
-
-def _planned(
-    served: ServedModel, content: BatchContent, forward_tokens: int
-) -> list[Forward] | None:
-    """Return the forward passes that the sequences are laid out in, or None to run them as given.
-
-    Raises:
-        BatchRowError: a token has no embedding.
-    """
-    if not content.only_tokens or served.fed_from_above:
-        return None
-    check_token_ids(served, content.marked, content.tokens["input_ids"])
-    lengths = [sequence.length for sequence in content.marked.sequences]
-    return forwards(served, lengths, forward_tokens)
+        return replace(result, checked=checked, prefixes=told_of_prefixes)
 
 
 def _order(plan: Sequence[Forward], marked: MarkedBatch) -> list[int]:

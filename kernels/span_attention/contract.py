@@ -32,11 +32,13 @@ class QueryNumbers:
         labels: ``[B, N]`` int32, as ``key_labels`` of the query.
         rows: ``[R]`` int64, contiguous.
         segments: ``(b, start, end)`` of each, ascending.
+        parents: for each of these segments the place of its parent among them, or −1.
     """
 
     labels: Tensor
     rows: Tensor
     segments: tuple[tuple[int, int, int], ...]
+    parents: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,12 @@ class SpanQuery:
             Keys outside every segment (padding) are seen by no query.
         names: the names of the ``G`` spans, at most 31.
         profile: the profiles that are asked for beside the masses; None for none.
+        parents: ``[S]`` int32, for each segment the index of its parent, or −1; None for no
+            parents. A segment with a parent, its *tail*, goes on where the parent ends: its queries
+            see the parent's keys too, all of them but for a window, as if they stood right before
+            its own. So a beginning that several sequences share is there once. The parent lies
+            before it in the same batch row and has no parent itself; there are as many queries as
+            keys.
     """
 
     key_labels: Tensor
@@ -80,6 +88,7 @@ class SpanQuery:
     segments: Tensor
     names: tuple[str, ...]
     profile: ProfileQuery | None = None
+    parents: Tensor | None = None
     _derived: DerivedValues = field(
         default_factory=DerivedValues, init=False, repr=False, compare=False
     )
@@ -102,6 +111,13 @@ class SpanQuery:
                 f"row_groups: expected one for each of the {len(self.rows)} rows, got "
                 f"{len(self.profile.row_groups)}"
             )
+        if self.parents is not None:
+            _expect(self.parents, "parents", "[S]", 1, torch.int32)
+            if len(self.parents) != len(self.segments):
+                raise ValueError(
+                    f"parents: expected one for each of the {len(self.segments)} segments, got "
+                    f"{len(self.parents)}"
+                )
         if not torch.compiler.is_compiling():
             self.forget_if_written()
 
@@ -119,6 +135,7 @@ class SpanQuery:
                 profile=None
                 if self.profile is None
                 else replace(self.profile, row_groups=send(self.profile.row_groups, device)),
+                parents=None if self.parents is None else send(self.parents, device),
             )
             on_host = self.key_labels.device.type == "cpu" and not torch.compiler.is_compiling()
             if on_host or _NUMBERS in self._derived:
@@ -135,8 +152,19 @@ class SpanQuery:
         """
 
         def read() -> QueryNumbers:
-            segments = sorted((b, start, end) for b, start, end in self.segments.tolist())
-            return QueryNumbers(self.key_labels.cpu(), self.rows.cpu().contiguous(), (*segments,))
+            given = [(b, start, end) for b, start, end in self.segments.tolist()]
+            order = sorted(range(len(given)), key=given.__getitem__)
+            parents = [-1] * len(given)
+            if self.parents is not None:
+                place = {index: at for at, index in enumerate(order)}
+                of_each = self.parents.tolist()  # one out of range stays so, and is refused later
+                parents = [place.get(of_each[index], of_each[index]) for index in order]
+            return QueryNumbers(
+                self.key_labels.cpu(),
+                self.rows.cpu().contiguous(),
+                tuple(given[index] for index in order),
+                tuple(parents),
+            )
 
         return self.derived(_NUMBERS, read)
 
@@ -150,6 +178,8 @@ class SpanQuery:
                 f"the query describes {total} keys and the attention got {n}: the labels must "
                 "cover the whole history, cached keys included"
             )
+        if self.parents is not None:
+            raise ValueError("parents: segments with a parent are not served with a cache")
 
         def cut() -> SpanQuery:
             shifted = self.segments.clone()
@@ -168,7 +198,12 @@ class SpanQuery:
         Args:
             pieces: ``(b, start, end)`` on the key axis, ascending, as a mask with chunks has them.
                 A segment that reaches beyond the first or the last of them stays so.
+
+        Raises:
+            ValueError: there are segments with a parent, which a chunk would cut elsewhere.
         """
+        if self.parents is not None:
+            raise ValueError("parents: segments with a parent are not served in chunks")
 
         def cut() -> SpanQuery:
             found = []
@@ -190,7 +225,10 @@ class SpanQuery:
         Tensors of inference mode do not count who writes into them, so that is not noticed there.
         """
         groups = () if self.profile is None else (self.profile.row_groups,)
-        self._derived.forget_if_written(self.key_labels, self.rows, self.segments, *groups)
+        parents = () if self.parents is None else (self.parents,)
+        self._derived.forget_if_written(
+            self.key_labels, self.rows, self.segments, *groups, *parents
+        )
 
     def derived(self, key: tuple[object, ...], make: Callable[[], _Plan]) -> _Plan:
         """Return what ``make`` returned when it was first asked for under ``key``.

@@ -143,6 +143,8 @@ def reason_against(name: str, call: AttentionCall) -> str | None:
     The logsumexp of another project's kernel is checked on its first use in a process.
     """
     provider = PROVIDERS[name]
+    if call.query.parents is not None and not provider.parents:
+        return "it takes whole sequences only, not segments with a parent"
     if not provider.platform:
         return provider.serves(call)
     if torch.compiler.is_compiling():

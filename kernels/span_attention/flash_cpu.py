@@ -37,18 +37,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tenso
     ``v [B, Hkv, N, Dv]`` with ``M ≥ 1``. Returns ``out [B, Hq, M, Dv]`` in v's dtype, which is
     differentiable, and ``lse [B, Hq, M]`` float32, which is not.
     """
-    width = max(q.shape[3], v.shape[3])
-    q, k, value = (_ready(x, width) for x in (q, k, v))
     m, n = q.shape[2], k.shape[2]
     if m == n or m == 1:
+        width = max(q.shape[3], v.shape[3])
+        q, k, value = (_ready(x, width) for x in (q, k, v))
         out, lse = _call(q, k, value, scale, causal=m > 1)
-    elif needs_grad(q, k, v):  # the merge would need a gradient of the logsumexps
+        return out[..., : v.shape[3]], lse
+    if needs_grad(q, k, v):  # the merge would need a gradient of the logsumexps
         return attend_window(q, k, v, scale, n)
-    else:
-        past = _call(q, k[:, :, : n - m], value[:, :, : n - m], scale, causal=False)
-        present = _call(q, k[:, :, n - m :], value[:, :, n - m :], scale, causal=True)
-        out, lse = merge(past, present)
-    return out[..., : v.shape[3]], lse
+    before, own = ((k[:, :, here], v[:, :, here]) for here in (slice(0, n - m), slice(n - m, n)))
+    return attend_after(q, before, own, scale)
+
+
+def attend_after(
+    q: Tensor, before: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return the attention of queries to all of some keys, and causally to keys of their own.
+
+    Takes ``q [B, Hq, M, D]``, the keys and values ``before`` them and those of their ``own``, M of
+    them; results are those of :func:`attend`. Nothing is copied together, and nothing carries a
+    gradient.
+    """
+    width = max(q.shape[3], own[1].shape[3])
+    q = _ready(q, width)
+    past, present = (
+        _call(q, _ready(k, width), _ready(v, width), scale, causal=causal)
+        for (k, v), causal in ((before, False), (own, True))
+    )
+    out, lse = merge(past, present)
+    return out[..., : own[1].shape[3]], lse
 
 
 def attend_window(

@@ -15,7 +15,7 @@ from .blocks import cap, logsumexp, needs_grad, query_blocks, sees
 from .contract import LogitRule, SpanMass, SpanQuery, accumulation_dtype
 from .dispatch import trusted_kernels
 from .plan import Plan
-from .row_blocks import RowBlock, block_logits, hide, row_blocks
+from .row_blocks import RowBlock, block_keys, block_logits, hide, row_blocks
 from .row_gradient import connected
 
 
@@ -68,7 +68,7 @@ def from_lse(
                 grouped = wanted.reshape(k.shape[1], -1, q.shape[3]) @ keys
                 scores = cap(grouped.reshape(-1, len(rows), n).mul_(rule.scale), rule.softcap)
                 scores = scores.sub_(lse[part.batch, :, rows, None])
-                visible = sees(rows + offset, part.labelled, rule.window)
+                visible = sees(rows + offset, part.places, rule.window)
                 weights = scores.masked_fill_(~visible, -torch.inf).exp_()
                 start = part.asked.start
                 mass[start + first : start + last] = (weights @ bits).transpose(0, 1)
@@ -97,7 +97,7 @@ def _fill(
     mass: Tensor, lse: Tensor, q: Tensor, k: Tensor, block: RowBlock, rule: LogitRule
 ) -> None:
     """Write one block's ``mass [r, Hq, G]`` and ``lse [r, Hq]``."""
-    keys = k[block.batch, :, block.keys].to(mass.dtype)
+    keys = block_keys(k, block).to(mass.dtype)
     _, scores = block_logits(q, keys, block, rule)
     hide(scores, block, k.shape[2] - q.shape[2], rule.window, -torch.inf)
     scores = scores.view(q.shape[1], len(block.rows), -1)  # [Hq, r, n]

@@ -7,7 +7,7 @@ layers of a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,11 @@ class SequencePlan:
         queries: its ``slice`` of the query axis; empty if it ends before the first query.
         asked: the ``slice`` of the ``R`` rows asked for that lie in it.
         rows: ``[r]`` int64, those rows' positions on the query axis.
-        labelled: ``[n]`` int64, positions on the key axis of its keys in any span.
+        before: the ``slice`` of the key axis with its parent's keys; empty without a parent.
+        labelled: ``[n]`` int64, positions on the key axis of its keys in any span, the parent's
+            first.
+        places: ``[n]`` int64, the positions from which those keys are seen: the same, but for the
+            parent's keys, which stand right before its own.
         bits: ``[n, G]`` bool, which spans each labelled key is in.
     """
 
@@ -35,8 +39,21 @@ class SequencePlan:
     queries: slice
     asked: slice
     rows: Tensor
+    before: slice
     labelled: Tensor
+    places: Tensor
     bits: Tensor
+
+    @property
+    def first(self) -> int:
+        """The position from which its first key is seen, which may be the parent's."""
+        first: int = self.keys.start - (self.before.stop - self.before.start)
+        return first
+
+    @property
+    def shift(self) -> int:
+        """The distance from a parent's key on the key axis to where it is seen from."""
+        return int(self.keys.start - self.before.stop) if self.before.stop else 0
 
 
 @dataclass(frozen=True)
@@ -76,22 +93,36 @@ def _make(query: SpanQuery, batch: int, m: int, n: int) -> Plan:
     bits = send(((flat[labelled, None] >> shifts) & 1).bool(), device)
     labelled = send(labelled % max(n, 1), device)
     rows = send(rows % max(m, 1), device)
-    sequences = [
-        SequencePlan(
+    sequences: list[SequencePlan] = []
+    for (b, start, end), parent, queries_here, asked_here, held_here in zip(
+        segments, numbers.parents, queries.tolist(), asked.tolist(), held.tolist(), strict=True
+    ):
+        own = slice(*held_here)
+        part = SequencePlan(
             batch=b,
             keys=slice(start, end),
             queries=slice(*queries_here),
             asked=slice(*asked_here),
             rows=rows[slice(*asked_here)],
-            labelled=labelled[slice(*held_here)],
-            bits=bits[slice(*held_here)],
+            before=slice(0, 0),
+            labelled=labelled[own],
+            places=labelled[own],
+            bits=bits[own],
         )
-        for (b, start, end), queries_here, asked_here, held_here in zip(
-            segments, queries.tolist(), asked.tolist(), held.tolist(), strict=True
-        )
-    ]
+        sequences.append(part if parent < 0 else _after(part, sequences[parent]))
     whole = segments == tuple((b, 0, n) for b in range(batch))
     return Plan(tuple(sequences), whole)
+
+
+def _after(part: SequencePlan, parent: SequencePlan) -> SequencePlan:
+    """Return the plan of a segment with the keys of its parent before its own."""
+    part = replace(part, before=parent.keys)
+    return replace(
+        part,
+        labelled=torch.cat([parent.labelled, part.labelled]),
+        places=torch.cat([parent.labelled + part.shift, part.labelled]),
+        bits=torch.cat([parent.bits, part.bits]),
+    )
 
 
 def check(query: SpanQuery, batch: int, m: int, n: int) -> None:
@@ -109,6 +140,8 @@ def check(query: SpanQuery, batch: int, m: int, n: int) -> None:
         )
     if m > n:
         raise ValueError(f"{m} queries and {n} keys: queries are the last M key positions")
+    if m < n and query.parents is not None:
+        raise ValueError(f"parents: expected as many queries as keys, got {m} and {n}")
     query.derived(("fits", batch, m, n), lambda: _check_numbers(query, batch, m, n))
 
 
@@ -126,9 +159,25 @@ def _check_numbers(query: SpanQuery, batch: int, m: int, n: int) -> None:
         if start < end_before[b]:
             raise ValueError(f"segments: ({b}, {start}, {end}) overlaps another of its batch row")
         end_before[b] = end
+    _check_parents(segments, numbers.parents)
     if len(rows) and not (
         int(rows[0]) >= 0 and int(rows[-1]) < batch * m and bool((rows.diff() > 0).all())
     ):
         raise ValueError(f"rows: expected ascending positions in [0, {batch * m}), got {rows}")
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >> spans):
         raise ValueError(f"key_labels: a bit is set beyond the {spans} named spans")
+
+
+def _check_parents(segments: tuple[tuple[int, int, int], ...], parents: tuple[int, ...]) -> None:
+    """Raise an error if a segment's parent is none that stands whole before it in its row."""
+    for index, (segment, parent) in enumerate(zip(segments, parents, strict=True)):
+        if parent == -1:
+            continue
+        if not 0 <= parent < len(segments):
+            raise ValueError(f"parents: {parent} is none of the {len(segments)} segments, nor -1")
+        if parent >= index or segments[parent][0] != segment[0]:
+            raise ValueError(
+                f"parents: {segments[parent]} does not lie before {segment} in its batch row"
+            )
+        if parents[parent] != -1:
+            raise ValueError(f"parents: {segments[parent]}, a parent, has a parent itself")

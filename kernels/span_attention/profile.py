@@ -61,6 +61,8 @@ class _Block:
         positions: ``[r]`` int64, their positions on the key axis.
         keys: ``slice`` of the key axis.
         edge: whether some of the rows see only some of the keys.
+        shift: the distance from the keys' positions to those that they are seen from: not 0 for the
+            keys of the sequence's parent.
     """
 
     part: SequencePlan
@@ -69,6 +71,7 @@ class _Block:
     positions: Tensor
     keys: slice
     edge: bool
+    shift: int
 
 
 class _RowProfile(torch.autograd.Function):
@@ -207,21 +210,24 @@ def _row_blocks(sequences: Plan, q: Tensor, k: Tensor, rule: LogitRule) -> Itera
             start = part.asked.start + first
             positions = rows + offset
             lowest, highest = int(positions[0]), int(positions[-1])
-            low = part.keys.start
+            low = part.first
             if rule.window is not None:
                 low = max(low, lowest - rule.window + 1)
             size = max(16, BLOCK_NUMBERS // (q.shape[1] * len(rows)))
+            own = max(low, part.keys.start)
             yield [
                 _Block(
                     part,
                     slice(start, start + len(rows)),
                     rows,
                     positions,
-                    slice(at, last),
+                    slice(at - shift, last - shift),
                     last - 1 > lowest or (rule.window is not None and at <= highest - rule.window),
+                    shift,
                 )
-                for at in range(low, highest + 1, size)
-                for last in [min(at + size, highest + 1)]
+                for begin, end, shift in ((low, own, part.shift), (own, highest + 1, 0))
+                for at in range(begin, end, size)
+                for last in [min(at + size, end)]
             ]
 
 
@@ -244,6 +250,6 @@ def _weights(
         logits = torch.tanh(logits / rule.softcap) * rule.softcap
         weights = logits - of_rows
     if block.edge:
-        at_key = torch.arange(block.keys.start, block.keys.stop, device=q.device)
+        at_key = torch.arange(block.keys.start, block.keys.stop, device=q.device) + block.shift
         weights.masked_fill_(~sees(block.positions, at_key, rule.window), -torch.inf)
     return weights.exp_(), logits

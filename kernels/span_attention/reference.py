@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .blocks import sees
 from .contract import (
     LogitRule,
     SpanAttention,
@@ -100,8 +101,9 @@ def _profile(weights: Tensor, query: SpanQuery, grad: bool) -> Tensor | None:
 def visibility(query: SpanQuery, batch: int, m: int, n: int, window: int | None) -> Tensor:
     """Return which key each query may see, as ``[B, M, N]`` bool."""
     device = query.key_labels.device
+    sequences = plan(query, batch, m, n).sequences
     segment = torch.full((batch, n), -1, device=device)
-    for index, sequence in enumerate(plan(query, batch, m, n).sequences):
+    for index, sequence in enumerate(sequences):
         segment[sequence.batch, sequence.keys] = index
     at_key = torch.arange(n, device=device)
     at_query = at_key[n - m :, None]
@@ -109,4 +111,9 @@ def visibility(query: SpanQuery, batch: int, m: int, n: int, window: int | None)
     if window is not None:
         near = near & (at_key > at_query - window)
     own = segment[:, n - m :, None] == segment[:, None, :]
-    return own & near & (segment[:, None, :] >= 0)
+    seen = own & near & (segment[:, None, :] >= 0)
+    for sequence in sequences:
+        keys = at_key[sequence.before] + sequence.shift
+        near = sees(at_query[sequence.queries, 0], keys, window)
+        seen[sequence.batch, sequence.queries, sequence.before] |= near
+    return seen

@@ -27,7 +27,9 @@ class RowBlock:
         batch: the batch row that they lie in.
         asked: their ``slice`` of the ``R`` rows asked for.
         rows: ``[r]`` int64, their positions on the query axis.
-        keys: the ``slice`` of the key axis from the first to the last key that any of them sees.
+        before: the ``slice`` of the key axis of those keys of the parent that any of them sees.
+        keys: the ``slice`` of positions from the first to the last key that any of them sees, the
+            parent's keys right before the sequence's own.
         common: how many of these keys, from the first on, all of the rows see.
         labelled: the ``slice`` of these keys from the first to the last one in any span.
         bits: ``[l, G]`` bool, which spans each of those is in.
@@ -36,6 +38,7 @@ class RowBlock:
     batch: int
     asked: slice
     rows: Tensor
+    before: slice
     keys: slice
     common: int
     labelled: slice
@@ -62,28 +65,40 @@ def row_blocks(
 def _cut(part: SequencePlan, heads: int, offset: int, window: int | None) -> Iterator[RowBlock]:
     """Yield the blocks of one sequence."""
     positions = (part.rows + offset).tolist()
-    spans = torch.zeros(part.keys.stop - part.keys.start, part.bits.shape[1], dtype=torch.bool)
-    spans[part.labelled.cpu() - part.keys.start] = part.bits.cpu()
-    seen = positions[-1] + 1 - part.keys.start if positions else 0
+    begin = part.first
+    spans = torch.zeros(part.keys.stop - begin, part.bits.shape[1], dtype=torch.bool)
+    spans[part.places.cpu() - begin] = part.bits.cpu()
+    seen = positions[-1] + 1 - begin if positions else 0
     size = max(FEWEST_ROWS, ROW_BLOCK_NUMBERS // max(1, heads * seen))
     for first in range(0, len(positions), size):
         last = min(first + size, len(positions))
         lowest, highest = positions[first], positions[last - 1]
-        low, common = part.keys.start, lowest + 1 - part.keys.start
+        low, common = begin, lowest + 1 - begin
         if window is not None and highest - window + 1 > low:
             low, common = max(low, lowest - window + 1), 0
-        bits = spans[low - part.keys.start : highest + 1 - part.keys.start]
+        bits = spans[low - begin : highest + 1 - begin]
         marked = bits.any(1).nonzero().flatten().tolist()
         labelled = slice(marked[0], marked[-1] + 1) if marked else slice(0, 0)
         yield RowBlock(
             batch=part.batch,
             asked=slice(part.asked.start + first, part.asked.start + last),
             rows=part.rows[first:last],
+            before=slice(min(low - part.shift, part.before.stop), part.before.stop),
             keys=slice(low, highest + 1),
             common=common,
             labelled=labelled,
             bits=bits[labelled].to(part.bits.device),
         )
+
+
+def block_keys(k: Tensor, block: RowBlock) -> Tensor:
+    """Return the keys that a block meets, ``[Hkv, n, D]`` of ``k [B, Hkv, N, D]``.
+
+    They are a view, but for a block whose rows see keys of a parent.
+    """
+    of_parent = k[block.batch, :, block.before]
+    own = k[block.batch, :, block.keys.start + of_parent.shape[1] : block.keys.stop]
+    return torch.cat([of_parent, own], dim=1) if of_parent.shape[1] else own
 
 
 def block_logits(q: Tensor, k: Tensor, block: RowBlock, rule: LogitRule) -> tuple[Tensor, Tensor]:

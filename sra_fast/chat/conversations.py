@@ -88,13 +88,18 @@ def parse_conversation(record: object, *, index: int, where: str) -> Conversatio
 
 
 def as_conversations(
-    items: Iterable[Mapping[str, object] | Conversation], *, where: str = "conversations"
+    items: Iterable[Mapping[str, object] | Conversation],
+    *,
+    where: str = "conversations",
+    several_strategies: bool = False,
 ) -> list[Conversation]:
     """Check conversations that are held in memory, as records or as ``Conversation`` objects.
 
     Args:
         items: the conversations.
         where: what error messages call the list.
+        several_strategies: whether one conversation may come several times, under one id, each time
+            with another strategy.
 
     Raises:
         ConversationError: one of them is not in the form above, or two have the same id.
@@ -112,14 +117,21 @@ def as_conversations(
         else parse_conversation(item, index=index, where=f"{where}[{index}]")
         for index, item in enumerate(items)
     ]
-    _refuse_same_ids(conversations)
+    _refuse_same_ids(conversations, several_strategies)
     return conversations
 
 
-def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
+def read_conversations(
+    path: str | os.PathLike[str], *, several_strategies: bool = False
+) -> list[Conversation]:
     """Read a file of conversations: JSONL, or one JSON list or object of them.
 
     It is UTF-8, with or without a byte order mark. Blank lines are allowed.
+
+    Args:
+        path: the file.
+        several_strategies: whether one conversation may come several times, as for
+            :func:`as_conversations`.
 
     Raises:
         ForeignFormatError: the file holds conversations in another form.
@@ -142,7 +154,7 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
                 f"{Path(path).name}: holds no conversation; write one JSON object a line, or a "
                 "list of them"
             )
-        _refuse_same_ids(conversations)
+        _refuse_same_ids(conversations, several_strategies)
     return conversations
 
 
@@ -198,12 +210,31 @@ def _message(message: object, name: str, label: str) -> Message:
     return Message(role, content, strategy)
 
 
-def _refuse_same_ids(conversations: Iterable[Conversation]) -> None:
-    first: dict[str, Conversation] = {}
+def _refuse_same_ids(conversations: Iterable[Conversation], several_strategies: bool) -> None:
+    """Refuse two conversations of one id, but for one under other strategies if that is allowed."""
+    of_id: dict[str, list[Conversation]] = {}
+    way_out = "ids must differ"
+    if several_strategies:
+        way_out += ", unless the same messages come again under another strategy"
     for conversation in conversations:
-        other = first.setdefault(conversation.id, conversation)
-        if other is not conversation:
+        others = of_id.setdefault(conversation.id, [])
+        for other in others:
+            same_text = _text(other) == _text(conversation)
+            if several_strategies and same_text and _strategies(other) != _strategies(conversation):
+                continue
             raise ConversationError(
-                f"{conversation.label}: field 'id' is also that of {other.label}; ids must differ "
+                f"{conversation.label}: field 'id' is also that of {other.label}; {way_out} "
                 "(a conversation without one is called by its number, counted from 0)"
             )
+        others.append(conversation)
+
+
+def _text(conversation: Conversation) -> object:
+    """Return what a conversation says, whatever it is held against."""
+    said = tuple((message.role, message.content) for message in conversation.messages)
+    return conversation.situation, said, conversation.response
+
+
+def _strategies(conversation: Conversation) -> tuple[str, ...]:
+    """Return the strategies that the replies of a conversation are held against, in order."""
+    return tuple(strategy for _, _, strategy in conversation.scored)

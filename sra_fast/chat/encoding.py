@@ -156,7 +156,7 @@ def encode_prompts(
     check_layout(layout)
     chosen = get_template(template)
     chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
-    given = list(as_conversations(conversations))
+    given = list(as_conversations(conversations, several_strategies=True))
     prompts = [
         (index, prompt)
         for index, conversation in enumerate(given)

@@ -31,6 +31,7 @@ def compare(
     backend: options.BackendOption = "auto",
     allow_missing: options.AllowMissing = False,
     check: options.CheckOption = True,
+    share_prefixes: options.SharePrefixes = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -55,7 +56,7 @@ def compare(
         from sra_fast.report.write import REPORT_FILES, write_report
         from sra_fast.result import PASSED
 
-        conversations = read_conversations(file)
+        conversations = read_conversations(file, several_strategies=True)
         folder = out or RESULTS / f"{file.stem}-compare"
         wanted = ScoringOptions(
             definition=definition,
@@ -67,6 +68,7 @@ def compare(
             layout=layout,
             thoughts=thoughts,
             check=check,
+            share_prefixes=share_prefixes,
         )
         scorer = make_scorer(file, model, wanted, allow_missing=allow_missing)
         day = first_day(folder, scorer.source)

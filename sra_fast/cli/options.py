@@ -235,6 +235,14 @@ CheckOption = Annotated[
         "first score.",
     ),
 ]
+SharePrefixes = Annotated[
+    bool,
+    typer.Option(
+        "--share-prefixes/--no-share-prefixes",
+        help="Compute a beginning that several prompts have in common once for all of them, where "
+        "that is exact.",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(

@@ -62,6 +62,7 @@ def score(
     ] = None,
     allow_missing: options.AllowMissing = False,
     check: options.CheckOption = True,
+    share_prefixes: options.SharePrefixes = True,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -87,7 +88,7 @@ def score(
         from sra_fast.files.score_file import ScoringOptions
         from sra_fast.files.score_jobs import ShardJob
 
-        conversations = read_conversations(file)
+        conversations = read_conversations(file, several_strategies=True)
         folder = out or RESULTS / file.stem
         wanted = ScoringOptions(
             definition=definition,
@@ -99,6 +100,7 @@ def score(
             layout=layout,
             thoughts=thoughts,
             check=check,
+            share_prefixes=share_prefixes,
             profile=profile,
             profile_bytes=profile_bytes,
             sources=None if profile is None else sources or "messages",

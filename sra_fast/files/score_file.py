@@ -78,6 +78,7 @@ class ScoringOptions:
         sources: what the messages are cut into to tell the attention on each, with a profile; None
             without one.
         check: whether the model is checked before its first score (no score depends on it).
+        share_prefixes: the argument of that name of :func:`sra_fast.score`.
 
     Raises:
         KeyError: there is no such definition.
@@ -96,6 +97,7 @@ class ScoringOptions:
     profile_bytes: int = PROFILE_BYTES
     sources: SourceUnit | None = None
     check: bool = True
+    share_prefixes: bool = True
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -290,6 +292,7 @@ class FileScorer:
                 check=self.options.check,
                 profile=self.options.profile,
                 profile_bytes=self.options.profile_bytes,
+                share_prefixes=self.options.share_prefixes,
             )
         except BatchRowError as error:
             label = job.conversations[batch[error.row].conversation].label
@@ -323,7 +326,13 @@ class FileScorer:
         names = [f.name for f in fields(self.options) if f.name not in without_effect]
         options = {name: getattr(self.options, name) for name in names}
         # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
-        usual = {"layout": "as_generated", "thoughts": None, "profile": None, "sources": None}
+        usual = {
+            "layout": "as_generated",
+            "thoughts": None,
+            "profile": None,
+            "sources": None,
+            "share_prefixes": True,
+        }
         own = {
             name: code_fingerprint(function)
             for name, function in known_definitions().items()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.kernels.contract import SpanQuery, segment_tensor
+from sra_fast.measure.prefixes import PlacedPrefix
 from sra_fast.measure.spans import HEAD, NULL, MarkedBatch, MarkedSequence
 
 
@@ -37,6 +38,7 @@ def build_query(
     members: Sequence[int],
     places: Sequence[tuple[int, int]],
     shape: Sequence[int],
+    prefixes: Sequence[PlacedPrefix] = (),
 ) -> tuple[SpanQuery, Placed]:
     """Make the query of the op for some sequences of a batch, in a new layout.
 
@@ -45,6 +47,9 @@ def build_query(
         members: indices of the sequences in the batch.
         places: ``(b, start)`` of each in the new layout, in the order of the flat positions.
         shape: ``[B, N]`` of the new layout, with as many queries as keys.
+        prefixes: the beginnings that are there once for several of the members, without a row that
+            is asked for. The place of such a member is where its first token would stand right
+            before its tail.
 
     Returns:
         The query, whose spans are named ``name, name + "_head", …, "null"``, and the rows of every
@@ -68,18 +73,45 @@ def build_query(
     every, row_counts = (tokens, counts) if chosen else _with_those_before(tokens, counts)
     placed = Placed(place[tokens], place[predicting], place[every], counts, row_counts)
 
-    spans = torch.cat([sequence.spans for sequence in sequences], dim=1)
+    shared = [0] * len(sequences)
+    for prefix in prefixes:
+        shared[prefix.members] = [prefix.length] * len(shared[prefix.members])
     labels = torch.zeros(*shape, dtype=torch.int32)
-    for (b, start), piece in zip(places, _labels(spans, starts, ends).split(lengths), strict=True):
-        labels[b, start : start + len(piece)] = piece
+    pieces = key_labels(sequences)
+    for (b, start), piece, first in zip(places, pieces, shared, strict=True):
+        labels[b, start + first : start + len(piece)] = piece[first:]
+    for prefix in prefixes:
+        piece = pieces[prefix.members.start]
+        labels[prefix.row, prefix.start : prefix.start + prefix.length] = piece[: prefix.length]
     moved = torch.tensor([b * shape[1] + start for b, start in places]) - starts
     rows += moved[torch.searchsorted(ends, rows, right=True)]
     names = [part for name in batch.names for part in (name, name + HEAD)]
     segments = [
-        (b, start, start + length) for (b, start), length in zip(places, lengths, strict=True)
+        (b, start + first, start + length)
+        for (b, start), length, first in zip(places, lengths, shared, strict=True)
     ]
-    query = SpanQuery(labels, rows, segment_tensor(segments, labels.device), (*names, NULL))
+    parents = None
+    if prefixes:
+        parents = torch.full((len(segments) + len(prefixes),), -1, dtype=torch.int32)
+        for prefix in prefixes:
+            parents[prefix.members] = len(segments)
+            segments.append((prefix.row, prefix.start, prefix.start + prefix.length))
+    query = SpanQuery(
+        labels,
+        rows,
+        segment_tensor(segments, labels.device),
+        (*names, NULL),
+        parents=parents,
+    )
     return query, placed
+
+
+def key_labels(sequences: Sequence[MarkedSequence]) -> list[Tensor]:
+    """Return the labels of each sequence's keys, ``[length]`` int32, as the query has them."""
+    lengths = [sequence.length for sequence in sequences]
+    ends = torch.tensor(lengths).cumsum(0)
+    spans = torch.cat([sequence.spans for sequence in sequences], dim=1)
+    return list(_labels(spans, ends - torch.tensor(lengths), ends).split(lengths))
 
 
 def query_as_given(batch: MarkedBatch) -> tuple[SpanQuery, Placed]:

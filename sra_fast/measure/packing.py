@@ -13,17 +13,21 @@ at positions only. Where that does not hold:
   above its limit stay apart;
 - temperature tuning by place in the row (Llama 4) is 1 up to ``floor_scale``: longer sequences go
   alone.
+
+Sequences that share a beginning lie next to each other, with that beginning once before them. Where
+they do not fit one forward pass, it is computed once in each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers import masking_utils
 
+from sra_fast.measure.prefixes import PackedPrefix, SharedPrefix
 from sra_fast.measure.served import ServedModel, rope_types
 
 # Masks of packed rows count chunks from the row's start in versions without this function.
@@ -38,19 +42,27 @@ class Forward:
     Attributes:
         members: their indices in the caller's list.
         packed: True if they lie in one row; False if each has a row, padded on the right.
+        prefixes: the beginnings that some of them share, in their order.
     """
 
     members: tuple[int, ...]
     packed: bool
+    prefixes: tuple[PackedPrefix, ...] = ()
 
 
-def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[Forward]:
+def forwards(
+    served: ServedModel,
+    lengths: Sequence[int],
+    tokens: int,
+    shared: Sequence[SharedPrefix] = (),
+) -> list[Forward]:
     """Group sequences into forward passes of at most ``tokens`` tokens, or of one sequence.
 
     Args:
         served: the model.
         lengths: number of tokens of each sequence.
         tokens: the most tokens of one forward pass, padding included.
+        shared: beginnings that the model may compute once for several sequences, which are packed.
     """
     kinds = rope_types(served.config)
     if "dynamic" in kinds or not (served.takes_positions or served.stateful):
@@ -67,8 +79,9 @@ def forwards(served: ServedModel, lengths: Sequence[int], tokens: int) -> list[F
             [i for i in everyone if lengths[i] <= limit],
             [i for i in everyone if lengths[i] > limit],
         ]
-    fill = _packed if served.counts_from_zero and not served.stateful else _padded
-    return [group for members in classes for group in fill(members, lengths, tokens)]
+    if not served.counts_from_zero or served.stateful:
+        return [group for members in classes for group in _padded(members, lengths, tokens)]
+    return [group for members in classes for group in _packed(members, lengths, tokens, shared)]
 
 
 @contextmanager
@@ -105,16 +118,43 @@ def _set_rope(module: nn.Module, prefix: str, frequencies: object, cached: objec
         setattr(module, f"{prefix}max_seq_len_cached", cached)
 
 
-def _packed(members: Sequence[int], lengths: Sequence[int], tokens: int) -> list[Forward]:
-    groups: list[list[int]] = []
+def _packed(
+    members: Sequence[int], lengths: Sequence[int], tokens: int, shared: Sequence[SharedPrefix]
+) -> list[Forward]:
+    groups: list[list[tuple[int, int]]] = []  # of members, and what each shares with the last
     room = 0
+    chosen = set(members)
+    families = {}
+    for prefix in shared:
+        family = tuple(one for one in prefix.members if one in chosen)
+        families.update(dict.fromkeys(family, (family, prefix.length)))
+    done: set[int] = set()
     for index in members:
-        if lengths[index] > room:
-            groups.append([])
-            room = tokens
-        groups[-1].append(index)
-        room -= lengths[index]
-    return [Forward(tuple(group), packed=True) for group in groups]
+        if index in done:
+            continue
+        family, length = families.get(index, ((index,), 0))
+        done.update(family)
+        whole = length + sum(lengths[one] - length for one in family)
+        begun = False  # whether the prefix is in the last group
+        for one in family:
+            if (not begun and whole > room) or lengths[one] - length * begun > room:
+                groups.append([])
+                room, begun = tokens, False
+            groups[-1].append((one, length if begun else 0))
+            room -= lengths[one] - length * begun
+            begun = True
+    return [_forward(group) for group in groups]
+
+
+def _forward(group: Sequence[tuple[int, int]]) -> Forward:
+    """Return the packed forward pass of some members, each with what it shares with the last."""
+    prefixes: list[PackedPrefix] = []
+    for number, (_, length) in enumerate(group):
+        if length and group[number - 1][1]:
+            prefixes[-1] = replace(prefixes[-1], end=number + 1)
+        elif length:
+            prefixes.append(PackedPrefix(number - 1, number + 1, length))
+    return Forward(tuple(member for member, _ in group), True, tuple(prefixes))
 
 
 def _padded(members: Sequence[int], lengths: Sequence[int], tokens: int) -> list[Forward]:

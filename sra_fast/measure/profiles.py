@@ -6,11 +6,15 @@ have no key in common, so their responses share groups: with c rows of a respons
 
     profile of the response = C / c · profile of the group, on the keys of its own sequence
 
+Sequences that share a beginning have its keys in common, so each of their responses has a group of
+its own among them.
+
 Only these entries are kept, layer by layer, on the device.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, get_args
@@ -21,6 +25,7 @@ from torch import Tensor
 from sra_fast.kernels.contract import ProfileQuery, SpanQuery
 from sra_fast.measure.marked_query import Placed
 from sra_fast.measure.one_copy import fetched, sent
+from sra_fast.measure.prefixes import PlacedPrefix
 from sra_fast.measure.source_ids import SourceMarks
 from sra_fast.measure.spans import MarkedBatch
 from sra_fast.names import ProfileKind
@@ -114,21 +119,26 @@ def with_profiles(
     members: Sequence[int],
     places: Sequence[tuple[int, int]],
     kind: ProfileKind,
+    prefixes: Sequence[PlacedPrefix] = (),
 ) -> tuple[SpanQuery, ProfileRecord]:
     """Ask in a query for the profile of each response, and return where they are recorded.
 
     Args:
         query: a query that :func:`build_query` made, and ``placed`` with it.
         placed: where the responses' rows are among the R.
-        batch, members, places: as :func:`build_query` took them.
+        batch, members, places, prefixes: as :func:`build_query` took them.
         kind: what is kept.
     """
     groups, keys = [], []
-    offsets = _first_groups(batch, members, places)
-    for member, (b, start) in zip(members, places, strict=True):
+    sharing = {at: one for one in prefixes for at in range(len(places))[one.members]}
+    offsets = _first_groups(batch, members, places, prefixes)
+    for at, (member, (_, start)) in enumerate(zip(members, places, strict=True)):
         for number, response in enumerate(batch.sequences[member].responses):
-            groups.append(offsets[b] + number)
-            keys.append(start + torch.arange(int(response.measured[-1]) + 1))
+            groups.append(offsets[at] + number)
+            seen = start + torch.arange(int(response.measured[-1]) + 1)
+            if prefix := sharing.get(at):
+                seen[: prefix.length] = prefix.start + torch.arange(prefix.length)
+            keys.append(seen)
     of_response = torch.tensor(groups)
     row_groups = torch.full((len(query.rows),), -1, dtype=torch.int32)
     row_groups[placed.tokens] = of_response.to(torch.int32).repeat_interleave(placed.counts)
@@ -192,17 +202,22 @@ def attach_profiles(
 
 
 def _first_groups(
-    batch: MarkedBatch, members: Sequence[int], places: Sequence[tuple[int, int]]
-) -> dict[int, int]:
-    """Return the first group of each row of the layout: sequences of a row share groups."""
+    batch: MarkedBatch,
+    members: Sequence[int],
+    places: Sequence[tuple[int, int]],
+    prefixes: Sequence[PlacedPrefix],
+) -> list[int]:
+    """Return the first group of each sequence: those of a row share groups, if they may."""
+    replies = [len(batch.sequences[member].responses) for member in members]
+    before = [0] * len(replies)  # groups of the sequences before it under the same prefix
+    for prefix in prefixes:
+        totals = itertools.accumulate(replies[prefix.members], initial=0)
+        before[prefix.members] = list(totals)[:-1]
     most: dict[int, int] = {}
-    for member, (b, _) in zip(members, places, strict=True):
-        most[b] = max(most.get(b, 0), len(batch.sequences[member].responses))
-    offsets, following = {}, 0
-    for b, count in most.items():
-        offsets[b] = following
-        following += count
-    return offsets
+    for (b, _), first, count in zip(places, before, replies, strict=True):
+        most[b] = max(most.get(b, 0), first + count)
+    of_row = dict(zip(most, itertools.accumulate(most.values(), initial=0), strict=False))
+    return [of_row[b] + first for (b, _), first in zip(places, before, strict=True)]
 
 
 def check_profile_kind(kind: str) -> None:

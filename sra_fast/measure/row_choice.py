@@ -46,7 +46,7 @@ def choose_rows(marked: MarkedBatch, rows: RowChoice | Tensor) -> MarkedBatch:
     if isinstance(rows, Tensor):
         _check_mask(rows, marked)
         rows = rows.cpu()
-    stray = rows.bool() if isinstance(rows, Tensor) else None
+    stray = rows.bool().clone() if isinstance(rows, Tensor) else None  # rows stays as it was given
     taken: dict[int, int] = {}
     sequences = []
     for sequence in marked.sequences:

@@ -10,9 +10,10 @@ import torch
 
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure.batch_keys import BatchContent
-from sra_fast.measure.laying_out import laid_out
+from sra_fast.measure.laying_out import laid_out, laid_out_once
 from sra_fast.measure.marked_query import Placed, build_query, query_as_given
 from sra_fast.measure.packing import Forward, fresh_rope
+from sra_fast.measure.prefixes import PlacedPrefix
 from sra_fast.measure.profiles import ProfileRecord, attach_profiles, with_profiles
 from sra_fast.measure.reduction import reduce
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
@@ -42,10 +43,14 @@ def run_laid_out(
     for member in forward.members:
         sequence = marked.sequences[member]
         pieces.append(input_ids[sequence.row, sequence.start : sequence.end])
-    inputs, places = laid_out(pieces, forward.packed)
+    prefixes: Sequence[PlacedPrefix] = ()
+    if forward.prefixes:
+        inputs, places, prefixes = laid_out_once(pieces, forward.prefixes)
+    else:
+        inputs, places = laid_out(pieces, forward.packed)
     shape = inputs["input_ids"].shape
-    query, placed = build_query(marked, forward.members, places, shape)
-    request = _request(query, placed, marked, forward.members, places, wanted)
+    query, placed = build_query(marked, forward.members, places, shape, prefixes)
+    request = _request(query, placed, marked, forward.members, places, wanted, prefixes)
     request.stop_after = _last_layer(served) if served.can_stop else None
     device = _input_device(served)
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
@@ -75,11 +80,13 @@ def _request(
     members: Sequence[int],
     places: Sequence[tuple[int, int]],
     wanted: WantedScores,
+    prefixes: Sequence[PlacedPrefix] = (),
 ) -> SpanRequest:
     """Make a request for the masses and, if wanted, for the profiles."""
     record = None
     if wanted.profile is not None:
-        query, record = with_profiles(query, placed, marked, members, places, wanted.profile)
+        kind = wanted.profile
+        query, record = with_profiles(query, placed, marked, members, places, kind, prefixes)
     return SpanRequest(
         query, mass_grad=False, in_outputs=False, backend=wanted.backend, profiles=record
     )

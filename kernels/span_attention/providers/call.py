@@ -93,6 +93,7 @@ class Provider:
         platform: whether it is another project's kernel, whose logsumexp is checked before use.
         missing: returns what is not installed, not activated, or too old here; else None.
         present: whether a user would expect it here, so that a warning is due if it is missing.
+        parents: whether it serves segments that have a parent.
         splits_keys: whether a call of few queries is split over its keys, so that it fills a card.
     """
 
@@ -104,4 +105,5 @@ class Provider:
     platform: bool = False
     missing: Callable[[], str | None] = lambda: None
     present: Callable[[], bool] = lambda: True
+    parents: bool = False
     splits_keys: Callable[[AttentionCall], bool] = lambda call: False

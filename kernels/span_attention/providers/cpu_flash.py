@@ -8,7 +8,7 @@ from .. import flash_cpu
 from ..contract import LogitRule
 from ..merging import Attended, add_sinks
 from .call import NO_SINK_GRADIENT, AttentionCall, Provider
-from .per_sequence import by_sequence
+from .per_sequence import KeysAndValues, by_sequence
 
 
 def serves(call: AttentionCall) -> str | None:
@@ -22,7 +22,8 @@ def serves(call: AttentionCall) -> str | None:
 
 def attend(call: AttentionCall) -> Attended:
     """Return ``out [B, Hq, M, Dv]``, differentiable, and ``lse [B, Hq, M]``, sinks included."""
-    return by_sequence(call, _one)
+    # A window hides some of the parent's keys from some queries, which two whole calls cannot.
+    return by_sequence(call, _one, _tail if call.rule.window is None else None)
 
 
 def _one(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> Attended:
@@ -34,10 +35,17 @@ def _one(q: Tensor, k: Tensor, v: Tensor, rule: LogitRule) -> Attended:
     return (out, lse) if rule.sinks is None else add_sinks(out, lse, rule.sinks)
 
 
+def _tail(q: Tensor, before: KeysAndValues, own: KeysAndValues, rule: LogitRule) -> Attended:
+    """Return the attention of a segment with a parent, from two calls."""
+    out, lse = flash_cpu.attend_after(q, before, own, rule.scale)
+    return (out, lse) if rule.sinks is None else add_sinks(out, lse, rule.sinks)
+
+
 PROVIDER = Provider(
     name="cpu_flash",
     about="PyTorch's flash attention for CPU",
     serves=serves,
     attend=attend,
     own_sinks=True,
+    parents=True,
 )

@@ -24,4 +24,5 @@ PROVIDER = Provider(
     serves=serves,
     attend=attend,
     own_sinks=True,
+    parents=True,
 )
