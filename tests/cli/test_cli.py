@@ -31,7 +31,10 @@ from sra_fast.scoring import score
 from sra_fast.tools.registry import RESULT_COLUMNS
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
-COMMANDS = ("score", "compare", "view", "convert", "demo", "train", "extend", "evaluate", "judge")
+COMMANDS = (
+    *("score", "merge", "compare", "view", "convert", "demo"),
+    *("train", "extend", "evaluate", "judge"),
+)
 GROUPS = (
     ("annotate", "export"),
     ("annotate", "agree"),

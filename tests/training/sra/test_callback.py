@@ -318,6 +318,11 @@ def test_an_evaluation_that_failed_leaves_nothing_for_the_next(tmp_path: Path) -
 # --- the history ---
 
 
+def test_a_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text('{"step": 2, "sra": 0.5, "layers": [0], "mass": [[0.25]]}\n')
+    assert read_history(tmp_path) == [{"step": 2, "sra": 0.5, "layers": [0], "span_mass": [[0.25]]}]
+
+
 def test_the_history_has_a_line_per_log_with_layers_and_heads(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, logging_steps=2, eval_strategy="steps")
     trainer.train()
