@@ -129,7 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default=NAME, help="The model: a folder or a name.")
-    parser.add_argument("--messages", type=int, default=MESSAGES, help="Messages to read.")
+    parser.add_argument(
+        "--messages",
+        type=int,
+        default=MESSAGES,
+        help="How many messages of the conversation to read.",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="Pairs to time for each batch.")
     parser.add_argument(
         "--batches",
