@@ -1,0 +1,318 @@
+"""Score batches in workers of the engine ray, on this machine or on a cluster.
+
+Ray starts the workers, hands them the batches, starts a worker again that ended, and gives it its
+batch once more. What is said here is what a worker does, what it may take of the cluster, and what
+went wrong in the words of this library.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sra_fast.files.batch_scorer import BatchScorer, ModelLimits, WorkerRowError
+from sra_fast.files.collected_warnings import collected_warnings
+from sra_fast.files.models import choose_device, find_model
+from sra_fast.files.numbered_batches import Batch
+from sra_fast.files.provenance import code_sha256
+from sra_fast.files.ray_cluster import check_gpus, connect, cpus_of_worker, node_cpus
+from sra_fast.files.run_record import setting_apart
+from sra_fast.files.score_file import ScoringOptions
+from sra_fast.measure.spans import BatchRowError
+from sra_fast.result import SRAResult
+from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.missing_extra import needed
+
+_RETRIES = 3  # of a batch whose worker ended; one that ends four workers will end a fifth
+_TELL_AFTER = 60.0  # seconds of waiting for workers, after which it is said what is waited for
+
+_SHOWN = 300  # the most characters of ray's own error that are shown
+
+_logger = logging.getLogger(__name__)
+
+
+class WorkerError(ArgumentError):
+    """Raised when a worker ended, ran out of memory, or would score otherwise than the others."""
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """The result of a batch, and what its worker has to tell.
+
+    Attributes:
+        number: the number of the batch.
+        result: the scores of its replies.
+        process: a text that no other process has.
+        messages: what the library warned of.
+    """
+
+    number: int
+    result: SRAResult
+    process: str
+    messages: tuple[str, ...]
+
+
+class RayWorker:
+    """The worker that scores batches in a process of its own, as an actor of ray.
+
+    Args:
+        model: name or folder of the model, as :func:`~sra_fast.files.models.find_model` takes it.
+        allow_missing: the argument of that name of ``find_model``.
+        options: how to score.
+        threads: how many threads it computes with.
+        expected: what model and code are where the batches come from.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        allow_missing: bool,
+        options: ScoringOptions,
+        threads: int,
+        expected: Mapping[str, Any],
+    ) -> None:
+        self._model, self._allow_missing = model, allow_missing
+        self._options, self._threads, self._expected = options, threads, expected
+        self._process = uuid.uuid4().hex
+        self._scorer: BatchScorer | None = None
+
+    def limits(self) -> ModelLimits:
+        """Load the model and return what bounds its prompts and profiles.
+
+        Raises:
+            WorkerError: model or code differ from those where the batches come from.
+            ValueError: there is no such model here, or it cannot be scored.
+        """
+        return self._ready().limits()
+
+    def score(self, number: int, batch: Batch) -> ScoredBatch:
+        """Score a batch.
+
+        Raises:
+            WorkerError: as :meth:`limits`, or there is not enough memory.
+            WorkerRowError: a prompt cannot be scored; it says which.
+        """
+        with collected_warnings() as messages:
+            try:
+                result = self._ready().score(batch)
+            except BatchRowError as error:
+                raise WorkerRowError(number, error.row, error.problem) from None
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                raise WorkerError(
+                    f"a worker has not enough memory for batch {number}; take fewer tokens at once "
+                    "or fewer workers, and continue",
+                    "batch_tokens",
+                    "workers",
+                ) from None
+        return ScoredBatch(number, result, self._process, tuple(messages))
+
+    def _ready(self) -> BatchScorer:
+        if self._scorer is None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+            source = find_model(self._model, allow_missing=self._allow_missing)
+            scorer = BatchScorer(source, self._options)
+            _check_same(self._expected, {**scorer.settings(), "code": code_sha256()})
+            self._scorer = scorer
+        return self._scorer
+
+
+class RayWorkers:
+    """The workers of a run, which start when they are first needed and end with the block.
+
+    Use it as a context manager.
+
+    Args:
+        model: name or folder of the model, as :func:`~sra_fast.files.models.find_model` takes it.
+            Every machine of a cluster finds it under this name.
+        options: how to score.
+        workers: how many workers.
+        address: the cluster, as ``ray.init`` takes it; None for that which the environment variable
+            RAY_ADDRESS names, or else for this machine alone.
+        allow_missing: the argument of that name of ``find_model``.
+
+    Raises:
+        WorkerError: there is to be less than one worker.
+        MissingExtraError: ray is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        options: ScoringOptions,
+        workers: int,
+        *,
+        address: str | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        needed("ray", "ray")
+        if workers < 1:
+            raise WorkerError(f"there must be at least one worker, not {workers}", "workers")
+        folder = Path(model).expanduser()
+        self._model = str(folder.resolve()) if folder.is_dir() else model
+        self._allow_missing = allow_missing
+        # A cluster may have GPUs where the machine that the command runs on has none.
+        device = options.device
+        if device == "auto":
+            device = "cuda" if choose_device(device) == "cuda" else "cpu"
+        self.device: str = device
+        # A read-only view, as the library's own strategies are, cannot be sent.
+        self._options = replace(options, device=device, strategies=dict(options.strategies))
+        self._count, self._address = workers, address
+        self._actors: list[Any] = []
+        self._started = False
+
+    def __enter__(self) -> RayWorkers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._started:
+            ray.shutdown()
+            self._started = False
+
+    def limits(self) -> ModelLimits:
+        """Start the workers, wait for all, and return what bounds the model's prompts and profiles.
+
+        Raises:
+            ClusterError: the cluster cannot be reached, or has too few GPUs.
+            WorkerError: a worker ended, or has another model or other code.
+            ValueError: the model cannot be loaded or scored.
+        """
+        import ray
+
+        if not self._actors:
+            self._start()
+        waiting = [actor.limits.remote() for actor in self._actors]
+        found: list[ModelLimits] = []
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=_TELL_AFTER)
+            with _named_errors():
+                found += ray.get(done)
+            if not done:
+                _logger.info(
+                    "%d of %d workers are ready; the others load the model, or wait until the "
+                    "cluster has room for them",
+                    len(found),
+                    self._count,
+                )
+        return found[0]
+
+    def score(self, missing: Mapping[int, Batch]) -> Iterable[tuple[int, SRAResult]]:
+        """Have batches scored, and give each result with its number as it is done.
+
+        Raises:
+            WorkerError, WorkerRowError: as :meth:`RayWorker.score`; or a batch ended its worker
+                again and again.
+        """
+        from ray.util import ActorPool
+
+        if not self._actors:
+            self.limits()
+        scored = ActorPool(self._actors).map_unordered(
+            lambda actor, one: actor.score.remote(*one), list(missing.items())
+        )
+        processes: set[str] = set()
+        told: set[str] = set()
+        known = self._count
+        while True:
+            with _named_errors():
+                done: ScoredBatch | None = next(scored, None)
+            if done is None:
+                return
+            processes.add(done.process)
+            if len(processes) > known:
+                known += 1
+                _logger.warning(
+                    "a worker ended before its batch was done; it was started again, and the batch "
+                    "is scored anew"
+                )
+            for message in done.messages:
+                if message not in told:
+                    told.add(message)
+                    _logger.warning("%s", message)
+            yield done.number, done.result
+
+    def _start(self) -> None:
+        import ray
+
+        source = find_model(self._model, allow_missing=self._allow_missing)
+        known = BatchScorer(source, self._options).settings(self.device)
+        self._started = connect(self._address)
+        gpus = 1 if self.device == "cuda" else 0
+        if gpus:
+            check_gpus(self._count)
+        share = cpus_of_worker(node_cpus(with_gpu=gpus > 0), self._count)
+        actor = ray.remote(RayWorker).options(
+            num_cpus=share, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES
+        )
+        threads = _own_threads() or max(1, int(share))
+        expected = {**known, "code": code_sha256()}
+        self._actors = [
+            actor.remote(self._model, self._allow_missing, self._options, threads, expected)
+            for _ in range(self._count)
+        ]
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Raise what a worker raised as itself, and the end of a worker as a named error."""
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        raise error.cause from None
+    except (RayActorError, OutOfMemoryError) as error:
+        memory = isinstance(error, OutOfMemoryError) or "memory" in str(error).lower()
+        why = "it ran out of memory" if memory else "perhaps it ran out of memory"
+        raise WorkerError(
+            f"a worker ended, and those started in its place too ({why}): "
+            f"{_first_line(error)}; take fewer tokens at once or fewer workers, and continue: what "
+            "is done is kept",
+            "batch_tokens",
+            "workers",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:_SHOWN].rstrip(".")
+
+
+def _check_same(expected: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    difference = setting_apart(expected, here)
+    if difference is not None:
+        name, there, found = difference
+        raise WorkerError(
+            f"the worker on {platform.node()} would score otherwise: {name!r} is {found} there, "
+            f"and {there} where the conversations are read; give all machines the same model, "
+            "packages and versions"
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _own_threads() -> int | None:
+    """Return the number of threads that the user chose by OMP_NUM_THREADS, as for a plain run."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(chosen) if chosen.isdecimal() and int(chosen) > 0 else None
