@@ -11,6 +11,7 @@ from sra_fast.cli.lazy_group import lazy_group
 
 COMMANDS = {
     "score": "sra_fast.cli.score:score",
+    "merge": "sra_fast.cli.merge:merge",
     "compare": "sra_fast.cli.compare:compare",
     "view": "sra_fast.cli.view:view",
     "convert": "sra_fast.cli.convert:convert",

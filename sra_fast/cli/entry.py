@@ -8,8 +8,12 @@ import sys
 _NEEDED = ("typer", "rich")
 
 
-def main() -> None:
-    """Run the command line, or say what to install if its packages are missing."""
+def main(*command: str) -> None:
+    """Run the command line, or say what to install if its packages are missing.
+
+    Args:
+        command: what stands before the arguments of the process, such as the name of a command.
+    """
     # Threads that spin at every barrier cost 7% less on an idle machine and five times more on a
     # busy one. It counts only before torch is imported, and only if the user has not chosen.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -29,4 +33,4 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    run_to_the_end(lambda: app(prog_name="sra-fast"))
+    run_to_the_end(lambda: app([*command, *sys.argv[1:]], prog_name="sra-fast"))

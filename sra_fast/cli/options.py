@@ -9,6 +9,7 @@ from typing import Annotated, get_args
 import typer
 from typer.models import OptionInfo
 
+from sra_fast.files.shard import Shard, ShardError
 from sra_fast.names import Backend, Definition, Device, DType, TurnLayout, Turns
 from sra_fast.tools.registry import BACKENDS_GROUP, DEFINITIONS_GROUP, known_names, why_refused
 from sra_fast.tools.suggestions import did_you_mean
@@ -168,6 +169,26 @@ OutFolder = Annotated[
         metavar="DIR",
         file_okay=False,
         help=OUT,
+        show_default=False,
+    ),
+]
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ShardError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+ShardOption = Annotated[
+    Shard | None,
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        parser=_shard,
+        help="Score the K-th of N shards of the file, such as 3/8, into a folder of its own in "
+        "that of --out; `sra-fast merge` puts them together.",
         show_default=False,
     ),
 ]

@@ -16,8 +16,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def token_progress(session: Session, jobs: Sequence[Job]) -> Iterator[Callable[[Job, int], None]]:
-    """Show progress over the tokens of several jobs, as ``FileScorer`` reports it."""
+def token_progress(
+    session: Session, jobs: Sequence[Job], *, shown: bool = True
+) -> Iterator[Callable[[Job, int], None]]:
+    """Show progress over the tokens of several jobs, as ``FileScorer`` reports it.
+
+    Args:
+        session: the output of the command.
+        jobs: the jobs.
+        shown: whether to show it; of several processes that work together, one does.
+    """
+    if not shown:
+        yield lambda job, tokens: None
+        return
     from rich.progress import TaskProgressColumn
 
     bar = progress_bar(session, TaskProgressColumn())

@@ -1,4 +1,8 @@
-"""The command ``sra-fast score``, which gives one score to each response of a file."""
+"""The command ``sra-fast score``, which gives one score to each response of a file.
+
+Under ``torchrun -m sra_fast.cli.score`` or ``accelerate launch -m sra_fast.cli.score`` each process
+scores a shard of the file, and the last to finish merges them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ import typer
 
 from sra_fast.cli import options
 from sra_fast.cli.inputs import RESULTS, choose_strategies, choose_template, make_scorer
+from sra_fast.cli.scored_output import show_scores
 from sra_fast.cli.session import session
+from sra_fast.cli.sharding import score_chosen, score_launched, shard_of_process, take_own_gpu
 from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind, SourceUnit
 
 
@@ -22,6 +28,7 @@ def score(
     thoughts: options.ThoughtsOption = None,
     definition: options.DefinitionOption = "paper",
     out: options.OutFolder = None,
+    shard: options.ShardOption = None,
     batch_tokens: options.BatchTokens = FORWARD_TOKENS,
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
@@ -63,8 +70,12 @@ def score(
     It writes scores.jsonl, scores.parquet and masses.safetensors into a folder of their own, which
     is sra-results/NAME for an input NAME.jsonl unless --out names another. If it is interrupted,
     the same command continues.
+
+    Several processes may share a file, each with a --shard of its own and the same --out. Those
+    that torchrun or accelerate launch starts take their shards by themselves.
     """
-    with session(as_json, debug, continues=True) as current:
+    rank, launched = shard_of_process(shard)
+    with session(as_json, debug, continues=True, rank=rank) as current:
         chosen = choose_template(template, "--template")
         if sources is not None and profile is None:
             raise typer.BadParameter(
@@ -73,13 +84,8 @@ def score(
 
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
-        from sra_fast.cli.tables import estimates_table
-        from sra_fast.files.run_folder import RUN
         from sra_fast.files.score_file import ScoringOptions
-        from sra_fast.files.score_folder import MASSES
-        from sra_fast.files.score_tables import SCORES_JSONL, SCORES_PARQUET
-        from sra_fast.report.comparison import groups, interval_note, mean_sra, undefined_note
-        from sra_fast.result import PASSED
+        from sra_fast.files.score_jobs import ShardJob
 
         conversations = read_conversations(file)
         folder = out or RESULTS / file.stem
@@ -97,37 +103,21 @@ def score(
             profile_bytes=profile_bytes,
             sources=None if profile is None else sources or "messages",
         )
+        take_own_gpu()
         scorer = make_scorer(file, model, wanted, allow_missing=allow_missing)
-        job = scorer.prepare("score", folder, conversations, chosen, turns)
-        with token_progress(current, [job]) as on_progress:
-            (scored,) = scorer.run([job], on_progress)
+        job = scorer.prepare("score", folder, conversations, chosen, turns, shard=shard or launched)
+        about = {"model": scorer.source.name, "template": chosen.name, "definition": definition}
+        if isinstance(job, ShardJob):
+            score_shard = score_chosen if launched is None else score_launched
+            score_shard(current, scorer, job, about)
+        elif current.speaks:  # of several processes that find a merged run, one
+            with token_progress(current, [job]) as on_progress:
+                (scored,) = scorer.run([job], on_progress)
+            checked = scored.result.checked
+            show_scores(current, "score", folder, scored.rows, **about, checked=checked)
 
-        whole = mean_sra(scored.rows)
-        by_strategy = groups(scored.rows, lambda row: row["strategy"])
-        estimates = {name: mean_sra(by_strategy[name]) for name in sorted(by_strategy)}
-        current.show(
-            estimates_table(
-                f"SRA ({definition} definition), template {chosen.name}",
-                ("strategy",),
-                [*(((name,), e) for name, e in estimates.items()), (("all",), whole)],
-            )
-        )
-        if undefined := undefined_note(definition, [whole]):
-            current.say(undefined)
-        if missing := interval_note([whole, *estimates.values()]):
-            current.say(missing)
-        if (checked := scored.result.checked) != PASSED:
-            current.say(f"self-check of the model: {checked}")
-        current.say(f"written to {folder}")
-        current.result = {
-            "command": "score",
-            "out": str(folder),
-            "files": [SCORES_JSONL, SCORES_PARQUET, MASSES, RUN],
-            "model": scorer.source.name,
-            "template": chosen.name,
-            "definition": definition,
-            "checked": checked,
-            **whole.to_json(),
-            "by_strategy": [{"strategy": name, **e.to_json()} for name, e in estimates.items()],
-            "scores": scored.rows,
-        }
+
+if __name__ == "__main__":
+    from sra_fast.cli.entry import main
+
+    main("score")

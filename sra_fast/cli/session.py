@@ -37,12 +37,15 @@ class Session:
     Attributes:
         result: what ``--json`` prints; the command sets it.
         unwritten: whether standard output did not take all that was shown.
+        speaks: whether ``--json`` prints the result of this process, or its error; of several that
+            run one command, one does.
     """
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, speaks: bool = True) -> None:
         self._as_json = as_json
         self.result: dict[str, Any] = {}
         self.unwritten = False
+        self.speaks = speaks
 
     def show(self, what: RenderableType) -> None:
         """Print a part of the result, usually a table; to standard error under ``--json``."""
@@ -106,12 +109,13 @@ def session(as_json: bool, debug: bool, *, continues: bool, rank: int = 0) -> It
     said when it is interrupted.
 
     Of several processes that run one command, only the first, whose ``rank`` is 0, prints what is
-    logged and that the command was interrupted; the others put their rank before an error.
+    logged, that the command was interrupted and, unless another takes over, the result; the others
+    put their rank before an error.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    current = Session(as_json)
+    current = Session(as_json, speaks=rank == 0)
     handler = logging.NullHandler() if rank else _Sentences(current)
     status = 0
     try:
@@ -137,7 +141,7 @@ def session(as_json: bool, debug: bool, *, continues: bool, rank: int = 0) -> It
         where = f"process {rank}: " if rank else ""
         with contextlib.suppress(OSError):
             print(f"{where}error: {_message(error)}", file=sys.stderr, flush=True)
-    if as_json and not print_result(json.dumps(current.result, allow_nan=False)):
+    if as_json and current.speaks and not print_result(json.dumps(current.result, allow_nan=False)):
         current.unwritten = True
     if current.unwritten:
         status = status or FAILED

@@ -206,10 +206,10 @@ def _what_lacks(folder: Path, total: int, missing: set[int], unfinished: Sequenc
     said, ways = [], []
     if missing:
         there = numbers_text(set(range(1, total + 1)) - missing)
-        verb = "is" if len(missing) == 1 else "are"
+        which = f"{numbers_text(missing)} of {total}"
         said.append(
-            f"of the {total} shards, {numbers_text(missing)} {verb} missing in {_place(folder)}, "
-            f"which holds {there or 'none'}"
+            f"{f'shard {which} is' if len(missing) == 1 else f'shards {which} are'} missing in "
+            f"{_place(folder)}, which holds {there or 'none'}"
         )
         ways.append(
             "score those that are missing; if they were scored on other machines, that folder is "
