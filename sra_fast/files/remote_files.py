@@ -83,7 +83,7 @@ def _download(uri: str, copy: Path) -> None:
         with fsspec.open(uri, "rb") as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target)
     except Exception as error:  # each protocol raises errors of its own package
-        raise RemoteFileError(f"{uri}: {_problem(uri, error)}", "file") from error
+        raise RemoteFileError(f"{uri}: {_problem(uri, error)}") from error
 
 
 def _problem(uri: str, error: Exception) -> str:
