@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 
 from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.missing_extra import needed
 
 _HERE = "local"
 _CONNECT_SECONDS = 10.0
@@ -31,7 +32,8 @@ def connect(address: str | None) -> bool:
     Raises:
         ClusterError: the cluster cannot be reached.
     """
-    import ray
+    with needed("ray", "ray"):
+        import ray
 
     if ray.is_initialized():
         return False
@@ -53,7 +55,8 @@ def check_gpus(workers: int) -> None:
     Raises:
         ClusterError: there are too few.
     """
-    import ray
+    with needed("ray", "ray"):
+        import ray
 
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if gpus < workers:
@@ -71,7 +74,8 @@ def node_cpus(*, with_gpu: bool) -> list[float]:
     Args:
         with_gpu: whether only machines with a GPU count.
     """
-    import ray
+    with needed("ray", "ray"):
+        import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [node.get("CPU", 0.0) for node in nodes if node.get("GPU") or not with_gpu]

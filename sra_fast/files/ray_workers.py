@@ -93,7 +93,7 @@ class RayWorker:
         return self._ready().limits()
 
     def score(self, number: int, batch: Batch) -> ScoredBatch:
-        """Score a batch.
+        """Return the scores of the replies of a batch, and what the library warned of meanwhile.
 
         Raises:
             WorkerError: as :meth:`limits`, or there is not enough memory.
@@ -176,7 +176,8 @@ class RayWorkers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        import ray
+        with needed("ray", "ray"):
+            import ray
 
         for actor in self._actors:
             ray.kill(actor)
@@ -193,7 +194,8 @@ class RayWorkers:
             WorkerError: a worker ended, or has another model or other code.
             ValueError: the model cannot be loaded or scored.
         """
-        import ray
+        with needed("ray", "ray"):
+            import ray
 
         if not self._actors:
             self._start()
@@ -219,7 +221,8 @@ class RayWorkers:
             WorkerError, WorkerRowError: as :meth:`RayWorker.score`; or a batch ended its worker
                 again and again.
         """
-        from ray.util import ActorPool
+        with needed("ray", "ray"):
+            from ray.util import ActorPool
 
         if not self._actors:
             self.limits()
@@ -248,7 +251,8 @@ class RayWorkers:
             yield done.number, done.result
 
     def _start(self) -> None:
-        import ray
+        with needed("ray", "ray"):
+            import ray
 
         source = find_model(self._model, allow_missing=self._allow_missing)
         known = BatchScorer(source, self._options).settings(self.device)
@@ -271,7 +275,8 @@ class RayWorkers:
 @contextmanager
 def _named_errors() -> Iterator[None]:
     """Raise what a worker raised as itself, and the end of a worker as a named error."""
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+    with needed("ray", "ray"):
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
     try:
         yield

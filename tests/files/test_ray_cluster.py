@@ -111,7 +111,7 @@ def worker(model: Path, **other: Any) -> RayWorker:
 
 def test_a_worker_with_another_model_or_other_code_is_refused(model: Path, tmp_path: Path) -> None:
     assert worker(model).limits().attention_shape == (2, 4)
-    with pytest.raises(WorkerError, match="would score otherwise: 'code' is .* there, and 'old'"):
+    with pytest.raises(WorkerError, match=r"would score otherwise: 'code' is .* there, and 'old'"):
         worker(model, code="old").limits()
     other = worker(save_tiny_model(tmp_path / "tiny", seed=1))
     other._expected = worker(model)._expected

@@ -52,8 +52,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    records = [talk(f"c{number:03}", 1 + number % 3) for number in range(100)]
+def count(request: pytest.FixtureRequest) -> int:
+    """How many conversations are scored."""
+    return 2000 if request.config.getoption("every_family") else 100
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory, count: int) -> Path:
+    records = [talk(f"c{number:04}", 1 + number % 3) for number in range(count)]
     return write_jsonl(tmp_path_factory.mktemp("chats") / "chats.jsonl", records)
 
 
@@ -94,7 +100,12 @@ def worker_processes() -> list[int]:
 
 
 def test_a_run_whose_workers_are_killed_twice_ends_as_a_plain_one(
-    model: Path, chats: Path, plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: Path,
+    chats: Path,
+    count: int,
+    plain: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     kills = [0.2, 0.4]  # after this share of the tokens
     killed: list[int] = []
@@ -113,7 +124,7 @@ def test_a_run_whose_workers_are_killed_twice_ends_as_a_plain_one(
         whole = scored(model, chats, tmp_path / "ray", workers, kill)
     assert len(set(killed)) == 2
     assert caplog.text.count("a worker ended before its batch was done") == 2
-    expected = [(f"c{n:03}", turn) for n in range(100) for turn in range(1, 2 + n % 3)]
+    expected = [(f"c{n:04}", turn) for n in range(count) for turn in range(1, 2 + n % 3)]
     assert [(row["conversation"], row["turn"]) for row in whole.rows] == expected
     assert same(tmp_path / "ray", plain)
 
@@ -132,7 +143,7 @@ def test_a_batch_that_ends_every_worker_is_told_and_the_rest_is_kept(
     out = tmp_path / "out"
     with (
         RayWorkers(str(model), OPTIONS, 1) as workers,
-        pytest.raises(WorkerError, match="a worker ended, .*what is done is kept") as raised,
+        pytest.raises(WorkerError, match=r"a worker ended, .*what is done is kept") as raised,
     ):
         scored(model, chats, out, workers)
     assert raised.value.arguments == ("batch_tokens", "workers")
@@ -168,7 +179,7 @@ def test_what_a_worker_warns_of_and_refuses_is_told_as_in_a_plain_run(
     conversations = read_conversations(chats)
     with (
         RayWorkers(str(model), OPTIONS, 1) as workers,
-        pytest.raises(ScoringError, match=r"conversation 'c\d\d\d' .*: has no strategy") as raised,
+        pytest.raises(ScoringError, match=r"conversation 'c\d{4}' .*: has no strategy") as raised,
     ):
         scored(model, chats, tmp_path / "out", workers)
     assert any(str(raised.value).startswith(one.label) for one in conversations)
