@@ -33,6 +33,10 @@ from sra_fast.tools.missing_extra import needed
 _RETRIES = 3  # of a batch whose worker ended; one that ends four workers will end a fifth
 _TELL_AFTER = 60.0  # seconds of waiting for workers, after which it is said what is waited for
 
+_WAYS_OUT = (
+    "take fewer workers and continue, for what is done is kept; or take fewer tokens at once, in "
+    "another folder"
+)
 _SHOWN = 300  # the most characters of ray's own error that are shown
 
 _logger = logging.getLogger(__name__)
@@ -108,8 +112,7 @@ class RayWorker:
                 if not _is_out_of_memory(error):
                     raise
                 raise WorkerError(
-                    f"a worker has not enough memory for batch {number}; take fewer tokens at once "
-                    "or fewer workers, and continue",
+                    f"a worker has not enough memory for batch {number}; {_WAYS_OUT}",
                     "batch_tokens",
                     "workers",
                 ) from None
@@ -286,9 +289,8 @@ def _named_errors() -> Iterator[None]:
         memory = isinstance(error, OutOfMemoryError) or "memory" in str(error).lower()
         why = "it ran out of memory" if memory else "perhaps it ran out of memory"
         raise WorkerError(
-            f"a worker ended, and those started in its place too ({why}): "
-            f"{_first_line(error)}; take fewer tokens at once or fewer workers, and continue: what "
-            "is done is kept",
+            f"a worker ended, and those started in its place too ({why}): {_first_line(error)}; "
+            f"{_WAYS_OUT}",
             "batch_tokens",
             "workers",
         ) from error

@@ -136,7 +136,9 @@ def test_a_worker_without_enough_memory_says_what_to_lower(
 
     monkeypatch.setattr(BatchScorer, "score", fails)
     batch = encode_prompts(find_model(str(model)).tokenizer(), [talk("a")])
-    with pytest.raises(WorkerError, match="not enough memory for batch 7; take fewer") as raised:
+    with pytest.raises(
+        WorkerError, match="not enough memory for batch 7; take fewer workers and"
+    ) as raised:
         worker(model).score(7, batch)
     assert raised.value.arguments == ("batch_tokens", "workers")
 
