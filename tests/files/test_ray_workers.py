@@ -19,10 +19,11 @@ from sra_fast.files import ray_workers
 from sra_fast.files.models import find_model
 from sra_fast.files.numbered_batches import Batch
 from sra_fast.files.ray_cluster import ClusterError, check_gpus, connect
-from sra_fast.files.ray_workers import RayWorker, RayWorkers, ScoredBatch, WorkerError
+from sra_fast.files.ray_workers import RayWorkers
 from sra_fast.files.score_file import FileScorer, ScoringError, ScoringOptions
 from sra_fast.files.score_folder import SHARDS
 from sra_fast.files.score_jobs import ScoredJob
+from sra_fast.files.scoring_worker import RayWorker, ScoredBatch, WorkerError
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 ray = pytest.importorskip("ray", reason="needs the package ray")
