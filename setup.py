@@ -18,6 +18,7 @@ PLACES = {
 
 CLI = ["typer>=0.26", "rich>=13.8", "pandas>=2", "pyarrow>=21", "matplotlib>=3.8"]
 PEFT = ["peft>=0.20", "accelerate>=1.13"]
+RAY = [*CLI, "ray>=2.53", "fsspec>=2025.3"]
 TRAIN = [*CLI, *PEFT, "datasets>=4.7", "PyYAML>=6"]
 PIPELINE = [*TRAIN, "scikit-learn>=1.5", "scipy>=1.15", "krippendorff>=0.7", "openai>=1.60"]
 
@@ -64,11 +65,13 @@ setup(
     extras_require={
         "cli": CLI,
         "peft": PEFT,
+        "ray": RAY,
         "train": TRAIN,
         "pipeline": PIPELINE,
         "demo": [*CLI, "gguf>=0.17", "accelerate>=1.13"],
         "test": [
             *PIPELINE,
+            *RAY,
             "gguf>=0.17",
             "pytest>=8.3",
             "pytest-benchmark>=5",
@@ -80,6 +83,12 @@ setup(
             "nbclient>=0.10",
             "playwright>=1.50",
             "ipykernel>=6.29",
+            # A stand-in of S3 on this machine, and what reads from it.
+            "s3fs>=2025.3",
+            "moto>=5.1",
+            "flask>=3",
+            "flask-cors>=5",
+            "py-partiql-parser>=0.6",
         ],
         "docs": [
             *TRAIN,

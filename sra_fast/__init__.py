@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast.chat.templates import PromptTemplate as PromptTemplate
     from sra_fast.definitions import register_definition as register_definition
     from sra_fast.explanation import explain as explain
+    from sra_fast.files.column_scorer import Scorer as Scorer
     from sra_fast.generating import generate as generate
     from sra_fast.kernels.contract import SpanAttention as SpanAttention
     from sra_fast.kernels.contract import SpanMass as SpanMass
@@ -69,6 +70,7 @@ else:
             "chat.templates": ("PromptTemplate",),
             "definitions": ("register_definition",),
             "explanation": ("explain",),
+            "files.column_scorer": ("Scorer",),
             "generating": ("generate",),
             "kernels.contract": ("SpanAttention", "SpanMass", "SpanQuery"),
             "kernels.steering": ("Steering",),

@@ -39,6 +39,9 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 """The devices a model is put on; ``"auto"`` is CUDA where there is one."""
 
+Engine = Literal["process", "ray"]
+"""The engines that score a file: the process of the command, or the workers of ray."""
+
 Turns = Literal["all", "last"]
 """Which replies of a conversation are scored: all of them, or the last one only."""
 

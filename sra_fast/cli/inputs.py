@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
+    from sra_fast.files.batch_scorer import ScoringWorkers
     from sra_fast.files.score_file import FileScorer, ScoringOptions
 
 RESULTS = Path("sra-results")
@@ -46,14 +47,28 @@ def choose_templates(names: str, option: str) -> list[PromptTemplate]:
 
 
 def make_scorer(
-    file: Path, model: str, wanted: ScoringOptions, *, allow_missing: bool
+    file: Path,
+    model: str,
+    wanted: ScoringOptions,
+    *,
+    allow_missing: bool,
+    workers: ScoringWorkers | None = None,
 ) -> FileScorer:
-    """Return the scorer for a file, whose model is not loaded yet."""
+    """Return the scorer for a file, whose model is not loaded yet.
+
+    Args:
+        file: where the conversations were read from.
+        model: name or folder of the model.
+        wanted: how to score.
+        allow_missing: whether weights that the model's files lack are only told.
+        workers: the processes that score instead of this one; None to score in this one.
+    """
     from sra_fast.files.models import choose_device, find_model
     from sra_fast.files.score_file import FileScorer
 
-    choose_device(wanted.device)
-    return FileScorer(find_model(model, allow_missing=allow_missing), file, wanted)
+    if workers is None:
+        choose_device(wanted.device)
+    return FileScorer(find_model(model, allow_missing=allow_missing), file, wanted, workers)
 
 
 def choose_strategies(file: Path | None) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
@@ -9,8 +10,9 @@ from typing import Annotated, get_args
 import typer
 from typer.models import OptionInfo
 
+from sra_fast.files.remote_files import is_uri, was_uri
 from sra_fast.files.shard import Shard, ShardError
-from sra_fast.names import Backend, Definition, Device, DType, TurnLayout, Turns
+from sra_fast.names import Backend, Definition, Device, DType, Engine, TurnLayout, Turns
 from sra_fast.tools.registry import BACKENDS_GROUP, DEFINITIONS_GROUP, known_names, why_refused
 from sra_fast.tools.suggestions import did_you_mean
 
@@ -67,6 +69,27 @@ def existing_path(metavar: str, text: str) -> typer.models.ArgumentInfo:
 
 ConversationFile = Annotated[
     Path, existing_path("FILE", "The conversations to read, one JSON object per line.")
+]
+
+
+def _file_or_uri(value: str) -> str:
+    if not is_uri(value):
+        if not Path(value).exists():
+            raise typer.BadParameter(f"Path {value!r} does not exist.")
+        if not os.access(value, os.R_OK):
+            raise typer.BadParameter(f"Path {value!r} is not readable.")
+    return value
+
+
+ConversationPlace = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="The conversations to read, one JSON object per line: a file, or a URI of one such as "
+        "s3://bucket/chats.jsonl.",
+        callback=_file_or_uri,
+        show_default=False,
+    ),
 ]
 DIALOGUES = (
     "The dialogues to read: ESConv's and files made from it, AnnoMI's table, chats as OpenAI's "
@@ -162,6 +185,17 @@ OUT = (
     "The folder to write into: a new one, or that of an earlier run with the same settings, which "
     "then continues."
 )
+
+
+def _folder_here(value: Path | None) -> Path | None:
+    if value is not None and was_uri(Path(value)):
+        raise typer.BadParameter(
+            f"{value} is a URI, and results are written here; give a folder of this machine, and "
+            "copy it from there"
+        )
+    return value
+
+
 OutFolder = Annotated[
     Path | None,
     typer.Option(
@@ -169,7 +203,34 @@ OutFolder = Annotated[
         metavar="DIR",
         file_okay=False,
         help=OUT,
+        callback=_folder_here,
         show_default=False,
+    ),
+]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="Score in the process of this command, or in workers of ray.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="With --engine ray, the number of workers, each with a model of its own.",
+        show_default=False,
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="With --engine ray, the cluster to use; auto is the one that runs on this machine.",
+        show_default="that of RAY_ADDRESS, else this machine alone",
     ),
 ]
 

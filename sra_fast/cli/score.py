@@ -6,20 +6,23 @@ scores a shard of the file, and the last to finish merges them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sra_fast.cli import options
+from sra_fast.cli.engines import check_engine, workers_of
 from sra_fast.cli.inputs import RESULTS, choose_strategies, choose_template, make_scorer
 from sra_fast.cli.scored_output import show_scores
 from sra_fast.cli.session import session
 from sra_fast.cli.sharding import score_chosen, score_launched, shard_of_process, take_own_gpu
+from sra_fast.files.remote_files import local_copy, name_of
 from sra_fast.names import FORWARD_TOKENS, PROFILE_BYTES, ProfileKind, SourceUnit
 
 
 def score(
-    file: options.ConversationFile,
+    file: options.ConversationPlace,
     model: options.ModelName,
     template: options.TemplateName = "standard",
     strategies: options.StrategyFile = None,
@@ -29,6 +32,9 @@ def score(
     definition: options.DefinitionOption = "paper",
     out: options.OutFolder = None,
     shard: options.ShardOption = None,
+    engine: options.EngineOption = "process",
+    workers: options.WorkersOption = None,
+    address: options.AddressOption = None,
     batch_tokens: options.BatchTokens = FORWARD_TOKENS,
     dtype: options.DTypeOption = "auto",
     device: options.DeviceOption = "auto",
@@ -73,9 +79,11 @@ def score(
     the same command continues.
 
     Several processes may share a file, each with a --shard of its own and the same --out. Those
-    that torchrun or accelerate launch starts take their shards by themselves.
+    that torchrun or accelerate launch starts take their shards by themselves. With --engine ray one
+    command scores in many workers, on this machine or on a cluster.
     """
     rank, launched = shard_of_process(shard)
+    check_engine(engine, workers, address, launched=launched is not None)
     with session(as_json, debug, continues=True, rank=rank) as current:
         chosen = choose_template(template, "--template")
         if sources is not None and profile is None:
@@ -86,10 +94,9 @@ def score(
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
         from sra_fast.files.score_file import ScoringOptions
-        from sra_fast.files.score_jobs import ShardJob
+        from sra_fast.files.score_jobs import ScoredJob, ShardJob
 
-        conversations = read_conversations(file, several_strategies=True)
-        folder = out or RESULTS / file.stem
+        folder = out or RESULTS / Path(name_of(file)).stem
         wanted = ScoringOptions(
             definition=definition,
             strategies=choose_strategies(strategies),
@@ -106,15 +113,25 @@ def score(
             sources=None if profile is None else sources or "messages",
         )
         take_own_gpu()
-        scorer = make_scorer(file, model, wanted, allow_missing=allow_missing)
-        job = scorer.prepare("score", folder, conversations, chosen, turns, shard=shard or launched)
-        about = {"model": scorer.source.name, "template": chosen.name, "definition": definition}
-        if isinstance(job, ShardJob):
-            score_shard = score_chosen if launched is None else score_launched
-            score_shard(current, scorer, job, about)
-        elif current.speaks:  # of several processes that find a merged run, one
-            with token_progress(current, [job]) as on_progress:
-                (scored,) = scorer.run([job], on_progress)
+        scored: ScoredJob | None = None
+        with (
+            local_copy(file) as copy,
+            workers_of(
+                engine, workers, address, model, wanted, allow_missing=allow_missing, debug=debug
+            ) as started,
+        ):
+            conversations = read_conversations(copy, several_strategies=True)
+            scorer = make_scorer(copy, model, wanted, allow_missing=allow_missing, workers=started)
+            part = shard or launched
+            job = scorer.prepare("score", folder, conversations, chosen, turns, shard=part)
+            about = {"model": scorer.source.name, "template": chosen.name, "definition": definition}
+            if isinstance(job, ShardJob):
+                score_shard = score_chosen if launched is None else score_launched
+                score_shard(current, scorer, job, about)
+            elif current.speaks:  # of several processes that find a merged run, one
+                with token_progress(current, [job]) as on_progress:
+                    (scored,) = scorer.run([job], on_progress)
+        if scored is not None:
             checked = scored.result.checked
             show_scores(current, "score", folder, scored.rows, **about, checked=checked)
 

@@ -40,6 +40,20 @@ def versions(*packages: str) -> dict[str, str]:
     return {name: str(importlib.import_module(name).__version__) for name in packages}
 
 
+def code_sha256() -> str:
+    """Return a SHA-256 of the source files that scores depend on, wherever they are installed."""
+    digest = hashlib.sha256()
+    for package in ("sra_fast", "sra_fast.kernels"):
+        folder = Path(str(importlib.import_module(package).__file__)).parent
+        files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.py")}
+        for name, file in sorted(files.items()):
+            # Installed, these are folders inside; in a checkout they are links, which are not read.
+            if name.partition("/")[0] not in ("kernels", "training"):
+                digest.update(f"{package} {name}\n".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def code_fingerprint(thing: object) -> dict[str, str]:
     """Return what tells a function, class, module or object from another version of it.
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sra_fast.backends import check_backend, registered_backends
+from sra_fast.backends import check_backend
 from sra_fast.chat.conversations import Conversation
-from sra_fast.chat.encoding import EncodedPrompt, collate, encode_prompts, padding_token
+from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
 from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
-from sra_fast.definitions import DEFINITIONS, check_definition, known_definitions
-from sra_fast.files.models import ModelSource, choose_device
+from sra_fast.definitions import check_definition
+from sra_fast.files.batch_scorer import BatchScorer, ScoringWorkers, WorkerRowError
+from sra_fast.files.models import ModelSource
 from sra_fast.files.numbered_batches import Batch, ScoreBatches, one_by_one
-from sra_fast.files.provenance import code_fingerprint, file_sha256, versions
+from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_date import DATE, first_day, start_of
 from sra_fast.files.score_folder import ScoreFolder
 from sra_fast.files.score_jobs import Job, ScoredJob, ShardJob, dealt, refuse_shards
@@ -30,7 +31,6 @@ from sra_fast.files.score_tables import (
 )
 from sra_fast.files.shard import Shard, shards_in
 from sra_fast.measure.profiles import check_profile_size
-from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.names import (
     FORWARD_TOKENS,
@@ -43,7 +43,6 @@ from sra_fast.names import (
     Turns,
 )
 from sra_fast.result import SRAResult
-from sra_fast.scoring import score
 from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
 
@@ -111,15 +110,22 @@ class FileScorer:
         source: the model.
         input_file: where the conversations were read from; its bytes are part of the settings.
         options: how to score.
+        workers: the processes that score instead of this one; None to score in this one.
     """
 
-    def __init__(self, source: ModelSource, input_file: Path, options: ScoringOptions) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        input_file: Path,
+        options: ScoringOptions,
+        workers: ScoringWorkers | None = None,
+    ) -> None:
         needed("cli", "pandas", "pyarrow")  # not found out after hours of scoring
         self.source = source
         self.options = options
-        self.tokenizer = source.tokenizer()
+        self._own, self._workers = BatchScorer(source, options), workers
+        self.tokenizer = self._own.tokenizer
         self._settings = self._shared_settings(input_file)
-        self._model: PreTrainedModel | None = None
 
     def settings(self, kind: str, **more: Any) -> dict[str, Any]:
         """Return the settings of a run folder: those that all jobs share, and ``more``."""
@@ -182,18 +188,12 @@ class FileScorer:
         return job
 
     def load(self) -> PreTrainedModel:
-        """Return the model, which is loaded at the first call.
+        """Return the model of this process, which is loaded at the first call.
 
         Raises:
             ValueError: there is no such model, or it cannot be scored.
         """
-        if self._model is None:
-            model = self.source.load(
-                self.options.dtype, choose_device(self.options.device), logits=False
-            )
-            serve(model)
-            self._model = model
-        return self._model
+        return self._own.load()
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Load the model if a job is not done yet, and check that the model can take every job.
@@ -202,13 +202,13 @@ class FileScorer:
             ValueError: a prompt is longer than the model's context, or as :meth:`load`.
         """
         if any(not job.is_done() for job in jobs):
-            served = serve(self.load())
+            limits = (self._workers or self._own).limits()
             for job in jobs:
-                self._check_lengths(job, served.context_length)
+                self._check_lengths(job, limits.context_length)
                 if self.options.profile is not None:
                     kept = [at for prompt in job.prompts for at in _reply_ends(prompt)]
                     most = self.options.profile_bytes
-                    check_profile_size(kept, self.options.profile, served.attention_shape, most)
+                    check_profile_size(kept, self.options.profile, limits.attention_shape, most)
 
     def run(
         self,
@@ -256,8 +256,18 @@ class FileScorer:
         return rows
 
     def score_batches(self, job: Job) -> ScoreBatches:
-        """Return what scores batches of a job: one after another in this process."""
-        return one_by_one(lambda batch: self._score(job, batch))
+        """Return what scores batches of a job: the workers, or else this process, one by one."""
+        workers = self._workers
+        if workers is None:
+            return one_by_one(lambda batch: self._score(job, batch))
+
+        def score_by_workers(missing: Mapping[int, Batch]) -> Iterable[tuple[int, SRAResult]]:
+            try:
+                yield from workers.score(missing)
+            except WorkerRowError as error:
+                raise _unscorable(job, missing[error.number][error.row], error.problem) from error
+
+        return score_by_workers
 
     def _run(self, job: Job, on_progress: Callable[[Job, int], None]) -> ScoredJob:
         folder = job.folder.path
@@ -283,20 +293,9 @@ class FileScorer:
 
     def _score(self, job: Job, batch: Batch) -> SRAResult:
         try:
-            return score(
-                self.load(),
-                collate(batch, padding_token(self.tokenizer)),
-                definition=self.options.definition,
-                backend=self.options.backend,
-                forward_tokens=self.options.batch_tokens,
-                check=self.options.check,
-                profile=self.options.profile,
-                profile_bytes=self.options.profile_bytes,
-                share_prefixes=self.options.share_prefixes,
-            )
+            return self._own.score(batch)
         except BatchRowError as error:
-            label = job.conversations[batch[error.row].conversation].label
-            raise ScoringError(f"{label}: {error.problem}") from error
+            raise _unscorable(job, batch[error.row], error.problem) from error
 
     def _check_definable(
         self, prompt: EncodedPrompt, conversations: Sequence[Conversation]
@@ -333,22 +332,19 @@ class FileScorer:
             "sources": None,
             "share_prefixes": True,
         }
-        own = {
-            name: code_fingerprint(function)
-            for name, function in known_definitions().items()
-            if name not in DEFINITIONS
-        }
-        backend = registered_backends().get(self.options.backend)
+        device = None if self._workers is None else self._workers.device
+        of_model = self._own.settings(device)
         return {
             "input_sha256": file_sha256(input_file),
-            "model": self.source.fingerprint(),
+            "model": of_model["model"],
             **{n: value for n, value in options.items() if n not in usual or value != usual[n]},
             "strategies": dict(self.options.strategies),
-            **({"own_definitions": own} if own else {}),
-            **({"own_backend": code_fingerprint(backend)} if backend is not None else {}),
-            "device": choose_device(self.options.device),
-            "versions": versions("sra_fast", "torch", "transformers"),
+            **of_model,
         }
+
+
+def _unscorable(job: Job, prompt: EncodedPrompt, problem: str) -> ScoringError:
+    return ScoringError(f"{job.conversations[prompt.conversation].label}: {problem}")
 
 
 def _reply_ends(prompt: EncodedPrompt) -> list[int]:

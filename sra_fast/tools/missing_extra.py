@@ -14,6 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "cli": _CLI,
     "peft": _PEFT,
     "demo": (*_CLI, "gguf", "accelerate"),
+    "ray": (*_CLI, "ray", "fsspec"),
     "train": _TRAIN,
     "pipeline": (*_TRAIN, "sklearn", "scipy", "krippendorff", "openai"),
 }

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL = "<!-- runs with SmolLM2 -->"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_PYTHON = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
-NEEDED = {"peft": "peft", "trl": "trl", "sra_fast.training": "datasets"}
+NEEDED = {"peft": "peft", "trl": "trl", "datasets": "datasets", "sra_fast.training": "datasets"}
 """The packages that a page needs beside the library, by what its blocks import."""
 
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
