@@ -14,6 +14,8 @@ from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
 from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
+from sra_fast.measure.layerwise.layerwise_options import Layerwise
+from sra_fast.measure.layerwise.layerwise_scores import layerwise_scorer, refuse_whole
 from sra_fast.measure.packing import Forward, forwards
 from sra_fast.measure.profiles import (
     WITHOUT_PROFILE,
@@ -46,6 +48,7 @@ def score(
     profile: ProfileKind | None = None,
     profile_bytes: int = PROFILE_BYTES,
     rows: RowChoice | Tensor = "response",
+    layerwise: bool | Layerwise = False,
 ) -> SRAResult:
     """Measure how much the responses of a batch attend to the spans of their prompts.
 
@@ -100,6 +103,10 @@ def score(
             sequence without a response; or a mask ``[B, T]``, bool, or int with k at the rows of
             the k-th response, and nothing at other rows. Under all but the first, the definitions
             that look at predicting rows look at the chosen ones.
+        layerwise: whether to run the model layer by layer over all sequences, with the weights of
+            one layer in memory at a time; the model is then one of :func:`sra_fast.layerwise_model`.
+            ``forward_tokens`` are then those whose hidden states are held at a time, and all
+            weights are read once for them. A :class:`sra_fast.Layerwise` says more.
 
     Returns:
         The scores of all responses, in the order of the batch.
@@ -125,7 +132,7 @@ def score(
     if profile is not None:
         check_profile_kind(profile)
     served = serve(model)
-    with used_by_one(served.decoder):
+    with used_by_one(served.decoder), layerwise_scorer(served, layerwise) as by_layer:
         refuse_adapters(served.top)
         served = tried(served)
         content = read_content(served, batch, unanswered=not own_rows)
@@ -135,14 +142,22 @@ def score(
         _check_profiles(served, content, profile, profile_bytes)
         check_definable(content.marked, definition)
         check_lengths(served, content.marked)
+        pass_tokens = forward_tokens
+        if by_layer is not None:
+            forward_tokens = min(forward_tokens, by_layer.call_tokens)
         plan = _planned(served, content, forward_tokens)
+        if plan is None and by_layer is not None:
+            refuse_whole(served)
         checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
         wanted = WantedScores(definition, keep_rows, backend, profile)
         with torch.no_grad(), switched(served), evaluating(served.whole):
             if plan is None:
                 result = run_given(served, content, wanted)
             else:
-                results = [run_laid_out(served, content, forward, wanted) for forward in plan]
+                if by_layer is None:
+                    results = [run_laid_out(served, content, forward, wanted) for forward in plan]
+                else:
+                    results = by_layer.run(served, content, plan, wanted, pass_tokens)
                 result = joined(results).take(_order(plan, content.marked))
         return replace(result, checked=checked)
 

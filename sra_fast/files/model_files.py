@@ -44,7 +44,7 @@ def check_model_files(folder: Path) -> None:
     for index in (INDEX, _OLD_INDEX):
         if (folder / index).is_file():
             _check_shards(folder / index)
-    for file in (*_weight_files(folder), folder / ADAPTER_WEIGHTS):
+    for file in (*weight_files(folder), folder / ADAPTER_WEIGHTS):
         if file.is_file():
             tensor_shapes(file)
 
@@ -109,7 +109,7 @@ def uneven_parts(folder: Path) -> set[str]:
         folder: the folder of a model.
     """
     parts: dict[str, dict[str, set[str]]] = {}
-    for file in filter(Path.is_file, _weight_files(folder)):
+    for file in filter(Path.is_file, weight_files(folder)):
         for name in tensor_shapes(file):
             if numbered := _NUMBERED_PART.fullmatch(name):
                 before, number, after = numbered.groups()
@@ -157,7 +157,7 @@ def _blame_tokenizer_file(folder: Path) -> None:
             read_json(folder / name)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that hold a model's weights, and none that merely lies there."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return [folder / WEIGHTS]

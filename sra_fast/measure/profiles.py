@@ -11,7 +11,7 @@ Only these entries are kept, layer by layer, on the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, get_args
 
@@ -53,6 +53,20 @@ class TakenProfiles(Protocol):
     """Profiles of n responses, one after another, whose keys are E in all."""
 
     counts: Tensor
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what was kept so far, by names that :meth:`restore` knows."""
+        found = {f"layer.{layer}": one for layer, one in self._layers.items()}
+        return found | {f"sum.{number}": one for number, one in enumerate(self._sums.values())}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what :meth:`state` of another record of the same places returned."""
+        for name, one in state.items():
+            kind, _, layer = name.partition(".")
+            if kind == "layer":
+                self._layers[int(layer)] = one
+            else:
+                self._sums[one.device] = one
 
     def taken(self, layers: Sequence[int]) -> Tensor:
         """Return the profiles in the host's memory, ``[E]``, ``[E, L]`` or ``[E, L, H]``."""
