@@ -103,10 +103,10 @@ def score(
             sequence without a response; or a mask ``[B, T]``, bool, or int with k at the rows of
             the k-th response, and nothing at other rows. Under all but the first, the definitions
             that look at predicting rows look at the chosen ones.
-        layerwise: whether to run the model layer by layer over all sequences, with the weights of
-            one layer in memory at a time; the model is then one of :func:`sra_fast.layerwise_model`.
-            ``forward_tokens`` are then those whose hidden states are held at a time, and all
-            weights are read once for them. A :class:`sra_fast.Layerwise` says more.
+        layerwise: whether to run a model of :func:`sra_fast.layerwise_model` layer by layer, with
+            the weights of one layer in memory at a time. ``forward_tokens`` are then the tokens
+            that go through a layer before the next one is read. A :class:`sra_fast.Layerwise`
+            says more than True.
 
     Returns:
         The scores of all responses, in the order of the batch.

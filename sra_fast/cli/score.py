@@ -55,6 +55,7 @@ def score(
     ] = None,
     allow_missing: options.AllowMissing = False,
     check: options.CheckOption = True,
+    layerwise: options.LayerwiseOption = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -93,6 +94,7 @@ def score(
             layout=layout,
             thoughts=thoughts,
             check=check,
+            layerwise=layerwise,
             profile=profile,
             profile_bytes=profile_bytes,
             sources=None if profile is None else sources or "messages",

@@ -62,11 +62,6 @@ def open_layerwise(source: ModelSource, dtype: DType, device: str) -> PreTrained
     needed("train", "accelerate")
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     model = source.with_weights(logits=False, dtype=wanted, device_map="meta").eval()
-    if getattr(model.config, "quantization_config", None) is not None:
-        raise UnservedModelError(
-            f"model {source.name!r} cannot run layer by layer: it is quantised, and its weights "
-            "are unpacked by a package of its own; score it without layerwise"
-        )
     files = [file for file in weight_files(source.folder()) if file.is_file()]
     if not files:
         raise UnservedModelError(
@@ -81,6 +76,8 @@ def open_layerwise(source: ModelSource, dtype: DType, device: str) -> PreTrained
 
 def _why_not(source: ModelSource) -> str | None:
     """Return what kind of model cannot be read layer by layer, None if it may be one that can."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
     if source.gguf is not None:
         return (
             f"is the GGUF file {source.gguf}, whose weights are unpacked all at once (load it, and "
@@ -90,6 +87,11 @@ def _why_not(source: ModelSource) -> str | None:
         return "is an adapter on another model (merge them, and write that with save_pretrained)"
     if source.allow_missing:
         return "may lack weights (allow_missing), and random numbers are drawn for all at once"
+    config = source.config()
+    if getattr(config, "quantization_config", None) is not None:
+        return "is quantised, and its weights are unpacked by a package of its own"
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return f"is no causal language model of transformers (model type {config.model_type})"
     return None
 
 

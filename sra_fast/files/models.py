@@ -66,7 +66,7 @@ class ModelSource:
         base = self._adapter_base()
         fields = {
             key: value
-            for key, value in self._config().to_dict().items()
+            for key, value in self.config().to_dict().items()
             if key not in ("_name_or_path", "transformers_version")
         }
         text = json.dumps(fields, sort_keys=True, default=str)
@@ -118,7 +118,7 @@ class ModelSource:
         Raises:
             MissingWeightsError, DamagedModelError: as :meth:`load`.
         """
-        if self.gguf is None and getattr(self._config(), "quantization_config", None) is None:
+        if self.gguf is None and getattr(self.config(), "quantization_config", None) is None:
             needed("train", "accelerate")
             self.with_weights(device_map="meta")
 
@@ -167,7 +167,7 @@ class ModelSource:
         folder = Path(self.place)
         return folder if folder.is_dir() else _hub_snapshot(self.place)
 
-    def _config(self) -> PreTrainedConfig:
+    def config(self) -> PreTrainedConfig:
         """Return the configuration of the model, or of the one under the adapter."""
         from transformers import AutoConfig
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
 from sra_fast.definitions import DEFINITIONS, check_definition, known_definitions
+from sra_fast.files.layer_progress import LayerProgress
+from sra_fast.files.layerwise_model import open_layerwise
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.provenance import code_fingerprint, file_sha256, versions
 from sra_fast.files.run_date import DATE, first_day, start_of
-from sra_fast.files.score_folder import ScoreFolder
+from sra_fast.files.score_folder import LAYERS, ScoreFolder
 from sra_fast.files.score_tables import (
     SCORES_JSONL,
     SCORES_PARQUET,
@@ -26,6 +29,7 @@ from sra_fast.files.score_tables import (
     score_rows,
     write_tables,
 )
+from sra_fast.measure.layerwise.layerwise_options import Layerwise
 from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.served import serve
 from sra_fast.measure.spans import BatchRowError
@@ -75,6 +79,8 @@ class ScoringOptions:
         sources: what the messages are cut into to tell the attention on each, with a profile; None
             without one.
         check: whether the model is checked before its first score (no score depends on it).
+        layerwise: whether the model runs layer by layer, with the weights of one layer in memory;
+            ``batch_tokens`` are then those that go through each layer before the next is read.
 
     Raises:
         KeyError: there is no such definition.
@@ -93,6 +99,7 @@ class ScoringOptions:
     profile_bytes: int = PROFILE_BYTES
     sources: SourceUnit | None = None
     check: bool = True
+    layerwise: bool = False
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -208,8 +215,11 @@ class FileScorer:
             ValueError: there is no such model, or it cannot be scored.
         """
         if self._model is None:
-            model = self.source.load(
-                self.options.dtype, choose_device(self.options.device), logits=False
+            dtype, device = self.options.dtype, choose_device(self.options.device)
+            model = (
+                open_layerwise(self.source, dtype, device)
+                if self.options.layerwise
+                else self.source.load(dtype, device, logits=False)
             )
             serve(model)
             self._model = model
@@ -252,9 +262,10 @@ class FileScorer:
 
     def _run(self, job: Job, on_progress: Callable[[Job, int], None]) -> ScoredJob:
         folder = job.folder.path
+        progress = LayerProgress(lambda tokens: on_progress(job, tokens))
 
         def score_batch(batch: Sequence[EncodedPrompt]) -> SRAResult:
-            return self._score(job, batch)
+            return self._score(job, batch, progress)
 
         def rows_of(result: SRAResult) -> list[ScoreRow]:
             return score_rows(
@@ -266,14 +277,20 @@ class FileScorer:
             self.options.batch_tokens,
             score_batch,
             lambda result: write_tables(folder, rows_of(result)),
-            lambda tokens: on_progress(job, tokens),
+            progress.on_batch,
             (SCORES_JSONL, SCORES_PARQUET),
         )
         if self.options.profile is not None and not (folder / TOKENIZER).is_dir():
             self.tokenizer.save_pretrained(folder / TOKENIZER)
         return ScoredJob(job, done, rows_of(done))
 
-    def _score(self, job: Job, batch: Sequence[EncodedPrompt]) -> SRAResult:
+    def _score(
+        self, job: Job, batch: Sequence[EncodedPrompt], progress: LayerProgress
+    ) -> SRAResult:
+        tokens = sum(len(prompt.input_ids) for prompt in batch)
+        layerwise = Layerwise(
+            on_layer=partial(progress.on_layer, tokens), keep=job.folder.path / LAYERS
+        )
         try:
             return score(
                 self.load(),
@@ -284,6 +301,7 @@ class FileScorer:
                 check=self.options.check,
                 profile=self.options.profile,
                 profile_bytes=self.options.profile_bytes,
+                layerwise=layerwise if self.options.layerwise else False,
             )
         except BatchRowError as error:
             label = job.conversations[batch[error.row].conversation].label
@@ -317,7 +335,13 @@ class FileScorer:
         names = [f.name for f in fields(self.options) if f.name not in without_effect]
         options = {name: getattr(self.options, name) for name in names}
         # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
-        usual = {"layout": "as_generated", "thoughts": None, "profile": None, "sources": None}
+        usual: dict[str, Any] = {
+            "layout": "as_generated",
+            "thoughts": None,
+            "profile": None,
+            "sources": None,
+            "layerwise": False,
+        }
         own = {
             name: code_fingerprint(function)
             for name, function in known_definitions().items()

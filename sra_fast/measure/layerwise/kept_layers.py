@@ -44,9 +44,7 @@ class KeptLayers:
         self._made_of = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         self._written = time.monotonic()
 
-    def find(
-        self, requests: Sequence[SpanRequest], device: torch.device
-    ) -> LayerStates | None:
+    def find(self, requests: Sequence[SpanRequest], device: torch.device) -> LayerStates | None:
         """Read what was kept of this very pass, and give the requests their masses back.
 
         Args:

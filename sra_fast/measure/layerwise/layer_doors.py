@@ -27,11 +27,10 @@ class LayerDoors:
 
     Args:
         weights: what brings the weights of a layer.
-        tokens: the most tokens of a slice of a layer's token-wise parts.
     """
 
-    def __init__(self, weights: LayerWeights, tokens: int) -> None:
-        self._weights, self._tokens = weights, tokens
+    def __init__(self, weights: LayerWeights) -> None:
+        self._weights = weights
         self._visit: Visit | None = None
 
     @contextmanager
@@ -46,7 +45,7 @@ class LayerDoors:
     @contextmanager
     def open(self, layer: nn.Module) -> Iterator[None]:
         """Hold the weights of a layer in memory inside the block."""
-        with self._weights.in_place(layer), sliced_parts(layer, self._tokens):
+        with self._weights.in_place(layer), sliced_parts(layer):
             yield
 
     def called(
@@ -60,16 +59,13 @@ class LayerDoors:
 
 
 @contextmanager
-def layer_doors(
-    name: str, decoder: nn.Module, weights: LayerWeights, tokens: int
-) -> Iterator[LayerDoors]:
+def layer_doors(name: str, decoder: nn.Module, weights: LayerWeights) -> Iterator[LayerDoors]:
     """Let a decoder run inside the block, with the weights of one layer at a time.
 
     Args:
         name: the name of the model in messages.
         decoder: the decoder.
         weights: what brings its weights.
-        tokens: the most tokens of a slice of a layer's token-wise parts.
 
     Raises:
         UnservedModelError: it has no layers of transformers' kind.
@@ -80,7 +76,7 @@ def layer_doors(
             f"{name} cannot run layer by layer: it has no layers of transformers' kind "
             "(GradientCheckpointingLayer); score it whole"
         )
-    doors = LayerDoors(weights, tokens)
+    doors = LayerDoors(weights)
     try:
         for layer in layers:
             layer.forward = partial(doors.called, layer, layer.forward)

@@ -90,8 +90,8 @@ def _run_next_layer(
         return False
     if len(ran) < len(calls):
         raise UnservedModelError(
-            f"{name} cannot run layer by layer: its forward passes on different sequences end after "
-            "different layers; score it whole"
+            f"{name} cannot run layer by layer: its forward passes on different sequences end "
+            "after different layers; score it whole"
         )
     states.outputs = ran
     states.outlines.append([output.outline for output in ran])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sra_fast.tools.argument_error import ArgumentError
 
-CALL_TOKENS = 4096
+CALL_TOKENS = 2048
 """The most tokens of one call of a layer, unless one sequence is longer."""
 
 

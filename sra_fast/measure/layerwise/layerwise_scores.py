@@ -107,7 +107,6 @@ class LayerwiseScorer:
             "asked": [_digest(one) for one in laid],
             "backend": wanted.backend,
             "profile": wanted.profile,
-            "slice": self._options.call_tokens,
         }
         path = self._options.keep / f"pass{number:05d}.safetensors"
         return KeptLayers(path, made_of, self._options.keep_seconds)
@@ -141,7 +140,7 @@ def layerwise_scorer(
     if options is None or weights is None:
         yield None
         return
-    with layer_doors(served.name, served.decoder, weights, options.call_tokens) as doors:
+    with layer_doors(served.name, served.decoder, weights) as doors:
         yield LayerwiseScorer(options, doors, weights.identity())
 
 
@@ -159,9 +158,7 @@ def refuse_whole(served: ServedModel) -> None:
     )
 
 
-def _passes(
-    plan: Sequence[Forward], lengths: Sequence[int], tokens: int
-) -> list[list[Forward]]:
+def _passes(plan: Sequence[Forward], lengths: Sequence[int], tokens: int) -> list[list[Forward]]:
     """Cut a plan, in order, into passes of at most so many tokens, or of one group."""
     found: list[list[Forward]] = []
     room = 0

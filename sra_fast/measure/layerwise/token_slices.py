@@ -16,24 +16,22 @@ from torch import Tensor, nn
 
 from sra_fast.measure.model_kinds import is_attention
 
+SLICE_TOKENS = 512
+"""The most tokens of a slice, over all rows of a batch."""
+
 _TRIED = 8  # tokens on which a part is tried
 _DIGITS = 1e-4  # relative, of float32: two halves of a text differ by rounding alone
 _NOISE = 2e-2  # relative, of half precision
 
 
 @contextmanager
-def sliced_parts(layer: nn.Module, tokens: int) -> Iterator[None]:
-    """Run the token-wise parts of a layer in slices of at most ``tokens`` tokens inside the block.
-
-    Args:
-        layer: a layer of a decoder, with its weights.
-        tokens: the most tokens of a slice, over all rows of a batch.
-    """
+def sliced_parts(layer: nn.Module) -> Iterator[None]:
+    """Run the token-wise parts of a layer, which has its weights, in slices inside the block."""
     parts = list(_parts(layer))
     before = [vars(part).get("forward") for part in parts]
     try:
         for part in parts:
-            part.forward = _in_slices(part.forward, tokens)
+            part.forward = _in_slices(part.forward)
         yield
     finally:
         for part, own in zip(parts, before, strict=True):
@@ -53,7 +51,7 @@ def _parts(layer: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _in_slices(forward: Callable[..., Any], tokens: int) -> Callable[..., Any]:
+def _in_slices(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Return a forward method that runs another one in slices where that changes nothing."""
     token_wise: list[bool] = []
 
@@ -65,7 +63,7 @@ def _in_slices(forward: Callable[..., Any], tokens: int) -> Callable[..., Any]:
         hidden = args[0] if len(args) == 1 and not kwargs else None
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
             return forward(*args, **kwargs)
-        each = max(1, tokens // max(1, hidden.shape[0]))
+        each = max(1, SLICE_TOKENS // max(1, hidden.shape[0]))
         if hidden.shape[1] <= max(each, _TRIED):
             return forward(hidden)
         if not token_wise:
