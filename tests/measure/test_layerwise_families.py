@@ -21,7 +21,11 @@ from sra_fast.measure.unserved import UnservedModelError
 EQUAL = 1e-6
 """The largest difference of a head's mass between the two ways."""
 
-REFUSED = {"ctrl": r"no layers of transformers' kind"}
+REFUSED = {
+    "ctrl": r"no layers of transformers' kind",
+    "emu3": r"no causal language model of transformers \(model type emu3_text_model\)",
+    "mllama": r"no causal language model of transformers \(model type mllama_text_model\)",
+}
 """The families that are refused layer by layer only, and what the message says."""
 
 CAUSAL = [name for kind, name in families() if kind == "causal"]
@@ -74,12 +78,14 @@ def test_a_family_scores_layer_by_layer_as_it_scores_whole(family: str, tmp_path
                 sra_fast.layerwise_model(tmp_path), text_batch(), layerwise=True, **wanted
             )
         return
-    lazy = sra_fast.layerwise_model(tmp_path)
     options = sra_fast.Layerwise(call_tokens=20)  # each of the texts is a group of its own
     if family in REFUSED:
         with pytest.raises(UnservedModelError, match=REFUSED[family]):
-            sra_fast.score(lazy, text_batch(), layerwise=options, **wanted)
+            sra_fast.score(
+                sra_fast.layerwise_model(tmp_path), text_batch(), layerwise=options, **wanted
+            )
         return
+    lazy = sra_fast.layerwise_model(tmp_path)
     found = sra_fast.score(lazy, text_batch(), layerwise=options, **wanted)
     assert found.layers == plain.layers
     torch.testing.assert_close(found.mass, plain.mass, rtol=0, atol=EQUAL)
@@ -90,9 +96,7 @@ def test_a_family_scores_layer_by_layer_as_it_scores_whole(family: str, tmp_path
 
 
 @pytest.mark.parametrize("name", ["qwen3", "mixtral", "gemma2"])
-def test_half_precision_scores_layer_by_layer_as_it_scores_whole(
-    name: str, tmp_path: Path
-) -> None:
+def test_half_precision_scores_layer_by_layer_as_it_scores_whole(name: str, tmp_path: Path) -> None:
     saved(name, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
     plain = sra_fast.score(model, text_batch(), definition="mass")
