@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +13,7 @@ from sra_fast.files.checkpoint_parts import CheckpointParts
 from sra_fast.files.mapped_tensors import MappedTensors
 from sra_fast.files.model_files import INDEX, WEIGHTS, weight_files
 from sra_fast.files.models import ModelSource, choose_device, find_model
+from sra_fast.files.weights import load_weights, output_head
 from sra_fast.measure import compat
 from sra_fast.measure.layerwise.layer_weights import bind
 from sra_fast.measure.served import serve
@@ -59,19 +61,54 @@ def open_layerwise(source: ModelSource, dtype: DType, device: str) -> PreTrained
             f"model {source.name!r} cannot run layer by layer: it {reason}; score it without "
             "layerwise"
         )
-    needed("train", "accelerate")
-    wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-    model = source.with_weights(logits=False, dtype=wanted, device_map="meta").eval()
     files = [file for file in weight_files(source.folder()) if file.is_file()]
     if not files:
         raise UnservedModelError(
             f"model {source.name!r} cannot run layer by layer: its weights are not in {WEIGHTS} or "
-            f"in the files of {INDEX}; write them so with save_pretrained"
+            f"in the files of {INDEX}; write them so with save_pretrained, or download them"
         )
+    needed("train", "accelerate")
+    tensors = MappedTensors(files)
+    model: PreTrainedModel = load_weights(
+        _HeadersAlone(source.config(), tensors),
+        source.place,
+        f"model {source.name!r}",
+        allow_missing=False,
+        unneeded=output_head,
+        why_unneeded="that no mass depends on",
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        device_map="meta",
+    ).eval()
     decoder = serve(model).decoder
     _fill_buffers(model, decoder, device)
-    bind(decoder, CheckpointParts(model, decoder, MappedTensors(files), device))
+    bind(decoder, CheckpointParts(model, decoder, tensors, device))
     return model
+
+
+@dataclass(frozen=True)
+class _HeadersAlone:
+    """A stand-in for one of transformers' auto classes that reads no file.
+
+    transformers itself would map all files at once, which may be more than the system promises.
+
+    Attributes:
+        config: the model's configuration.
+        tensors: the tensors of its files.
+    """
+
+    config: Any
+    tensors: MappedTensors
+
+    def from_pretrained(self, place: str, **arguments: Any) -> Any:
+        """Load a model onto the device meta, from what the headers of its files say."""
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        config = self.config
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        if model_class.config_class is not type(config):  # it is for the text part of this one
+            config = config.get_text_config()
+        outlines = {name: self.tensors.outline(name) for name in self.tensors.names}
+        return model_class.from_pretrained(None, config=config, state_dict=outlines, **arguments)
 
 
 def _why_not(source: ModelSource) -> str | None:

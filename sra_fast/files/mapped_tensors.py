@@ -1,26 +1,22 @@
 """Read single tensors of safetensors files through mappings that can only be read.
 
-``safe_open`` maps a whole file so that it could be written to, in private. Systems count that
-against the memory that may be promised, and may refuse it for a file that is larger than memory.
-What is mapped here is one tensor at a time, for reading: its pages are the file's own, which the
-system reads when they are used and drops when it needs the memory.
+The pages of such a mapping are the file's own: the system reads them when they are used, and drops
+them when it needs the memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sra_fast.files.model_files import DamagedModelError, tensor_shapes
+from sra_fast.files.model_files import DamagedModelError, places_of
+from sra_fast.files.safetensors_header import TensorPlace
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -37,25 +33,6 @@ _DTYPES: dict[str, torch.dtype] = {
 """The number formats of safetensors that weights of models have which are not quantised."""
 
 
-@dataclass(frozen=True)
-class TensorPlace:
-    """The place of a tensor in a file.
-
-    Attributes:
-        file: the file.
-        dtype: the name of its number format in the file.
-        shape: its shape.
-        start: its first byte in the file.
-        size: the number of its bytes.
-    """
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
-
-
 class MappedTensors:
     """The tensors of several safetensors files, by name.
 
@@ -70,8 +47,7 @@ class MappedTensors:
         self._files = files
         self._places: dict[str, TensorPlace] = {}
         for file in files:
-            tensor_shapes(file)  # refuses a damaged file
-            self._places |= _places(file)
+            self._places |= places_of(file)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,13 +64,7 @@ class MappedTensors:
         Raises:
             DamagedModelError: it is of a number format that is not read here.
         """
-        place = self._places[name]
-        dtype = _DTYPES.get(place.dtype)
-        if dtype is None:
-            raise DamagedModelError(
-                f"{place.file}: {name} has the number format {place.dtype}, which quantised models "
-                "have; load the model with from_pretrained"
-            )
+        place, dtype = self._places[name], self._dtype(name)
         if place.size == 0:
             return torch.empty(place.shape, dtype=dtype)
         offset = place.start - place.start % mmap.ALLOCATIONGRANULARITY
@@ -109,6 +79,23 @@ class MappedTensors:
             flat = torch.frombuffer(mapped, dtype=dtype, count=count, offset=inside)
         return flat.view(place.shape)
 
+    def outline(self, name: str) -> Tensor:
+        """Return a tensor of the same shape and number format on the device meta, without numbers.
+
+        Raises:
+            DamagedModelError: it is of a number format that is not read here.
+        """
+        return torch.empty(self._places[name].shape, dtype=self._dtype(name), device="meta")
+
+    def _dtype(self, name: str) -> torch.dtype:
+        place = self._places[name]
+        if place.dtype not in _DTYPES:
+            raise DamagedModelError(
+                f"{place.file}: {name} has the number format {place.dtype}, which quantised models "
+                "have; load the model with from_pretrained"
+            )
+        return _DTYPES[place.dtype]
+
     def identity(self) -> str:
         """Return a SHA-256 of the files' headers, sizes and times of change."""
         digest = hashlib.sha256()
@@ -118,21 +105,3 @@ class MappedTensors:
         for name, place in sorted(self._places.items()):
             digest.update(f"{name} {place.dtype} {place.shape} {place.start}\n".encode())
         return digest.hexdigest()
-
-
-def _places(file: Path) -> dict[str, TensorPlace]:
-    """Read the header of a safetensors file: eight bytes with its length, and JSON."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header: dict[str, Any] = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
-    return {
-        name: TensorPlace(
-            file,
-            about["dtype"],
-            tuple(about["shape"]),
-            8 + length + about["data_offsets"][0],
-            about["data_offsets"][1] - about["data_offsets"][0],
-        )
-        for name, about in header.items()
-    }

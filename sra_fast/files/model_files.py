@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sra_fast.files.safetensors_header import TensorPlace, tensor_places
 from sra_fast.tools.argument_error import ArgumentError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -72,12 +73,18 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
     Raises:
         DamagedModelError: the file cannot be read, or is shorter than its header says.
     """
-    from safetensors import SafetensorError, safe_open
+    return {name: list(place.shape) for name, place in places_of(file).items()}
 
+
+def places_of(file: Path) -> dict[str, TensorPlace]:
+    """Return the place of each tensor of a safetensors file, by its name, from the header alone.
+
+    Raises:
+        DamagedModelError: the file cannot be read, or is shorter than its header says.
+    """
     try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        return tensor_places(file)
+    except (OSError, ValueError) as error:
         raise DamagedModelError(
             f"{file} is damaged: it cannot be read as safetensors ({error}); {_GET_IT_AGAIN}"
         ) from error
