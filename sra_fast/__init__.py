@@ -44,11 +44,13 @@ if TYPE_CHECKING:  # they resolve these, and complain of every other name
     from sra_fast.definitions import register_definition as register_definition
     from sra_fast.explanation import explain as explain
     from sra_fast.files.column_scorer import Scorer as Scorer
+    from sra_fast.files.layerwise_model import layerwise_model as layerwise_model
     from sra_fast.generating import generate as generate
     from sra_fast.kernels.contract import SpanAttention as SpanAttention
     from sra_fast.kernels.contract import SpanMass as SpanMass
     from sra_fast.kernels.contract import SpanQuery as SpanQuery
     from sra_fast.kernels.steering import Steering as Steering
+    from sra_fast.measure.layerwise.layerwise_options import Layerwise as Layerwise
     from sra_fast.measure.recorded_replies import RecordedReplies as RecordedReplies
     from sra_fast.measure.request import SpanRequest as SpanRequest
     from sra_fast.monitoring import monitor as monitor
@@ -71,9 +73,11 @@ else:
             "definitions": ("register_definition",),
             "explanation": ("explain",),
             "files.column_scorer": ("Scorer",),
+            "files.layerwise_model": ("layerwise_model",),
             "generating": ("generate",),
             "kernels.contract": ("SpanAttention", "SpanMass", "SpanQuery"),
             "kernels.steering": ("Steering",),
+            "measure.layerwise.layerwise_options": ("Layerwise",),
             "measure.recorded_replies": ("RecordedReplies",),
             "measure.request": ("SpanRequest",),
             "monitoring": ("monitor",),

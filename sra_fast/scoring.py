@@ -14,6 +14,8 @@ from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
 from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
+from sra_fast.measure.layerwise.layerwise_options import Layerwise
+from sra_fast.measure.layerwise.layerwise_scores import layerwise_scorer, refuse_whole
 from sra_fast.measure.packing import Forward
 from sra_fast.measure.planned_forwards import planned
 from sra_fast.measure.profiles import (
@@ -48,6 +50,7 @@ def score(
     profile_bytes: int = PROFILE_BYTES,
     rows: RowChoice | Tensor = "response",
     share_prefixes: bool = True,
+    layerwise: bool | Layerwise = False,
 ) -> SRAResult:
     """Measure how much the responses of a batch attend to the spans of their prompts.
 
@@ -105,7 +108,11 @@ def score(
         share_prefixes: whether a beginning that sequences of the batch have in common is computed
             once for all of them, where that is exact: on a CPU, by models whose tokens meet in
             attention alone (:mod:`sra_fast.measure.prefix_service`). Scores then differ in their
-            last digits; ``result.prefixes`` says how much was shared.
+            last digits; ``result.prefixes`` says how much was shared. Layer by layer nothing is.
+        layerwise: whether to run a model of :func:`sra_fast.layerwise_model` layer by layer, with
+            the weights of one layer in memory at a time. ``forward_tokens`` are then the tokens
+            that go through a layer before the next one is read. A :class:`sra_fast.Layerwise`
+            says more than True.
 
     Returns:
         The scores of all responses, in the order of the batch.
@@ -131,7 +138,7 @@ def score(
     if profile is not None:
         check_profile_kind(profile)
     served = serve(model)
-    with used_by_one(served.decoder):
+    with used_by_one(served.decoder), layerwise_scorer(served, layerwise) as by_layer:
         refuse_adapters(served.top)
         served = tried(served)
         content = read_content(served, batch, unanswered=not own_rows)
@@ -142,18 +149,25 @@ def score(
         check_definable(content.marked, definition)
         check_lengths(served, content.marked)
         plan, told_of_prefixes = None, ""
+        pass_tokens = forward_tokens
+        if by_layer is not None:
+            forward_tokens = min(forward_tokens, by_layer.call_tokens)
         if content.only_tokens and not served.fed_from_above:
             check_token_ids(served, content.marked, content.tokens["input_ids"])
-            plan, told_of_prefixes = planned(
-                served, content, forward_tokens, backend, share=share_prefixes
-            )
+            share = share_prefixes and by_layer is None
+            plan, told_of_prefixes = planned(served, content, forward_tokens, backend, share=share)
+        elif by_layer is not None:
+            refuse_whole(served)
         checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
         wanted = WantedScores(definition, keep_rows, backend, profile)
         with torch.no_grad(), switched(served), evaluating(served.whole):
             if plan is None:
                 result = run_given(served, content, wanted)
             else:
-                results = [run_laid_out(served, content, forward, wanted) for forward in plan]
+                if by_layer is None:
+                    results = [run_laid_out(served, content, forward, wanted) for forward in plan]
+                else:
+                    results = by_layer.run(served, content, plan, wanted, pass_tokens)
                 result = joined(results).take(_order(plan, content.marked))
         return replace(result, checked=checked, prefixes=told_of_prefixes)
 

@@ -304,6 +304,15 @@ SharePrefixes = Annotated[
         "that is exact.",
     ),
 ]
+LayerwiseOption = Annotated[
+    bool,
+    typer.Option(
+        "--layerwise",
+        help="Hold the weights of one layer in memory at a time, read from the model's safetensors "
+        "files, so that the model may be larger than memory. --batch-tokens then says how many "
+        "tokens go through a layer before the next one is read.",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(

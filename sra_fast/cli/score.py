@@ -69,6 +69,7 @@ def score(
     allow_missing: options.AllowMissing = False,
     check: options.CheckOption = True,
     share_prefixes: options.SharePrefixes = True,
+    layerwise: options.LayerwiseOption = False,
     as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -108,6 +109,7 @@ def score(
             thoughts=thoughts,
             check=check,
             share_prefixes=share_prefixes,
+            layerwise=layerwise,
             profile=profile,
             profile_bytes=profile_bytes,
             sources=None if profile is None else sources or "messages",

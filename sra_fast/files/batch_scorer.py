@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sra_fast.backends import registered_backends
 from sra_fast.chat.encoding import collate, padding_token
 from sra_fast.definitions import DEFINITIONS, known_definitions
+from sra_fast.files.layerwise_model import open_layerwise
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.numbered_batches import Batch
 from sra_fast.files.provenance import code_fingerprint, versions
+from sra_fast.measure.layerwise.layerwise_options import Layerwise
 from sra_fast.measure.served import serve
 from sra_fast.result import SRAResult
 from sra_fast.scoring import score
@@ -109,8 +111,11 @@ class BatchScorer:
             ValueError: there is no such model, or it cannot be scored.
         """
         if self._model is None:
-            model = self.source.load(
-                self.options.dtype, choose_device(self.options.device), logits=False
+            dtype, device = self.options.dtype, choose_device(self.options.device)
+            model = (
+                open_layerwise(self.source, dtype, device)
+                if self.options.layerwise
+                else self.source.load(dtype, device, logits=False)
             )
             serve(model)
             self._model = model
@@ -148,8 +153,12 @@ class BatchScorer:
         served = serve(self.load())
         return ModelLimits(served.context_length, served.attention_shape)
 
-    def score(self, prompts: Batch) -> SRAResult:
+    def score(self, prompts: Batch, layerwise: Layerwise | None = None) -> SRAResult:
         """Return the scores of the replies of some prompts, in order.
+
+        Args:
+            prompts: the prompts.
+            layerwise: how they run layer by layer, if the options say that they do.
 
         Raises:
             BatchRowError: one of the prompts cannot be scored; it says which.
@@ -165,4 +174,5 @@ class BatchScorer:
             profile=self.options.profile,
             profile_bytes=self.options.profile_bytes,
             share_prefixes=self.options.share_prefixes,
+            layerwise=(layerwise or True) if self.options.layerwise else False,
         )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sra_fast.files.safetensors_header import TensorPlace, tensor_places
 from sra_fast.tools.argument_error import ArgumentError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -44,7 +45,7 @@ def check_model_files(folder: Path) -> None:
     for index in (INDEX, _OLD_INDEX):
         if (folder / index).is_file():
             _check_shards(folder / index)
-    for file in (*_weight_files(folder), folder / ADAPTER_WEIGHTS):
+    for file in (*weight_files(folder), folder / ADAPTER_WEIGHTS):
         if file.is_file():
             tensor_shapes(file)
 
@@ -72,12 +73,18 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
     Raises:
         DamagedModelError: the file cannot be read, or is shorter than its header says.
     """
-    from safetensors import SafetensorError, safe_open
+    return {name: list(place.shape) for name, place in places_of(file).items()}
 
+
+def places_of(file: Path) -> dict[str, TensorPlace]:
+    """Return the place of each tensor of a safetensors file, by its name, from the header alone.
+
+    Raises:
+        DamagedModelError: the file cannot be read, or is shorter than its header says.
+    """
     try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        return tensor_places(file)
+    except (OSError, ValueError) as error:
         raise DamagedModelError(
             f"{file} is damaged: it cannot be read as safetensors ({error}); {_GET_IT_AGAIN}"
         ) from error
@@ -109,7 +116,7 @@ def uneven_parts(folder: Path) -> set[str]:
         folder: the folder of a model.
     """
     parts: dict[str, dict[str, set[str]]] = {}
-    for file in filter(Path.is_file, _weight_files(folder)):
+    for file in filter(Path.is_file, weight_files(folder)):
         for name in tensor_shapes(file):
             if numbered := _NUMBERED_PART.fullmatch(name):
                 before, number, after = numbered.groups()
@@ -157,7 +164,7 @@ def _blame_tokenizer_file(folder: Path) -> None:
             read_json(folder / name)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that hold a model's weights, and none that merely lies there."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return [folder / WEIGHTS]

@@ -66,7 +66,7 @@ class ModelSource:
         base = self._adapter_base()
         fields = {
             key: value
-            for key, value in self._config().to_dict().items()
+            for key, value in self.config().to_dict().items()
             if key not in ("_name_or_path", "transformers_version")
         }
         text = json.dumps(fields, sort_keys=True, default=str)
@@ -118,7 +118,7 @@ class ModelSource:
         Raises:
             MissingWeightsError, DamagedModelError: as :meth:`load`.
         """
-        if self.gguf is None and getattr(self._config(), "quantization_config", None) is None:
+        if self.gguf is None and getattr(self.config(), "quantization_config", None) is None:
             needed("train", "accelerate")
             self.with_weights(device_map="meta")
 
@@ -158,7 +158,16 @@ class ModelSource:
             model = adapter.get_base_model()
         return model
 
-    def _config(self) -> PreTrainedConfig:
+    def folder(self) -> Path:
+        """Return the folder with the model's files, in the hub's cache if it was loaded from there.
+
+        Raises:
+            ModelNotFoundError: it is a model of the hub that is not in the cache.
+        """
+        folder = Path(self.place)
+        return folder if folder.is_dir() else _hub_snapshot(self.place)
+
+    def config(self) -> PreTrainedConfig:
         """Return the configuration of the model, or of the one under the adapter."""
         from transformers import AutoConfig
 
@@ -258,6 +267,11 @@ def choose_device(device: Device) -> str:
 
 def _hub_commit(name: str) -> str:
     """Return the commit of a hub model, whose configuration has just come into the hub's cache."""
+    return _hub_snapshot(name).name
+
+
+def _hub_snapshot(name: str) -> Path:
+    """Return the folder of the hub's cache with a model: …/snapshots/<commit>."""
     from huggingface_hub import try_to_load_from_cache
 
     file = try_to_load_from_cache(name, "config.json")
@@ -266,7 +280,7 @@ def _hub_commit(name: str) -> str:
             f"model {name!r}: its configuration is not in the hub's cache, so its commit is "
             "unknown; download the model into a folder and give that"
         )
-    return Path(file).parent.name  # …/snapshots/<commit>/config.json
+    return Path(file).parent
 
 
 def _weights(folder: Path) -> str:

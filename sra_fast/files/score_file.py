@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from sra_fast.chat.templates import PromptTemplate
 from sra_fast.chat.thoughts import Thoughts
 from sra_fast.definitions import check_definition
 from sra_fast.files.batch_scorer import BatchScorer, ScoringWorkers, WorkerRowError
+from sra_fast.files.layer_progress import LayerProgress
 from sra_fast.files.models import ModelSource
-from sra_fast.files.numbered_batches import Batch, ScoreBatches, one_by_one
+from sra_fast.files.numbered_batches import Batch, ScoreBatches, one_by_one, token_count
 from sra_fast.files.provenance import file_sha256
 from sra_fast.files.run_date import DATE, first_day, start_of
-from sra_fast.files.score_folder import ScoreFolder
+from sra_fast.files.score_folder import LAYERS, ScoreFolder
 from sra_fast.files.score_jobs import Job, ScoredJob, ShardJob, dealt, refuse_shards
 from sra_fast.files.score_tables import (
     SCORES_JSONL,
@@ -30,6 +32,7 @@ from sra_fast.files.score_tables import (
     write_tables,
 )
 from sra_fast.files.shard import Shard, shards_in
+from sra_fast.measure.layerwise.layerwise_options import Layerwise
 from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.names import (
@@ -78,6 +81,8 @@ class ScoringOptions:
             without one.
         check: whether the model is checked before its first score (no score depends on it).
         share_prefixes: the argument of that name of :func:`sra_fast.score`.
+        layerwise: whether the model runs layer by layer, with the weights of one layer in memory;
+            ``batch_tokens`` are then those that go through each layer before the next is read.
 
     Raises:
         KeyError: there is no such definition.
@@ -97,6 +102,7 @@ class ScoringOptions:
     sources: SourceUnit | None = None
     check: bool = True
     share_prefixes: bool = True
+    layerwise: bool = False
 
     def __post_init__(self) -> None:
         check_definition(self.definition)
@@ -246,37 +252,25 @@ class FileScorer:
             ValueError: as :meth:`run`.
         """
         self.check([job])
+        progress = LayerProgress(lambda tokens: on_progress(job, tokens))
         rows = job.place.complete(
             job.numbered,
-            self.score_batches(job),
+            self._score_batches(job, job.place.path, progress),
             lambda result, batch: self._rows(job, result, batch),
-            lambda tokens: on_progress(job, tokens),
+            progress.on_batch,
         )
         self._keep_tokenizer(job.place.path)
         return rows
 
-    def score_batches(self, job: Job) -> ScoreBatches:
-        """Return what scores batches of a job: the workers, or else this process, one by one."""
-        workers = self._workers
-        if workers is None:
-            return one_by_one(lambda batch: self._score(job, batch))
-
-        def score_by_workers(missing: Mapping[int, Batch]) -> Iterable[tuple[int, SRAResult]]:
-            try:
-                yield from workers.score(missing)
-            except WorkerRowError as error:
-                raise _unscorable(job, missing[error.number][error.row], error.problem) from error
-
-        return score_by_workers
-
     def _run(self, job: Job, on_progress: Callable[[Job, int], None]) -> ScoredJob:
         folder = job.folder.path
+        progress = LayerProgress(lambda tokens: on_progress(job, tokens))
         done = job.folder.complete(
             job.prompts,
             self.options.batch_tokens,
-            self.score_batches(job),
+            self._score_batches(job, folder, progress),
             lambda result: write_tables(folder, self._rows(job, result, job.prompts)),
-            lambda tokens: on_progress(job, tokens),
+            progress.on_batch,
             (SCORES_JSONL, SCORES_PARQUET),
         )
         self._keep_tokenizer(folder)
@@ -291,9 +285,30 @@ class FileScorer:
         if self.options.profile is not None and not (folder / TOKENIZER).is_dir():
             self.tokenizer.save_pretrained(folder / TOKENIZER)
 
-    def _score(self, job: Job, batch: Batch) -> SRAResult:
+    def _score_batches(self, job: Job, folder: Path, progress: LayerProgress) -> ScoreBatches:
+        """Return what scores batches of a job: the workers, or else this process, one by one.
+
+        Args:
+            job: the job.
+            folder: where layers that are done are kept while a batch runs layer by layer.
+            progress: is told of them.
+        """
+        workers = self._workers
+        if workers is None:
+            return one_by_one(lambda batch: self._score(job, batch, folder, progress))
+
+        def score_by_workers(missing: Mapping[int, Batch]) -> Iterable[tuple[int, SRAResult]]:
+            try:
+                yield from workers.score(missing)
+            except WorkerRowError as error:
+                raise _unscorable(job, missing[error.number][error.row], error.problem) from error
+
+        return score_by_workers
+
+    def _score(self, job: Job, batch: Batch, folder: Path, progress: LayerProgress) -> SRAResult:
+        on_layer = partial(progress.on_layer, token_count(batch))
         try:
-            return self._own.score(batch)
+            return self._own.score(batch, Layerwise(on_layer=on_layer, keep=folder / LAYERS))
         except BatchRowError as error:
             raise _unscorable(job, batch[error.row], error.problem) from error
 
@@ -325,12 +340,13 @@ class FileScorer:
         names = [f.name for f in fields(self.options) if f.name not in without_effect]
         options = {name: getattr(self.options, name) for name in names}
         # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
-        usual = {
+        usual: dict[str, Any] = {
             "layout": "as_generated",
             "thoughts": None,
             "profile": None,
             "sources": None,
             "share_prefixes": True,
+            "layerwise": False,
         }
         device = None if self._workers is None else self._workers.device
         of_model = self._own.settings(device)

@@ -5,6 +5,7 @@ kept, so that what was killed is continued in the same batches: the end is the s
 
     run.json             the settings; "finished" once everything below is there, with its digests
     shards/00007.safetensors    while it runs: the batches done so far
+    layers/              while it runs layer by layer: how far the batch is that is being scored
     masses.safetensors   all of them together (SRAResult.load reads it)
     …                    tables that the caller writes from it
 """
@@ -23,6 +24,7 @@ from sra_fast.files.run_folder import RunFolder
 from sra_fast.result import SRAResult
 
 SHARDS = "shards"
+LAYERS = "layers"
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class ScoreFolder(RunFolder):
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], shards: Sequence[str] = ()) -> None:
-        super().__init__(path, settings, temporary=(SHARDS, *shards), beside=shards)
+        super().__init__(path, settings, temporary=(SHARDS, LAYERS, *shards), beside=shards)
         self._whole = KeptParts(
             path, _SUFFIX, SRAResult.load, lambda file, result: result.save(file)
         )

@@ -156,6 +156,17 @@ def pipeline_stages(model: PreTrainedModel) -> int:
     return int(getattr(getattr(model, "_pp_stage", None), "pp_size", 1))
 
 
+def initialise_again(model: PreTrainedModel) -> None:
+    """Let transformers initialise everything in a model that it may, as it does after loading.
+
+    Weights on the device meta stay there. Sets ``nn.Module._is_hf_initialized``, by which
+    transformers skips what is done, seen in transformers 5.17 to 5.23.
+    """
+    for module in model.modules():
+        module._is_hf_initialized = False
+    model.initialize_weights()
+
+
 def convolution_class() -> type[nn.Module]:
     """Return the class that all convolutions of torch are made from.
 

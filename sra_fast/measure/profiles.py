@@ -15,7 +15,7 @@ Only these entries are kept, layer by layer, on the device.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, get_args
 
@@ -98,6 +98,20 @@ class ProfileRecord:
             self._sums[device] += kept
         else:
             self._sums[device] = kept
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what was kept so far, by names that :meth:`restore` knows."""
+        found = {f"layer.{layer}": one for layer, one in self._layers.items()}
+        return found | {f"sum.{number}": one for number, one in enumerate(self._sums.values())}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what :meth:`state` of another record of the same places returned."""
+        for name, one in state.items():
+            kind, _, layer = name.partition(".")
+            if kind == "layer":
+                self._layers[int(layer)] = one
+            else:
+                self._sums[one.device] = one
 
     def taken(self, layers: Sequence[int]) -> Tensor:
         """Return what was kept, in the host's memory, float32.

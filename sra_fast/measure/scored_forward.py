@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure.batch_keys import BatchContent
@@ -34,10 +35,36 @@ class WantedScores:
     profile: ProfileKind | None
 
 
+@dataclass(frozen=True)
+class LaidOutForward:
+    """A forward pass over sequences laid out anew, before it runs.
+
+    Attributes:
+        members: the indices of its sequences in the batch.
+        inputs: the decoder's arguments.
+        request: what is asked of its layers.
+        placed: where the responses' rows are among those asked for.
+    """
+
+    members: Sequence[int]
+    inputs: dict[str, Tensor]
+    request: SpanRequest
+    placed: Placed
+
+
 def run_laid_out(
     served: ServedModel, content: BatchContent, forward: Forward, wanted: WantedScores
 ) -> SRAResult:
     """Run the decoder once on sequences laid out anew, and return their results in order."""
+    laid = lay_out(served, content, forward, wanted)
+    run_decoder(served, laid)
+    return results_of(served, content, laid, wanted)
+
+
+def lay_out(
+    served: ServedModel, content: BatchContent, forward: Forward, wanted: WantedScores
+) -> LaidOutForward:
+    """Lay the sequences of one forward pass out, and make the request for their masses."""
     marked, input_ids = content.marked, content.tokens["input_ids"]
     pieces = []
     for member in forward.members:
@@ -52,11 +79,22 @@ def run_laid_out(
     query, placed = build_query(marked, forward.members, places, shape, prefixes)
     request = _request(query, placed, marked, forward.members, places, wanted, prefixes)
     request.stop_after = _last_layer(served) if served.can_stop else None
+    return LaidOutForward(forward.members, inputs, request, placed)
+
+
+def run_decoder(served: ServedModel, laid: LaidOutForward) -> None:
+    """Run the decoder on sequences that are laid out, until the last mass is known."""
     device = _input_device(served)
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    inputs = {name: tensor.to(device) for name, tensor in laid.inputs.items()}
     with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
-        served.decoder(**inputs, use_cache=False, **{REQUEST: request})
-    return _reduced(served, request, placed, content, forward.members, wanted)
+        served.decoder(**inputs, use_cache=False, **{REQUEST: laid.request})
+
+
+def results_of(
+    served: ServedModel, content: BatchContent, laid: LaidOutForward, wanted: WantedScores
+) -> SRAResult:
+    """Return the results of a forward pass that has run, in the order of its sequences."""
+    return _reduced(served, laid.request, laid.placed, content, laid.members, wanted)
 
 
 def run_given(served: ServedModel, content: BatchContent, wanted: WantedScores) -> SRAResult:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sra_fast.measure import compat, mask_borders
 from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
+from sra_fast.measure.layerwise.layer_weights import bound_weights
 from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.packing import forwards, fresh_rope
 from sra_fast.measure.parts_of_models import is_shared
@@ -107,14 +108,14 @@ def _why_not(
         return "the model is offloaded"
     if is_shared(served.top):
         return "the model is sharded over processes"
-    if any(device == "meta" for _, device in kinds):
+    if any(device == "meta" for _, device in kinds) and bound_weights(served.decoder) is None:
         return "weights of the model are on the device meta"
     return None
 
 
 def _is_exact(kinds: _ParameterKinds) -> bool:
     """Return whether a decoder computes in full precision, so that differences are faults."""
-    devices = {device for _, device in kinds}
+    devices = {device for _, device in kinds} - {"meta"}  # of weights that come layer by layer
     return (
         all(dtype in (torch.float32, torch.float64) for dtype, _ in kinds)
         and not any(torch.is_autocast_enabled(device) for device in devices)

@@ -14,8 +14,9 @@ from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 # All runs share one import of torch: each is a forked child that shares nothing but the code.
 SCRIPT = """
-import json, os, signal, sys
+import itertools, json, os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 torch.set_num_threads(1)  # so that forking is safe
@@ -23,6 +24,9 @@ from safetensors import safe_open
 from sra_fast.cli.app import app
 import sra_fast.cli.progress, sra_fast.report.comparison, sra_fast.files.score_file, pandas
 
+import sra_fast.measure.layerwise.kept_layers as kept_layers
+
+kept_layers.time = SimpleNamespace(monotonic=itertools.count(0, 1000).__next__)  # keep each layer
 arguments, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 replace = os.replace
 
@@ -79,13 +83,24 @@ for kill_at in range(1, len(written) + 1):
 """
 
 
+SHARDS = ["00000.safetensors", "00001.safetensors", "00002.safetensors"]
+KEPT = "pass00000.safetensors"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_killed_before_any_file_appears_the_run_continues(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [((), SHARDS), (("--layerwise",), [name for shard in SHARDS for name in (KEPT, shard)])],
+    ids=["whole", "layerwise"],
+)
+def test_killed_before_any_file_appears_the_run_continues(
+    tmp_path: Path, options: tuple[str, ...], parts: list[str]
+) -> None:
     model = save_tiny_model(tmp_path / "tiny")
     records = [talk("c1"), talk("c2", 3), talk("c3", response="There is hope.")]
     records[2]["messages"].pop()
     chats = write_jsonl(tmp_path / "chats.jsonl", records)
-    arguments = ["score", str(chats), "--model", str(model), "--batch-tokens", "1"]
+    arguments = ["score", str(chats), "--model", str(model), "--batch-tokens", "1", *options]
     (tmp_path / "runs").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(arguments), str(tmp_path / "runs")],
@@ -96,9 +111,7 @@ def test_killed_before_any_file_appears_the_run_continues(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [
         "run.json",
-        "00000.safetensors",
-        "00001.safetensors",
-        "00002.safetensors",
+        *parts,
         "masses.safetensors",
         "scores.jsonl",
         "scores.parquet",

@@ -71,12 +71,12 @@ def outcome(kind: str, model_type: str) -> Outcome:
     except Exception as error:
         return _ended("not built", NOT_BUILT, error)
     try:
-        result = sra_fast.score(model, _batch(), keep_rows=True, definition="mass")
+        result = sra_fast.score(model, text_batch(), keep_rows=True, definition="mass")
     except UnservedModelError as error:
         return _ended("refused", REASONS, error)
     except Exception as error:
         return Outcome("wrong", f"somebody else's error: {type(error).__name__}: {error}")
-    ids = _batch()["input_ids"]
+    ids = text_batch()["input_ids"]
     difference = 0.0
     for row, length in enumerate(LENGTHS):
         maps = own_maps(model, ids[row : row + 1, :length], result.layers)
@@ -122,7 +122,7 @@ def _sums_to_one(maps: Tensor) -> bool:
     return bool((maps.sum(-1) - 1).abs().max() < 1e-3)
 
 
-def _batch() -> dict[str, Tensor]:
+def text_batch() -> dict[str, Tensor]:
     """Make two texts of different lengths, padded on the right, each with a span and a response."""
     shape = (len(LENGTHS), max(LENGTHS))
     batch = {
