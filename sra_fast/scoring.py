@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,16 @@ from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
 from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
+from sra_fast.measure.idle_process import all_passes, is_idle, made_up_batch
+from sra_fast.measure.in_step import (
+    LAID_OUT,
+    Intent,
+    agreed,
+    content_digest,
+    runs_together,
+)
 from sra_fast.measure.packing import Forward, forwards
+from sra_fast.measure.parts_of_models import refuse_first_fsdp
 from sra_fast.measure.profiles import (
     WITHOUT_PROFILE,
     check_profile_kind,
@@ -53,6 +63,10 @@ def score(
     as soon as the last attention layer's mass is known; nothing is computed for padding. The model
     is left as it was found, whatever happens; threads that score with one model take turns.
     Definitions: :mod:`sra_fast.definitions` (arXiv 2402.10453).
+
+    A tensor-parallel model is called in every one of its processes with the same batch, and each
+    gets the whole result. A model under ``fully_shard`` is called in every process with a batch of
+    its own, which may have no rows (``input_ids [0, T]``): its result then has no responses.
 
     A batch with inputs that are worked in above the decoder, such as images, or with positions that
     are not 0, 1, 2, … in each sequence runs through the whole model, as it was given. So does every
@@ -112,6 +126,8 @@ def score(
             hidden states, prompts beyond the model's context, a model that is not served, no such
             backend, or ``forward_tokens`` below 1.
         SelfCheckError: what would be measured is not what the model does.
+        PeerError: another process that holds a part of the model failed, or was given something
+            that cannot run in step with this; a RuntimeError.
         KeyError: the tokens or a mask are missing, or there is no such definition.
 
     Warns:
@@ -124,26 +140,45 @@ def score(
     own_rows = is_own_rows(rows)
     if profile is not None:
         check_profile_kind(profile)
+    refuse_first_fsdp(model)
     served = serve(model)
-    with used_by_one(served.decoder):
+    with used_by_one(served.decoder), runs_together(served):
         refuse_adapters(served.top)
         served = tried(served)
-        content = read_content(served, batch, unanswered=not own_rows)
-        content = replace(content, marked=choose_rows(content.marked, rows))
-        if (told := before_their_span(content.marked)) is not None:
-            warnings.warn(told, SRAWarning, stacklevel=2)
-        _check_profiles(served, content, profile, profile_bytes)
-        check_definable(content.marked, definition)
-        check_lengths(served, content.marked)
-        plan = _planned(served, content, forward_tokens)
-        checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
         wanted = WantedScores(definition, keep_rows, backend, profile)
+        idle = is_idle(served, batch)
+
+        def prepare() -> tuple[BatchContent, list[Forward] | None]:
+            given = made_up_batch(served, batch) if idle else batch
+            content = read_content(served, given, unanswered=not own_rows)
+            if not idle:
+                content = replace(content, marked=choose_rows(content.marked, rows))
+            if (told := before_their_span(content.marked)) is not None:
+                warnings.warn(told, SRAWarning, stacklevel=4)
+            _check_profiles(served, content, profile, profile_bytes)
+            check_definable(content.marked, definition)
+            check_lengths(served, content.marked)
+            return content, _planned(served, content, forward_tokens)
+
+        def intent(prepared: tuple[BatchContent, list[Forward] | None]) -> Intent:
+            passes, way = (0, LAID_OUT) if idle else _passes_and_way(*prepared)
+            content = content_digest({**batch, "rows of score": rows})
+            chosen = "a mask" if isinstance(rows, Tensor) else rows
+            return Intent(passes, way, content, f"{wanted} {forward_tokens} {check} {chosen}")
+
+        (content, plan), most = agreed(served, prepare, intent)
+        checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
         with torch.no_grad(), switched(served), evaluating(served.whole):
-            if plan is None:
-                result = run_given(served, content, wanted)
-            else:
-                results = [run_laid_out(served, content, forward, wanted) for forward in plan]
-                result = joined(results).take(_order(plan, content.marked))
+            passes = [functools.partial(run_given, served, content, wanted)]
+            if plan is not None:
+                run = functools.partial(run_laid_out, served, content, wanted=wanted)
+                passes = [functools.partial(run, forward) for forward in plan]
+            results = all_passes(served, passes, most)
+        result = joined(results)
+        if idle:
+            result = result.take([])
+        elif plan is not None:
+            result = result.take(_order(plan, content.marked))
         return replace(result, checked=checked)
 
 
@@ -160,6 +195,14 @@ def _planned(
     check_token_ids(served, content.marked, content.tokens["input_ids"])
     lengths = [sequence.length for sequence in content.marked.sequences]
     return forwards(served, lengths, forward_tokens)
+
+
+def _passes_and_way(content: BatchContent, plan: Sequence[Forward] | None) -> tuple[int, str]:
+    """Return the number of a batch's forward passes, and how they run, in words."""
+    if plan is not None:
+        return len(plan), LAID_OUT
+    keys = ", ".join([*content.tokens, *content.model_inputs])
+    return 1, f"the whole model on {keys}"
 
 
 def _order(plan: Sequence[Forward], marked: MarkedBatch) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sra_fast.kernels.steering import Steering
+from sra_fast.measure.split_heads import SplitHeads
 
 STEERING = "sra_steering"  # the keyword argument of the model call
 
@@ -39,13 +40,21 @@ class CallSteering:
         strength: what is done to the span.
         span: ``[B, T]`` bool, the span's tokens among all that the call sees, cached ones included.
         rows: ``[B, M]`` bool, the call's tokens whose attention is steered; None for all.
+        split: how the heads are split over processes; None if they are all here.
 
     Attributes:
         reached: the ``layer_idx`` of the layers that asked for their steering.
     """
 
-    def __init__(self, strength: SteeringStrength, span: Tensor, rows: Tensor | None) -> None:
+    def __init__(
+        self,
+        strength: SteeringStrength,
+        span: Tensor,
+        rows: Tensor | None,
+        split: SplitHeads | None = None,
+    ) -> None:
         self._strength = strength
+        self._split = split
         self._span = span
         self._rows = rows
         self._nothing = not bool(span.any()) or (rows is not None and not bool(rows.any()))
@@ -59,7 +68,7 @@ class CallSteering:
 
         Args:
             module: the attention layer, known by its ``layer_idx``.
-            heads: its number of query heads.
+            heads: its number of query heads that are here.
             keys: how many keys it holds; the last ones of the call's tokens.
             windowed: whether its queries see no keys but the last ones, so that it may drop others.
 
@@ -90,6 +99,9 @@ class CallSteering:
         key = (heads, dropped, chosen)
         if key not in self._made:
             mask = None
+            here = None if self._split is None else self._split.held_here(heads)
+            if self._split is not None and here is not None:
+                heads = self._split.total
             if chosen is not None:
                 if not all(0 <= head < heads for head in chosen):
                     raise ValueError(
@@ -98,6 +110,7 @@ class CallSteering:
                     )
                 mask = torch.zeros(heads, dtype=torch.bool)
                 mask[list(chosen)] = True
+                mask = mask if here is None else mask[here]
             strength = self._strength
             self._made[key] = Steering(
                 self._span[:, dropped:],

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure.batch_keys import BatchContent
+from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
 from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.marked_query import Placed, build_query, query_as_given
 from sra_fast.measure.packing import Forward, fresh_rope
@@ -45,13 +47,19 @@ def run_laid_out(
     inputs, places = laid_out(pieces, forward.packed)
     shape = inputs["input_ids"].shape
     query, placed = build_query(marked, forward.members, places, shape)
-    request = _request(query, placed, marked, forward.members, places, wanted)
+    request = _request(served, query, placed, marked, forward.members, places, wanted)
     request.stop_after = _last_layer(served) if served.can_stop else None
-    device = _input_device(served)
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-    with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
-        served.decoder(**inputs, use_cache=False, **{REQUEST: request})
+    _run_decoder(served, inputs, request)
     return _reduced(served, request, placed, content, forward.members, wanted)
+
+
+def run_one_token(served: ServedModel) -> None:
+    """Run the decoder once on one token, in step with a forward pass of another process."""
+    ids = plain_tokens(served)[:1, None]
+    query = every_row_on_every_key([1], [(0, 0)], ids.shape)
+    request = SpanRequest(query, mass_grad=False, in_outputs=False)
+    request.stop_after = _last_layer(served) if served.can_stop else None
+    _run_decoder(served, {"input_ids": ids}, request)
 
 
 def run_given(served: ServedModel, content: BatchContent, wanted: WantedScores) -> SRAResult:
@@ -60,7 +68,7 @@ def run_given(served: ServedModel, content: BatchContent, wanted: WantedScores) 
     query, placed = query_as_given(marked)
     members = range(len(marked.sequences))
     places = [(sequence.row, sequence.start) for sequence in marked.sequences]
-    request = _request(query, placed, marked, members, places, wanted)
+    request = _request(served, query, placed, marked, members, places, wanted)
     request.stop_after = _last_layer(served) if may_be_stopped(served.whole) else None
     with fresh_rope(served.decoder):
         inputs = {**content.tokens, **content.model_inputs}
@@ -68,7 +76,15 @@ def run_given(served: ServedModel, content: BatchContent, wanted: WantedScores) 
     return _reduced(served, request, placed, content, members, wanted)
 
 
+def _run_decoder(served: ServedModel, inputs: dict[str, Tensor], request: SpanRequest) -> None:
+    device = _input_device(served)
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
+        served.decoder(**inputs, use_cache=False, **{REQUEST: request})
+
+
 def _request(
+    served: ServedModel,
     query: SpanQuery,
     placed: Placed,
     marked: MarkedBatch,
@@ -81,7 +97,12 @@ def _request(
     if wanted.profile is not None:
         query, record = with_profiles(query, placed, marked, members, places, wanted.profile)
     return SpanRequest(
-        query, mass_grad=False, in_outputs=False, backend=wanted.backend, profiles=record
+        query,
+        mass_grad=False,
+        in_outputs=False,
+        backend=wanted.backend,
+        profiles=record,
+        heads=served.heads,
     )
 
 

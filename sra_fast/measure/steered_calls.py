@@ -92,7 +92,8 @@ class SteeredModel:
         if self._batch.rows is not None:
             rows = _reaching(self._batch.rows, total, True)[:, past:]
             rows = rows.repeat_interleave(repeats, dim=0)
-        return args, {**kwargs, STEERING: CallSteering(self._strength, span, rows)}
+        steering = CallSteering(self._strength, span, rows, self._served.heads)
+        return args, {**kwargs, STEERING: steering}
 
     @torch.compiler.disable
     def _after(
