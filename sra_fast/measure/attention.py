@@ -133,7 +133,10 @@ def attention(
     )
     lse = None if s_aux is None else _of_rows(result.lse, spans)
     sra_request.record(module, given, result.mass, _sink_mass(s_aux, lse), result.profile)
-    mass = sra_request.masses[layer] if sra_request.in_outputs else None
+    if not sra_request.in_outputs:
+        mass = None
+    else:
+        mass = result.mass if sra_request.heads is None else sra_request.masses[layer]
     return result.out.transpose(1, 2).contiguous(), mass
 
 

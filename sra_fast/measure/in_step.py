@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, distributed
 
 from sra_fast.measure.served import ServedModel
-from sra_fast.measure.sharded_parameters import gathered, sharded_modules
+from sra_fast.measure.sharded_parameters import gathered, sharded_modules, sharding_device
 
 _MOST_BYTES = 2048  # of what a process tells
-_MOST_LETTERS = 300  # of an error in it
+_MOST_LETTERS = 250  # of the words in it, each six bytes at most
 
 _Prepared = TypeVar("_Prepared")
 
@@ -81,7 +81,9 @@ def agreed(
         _tell(served, _failed(error))
         raise
     own = intent(prepared)
-    told = _tell(served, {**vars(own), "error": None})
+    settings = hashlib.blake2b(own.settings.encode(), digest_size=16).hexdigest()
+    way = own.way[:_MOST_LETTERS]
+    told = _tell(served, {**vars(own), "settings": settings, "way": way, "error": None})
     if served.heads is not None:
         _check_same(told[0])
     if served.shards is None:
@@ -135,8 +137,7 @@ def _groups(served: ServedModel) -> list[Any]:
 
 
 def _device(served: ServedModel) -> torch.device:
-    device = served.decoder.get_input_embeddings().weight.device
-    return torch.device("cpu") if device.type == "meta" else device
+    return sharding_device(served.top) if served.heads is None else served.heads.device
 
 
 def _tell(
@@ -176,25 +177,15 @@ def _check_same(told: Mapping[int, Mapping[str, Any]]) -> None:
     """Refuse different batches or settings in processes that share the heads of one model."""
     first, *others = told
     for other in others:
-        for what, way in (
-            ("settings", "ask the same of"),
-            ("content", "give the same batch to"),
-            ("passes", "give the same batch to"),
-            ("way", "give the same batch to"),
+        for what, named, way in (
+            ("settings", "settings", "ask the same of"),
+            ("content", "batches", "give the same batch to"),
         ):
             if told[other][what] != told[first][what]:
                 raise PeerError(
                     f"the processes {first} and {other} hold parts of one tensor-parallel model "
-                    f"and were given different {_IN_WORDS[what]}; {way} every process"
+                    f"and were given different {named}; {way} every process"
                 )
-
-
-_IN_WORDS = {
-    "settings": "settings",
-    "content": "batches",
-    "passes": "batches",
-    "way": "batches",
-}
 
 
 def _check_ways(told: Mapping[int, Mapping[str, Any]]) -> int:

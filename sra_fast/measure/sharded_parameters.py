@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import distributed, nn
 
 from sra_fast.measure import compat
@@ -47,6 +48,12 @@ def sharding_group(model: nn.Module) -> Any | None:
         if mesh is not None and mesh.get_group(mesh.ndim - 1).size() > 1:
             return mesh.get_group(mesh.ndim - 1)
     return None
+
+
+def sharding_device(model: nn.Module) -> torch.device:
+    """Return the kind of device between which a model's parameters are gathered."""
+    meshes = (compat.sharding_mesh(module) for module in sharded_modules(model))
+    return torch.device(next((mesh.device_type for mesh in meshes if mesh is not None), "cpu"))
 
 
 @contextmanager

@@ -147,6 +147,8 @@ def split_heads(
         UnservedModelError: parameters are split over different processes, or over several
             dimensions of a mesh, or the number of heads is not known.
     """
+    if distributed_tensor_class() is None:
+        return None
     owned = {id(one) for layer in attention.values() for one in layer.parameters()}
     found = list(_split_parameters(top, decoder))
     of_layers = [split for split in found if id(split[1]) in owned]

@@ -210,6 +210,8 @@ def test_parameters_are_sharded_again_after_the_last_mass(said: Said) -> None:
     for process in said:
         assert process["in_step"]["resharded"] is True
         assert process["in_step"]["called_afterwards"] == 0.0
+        assert process["in_step"]["broken_off"] == "RuntimeError: half-way"
+        assert process["in_step"]["resharded_after_an_error"] is True
 
 
 def test_a_definition_that_fails_in_one_process_ends_all(said: Said) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from transformers import AutoModelForCausalLM
 from transformers.distributed.configuration_utils import DistributedConfig
@@ -335,13 +336,21 @@ def in_step(folder: Path) -> dict[str, Any]:
     one_idle = scored(own if rank() == 0 else empty, profile="mean", keep_rows=True)
     found["one_idle"] = is_like_one(one_idle, own) if rank() == 0 else count(one_idle)
     found["all_idle"] = count(scored(empty))
-    found["resharded"] = not any(
-        parameter_is_whole(module) for module in model.modules() if isinstance(module, FSDPModule)
-    )
+    found["resharded"] = is_sharded(model)
     with torch.no_grad():
         logits = model(own["input_ids"], attention_mask=own["attention_mask"]).logits
         wanted = plain(own["input_ids"], attention_mask=own["attention_mask"]).logits
     found["called_afterwards"] = apart(logits, wanted)
+
+    model.reshard()  # torch leaves the top's own parameters whole after a call
+
+    def breaks_off(*given: Any) -> None:
+        raise RuntimeError("half-way")
+
+    hook = model.model.layers[1].mlp.register_forward_hook(breaks_off)
+    found["broken_off"] = str(scored(own))
+    hook.remove()
+    found["resharded_after_an_error"] = is_sharded(model)
 
     bad = {**own, "response_mask": own["response_mask"] * (1 - rank())}
     found["bad_batch_in_one"] = str(scored(bad))
@@ -366,8 +375,12 @@ def in_step(folder: Path) -> dict[str, Any]:
     return found
 
 
-def parameter_is_whole(module: Any) -> bool:
-    return any(type(one).__name__ != "DTensor" for one in module.parameters())
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether no parameter of the modules that were sharded is whole."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    return bool(sharded) and all(
+        isinstance(one, DTensor) for module in sharded for one in module.parameters()
+    )
 
 
 def one_had_it_before(folder: Path) -> Any:
