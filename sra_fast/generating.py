@@ -11,9 +11,15 @@ from torch import Tensor, nn
 
 from sra_fast.definitions import check_definition
 from sra_fast.measure.adapter_kinds import refuse_adapters
-from sra_fast.measure.batch_keys import read_content
+from sra_fast.measure.batch_keys import BatchContent, read_content
+from sra_fast.measure.in_step import Intent, agreed, content_digest
+from sra_fast.measure.parts_of_models import refuse_first_fsdp
 from sra_fast.measure.profiles import check_profile_kind
-from sra_fast.measure.recorded_generation import GenerationRecord, recorded_generation
+from sra_fast.measure.recorded_generation import (
+    GenerationRecord,
+    recorded_generation,
+    refuse_sharded_generation,
+)
 from sra_fast.measure.recorded_replies import RecordedReplies
 from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import evaluating, serve, switched, used_by_one
@@ -67,6 +73,9 @@ def generate(
         The sequences, the masses of each new token's row, and the scores of the replies.
 
     Raises:
+        UnservedModelError: the model is sharded over processes (``fully_shard``, FSDP1).
+        PeerError: the processes of a tensor-parallel model were given different prompts, or drew
+            different tokens.
         UnservedGenerationError: beam search, assisted decoding, guidance, ``use_cache=False``,
             ``prefill_chunk_size``, a static cache, or another decoding loop is asked for.
         ValueError: a batch that cannot be generated from (the row is named), prompts padded on the
@@ -78,15 +87,26 @@ def generate(
     check_definition(definition)
     if profile is not None:
         check_profile_kind(profile)
+    refuse_first_fsdp(model)
     served = serve(model)
     with used_by_one(served.decoder):
         refuse_adapters(served.top)
+        refuse_sharded_generation(served)
         served = tried(served)
-        content = read_content(served, batch, unanswered=True)
+
+        def prepare() -> BatchContent:
+            content = read_content(served, batch, unanswered=True)
+            for name in generation_arguments:
+                if name in {**content.tokens, **content.model_inputs} or name == "inputs":
+                    raise ValueError(f"{name}: the batch says what to generate from; leave it out")
+            return content
+
+        def intent(content: BatchContent) -> Intent:
+            settings = f"{definition} {keep_rows} {profile} {check} {sorted(generation_arguments)}"
+            return Intent(1, "generate", content_digest(batch), settings)
+
+        content, _ = agreed(served, prepare, intent)
         inputs = {**content.tokens, **content.model_inputs}
-        for name in generation_arguments:
-            if name in inputs or name == "inputs":
-                raise ValueError(f"{name}: the batch says what to generate from; leave it out")
         checked = self_check(served, "auto") if check else f"{SKIPPED}switched off"
         record = GenerationRecord(content, definition, keep_rows, profile, profile_bytes, on_token)
         device = served.decoder.get_input_embeddings().weight.device

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,9 +15,18 @@ from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
 from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
+from sra_fast.measure.idle_process import all_passes, is_idle, made_up_batch
+from sra_fast.measure.in_step import (
+    LAID_OUT,
+    Intent,
+    agreed,
+    content_digest,
+    runs_together,
+)
 from sra_fast.measure.layerwise.layerwise_options import Layerwise
 from sra_fast.measure.layerwise.layerwise_scores import layerwise_scorer, refuse_whole
 from sra_fast.measure.packing import Forward
+from sra_fast.measure.parts_of_models import refuse_first_fsdp
 from sra_fast.measure.planned_forwards import planned
 from sra_fast.measure.profiles import (
     WITHOUT_PROFILE,
@@ -58,6 +68,10 @@ def score(
     as soon as the last attention layer's mass is known; nothing is computed for padding. The model
     is left as it was found, whatever happens; threads that score with one model take turns.
     Definitions: :mod:`sra_fast.definitions` (arXiv 2402.10453).
+
+    A tensor-parallel model is called in every one of its processes with the same batch, and each
+    gets the whole result. A model under ``fully_shard`` is called in every process with a batch of
+    its own, which may have no rows (``input_ids [0, T]``): its result then has no responses.
 
     A batch with inputs that are worked in above the decoder, such as images, or with positions that
     are not 0, 1, 2, … in each sequence runs through the whole model, as it was given. So does every
@@ -125,6 +139,8 @@ def score(
             hidden states, prompts beyond the model's context, a model that is not served, no such
             backend, or ``forward_tokens`` below 1.
         SelfCheckError: what would be measured is not what the model does.
+        PeerError: another process that holds a part of the model failed, or was given something
+            that cannot run in step with this; a RuntimeError.
         KeyError: the tokens or a mask are missing, or there is no such definition.
 
     Warns:
@@ -137,39 +153,90 @@ def score(
     own_rows = is_own_rows(rows)
     if profile is not None:
         check_profile_kind(profile)
+    refuse_first_fsdp(model)
     served = serve(model)
-    with used_by_one(served.decoder), layerwise_scorer(served, layerwise) as by_layer:
+    with (
+        used_by_one(served.decoder),
+        layerwise_scorer(served, layerwise) as by_layer,
+        runs_together(served),
+    ):
         refuse_adapters(served.top)
         served = tried(served)
-        content = read_content(served, batch, unanswered=not own_rows)
-        content = replace(content, marked=choose_rows(content.marked, rows))
-        if (told := before_their_span(content.marked)) is not None:
-            warnings.warn(told, SRAWarning, stacklevel=2)
-        _check_profiles(served, content, profile, profile_bytes)
-        check_definable(content.marked, definition)
-        check_lengths(served, content.marked)
-        plan, told_of_prefixes = None, ""
-        pass_tokens = forward_tokens
-        if by_layer is not None:
-            forward_tokens = min(forward_tokens, by_layer.call_tokens)
-        if content.only_tokens and not served.fed_from_above:
-            check_token_ids(served, content.marked, content.tokens["input_ids"])
-            share = share_prefixes and by_layer is None
-            plan, told_of_prefixes = planned(served, content, forward_tokens, backend, share=share)
-        elif by_layer is not None:
-            refuse_whole(served)
-        checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
         wanted = WantedScores(definition, keep_rows, backend, profile)
+        idle = is_idle(served, batch)
+        most_tokens = forward_tokens
+        if by_layer is not None:
+            most_tokens = min(forward_tokens, by_layer.call_tokens)
+
+        def prepare() -> _Prepared:
+            given = made_up_batch(served, batch) if idle else batch
+            content = read_content(served, given, unanswered=not own_rows)
+            if not idle:
+                content = replace(content, marked=choose_rows(content.marked, rows))
+            if (told := before_their_span(content.marked)) is not None:
+                warnings.warn(told, SRAWarning, stacklevel=4)
+            _check_profiles(served, content, profile, profile_bytes)
+            check_definable(content.marked, definition)
+            check_lengths(served, content.marked)
+            if content.only_tokens and not served.fed_from_above:
+                check_token_ids(served, content.marked, content.tokens["input_ids"])
+                share = share_prefixes and by_layer is None
+                return _Prepared(
+                    content, *planned(served, content, most_tokens, backend, share=share)
+                )
+            if by_layer is not None:
+                refuse_whole(served)
+            return _Prepared(content)
+
+        def intent(prepared: _Prepared) -> Intent:
+            passes, way = (0, LAID_OUT) if idle else _passes_and_way(prepared)
+            content = content_digest({**batch, "rows of score": rows})
+            chosen = "a mask" if isinstance(rows, Tensor) else rows
+            return Intent(passes, way, content, f"{wanted} {forward_tokens} {check} {chosen}")
+
+        prepared, most = agreed(served, prepare, intent)
+        content, plan = prepared.content, prepared.plan
+        checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
         with torch.no_grad(), switched(served), evaluating(served.whole):
             if plan is None:
-                result = run_given(served, content, wanted)
+                passes = [functools.partial(run_given, served, content, wanted)]
+                results = all_passes(served, passes, most)
+            elif by_layer is None:
+                run = functools.partial(run_laid_out, served, content, wanted=wanted)
+                passes = [functools.partial(run, forward) for forward in plan]
+                results = all_passes(served, passes, most)
             else:
-                if by_layer is None:
-                    results = [run_laid_out(served, content, forward, wanted) for forward in plan]
-                else:
-                    results = by_layer.run(served, content, plan, wanted, pass_tokens)
-                result = joined(results).take(_order(plan, content.marked))
-        return replace(result, checked=checked, prefixes=told_of_prefixes)
+                results = by_layer.run(served, content, plan, wanted, forward_tokens)
+        result = joined(results)
+        if idle:
+            result = result.take([])
+        elif plan is not None:
+            result = result.take(_order(plan, content.marked))
+        return replace(result, checked=checked, prefixes=prepared.prefixes)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch that was read and found right, before anything of it runs.
+
+    Attributes:
+        content: the batch.
+        plan: the forward passes that its sequences are laid out in; None to run them as given.
+        prefixes: what is said of beginnings that its sequences share.
+    """
+
+    content: BatchContent
+    plan: list[Forward] | None = None
+    prefixes: str = ""
+
+
+def _passes_and_way(prepared: _Prepared) -> tuple[int, str]:
+    """Return the number of a batch's forward passes, and how they run, in words."""
+    if prepared.plan is not None:
+        return len(prepared.plan), LAID_OUT
+    content = prepared.content
+    keys = ", ".join([*content.tokens, *content.model_inputs])
+    return 1, f"the whole model on {keys}"
 
 
 def _order(plan: Sequence[Forward], marked: MarkedBatch) -> list[int]:

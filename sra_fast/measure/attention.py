@@ -29,6 +29,7 @@ from sra_fast.measure.mask_reading import (
 )
 from sra_fast.measure.plain_attention import plain_attention
 from sra_fast.measure.request import ForwardStopped, SpanRequest
+from sra_fast.measure.split_heads import SplitHeads
 from sra_fast.measure.unserved import UnservedAttentionError
 from sra_fast.op import span_attention, span_mass
 
@@ -95,6 +96,8 @@ def attention(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     reading = _reading(query, key, attention_mask)
+    if sra_request is not None and sra_request.heads is not None:
+        _refuse_unlike_split(module, query, key, sra_request.heads)
     steer = None
     if sra_steering is not None:
         windowed = reading.window is not None or _keeps_last_keys(module, kwargs)
@@ -130,7 +133,10 @@ def attention(
     )
     lse = None if s_aux is None else _of_rows(result.lse, spans)
     sra_request.record(module, given, result.mass, _sink_mass(s_aux, lse), result.profile)
-    mass = result.mass if sra_request.in_outputs else None
+    if not sra_request.in_outputs:
+        mass = None
+    else:
+        mass = result.mass if sra_request.heads is None else sra_request.masses[layer]
     return result.out.transpose(1, 2).contiguous(), mass
 
 
@@ -256,6 +262,18 @@ def _refuse_unseen_borders(reading: MaskReading, kwargs: dict[str, Any]) -> None
 
 def _refuse(what: str) -> NoReturn:
     raise UnservedAttentionError(f'the attention implementation "{NAME}" does not serve {what}')
+
+
+def _refuse_unlike_split(module: nn.Module, query: Tensor, key: Tensor, heads: SplitHeads) -> None:
+    """Refuse a layer whose queries are split over processes, and whose keys are not split alike."""
+    shared = getattr(module, "num_key_value_groups", None)
+    if shared is None or heads.held_here(query.shape[1]) is None:
+        return
+    if query.shape[1] != key.shape[1] * shared:
+        _refuse(
+            f"{query.shape[1]} query heads on {key.shape[1]} key heads in {type(module).__name__}, "
+            f"where {shared} share one: split its queries, keys and values over processes alike"
+        )
 
 
 def _keeps_last_keys(module: nn.Module, kwargs: dict[str, Any]) -> bool:

@@ -140,6 +140,64 @@ def runs_context_parallel() -> bool:
     return any(handlers.get(op) is handler for op, handler in ops.items())
 
 
+def sharding_mesh(module: Any) -> Any | None:
+    """Return the mesh over which ``fully_shard`` keeps a module's parameters; None without any.
+
+    Its last dimension is that along which they are gathered. Reads ``mesh_info`` of the groups of
+    parameters, seen in torch 2.11 to 2.13.
+    """
+    for group in _parameter_groups(module):
+        return _private(group, "mesh_info", "torch").mesh
+    return None
+
+
+def is_gathered(module: Any) -> bool:
+    """Return whether a module that ``fully_shard`` was applied to holds whole parameters now.
+
+    Reads ``is_unsharded`` of the groups of parameters, seen in torch 2.11 to 2.13.
+    """
+    return any(_private(group, "is_unsharded", "torch") for group in _parameter_groups(module))
+
+
+def begin_sharded(root: Any) -> None:
+    """Let the outermost module that ``fully_shard`` was applied to prepare the ones inside it.
+
+    Its first call would do so, and they could not be called before. Calls ``_lazy_init`` of its
+    state, seen in torch 2.11 to 2.13.
+    """
+    _private(_private(root, "_get_fsdp_state", "torch")(), "_lazy_init", "torch")()
+
+
+def end_sharded(module: Any) -> None:
+    """Put a module that ``fully_shard`` was applied to between two calls, if one was broken off.
+
+    Sets ``_training_state`` of its state and groups of parameters, and ``iter_forward_root`` of
+    what states share, seen in torch 2.11 to 2.13.
+    """
+    state = _private(module, "_get_fsdp_state", "torch")()
+    idle = type(_private(state, "_training_state", "torch")).IDLE
+    state._training_state = idle
+    _private(state, "_state_ctx", "torch").iter_forward_root = None
+    getattr(state, "_modules_to_run_forward", set()).clear()
+    for group in _parameter_groups(module):
+        _private(group, "_training_state", "torch")
+        group._training_state = idle
+
+
+def _parameter_groups(module: Any) -> list[Any]:
+    """Return the groups in which ``fully_shard`` gathers a module's parameters.
+
+    Reads ``_fsdp_param_groups`` of its state, or ``_fsdp_param_group`` where there is one alone,
+    seen in torch 2.11 to 2.13.
+    """
+    state = _private(module, "_get_fsdp_state", "torch")()
+    several = getattr(state, "_fsdp_param_groups", None)
+    if several is not None:
+        return list(several)
+    one = _private(state, "_fsdp_param_group", "torch")
+    return [] if one is None else [one]
+
+
 def tensor_parallel_size(model: PreTrainedModel) -> int:
     """Return over how many processes transformers split a model's tensors, 1 if it did not.
 

@@ -141,7 +141,8 @@ class GenerationSteps:
             return None
         history = self._prompts.length + len(self.masses)
         sliding = getattr(kwargs.get("past_key_values"), "is_sliding", ())
-        self._request = LastRowRequest(self._prompts, history, self._profile, sliding)
+        heads = self._served.heads
+        self._request = LastRowRequest(self._prompts, history, self._profile, sliding, heads)
         return args, {**kwargs, REQUEST: self._request}
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -23,6 +23,7 @@ from sra_fast.measure import model_kinds
 from sra_fast.measure.mask_reading import MaskReading
 from sra_fast.measure.plain_attention import plain_attention
 from sra_fast.measure.row_weights import row_weights, weights_among_others
+from sra_fast.measure.split_heads import SplitHeads
 from sra_fast.measure.unserved import UnservedModelError
 from sra_fast.names import ProfileKind
 
@@ -62,6 +63,7 @@ class LastRowRequest:
         history: the number of tokens up to the last row, padding and cached ones included.
         profile: the kind of profile to keep of the row; None for none.
         sliding: for each layer's index, whether its cache forgets what lies outside its window.
+        heads: how the heads are split over processes; None if they are all here.
 
     Attributes:
         masses: ``{layer_idx: [S, Hq, G]}``.
@@ -76,11 +78,13 @@ class LastRowRequest:
         history: int,
         profile: ProfileKind | None = None,
         sliding: Sequence[bool] = (),
+        heads: SplitHeads | None = None,
     ) -> None:
         self.prompts = prompts
         self.history = history
         self.profile = profile
         self.sliding = sliding
+        self.heads = heads
         self.masses: dict[int, Tensor] = {}
         self.sink_masses: dict[int, Tensor] = {}
         self.profiles: dict[int, Tensor] = {}
@@ -152,6 +156,8 @@ class LastRowRequest:
                 "its masses cannot be told apart"
             )
         self._queries[layer] = ref(given)
+        if self.heads is not None:
+            weights = self.heads.gathered(weights)
         unseen = self.history - n
         of_prompt = self.prompts.bits(weights)[:, unseen:]
         self.masses[layer] = torch.bmm(weights[..., : of_prompt.shape[1]], of_prompt)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sra_fast.kernels.steering import Steering
 from sra_fast.measure import model_kinds
+from sra_fast.measure.split_heads import SplitHeads
 from sra_fast.measure.strengths.strength import Strength
 from sra_fast.measure.unserved import UnservedAttentionError
 
@@ -28,6 +29,7 @@ class CallSteering:
         keys: ``[B, T]`` bool, the tokens whose logits are changed, among all that the call sees,
             cached ones included.
         rows: ``[B, M]`` bool, the call's tokens whose attention is steered; None for all.
+        split: how the heads are split over processes; None if they are all here.
 
     Attributes:
         reached: the ``layer_idx`` of the layers that asked for their steering.
@@ -39,10 +41,12 @@ class CallSteering:
         heads: Mapping[int, tuple[int, ...] | None],
         keys: Tensor,
         rows: Tensor | None,
+        split: SplitHeads | None = None,
     ) -> None:
         self._strength = strength
         self._heads = heads
         self._keys = keys
+        self._split = split
         self._rows = rows
         self._nothing = not bool(keys.any()) or (rows is not None and not bool(rows.any()))
         self._made: dict[tuple[object, ...], Steering] = {}
@@ -55,7 +59,7 @@ class CallSteering:
 
         Args:
             module: the attention layer, known by its ``layer_idx``.
-            heads: its number of query heads.
+            heads: its number of query heads that are here.
             keys: how many keys it holds; the last ones of the call's tokens.
             windowed: whether its queries see no keys but the last ones, so that it may drop others.
 
@@ -94,6 +98,9 @@ class CallSteering:
         key = (heads, dropped, chosen)
         if key not in self._made:
             mask = None
+            here = None if self._split is None else self._split.held_here(heads)
+            if self._split is not None and here is not None:
+                heads = self._split.total
             if chosen is not None:
                 if not all(0 <= head < heads for head in chosen):
                     raise ValueError(
@@ -102,6 +109,7 @@ class CallSteering:
                     )
                 mask = torch.zeros(heads, dtype=torch.bool)
                 mask[list(chosen)] = True
+                mask = mask if here is None else mask[here]
             keys = self._keys[:, dropped:]
             self._made[key] = self._strength.steering(keys, self._rows, mask)
         return self._made[key]

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from sra_fast.kernels.contract import SpanQuery, segment_tensor
 from sra_fast.measure import attention
 from sra_fast.measure.request import REQUEST, SpanRequest
+from sra_fast.measure.split_heads import SplitHeads
 from sra_fast.measure.unserved import SelfCheckError
 
 NAME = f"{attention.NAME}_check"
@@ -52,8 +53,15 @@ class SightedRequest(SpanRequest):
         sights: ``{layer_idx: sight}`` of those whose mask came to them as it was made.
     """
 
-    def __init__(self, query: SpanQuery, stop_after: int | None = None) -> None:
-        super().__init__(query, stop_after=stop_after, mass_grad=False, in_outputs=False)
+    def __init__(
+        self,
+        query: SpanQuery,
+        stop_after: int | None = None,
+        heads: SplitHeads | None = None,
+    ) -> None:
+        super().__init__(
+            query, stop_after=stop_after, mass_grad=False, in_outputs=False, heads=heads
+        )
         self.modules: dict[int, nn.Module] = {}
         self.sights: dict[int, Sight] = {}
 

@@ -1,43 +1,46 @@
-"""Tell whether this process holds a part of a model, or of the sequences, rather than the whole.
+"""Tell whether this process holds some of a model's layers, or of the tokens, rather than all.
 
-A part would pass for the whole: its masses are exact, of the heads, layers or tokens that are
-there. How a model is split is read from where its parameters are placed and from what a split
-leaves behind. Counts of layers or heads say nothing, since a pruned model is a whole one.
+A part would pass for the whole: its masses are exact, of the layers or tokens that are there. How a
+model is split is read from what a split leaves behind. The number of layers says nothing, since a
+pruned model is a whole one.
 
-What FullyShardedDataParallel (also ``fully_shard``) and DistributedDataParallel hold is the whole
-when a layer runs, and is no part.
+Heads that are split are gathered (:mod:`sra_fast.measure.split_heads`). What ``fully_shard``,
+FullyShardedDataParallel and DistributedDataParallel hold is the whole when a layer runs.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 from torch import distributed, nn
 from transformers import PreTrainedModel
 
 from sra_fast.measure import compat
+from sra_fast.measure.split_heads import distributed_tensor_class
+from sra_fast.measure.unserved import UnservedModelError
 
 _WAY_OUT = (
-    "score a model that one process holds whole, on whole sequences (device_map='auto' spreads a "
-    "model over the GPUs of one process; FSDP and DDP may share it among several)"
+    "score a model of which each process holds all layers, on whole sequences (tp_plan='auto' and "
+    "fully_shard share its weights among processes, device_map='auto' among the GPUs of one)"
 )
 
 
-def missing_part(top: nn.Module, model: PreTrainedModel, decoder: PreTrainedModel) -> str | None:
-    """Return what this process holds only a part of and the way out, or None if it holds all.
+def missing_part(model: PreTrainedModel, decoder: PreTrainedModel) -> str | None:
+    """Return what this process holds only a part of and the way out, or None if it can be served.
 
     Args:
-        top: the model as the user holds it.
-        model: the model of transformers inside it.
-        decoder: the part of that one that is run.
+        model: the model of transformers.
+        decoder: the part of it that is run.
     """
-    found = (
-        _split_heads(top, model, decoder)
-        or _pipeline_stage(model, decoder)
-        or (_SPLIT_SEQUENCES if compat.runs_context_parallel() else None)
-    )
+    found, kind = _pipeline_stage(model, decoder), distributed_tensor_class()
+    told = kind is not None and any(isinstance(one, kind) for one in model.parameters())
+    if found is None and not told and (size := compat.tensor_parallel_size(model)) > 1:
+        found = (
+            f"it is tensor-parallel over {size} processes in a way that its parameters do not tell "
+            "(none is a DTensor)"
+        )
+    if found is None and compat.runs_context_parallel():
+        found = _SPLIT_SEQUENCES
     return None if found is None else f"{found}; {_WAY_OUT}"
 
 
@@ -56,59 +59,31 @@ def missing_tokens() -> str | None:
     return None
 
 
-def is_shared(model: nn.Module) -> bool:
-    """Return whether processes keep a model's parameters together, and run it in step."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    return any(
-        type(parameter).__name__ == "DTensor" or hasattr(parameter, "ds_id")  # DeepSpeed's ZeRO 3
-        for parameter in model.parameters()
-    ) or (fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules()))
+def refuse_first_fsdp(model: nn.Module) -> None:
+    """Refuse a model under FullyShardedDataParallel (FSDP1), whose decoder cannot run by itself.
+
+    Raises:
+        UnservedModelError: it is one.
+    """
+    if "torch.distributed.fsdp" not in sys.modules:  # nobody can have wrapped it
+        return
+    if any(compat.inside_fsdp(module) is not None for module in model.modules()):
+        raise UnservedModelError(
+            f"{type(model).__name__} cannot be run by itself: FullyShardedDataParallel (FSDP1) "
+            "shards its parameters; shard them by torch's fully_shard (FSDP2) instead, or measure "
+            "your own calls of the model with sra_fast.monitor"
+        )
+
+
+def is_under_deepspeed(model: nn.Module) -> bool:
+    """Return whether DeepSpeed's ZeRO 3 keeps a model's parameters in several processes."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 _SPLIT_SEQUENCES = (
     "torch's context parallelism is on (context_parallel): this process holds a part of every "
     "sequence, and no token would see the keys of the others"
 )
-
-
-def _split_heads(top: nn.Module, model: PreTrainedModel, decoder: PreTrainedModel) -> str | None:
-    """Return how the parameters are split by tensor parallelism (or that of experts), or None."""
-    if (size := compat.tensor_parallel_size(model)) > 1:
-        return f"it is tensor-parallel over {size} processes, of which each holds some heads only"
-    for name, parameter in _split_parameters(top, decoder):
-        mesh = parameter.device_mesh.mesh_dim_names
-        over = f"the mesh {', '.join(mesh)}" if mesh else "a device mesh"
-        return (
-            f"it is tensor-parallel: {name} is split over {over} as {parameter.placements}, so "
-            "this process holds some heads only"
-        )
-    return None
-
-
-def _split_parameters(top: nn.Module, decoder: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the DTensors of a model that stay split while it runs, with their names.
-
-    ``fully_shard`` splits along one dimension of a mesh and gathers along it before a module runs.
-    """
-    tensors = sys.modules.get("torch.distributed.tensor")
-    if tensors is None:  # nobody can have made one
-        return
-    gathered: set[int] = set()
-    if (fsdp := sys.modules.get("torch.distributed.fsdp")) is not None:
-        for module in top.modules():
-            if isinstance(module, fsdp.FSDPModule):
-                gathered |= {id(parameter) for parameter in module.parameters()}
-    for name, parameter in decoder.named_parameters():
-        if isinstance(parameter, tensors.DTensor):
-            split = [
-                size
-                for size, placement in zip(
-                    parameter.device_mesh.shape, parameter.placements, strict=True
-                )
-                if not placement.is_replicate()
-            ]
-            if (len(split) > 1) if id(parameter) in gathered else any(size > 1 for size in split):
-                yield name, parameter
 
 
 def _pipeline_stage(model: PreTrainedModel, decoder: PreTrainedModel) -> str | None:

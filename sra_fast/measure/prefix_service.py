@@ -32,7 +32,7 @@ from sra_fast.kernels.contract import SpanQuery, segment_tensor
 from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
 from sra_fast.measure.laying_out import laid_out, laid_out_once
 from sra_fast.measure.packing import fresh_rope
-from sra_fast.measure.parts_of_models import is_shared
+from sra_fast.measure.parts_of_models import is_under_deepspeed
 from sra_fast.measure.prefixes import PackedPrefix
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.self_check import GROSS, TOLERANCE
@@ -57,7 +57,7 @@ def why_whole(served: ServedModel, backend: str) -> str | None:
         return "it makes its positions itself"
     if "chunked_attention" in (getattr(served.config, "layer_types", None) or ()):
         return "it has layers with chunked attention"
-    if is_shared(served.top):
+    if served.shards is not None or served.heads is not None or is_under_deepspeed(served.top):
         return "several processes hold it together"
     for device in sorted({parameter.device.type for parameter in served.decoder.parameters()}):
         if reason := parents.unserved(backend, torch.device(device), grad=False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +21,12 @@ from sra_fast.measure.batch_keys import BatchContent
 from sra_fast.measure.continuous_batching import without_continuous_batching
 from sra_fast.measure.generation_modes import GenerationSettings
 from sra_fast.measure.generation_steps import GenerationSteps
+from sra_fast.measure.in_step import PeerError
 from sra_fast.measure.profiles import WITHOUT_PROFILE, check_profile_size
 from sra_fast.measure.recorded_replies import RecordedReplies, prompt_keys, recorded_replies
 from sra_fast.measure.served import ServedModel
 from sra_fast.measure.stopping_watch import OnToken, StoppingWatch
+from sra_fast.measure.unserved import UnservedModelError
 from sra_fast.names import ProfileKind
 from sra_fast.tools.stand_ins import standing_in
 
@@ -70,10 +72,12 @@ def recorded_generation(
         listener: called with what each call gave.
 
     Raises:
+        UnservedModelError: the model is under ``fully_shard``.
         ValueError: the batch cannot be generated from, or the model is being recorded already.
         UnfinishedGenerationError: the block is left while a thread generates.
     """
     whole: Any = served.whole
+    refuse_sharded_generation(served)
     if isinstance(getattr(whole.generate, "__self__", None), _Recorder):
         raise ValueError(
             "the generation of this model is being recorded already; leave that recording first"
@@ -95,6 +99,20 @@ def recorded_generation(
             finished = recorder.close()
     if not finished:
         raise UnfinishedGenerationError(_LEFT)
+
+
+def refuse_sharded_generation(served: ServedModel) -> None:
+    """Refuse to record the generation of a model under ``fully_shard``.
+
+    Raises:
+        UnservedModelError: it is one.
+    """
+    if served.shards is not None:
+        raise UnservedModelError(
+            f"the generation of {served.name} is not recorded under fully_shard, where processes "
+            "may end their replies at different steps; generate in one process, or with a "
+            "tensor-parallel model, and score the replies"
+        )
 
 
 _LEFT = (
@@ -169,8 +187,12 @@ class _Recorder:
         keys_of_prompts, names = prompt_keys(content.marked, copies)
         steps = GenerationSteps(self._served, keys_of_prompts, record.profile, self._check_open)
 
+        heads = self._served.heads
+
         def after_step(step: int, ids: Tensor) -> None:
             self._check_open()
+            if heads is not None:
+                _check_alike(heads.from_each(ids[:, -1]), step)
             if record.on_token is not None:
                 with steps.paused():
                     record.on_token(step, ids[:, -1], steps.masses[step])
@@ -204,6 +226,20 @@ class _Recorder:
         )
         self._listener(replies)
         return output
+
+
+def _check_alike(drawn: Sequence[Tensor], step: int) -> None:
+    """Refuse different tokens in the processes of one tensor-parallel model.
+
+    Raises:
+        PeerError: they drew different ones.
+    """
+    if any(not torch.equal(one, drawn[0]) for one in drawn):
+        raise PeerError(
+            f"the processes of this tensor-parallel model drew different tokens in step {step}, so "
+            "they would go on with different texts; seed them alike (torch.manual_seed), or leave "
+            "sampling out"
+        )
 
 
 def _named(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sra_fast.backends import check_backend
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure import compat
+from sra_fast.measure.split_heads import SplitHeads
 from sra_fast.measure.unserved import UnservedModelError
 
 REQUEST = "sra_request"  # the keyword argument of the model call
@@ -42,6 +43,8 @@ class SpanRequest:
         in_outputs: whether ``output_attentions=True`` finds the masses in ``outputs.attentions``.
         backend: backend of the op, built-in or registered.
         profiles: where the profiles that the query asks for are kept; they carry no gradient.
+        heads: how the heads are split over processes, whose answers are then put together; None if
+            they are all here.
 
     Attributes:
         masses: ``{layer_idx: [R, Hq, G]}`` float32.
@@ -58,6 +61,7 @@ class SpanRequest:
         in_outputs: bool = True,
         backend: str = "auto",
         profiles: ProfileKeeper | None = None,
+        heads: SplitHeads | None = None,
     ) -> None:
         self.query = query
         self.stop_after = stop_after
@@ -65,6 +69,7 @@ class SpanRequest:
         self.in_outputs = in_outputs
         self.backend = check_backend(backend)
         self.profiles = profiles
+        self.heads = heads
         self.masses: dict[int, Tensor] = {}
         self.sink_masses: dict[int, Tensor] = {}
         self._queries: dict[int, ref[Tensor]] = {}
@@ -83,13 +88,14 @@ class SpanRequest:
             module: the attention layer, known by its ``layer_idx``.
             queries: the layer's queries; a layer may attend with the same ones in several calls,
                 each with a part of its values.
-            mass: ``[R, Hq, G]``.
+            mass: ``[R, Hq, G]``, of the heads that are here.
             sink_mass: ``[R, Hq]``, or None if the layer has no sinks.
             profile: ``[P, Hq, N]`` or ``[P, N]`` if the query asks for profiles. A layer that holds
                 only the last of the keys has only theirs.
 
         Raises:
-            UnservedModelError: the layer attends a second time outside of a backward pass.
+            UnservedModelError: the layer attends a second time outside of a backward pass, or its
+                heads are not split as those of the model.
         """
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         if layer in self.masses:
@@ -100,6 +106,16 @@ class SpanRequest:
                 "pass (looped or weight-shared layers), so its masses cannot be told apart; a "
                 "request serves one forward pass"
             )
+        if self.heads is not None:
+            local = mass.shape[1]
+            mass = self.heads.gathered(mass)
+            sink_mass = None if sink_mass is None else self.heads.gathered(sink_mass)
+            if profile is not None:
+                by_head = profile.ndim == 3
+                profile = profile.detach()
+                profile = (
+                    self.heads.gathered(profile) if by_head else self.heads.averaged(profile, local)
+                )
         self.masses[layer] = mass
         self._queries[layer] = ref(queries)
         if sink_mass is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sra_fast.kernels.contract import SpanQuery
 from sra_fast.measure.batch_keys import BatchContent
+from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
 from sra_fast.measure.laying_out import laid_out, laid_out_once
 from sra_fast.measure.marked_query import Placed, build_query, query_as_given
 from sra_fast.measure.packing import Forward, fresh_rope
@@ -57,7 +58,7 @@ def run_laid_out(
 ) -> SRAResult:
     """Run the decoder once on sequences laid out anew, and return their results in order."""
     laid = lay_out(served, content, forward, wanted)
-    run_decoder(served, laid)
+    run_decoder(served, laid.inputs, laid.request)
     return results_of(served, content, laid, wanted)
 
 
@@ -77,17 +78,17 @@ def lay_out(
         inputs, places = laid_out(pieces, forward.packed)
     shape = inputs["input_ids"].shape
     query, placed = build_query(marked, forward.members, places, shape, prefixes)
-    request = _request(query, placed, marked, forward.members, places, wanted, prefixes)
+    request = _request(served, query, placed, marked, forward.members, places, wanted, prefixes)
     request.stop_after = _last_layer(served) if served.can_stop else None
     return LaidOutForward(forward.members, inputs, request, placed)
 
 
-def run_decoder(served: ServedModel, laid: LaidOutForward) -> None:
+def run_decoder(served: ServedModel, inputs: dict[str, Tensor], request: SpanRequest) -> None:
     """Run the decoder on sequences that are laid out, until the last mass is known."""
     device = _input_device(served)
-    inputs = {name: tensor.to(device) for name, tensor in laid.inputs.items()}
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     with fresh_rope(served.decoder), contextlib.suppress(ForwardStopped):
-        served.decoder(**inputs, use_cache=False, **{REQUEST: laid.request})
+        served.decoder(**inputs, use_cache=False, **{REQUEST: request})
 
 
 def results_of(
@@ -97,13 +98,22 @@ def results_of(
     return _reduced(served, laid.request, laid.placed, content, laid.members, wanted)
 
 
+def run_one_token(served: ServedModel) -> None:
+    """Run the decoder once on one token, in step with a forward pass of another process."""
+    ids = plain_tokens(served)[:1, None]
+    query = every_row_on_every_key([1], [(0, 0)], ids.shape)
+    request = SpanRequest(query, mass_grad=False, in_outputs=False)
+    request.stop_after = _last_layer(served) if served.can_stop else None
+    run_decoder(served, {"input_ids": ids}, request)
+
+
 def run_given(served: ServedModel, content: BatchContent, wanted: WantedScores) -> SRAResult:
     """Run the whole model once on a batch as it was given, and return its results in order."""
     marked = content.marked
     query, placed = query_as_given(marked)
     members = range(len(marked.sequences))
     places = [(sequence.row, sequence.start) for sequence in marked.sequences]
-    request = _request(query, placed, marked, members, places, wanted)
+    request = _request(served, query, placed, marked, members, places, wanted)
     request.stop_after = _last_layer(served) if may_be_stopped(served.whole) else None
     with fresh_rope(served.decoder):
         inputs = {**content.tokens, **content.model_inputs}
@@ -112,6 +122,7 @@ def run_given(served: ServedModel, content: BatchContent, wanted: WantedScores) 
 
 
 def _request(
+    served: ServedModel,
     query: SpanQuery,
     placed: Placed,
     marked: MarkedBatch,
@@ -126,7 +137,12 @@ def _request(
         kind = wanted.profile
         query, record = with_profiles(query, placed, marked, members, places, kind, prefixes)
     return SpanRequest(
-        query, mass_grad=False, in_outputs=False, backend=wanted.backend, profiles=record
+        query,
+        mass_grad=False,
+        in_outputs=False,
+        backend=wanted.backend,
+        profiles=record,
+        heads=served.heads,
     )
 
 

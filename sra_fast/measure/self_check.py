@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from sra_fast.measure import compat, mask_borders
 from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
+from sra_fast.measure.in_step import any_process, runs_together
 from sra_fast.measure.layerwise.layer_weights import bound_weights
 from sra_fast.measure.laying_out import laid_out
 from sra_fast.measure.packing import forwards, fresh_rope
-from sra_fast.measure.parts_of_models import is_shared
+from sra_fast.measure.parts_of_models import is_under_deepspeed
 from sra_fast.measure.reduction import answered_layers
 from sra_fast.measure.request import REQUEST, ForwardStopped, SpanRequest
 from sra_fast.measure.served import ServedModel, evaluating, switched
@@ -72,8 +73,9 @@ def self_check(served: ServedModel, backend: str) -> str:
         _is_exact(kinds),
         backend,
     )
-    if key not in _CHECKED:
-        outcome = _check(served, backend, _is_exact(kinds))
+    if any_process(served, key not in _CHECKED):
+        with runs_together(served):
+            outcome = _check(served, backend, _is_exact(kinds))
         if not outcome.startswith(_NOT_FINITE):
             _CHECKED[key] = outcome
         return outcome
@@ -106,7 +108,7 @@ def _why_not(
         return "the model is compiled"
     if not served.can_stop:
         return "the model is offloaded"
-    if is_shared(served.top):
+    if is_under_deepspeed(served.top):
         return "the model is sharded over processes"
     if any(device == "meta" for _, device in kinds) and bound_weights(served.decoder) is None:
         return "weights of the model are on the device meta"
@@ -143,6 +145,8 @@ def _check(served: ServedModel, backend: str, exact: bool) -> str:
         return f"{SKIPPED}its eager attention gives no map in layer {min(missing)}"
     if not all(map_.isfinite().all() for map_ in (*eager.values(), *ours.values())):
         return _NOT_FINITE
+    if served.heads is not None:
+        eager = {layer: served.heads.gathered(own, dim=0) for layer, own in eager.items()}
     for layer, mass in sorted(ours.items()):
         _compare(served, layer, mass, _with_sinks(eager[layer], sinks.get(layer)), exact)
     return PASSED
@@ -221,7 +225,14 @@ def _asking_for_all(
     """Ask for the mass of every row on every key, and for nothing behind the last layer."""
     query = every_row_on_every_key(lengths, places, shape)
     stop = max(served.attention_layers, default=None)
-    return SpanRequest(query, stop_after=stop, mass_grad=False, in_outputs=False, backend=backend)
+    return SpanRequest(
+        query,
+        stop_after=stop,
+        mass_grad=False,
+        in_outputs=False,
+        backend=backend,
+        heads=served.heads,
+    )
 
 
 def _run(served: ServedModel, inputs: dict[str, Tensor], request: SpanRequest | None) -> None:

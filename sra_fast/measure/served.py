@@ -16,6 +16,8 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from sra_fast.measure import attention, compat, mask_borders, model_kinds
 from sra_fast.measure.above_decoder import is_hooked_above, package_of
 from sra_fast.measure.parts_of_models import missing_part
+from sra_fast.measure.sharded_parameters import sharding_group
+from sra_fast.measure.split_heads import SplitHeads, split_heads
 from sra_fast.measure.unserved import UnservedModelError
 
 __all__ = [
@@ -54,6 +56,9 @@ class ServedModel:
             hook, so that the whole model has to run.
         first_run: what the layers answered in the trial's first run, if that was made just now; the
             self-check goes on from it.
+        heads: how its heads are split over processes; None if this one holds all.
+        shards: the group of processes that keep its parameters together (``fully_shard``); None if
+            this one has its own.
     """
 
     top: nn.Module
@@ -66,6 +71,8 @@ class ServedModel:
     counts_from_zero: bool = False
     fed_from_above: bool = False
     first_run: mask_borders.SightedRequest | None = None
+    heads: SplitHeads | None = None
+    shards: Any | None = None
 
     @property
     def config(self) -> Any:
@@ -96,8 +103,10 @@ def serve(model: nn.Module) -> ServedModel:
 
     Raises:
         UnservedModelError: there is no decoder, PEFT prompt learning is active, the attention does
-            not follow transformers' interface, or this process holds a part of the model.
+            not follow transformers' interface, or this process holds some layers of the model only.
     """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module  # each process holds the whole
     compiled = compat.inside_compiled(model)
     inner: Any = model if compiled is None else compiled
     if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
@@ -118,7 +127,9 @@ def serve(model: nn.Module) -> ServedModel:
             "in different places"
         )
     decoder: Any = _headless(_decoder(inner))
-    if part := missing_part(model, inner, decoder):
+    attention = _attention_modules(decoder)
+    heads = split_heads(model, decoder, attention, type(inner).__name__)
+    if part := missing_part(inner, decoder):
         raise UnservedModelError(f"{type(inner).__name__} cannot be scored here: {part}")
     model_kinds.refuse(type(inner).__name__, decoder)
     _refuse_implementation(decoder)
@@ -127,11 +138,13 @@ def serve(model: nn.Module) -> ServedModel:
         top=model,
         whole=inner,
         decoder=decoder,
-        attention_layers=_attention_layers(decoder),
+        attention_layers=tuple(sorted(attention)),
         stateful=compat.is_stateful(decoder) or bool(types - model_kinds.ATTENTION_LAYER_TYPES),
         takes_positions="position_ids" in inspect.signature(decoder.forward).parameters,
         can_stop=may_be_stopped(decoder),
         fed_from_above=is_hooked_above(inner, decoder),
+        heads=heads,
+        shards=sharding_group(model),
     )
 
 
@@ -220,8 +233,8 @@ def _headless(decoder: Any) -> Any:
     return decoder
 
 
-def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
-    """Return the ``layer_idx`` of all attention layers, from transformers' own record of them."""
+def _attention_modules(decoder: PreTrainedModel) -> dict[int, nn.Module]:
+    """Return all attention layers by ``layer_idx``, from transformers' own record of them."""
     found: dict[int, nn.Module] = {}
     for spec in compat.recorded_attentions(decoder):
         target = getattr(spec, "target_class", spec)
@@ -238,7 +251,7 @@ def _attention_layers(decoder: PreTrainedModel) -> tuple[int, ...]:
                     f"{type(decoder).__name__} has several attention modules under layer_idx "
                     f"{index}, so their masses cannot be told apart"
                 )
-    return tuple(sorted(found))
+    return found
 
 
 def _offloaded(model: nn.Module) -> bool:

@@ -102,7 +102,7 @@ class SteeredModel:
         if self._batch.rows is not None:
             rows = _reaching(self._batch.rows, total, True)[:, past:]
             rows = rows.repeat_interleave(repeats, dim=0)
-        steering = CallSteering(self._strength, self._heads, keys, rows)
+        steering = CallSteering(self._strength, self._heads, keys, rows, self._served.heads)
         return args, {**kwargs, STEERING: steering}
 
     @torch.compiler.disable

@@ -25,6 +25,7 @@ from sra_fast.measure import compat, mask_borders
 from sra_fast.measure.above_decoder import hangs_above, modules_above, package_of
 from sra_fast.measure.attention import NAME
 from sra_fast.measure.few_tokens import every_row_on_every_key, plain_tokens
+from sra_fast.measure.in_step import any_process, runs_together
 from sra_fast.measure.mask_borders import SightedRequest
 from sra_fast.measure.packing import fresh_rope
 from sra_fast.measure.reduction import UnansweredRequestError, answered_layers
@@ -75,14 +76,17 @@ def tried(served: ServedModel) -> ServedModel:
     above = hangs_above(served.whole, served.decoder)
     parts = (*(id(part) for part in served.decoder.modules()), *above)
     found, run = _FOUND.get(served.decoder), None
-    if found is None or found.parts != parts:
-        try:
-            found, run = _try(served, parts, mask_borders.NAME)
-        except UnservedModelError:
-            # Where nothing is hidden that implementation gives a mask, and some models work on any
-            # mask. What they are refused for has to be true of the ordinary one, which gives None.
-            found, _ = _try(served, parts, NAME)
+    if any_process(served, found is None or found.parts != parts):
+        with runs_together(served):
+            try:
+                found, run = _try(served, parts, mask_borders.NAME)
+            except UnservedModelError:
+                # Where nothing is hidden that implementation gives a mask, and some models work on
+                # any mask. What they are refused for has to be true of the ordinary one, which
+                # gives None.
+                found, _ = _try(served, parts, NAME)
         _FOUND[served.decoder] = found
+    assert found is not None  # no process had it from before, or all have
     return replace(
         served,
         first_run=run,
@@ -116,6 +120,9 @@ def _try(
     try:
         with torch.no_grad(), switched(served, name), _undisturbed(served.decoder):
             plain = _run(served, ids)
+            if served.heads is not None:
+                exact = served.decoder.dtype in (torch.float32, torch.float64)
+                served.heads.check_equal(plain.masses, _DIGITS if exact else _NOISE)
             layers = answered_layers(plain, served.attention_layers)
             counts = served.takes_positions and _same(plain, _run(served, ids, positions=True))
     except UnservedAttentionError as error:
@@ -143,7 +150,8 @@ def _passes_on(served: ServedModel, ids: Tensor, plain: SpanRequest, name: str) 
     """
     if not modules_above(served.whole, served.decoder) or not may_be_stopped(served.whole):
         return True
-    request = SightedRequest(plain.query, stop_after=max(served.attention_layers, default=None))
+    stop = max(served.attention_layers, default=None)
+    request = SightedRequest(plain.query, stop_after=stop, heads=served.heads)
     try:
         with (
             torch.no_grad(),
@@ -202,7 +210,8 @@ def _end_if_given(
 
 def _run(served: ServedModel, ids: Tensor, positions: bool = False) -> SightedRequest:
     """Ask every row of a short text for its attention on every key."""
-    request = SightedRequest(every_row_on_every_key([ids.shape[1]], [(0, 0)], ids.shape))
+    query = every_row_on_every_key([ids.shape[1]], [(0, 0)], ids.shape)
+    request = SightedRequest(query, heads=served.heads)
     counted = torch.arange(ids.shape[1], device=ids.device)[None]
     given = {"position_ids": counted} if positions else {}
     served.decoder(input_ids=ids, **given, use_cache=False, **{REQUEST: request})
@@ -229,10 +238,22 @@ def _why(served: ServedModel, ids: Tensor, error: Exception) -> str:
         with torch.no_grad(), evaluating(served.decoder), fresh_rope(served.decoder):
             served.decoder(input_ids=ids, use_cache=False)
     except Exception:
-        return f"{served.name} fails on {TOKENS} tokens of plain text, also by itself ({told})"
+        own = f"{served.name} fails on {TOKENS} tokens of plain text, also by itself ({told})"
+        return own if served.heads is None else f"{own}; {_among_processes(served)}"
     return (
         f"{served.name} runs with its own attention only: it works on masks or maps that no "
         f"attention implementation is given ({told})"
+    )
+
+
+def _among_processes(served: ServedModel) -> str:
+    """Say of a tensor-parallel model what may not be divided by its processes, and the way out."""
+    processes = 1 if served.heads is None else len(served.heads.order)
+    heads = served.config.num_attention_heads
+    keys = getattr(served.config, "num_key_value_heads", None) or heads
+    return (
+        f"it is tensor-parallel over {processes} processes and has {heads} query heads and {keys} "
+        "heads of keys and values: take a number of processes that divides both, or one process"
     )
 
 

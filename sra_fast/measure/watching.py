@@ -184,6 +184,7 @@ class Watch:
             in_outputs=False,
             profiles=record,
             backend=self._backend,
+            heads=self._served.heads,
         )
         strategies = _strategies(kwargs.get(STRATEGIES), marked)
         self._pending = WatchedCall(

@@ -17,7 +17,7 @@ import torch
 from accelerate.hooks import ModelHook, SequentialHook, add_hook_to_module
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.experimental import context_parallel
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -324,6 +324,39 @@ def test_a_model_in_one_process_is_neither_tensor_nor_pipeline_parallel() -> Non
     assert compat.tensor_parallel_size(model) == compat.pipeline_stages(model) == 1
     model._tp_size, model._pp_stage = 2, SimpleNamespace(pp_size=3)
     assert (compat.tensor_parallel_size(model), compat.pipeline_stages(model)) == (2, 3)
+
+
+def test_modules_that_are_sharded_are_prepared_and_put_back() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        for module in (*model, model):
+            fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+        first: Any = model[0]
+        assert compat.sharding_mesh(first).ndim == 1
+        assert compat.sharding_mesh(model) is None  # its parts hold all parameters
+        compat.begin_sharded(model)
+        compat.begin_sharded(model)  # a second time changes nothing
+        first.unshard()
+        assert compat.is_gathered(first)
+        assert not compat.is_gathered(model[1])
+
+        def breaks_off(*given: Any) -> None:
+            raise RuntimeError("half-way")
+
+        hook = model[1].register_forward_hook(breaks_off, prepend=True)
+        with pytest.raises(RuntimeError, match="half-way"):
+            model(torch.ones(1, 2))
+        hook.remove()
+        assert compat.is_gathered(model[1])
+        for module in (model, *model):
+            compat.end_sharded(module)
+            module.reshard()
+            assert not compat.is_gathered(module)
+        model(torch.ones(1, 2)).sum().backward()
+        assert first.weight.grad is not None
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_layers_that_mix_tokens_have_their_classes() -> None:

@@ -1,4 +1,4 @@
-"""Test that a process that holds a part of a model, or of its sequences, is refused by name."""
+"""Test that a process that holds some layers of a model, or some tokens, is refused by name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 import sra_fast
 from marked_batches import marked_batch
 from model_families import FAMILIES
+from parallel_table import parallel_table
 from sra_fast.measure.served import UnservedModelError
 from sra_fast.tools.sra_warning import SRAWarning
 
@@ -47,10 +48,6 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
 @pytest.mark.parametrize(
     ("way", "doors", "reason"),
     [
-        # The trainer of transformers refuses such a model on a CPU by itself.
-        ("loaded_tensor_parallel", ("score", "monitor"), "tensor-parallel over 2 processes"),
-        ("parallelized_by_torch", DOORS, "layers.0.self_attn.q_proj.weight is split over"),
-        ("tensor_parallel_and_sharded", DOORS, "is split over the mesh data, heads as"),
         ("loaded_pipeline_parallel", DOORS, "over a pipeline of 2 processes"),
         ("stage_of_identities", DOORS, "stage of a pipeline: . of its 3 layers are not here"),
         ("stage_without_its_ends", DOORS, "stage of a pipeline: (norm|embed_tokens) is None"),
@@ -66,10 +63,15 @@ def test_a_process_with_a_part_is_refused_by_name(
             assert isinstance(answer, str), f"{door} gave a number: {answer}"
             assert answer.startswith("UnservedModelError: ")
             assert re.search(reason, answer)
-            assert "score a model that one process holds whole" in answer
+            assert "score a model of which each process holds all layers" in answer
 
 
-@pytest.mark.parametrize("way", ["whole", "fully_sharded", "afterwards"])
+@pytest.mark.parametrize("kind", ["pipeline parallel", "context or sequence parallel"])
+def test_the_table_says_that_parts_are_refused(kind: str) -> None:
+    assert set(parallel_table()[kind].values()) == {"refused"}
+
+
+@pytest.mark.parametrize("way", ["whole", "afterwards"])
 def test_who_holds_the_whole_gets_the_scores_of_one_process(said: Said, way: str) -> None:
     alone = sra_fast.score(FAMILIES[0].build(), marked_batch((24,))).sra
     for process in said:

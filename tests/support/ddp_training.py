@@ -23,11 +23,10 @@ TRAINING, EVALUATION = marked_examples(8), marked_examples(5, seed=3)
 WEIGHT = 0.5
 
 
-def one_step(folder: Path, *, batch: int, collator: str) -> SRATrainer:
+def one_step(folder: Path, *, batch: int, collator: str, model: Any = None) -> SRATrainer:
     """Train a step on 8 examples, two accumulated batches per process, and evaluate on 5."""
-    model: Any = FAMILIES[0].build()
     trainer = SRATrainer(
-        model,
+        FAMILIES[0].build() if model is None else model,
         arguments(
             folder,
             optim="sgd",

@@ -1,4 +1,4 @@
-"""Split a tiny model over two processes in every way, and write what each door says of it.
+"""Split layers or tokens over two processes in every way, and write what each door says of it.
 
 The command is `python tests/support/two_processes.py FOLDER`. Each process writes
 `FOLDER/RANK.json`: by the way of splitting and the door, the scores or the refusal.
@@ -18,9 +18,7 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.experimental import context_parallel
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from transformers import AutoModelForCausalLM, Trainer
 from transformers.distributed.configuration_utils import DistributedConfig
 
@@ -47,29 +45,6 @@ class Skipped(nn.Identity):
 
 def whole(folder: Path) -> Any:
     return FAMILIES[0].build()
-
-
-def loaded_tensor_parallel(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, tp_plan="auto", tp_size=PROCESSES)
-
-
-def parallelized_by_torch(folder: Path) -> Any:
-    model = whole(folder)
-    plan = {f"self_attn.{name}_proj": ColwiseParallel() for name in "qkv"}
-    plan["self_attn.o_proj"] = RowwiseParallel()
-    for layer in model.model.layers:
-        parallelize_module(layer, init_device_mesh("cpu", (PROCESSES,)), plan)
-    return model
-
-
-def tensor_parallel_and_sharded(folder: Path) -> Any:
-    """Shard what is split already, over a mesh of one process for the data."""
-    model = whole(folder)
-    mesh = init_device_mesh("cpu", (1, PROCESSES), mesh_dim_names=("data", "heads"))
-    for layer in model.model.layers:
-        parallelize_module(layer, mesh["heads"], {"self_attn.q_proj": ColwiseParallel()})
-        fully_shard(layer, mesh=mesh["data"])
-    return model
 
 
 def loaded_pipeline_parallel(folder: Path) -> Any:
@@ -103,25 +78,14 @@ def pruned(folder: Path) -> Any:
     return model
 
 
-def fully_sharded(folder: Path) -> Any:
-    model = whole(folder)
-    for layer in model.model.layers:
-        fully_shard(layer)
-    return model
-
-
 WAYS: dict[str, Callable[[Path], Any]] = {
     made.__name__: made
     for made in (
         whole,
-        loaded_tensor_parallel,
-        parallelized_by_torch,
-        tensor_parallel_and_sharded,
         loaded_pipeline_parallel,
         stage_of_identities,
         stage_without_its_ends,
         pruned,
-        fully_sharded,
     )
 }
 

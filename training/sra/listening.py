@@ -63,6 +63,9 @@ class TrainingListener:
                 layers,
                 answer.strategies,
             )
+        heads = answer.request.heads
+        if heads is not None and heads.place > 0:
+            call = call.take([])  # the first of the processes that share a batch counts it
         if training and self.training is not None:
             self.training_calls += 1
             self.training.add(call)
@@ -71,10 +74,13 @@ class TrainingListener:
         if loader is not self._loader:  # forget what an evaluation that failed half-way left behind
             self.evaluation.clear()
             self._loader = loader
-        self.evaluation.add(call.take(_not_repeated(answer.marked)))
+        if len(call.scores):
+            sharing = 1 if heads is None else len(heads.order)
+            call = call.take(_not_repeated(answer.marked, sharing))
+        self.evaluation.add(call)
 
 
-def _not_repeated(marked: MarkedBatch) -> list[int]:
+def _not_repeated(marked: MarkedBatch, sharing: int) -> list[int]:
     """Return the indices of the responses that count: accelerate repeats some in the last batch.
 
     It does so to give each process a full last batch. What it repeats are sequences, or rows of a
@@ -82,7 +88,7 @@ def _not_repeated(marked: MarkedBatch) -> list[int]:
     """
     owners = [sequence for sequence in marked.sequences for _ in sequence.responses]
     everything = list(range(len(owners)))
-    last = last_batch()
+    last = last_batch(sharing)
     if last is None:
         return everything
     if last.size == len(marked.sequences):

@@ -25,15 +25,18 @@ class LastBatch:
     kept: int
 
 
-def last_batch() -> LastBatch | None:
+def last_batch(sharing: int = 1) -> LastBatch | None:
     """Return the batch being evaluated if it is the last and may repeat items, else None.
 
     This follows ``Accelerator.gather_for_metrics``: if the batches of all processes are laid one
     after the other, the first ``remainder`` items are the data set's.
+
+    Args:
+        sharing: how many neighbouring processes are given each batch together (tensor parallelism).
     """
     state, processes = GradientState(), PartialState()
-    if processes.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+    count = processes.num_processes // sharing
+    if count == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return None
-    total = getattr(state.active_dataloader, "total_batch_size", 0)
-    size = total // processes.num_processes
-    return LastBatch(size, state.remainder - processes.process_index * size)
+    size = getattr(state.active_dataloader, "total_batch_size", 0) // count
+    return LastBatch(size, state.remainder - processes.process_index // sharing * size)

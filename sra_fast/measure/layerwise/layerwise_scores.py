@@ -92,7 +92,7 @@ class LayerwiseScorer:
             if kept is not None:
                 kept.keep(states, requests)
 
-        calls = [partial(run_decoder, served, one) for one in laid]
+        calls = [partial(run_decoder, served, one.inputs, one.request) for one in laid]
         run_layers(served.name, self._doors, calls, states, after_layer)
         if states.done < layers:
             self._options.on_layer(layers, layers)
