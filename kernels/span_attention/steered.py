@@ -8,7 +8,8 @@ With ``c = e^β − 1``, ``m = exp(lse_S − lse)`` and ``x = log(m · |c|)``,
 (see :mod:`steering` for the letters; nothing overflows, since β stands inside the exponents). Where
 c is positive, only positive numbers are added. Where it is negative, the span's part is taken away,
 which is exact as long as at least half of the row's sum remains; where less would, the row is
-computed anew, from all the keys that it sees, with β among its logits.
+computed anew, from all the keys that it sees, with β among its logits. So is a row whose β follows
+from ``1 − m`` with m near 1.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .blocks import cap, sees
 from .contract import LogitRule, SpanQuery
 from .merging import Attended
 from .steered_rows import SteeredRows, steered_rows
-from .steering import Steering
+from .steering import MOST_ON_SPAN, Steering
 
 FEWEST_REMAINING = 0.5  # of a row's sum, for the span's part to be taken away from it
 _LOGITS_ANEW = 1 << 20  # alive at once where rows are computed anew: 4 MB in float32
@@ -109,7 +110,7 @@ def steered(
     blocks = steered_rows(steer, query, q.shape[1], q.shape[2], k.shape[2], rule.window)
     if kernels is not None:
         inexact = kernels.steer_in_place(q, k, v, out, lse, beta, query, rule, steer)
-        if steer.lowers and bool(inexact.any()):  # which waits for the device
+        if steer.may_show_rounding and bool(inexact.any()):  # which waits for the device
             for rows in blocks:
                 _compute_anew(heads, rows, inexact[rows.batch, :, rows.row_places], steer)
         return out, lse, beta
@@ -160,10 +161,10 @@ def _steer(heads: _Heads, rows: SteeredRows, steer: Steering) -> None:
     before, kept = heads.out[b, :, at].to(dtype), (-change).exp()[..., None]
     heads.out[b, :, at] = torch.addcmul(added, before, kept).to(heads.out.dtype)
     heads.lse[b, :, at], heads.beta[b, :, at] = lse + change, beta
-    if steer.lowers:
+    if steer.may_show_rounding:
         inexact = change < math.log(FEWEST_REMAINING)
-        if steer.exact:
-            inexact |= rest == -torch.inf
+        if steer.share is not None:  # rest, and so β, is what rounding left of 1 − m
+            inexact |= log_m > math.log(MOST_ON_SPAN)
         if heads.chosen is not None:
             inexact &= heads.chosen[:, None]
         _compute_anew(heads, rows, inexact, steer)

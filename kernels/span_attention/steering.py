@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -25,6 +26,12 @@ from torch import Tensor
 
 from .derived_values import DerivedValues
 from .transfers import send
+
+LARGEST_BIAS = 100
+"""The largest β of either sign: ``lse + β`` in float32 then keeps masses to 10⁻⁵."""
+
+MOST_ON_SPAN = 0.9
+"""The most of a row's attention on the span that a share's β is computed from, by ``1 − m``."""
 
 _Made = TypeVar("_Made")
 
@@ -41,7 +48,8 @@ class Steering:
 
     Attributes:
         span: ``[B, N]`` bool, True at the keys of the span.
-        bias: β, added to the logits of the span's keys after the cap; ``−inf`` knocks them out.
+        bias: β, added to the logits of the span's keys after the cap, from −100 to 100; ``−inf``
+            knocks them out.
         share: the share of the attention that the span is to have, between 0 and 1, sinks included.
         exact: whether queries that give the span more than ``share`` are lowered to it; if not,
             they stay as they are.
@@ -76,6 +84,11 @@ class Steering:
     def lowers(self) -> bool:
         """True if the attention on the span may become less than it was."""
         return self.exact or (self.bias is not None and self.bias < 0)
+
+    @property
+    def may_show_rounding(self) -> bool:
+        """True if what is left of a difference may decide some row: it is then computed anew."""
+        return self.lowers or (self.share is not None and self.share > MOST_ON_SPAN)
 
     def to(self, device: torch.device) -> Steering:
         """Return the same steering on ``device``: itself if its tensors are there already."""
@@ -116,7 +129,7 @@ class Steering:
         Heads and rows that are not steered are not looked at here.
         """
         if self.bias is not None:
-            return torch.where(span > -torch.inf, self.bias, 0.0).to(span.dtype)
+            return torch.full_like(span, self.bias).masked_fill_(span == -torch.inf, 0)
         assert self.share is not None
         wanted = math.log(self.share) - math.log1p(-self.share) + (rest - span)
         wanted = wanted if self.exact else wanted.clamp_(min=0)
@@ -154,16 +167,23 @@ def check_strength(bias: float | None, share: float | None, exact: bool) -> None
     """Refuse a bias or a share that cannot be.
 
     Raises:
-        ValueError: both or none are given, the bias is NaN or +inf, the share is not between 0 and
-            1, or ``exact`` is asked for without a share.
+        TypeError: one of them is no number, such as a bool or a tensor.
+        ValueError: both or none are given, the bias is neither −inf nor from −100 to 100, the share
+            is not between 0 and 1, or ``exact`` is asked for without a share.
     """
     if (bias is None) == (share is None):
         raise ValueError("steer: give either bias or share")
+    for name, value in (("bias", bias), ("share", share)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise TypeError(f"steer: {name}: expected a number, got {type(value).__name__}")
     if bias is not None:
         if exact:
             raise ValueError("steer: exact says how share is meant; it goes with no bias")
-        if math.isnan(bias) or bias == math.inf:
-            raise ValueError(f"steer: bias: expected a number or -inf (knock-out), got {bias}")
+        if not (-LARGEST_BIAS <= bias <= LARGEST_BIAS or bias == -math.inf):  # NaN too
+            raise ValueError(
+                f"steer: bias: expected a number from -{LARGEST_BIAS} to {LARGEST_BIAS}, beyond "
+                f"which digits of the logits are lost, or -inf (knock-out), got {bias}"
+            )
     elif share is not None and not 0 < share < 1:  # NaN too
         raise ValueError(f"steer: share: expected a number between 0 and 1, both out, got {share}")
 

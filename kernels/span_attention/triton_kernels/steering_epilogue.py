@@ -8,15 +8,18 @@ token of the span: an online softmax over these gives ``lse_S`` and ``out_S``. W
     c < 0:  lse′ = lse + log(1 − e^t)    out′ = (out − out_S · e^t) / (1 − e^t)
 
 A row of which c < 0 leaves less than half is marked: rounding would show in it, so it is computed
-anew elsewhere.
+anew elsewhere. So is one with nearly all of its attention on the span, if β follows from the rest.
 """
 
 from __future__ import annotations
+
+import math
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..steering import MOST_ON_SPAN
 from .configurations import Kernel, configuration
 from .launch import Logits, accumulator, block, strides
 from .layout import Layout
@@ -26,6 +29,7 @@ BIAS = tl.constexpr(0)  # what `strength` is: β itself,
 AT_LEAST = tl.constexpr(1)  # or the logit of a share that is the least,
 EXACTLY = tl.constexpr(2)  # or of one that is met
 LOG_HALF = tl.constexpr(-0.6931471805599453)
+LOG_MOST_ON_SPAN = tl.constexpr(math.log(MOST_ON_SPAN))
 TINY = tl.constexpr(1.0e-37)  # keeps logarithms of 0 finite
 
 
@@ -184,8 +188,8 @@ def steering_kernel(
     tl.store(lse + at_row, row_lse + change, mask=reached)
     tl.store(beta + at_row, shift, mask=reached)
     lost = change < LOG_HALF
-    if MODE == EXACTLY:
-        lost = lost | (log_m >= 0.0)
+    if MODE != BIAS:
+        lost = lost | (log_m > LOG_MOST_ON_SPAN)
     tl.store(inexact + at_row, lost.to(tl.int8), mask=reached)
 
 
