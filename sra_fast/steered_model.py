@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def steer(
         model: a model that :func:`sra_fast.score` takes.
         batch: the prompts with their span, as :func:`sra_fast.score` takes them; replies need not
             be marked.
-        bias: β, of any sign.
+        bias: β, of any sign, from −100 to 100.
         share: the share of the attention that the span gets at least, between 0 and 1.
         knock_out: whether nobody attends to the span.
         exact: whether rows that give the span more than ``share`` are lowered to it.
@@ -67,13 +68,17 @@ def steer(
             before a token of a marked reply.
 
     Raises:
+        TypeError: a strength, a layer or a head that is no number.
         ValueError: not exactly one of bias, share and knock_out; a bias or a share that cannot be;
             layers, heads or a span that are not there; a batch that cannot be read; a model that is
             not served, or steered already. In a call: other tokens than the batch's, a cache that
             was not filled inside the block (unless ``rows="generated"``), a cache that dropped the
-            span, or a gradient that is wanted.
+            span, or a gradient that is wanted. The model is copied inside the block.
         RuntimeError: the block was left while another thread still ran the model.
     """
+    for name, value in (("knock_out", knock_out), ("exact", exact)):
+        if not isinstance(value, bool):
+            raise TypeError(f"steer: {name}: expected True or False, got {value!r}")
     if sum((bias is not None, share is not None, knock_out)) != 1:
         raise ValueError("steer: give one of bias, share and knock_out")
     beta = -math.inf if knock_out else bias
@@ -107,8 +112,14 @@ def _heads(
     """Return the heads that are steered by layer; None in their place for all."""
     if not served.attention_layers:
         raise ValueError(f"steer: it is not known which layers of {served.name} attend")
+    if isinstance(heads, Mapping):
+        by_layer = zip(_numbers("heads", heads), heads.values(), strict=True)
+        heads = {layer: _numbers("heads", some) for layer, some in by_layer}
+    elif heads is not None:
+        heads = _numbers("heads", heads)
     if layers is None:
-        layers = list(heads) if isinstance(heads, Mapping) else served.attention_layers
+        layers = tuple(heads) if isinstance(heads, Mapping) else served.attention_layers
+    layers = _numbers("layers", layers)
     unknown = [layer for layer in layers if layer not in served.attention_layers]
     if unknown or not layers:
         raise ValueError(
@@ -129,6 +140,21 @@ def _heads(
                 f"got {list(chosen)}"
             )
     return {layer: tuple(heads[layer]) if layer in heads else None for layer in layers}
+
+
+def _numbers(name: str, given: Any) -> tuple[int, ...]:
+    """Return the numbers of layers or heads, which a tensor or an iterator may hold.
+
+    Raises:
+        TypeError: they are no whole numbers, such as a mask of bools.
+    """
+    try:
+        found = tuple(given.tolist() if hasattr(given, "tolist") else given)
+    except TypeError:
+        found = (None,)
+    if any(isinstance(one, bool) or not isinstance(one, Integral) for one in found):
+        raise TypeError(f"steer: {name}: expected a list of whole numbers, got {given!r}")
+    return tuple(int(one) for one in found)
 
 
 def _steered_batch(

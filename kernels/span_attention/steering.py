@@ -129,7 +129,7 @@ class Steering:
         Heads and rows that are not steered are not looked at here.
         """
         if self.bias is not None:
-            return torch.full_like(span, self.bias).masked_fill_(span == -torch.inf, 0)
+            return torch.full_like(span, float(self.bias)).masked_fill_(span == -torch.inf, 0)
         assert self.share is not None
         wanted = math.log(self.share) - math.log1p(-self.share) + (rest - span)
         wanted = wanted if self.exact else wanted.clamp_(min=0)
