@@ -17,6 +17,7 @@ expectation over all permutations, so nothing is drawn at random.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,25 @@ class StudyRecord:
     own: list[int]
     tokens: list[int]
     log_p: list[list[float]]
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that do not fit together.
+
+        Raises:
+            ValueError: they do not.
+        """
+        replies = len(self.turns)
+        numbers = [*self.turns, *self.own, *self.tokens]
+        counts = {len(self.own), len(self.tokens), *map(len, self.log_p)}
+        if (
+            replies == 0
+            or counts != {replies}
+            or any(type(one) is not int for one in numbers)
+            or min(self.tokens) < 1
+            or not all(0 <= one < len(self.log_p) for one in self.own)
+            or not all(math.isfinite(one) for row in self.log_p for one in row)
+        ):
+            raise ValueError("the numbers of the replies do not fit together")
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,7 +132,7 @@ def run_study(
         lines = study.out / STEERED_LINES
         if lines.exists():
             drop_cut_line(lines)
-        records = read_records(lines)
+        records = read_records(lines, len(strategies))
         _compute(study, chosen[: study.dialogues], strategies, records, lines, day, on_progress)
         results = write_study_report(
             study.out, list(records.values()), list(strategies), model=study.model.name
@@ -141,8 +141,12 @@ def run_study(
     return results
 
 
-def read_records(lines: Path) -> dict[tuple[str, str], StudyRecord]:
+def read_records(lines: Path, strategies: int) -> dict[tuple[str, str], StudyRecord]:
     """Read the lines of a study, by the dialogue's id and the setting's name.
+
+    Args:
+        lines: the file.
+        strategies: the number of strategies that it compares.
 
     Raises:
         StudyError: a line is damaged; the message names it.
@@ -153,6 +157,8 @@ def read_records(lines: Path) -> dict[tuple[str, str], StudyRecord]:
     for number, line in enumerate(whole_lines(lines), 1):
         try:
             one = StudyRecord(**json.loads(line))
+            if len(one.log_p) != strategies:
+                raise ValueError(f"log_p of {len(one.log_p)} strategies")
         except (ValueError, TypeError) as error:
             raise StudyError(
                 f"{lines} line {number} is damaged; delete the line, and what it held is computed "
@@ -174,8 +180,9 @@ def _compute(
     """Compute the log probabilities that are missing, dialogue by dialogue, and keep each."""
     tokenizer = study.model.tokenizer()
     model = study.model.load(study.dtype, choose_device(study.device))
-    layers = serve(model).attention_layers
-    heads = getattr(serve(model).config, "num_attention_heads", None)
+    served = serve(model)
+    layers, limit = served.attention_layers, served.context_length
+    heads = getattr(served.config, "num_attention_heads", None)
     if not layers or not heads:
         raise StudyError("the layers and heads that attend are unknown, so it is not steered")
     settings = study_settings(
@@ -205,6 +212,13 @@ def _compute(
                 thoughts=study.thoughts,
                 now=None if day is None else start_of(day),
             )
+            longest = max(len(row["input_ids"]) for row in rows)
+            if limit is not None and longest > limit:
+                raise StudyError(
+                    f"dialogue {dialogue.id!r}: {longest} tokens, and the model "
+                    f"{study.model.name!r} reaches to {limit}; shorten the dialogue or take a "
+                    "model with a longer context"
+                )
             if CONTROL not in rows[0]["span_masks"]:
                 left = [one for one in missing if one.span != CONTROL]
                 uncontrolled += len(left) < len(missing)
