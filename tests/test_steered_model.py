@@ -181,6 +181,28 @@ def test_the_model_is_as_it_was_after_the_block_and_after_an_error(implementatio
         assert torch.equal(model(**inputs(batch)).logits, before)
 
 
+def test_blocks_may_be_left_in_any_order() -> None:
+    batch, model = prompts(30), LLAMA.build()
+    with torch.no_grad():
+        plain = model(**inputs(batch)).logits
+        steering, recording = sra_fast.steer(model, batch, bias=3.0), sra_fast.monitor(model, batch)
+        steering.__enter__()
+        steered = model(**inputs(batch)).logits
+        watch = recording.__enter__()
+        steering.__exit__(None, None, None)
+        model.generate(**inputs(batch), max_new_tokens=2)  # recorded still
+        assert torch.equal(model(**inputs(batch)).logits, plain)
+        steering = sra_fast.steer(model, batch, bias=3.0)
+        steering.__enter__()
+        recording.__exit__(None, None, None)
+        assert torch.equal(model(**inputs(batch)).logits, steered)
+        steering.__exit__(None, None, None)
+        assert torch.equal(model(**inputs(batch)).logits, plain)
+    assert len(watch.generated) == 1
+    assert compat.attn_implementation(model.config) == "sdpa"
+    assert not set(ENTRY_POINTS) & set(vars(model))
+
+
 def test_rows_that_predict_a_marked_reply_are_the_generated_ones() -> None:
     batch, model, eager = marked_batch((40,)), LLAMA.build(), LLAMA.build()
     predicting = torch.zeros(1, 40, dtype=torch.bool)
