@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -87,6 +88,11 @@ def generate(
         for name in generation_arguments:
             if name in inputs or name == "inputs":
                 raise ValueError(f"{name}: the batch says what to generate from; leave it out")
+        given = {**inputs, **generation_arguments}
+        takes_mask = "attention_mask" in inspect.signature(served.whole.forward).parameters
+        if takes_mask and "input_ids" in given and "attention_mask" not in given:
+            # Without one, `generate` takes a prompt's tokens for padding if they have its id.
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         checked = self_check(served, "auto") if check else f"{SKIPPED}switched off"
         record = GenerationRecord(content, definition, keep_rows, profile, profile_bytes, on_token)
         device = served.decoder.get_input_embeddings().weight.device

@@ -15,6 +15,7 @@ from sra_fast.kernels.steering import check_strength
 from sra_fast.measure.batch_keys import read_content
 from sra_fast.measure.continuous_batching import without_continuous_batching
 from sra_fast.measure.layer_steering import SteeringStrength
+from sra_fast.measure.scorable import check_token_ids
 from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import ServedModel, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
@@ -88,6 +89,8 @@ def steer(
     served = tried(serve(unwrapped(model)))  # now: inside the block it would be steered
     self_check(served, "auto")
     content = read_content(served, batch, unanswered=True)
+    if content.only_tokens:
+        check_token_ids(served, content.marked, content.tokens["input_ids"])
     steered = _steered_batch(content.marked, span, content.tokens, rows)
     strength = SteeringStrength(beta, share, exact, _heads(served, layers, heads))
     hooks = SteeredModel(served, steered, strength)

@@ -173,9 +173,8 @@ def check_strength(bias: float | None, share: float | None, exact: bool) -> None
     """
     if (bias is None) == (share is None):
         raise ValueError("steer: give either bias or share")
-    for name, value in (("bias", bias), ("share", share)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise TypeError(f"steer: {name}: expected a number, got {type(value).__name__}")
+    _expect_number("bias", bias)
+    _expect_number("share", share)
     if bias is not None:
         if exact:
             raise ValueError("steer: exact says how share is meant; it goes with no bias")
@@ -186,6 +185,11 @@ def check_strength(bias: float | None, share: float | None, exact: bool) -> None
             )
     elif share is not None and not 0 < share < 1:  # NaN too
         raise ValueError(f"steer: share: expected a number between 0 and 1, both out, got {share}")
+
+
+def _expect_number(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"steer: {name}: expected a number, got {type(value).__name__}")
 
 
 def _expect(tensor: object, name: str, shape: str, ndim: int) -> None:

@@ -7,6 +7,7 @@ the model's own, as transformers takes it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -75,15 +76,16 @@ class GenerationSettings:
             value = self.value(name)
             if not any(value is each or (_is_number(value) and value == each) for each in harmless):
                 _refuse(name, value, what)
-        if self.value("use_cache") is False:
-            _refuse("use_cache", False, "steps without a cache, which compute every row again")
+        cached = self.value("use_cache")
+        if cached is not None and not cached:
+            _refuse("use_cache", cached, "steps without a cache, which compute every row again")
         cache = self._given.get("past_key_values")
         if isinstance(cache, StaticCache):
             _refuse("past_key_values", type(cache).__name__, "a static cache; give a DynamicCache")
         kind = self.value("cache_implementation")
         if kind == "paged":
             _refuse("cache_implementation", kind, _PAGED)
-        if kind is not None and any(word in kind for word in _STATIC_WORDS):
+        if isinstance(kind, str) and any(word in kind for word in _STATIC_WORDS):
             _refuse("cache_implementation", kind, "a static cache; leave it to the dynamic one")
 
     def sequences_of_each(self) -> int:
@@ -107,7 +109,7 @@ class GenerationSettings:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)  # NumPy's too
 
 
 def _refuse(name: str, value: Any, what: str) -> None:

@@ -207,7 +207,7 @@ class LastRowRequest:
             raise ValueError(
                 f"the attention mask lets layer {layer} see tokens from {list(starts)} on, and the "
                 f"batch's sequences begin at {list(expected)}; give generate() the batch's own "
-                "attention_mask"
+                "attention_mask, or ones if it has none"
             )
         if not any(starts):
             return None
