@@ -13,6 +13,7 @@ prompt), or computes in half precision, the output is that of a call that asks f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from weakref import ref
 
@@ -149,7 +150,10 @@ class LastRowRequest:
         self._queries[layer] = ref(given)
         unseen = self.history - n
         of_prompt = self.prompts.bits(weights)[:, unseen:]
-        self.masses[layer] = torch.bmm(weights[..., : of_prompt.shape[1]], of_prompt)
+        device = weights.device.type
+        cast = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if cast else nullcontext():  # stay in float32
+            self.masses[layer] = torch.bmm(weights[..., : of_prompt.shape[1]], of_prompt)
         if sink:
             self.sink_masses[layer] = weights[..., n]
         if self.profile is None:
