@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -107,6 +108,11 @@ def generate(
 
         content, _ = agreed(served, prepare, intent)
         inputs = {**content.tokens, **content.model_inputs}
+        takes_mask = "attention_mask" in inspect.signature(served.whole.forward).parameters
+        named = {**inputs, **generation_arguments}
+        if takes_mask and "input_ids" in inputs and "attention_mask" not in named:
+            # Without one, `generate` takes a prompt's tokens for padding if they have its id.
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         checked = self_check(served, "auto") if check else f"{SKIPPED}switched off"
         record = GenerationRecord(content, definition, keep_rows, profile, profile_bytes, on_token)
         device = served.decoder.get_input_embeddings().weight.device

@@ -16,6 +16,7 @@ from sra_fast.measure.profiles import ProfileRecord, attach_profiles, check_prof
 from sra_fast.measure.recorded_generation import GenerationRecord, recorded_generation
 from sra_fast.measure.recorded_replies import RecordedReplies
 from sra_fast.measure.reduction import reduce
+from sra_fast.measure.scorable import check_definable
 from sra_fast.measure.served import serve, switched
 from sra_fast.measure.stopping_watch import OnToken
 from sra_fast.measure.trial import tried
@@ -104,6 +105,7 @@ def monitor(
     def record(answer: WatchedCall) -> None:
         members = range(len(answer.marked.sequences))
         request, marked = answer.request, answer.marked
+        check_definable(marked, definition)
         result = reduce(
             request, answer.placed, marked, members, answer.layers, definition, keep_rows
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from sra_fast.measure.batch_keys import read_content
 from sra_fast.measure.continuous_batching import without_continuous_batching
+from sra_fast.measure.scorable import check_token_ids
 from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import ServedModel, serve, switched
 from sra_fast.measure.spans import BatchRowError, MarkedBatch
@@ -60,7 +62,7 @@ def steer(
         model: a model that :func:`sra_fast.score` takes.
         batch: the prompts with their span, as :func:`sra_fast.score` takes them; replies need not
             be marked.
-        bias: β, of any sign.
+        bias: β, of any sign, from −100 to 100.
         share: the share of the attention that the span gets at least, between 0 and 1.
         knock_out: whether nobody attends to the span.
         exact: whether rows that give the span more than ``share`` are lowered to it.
@@ -81,13 +83,18 @@ def steer(
             before a token of a marked reply.
 
     Raises:
+        TypeError: a strength, a layer or a head that is no number.
         ValueError: not exactly one strength, or one that cannot be; layers, heads or a span that
             are not there; a batch that cannot be read, or marks several replies in a sequence where
             ``pasta`` is asked for; a model that is not served, or steered already. In a call: other
             tokens than the batch's, a cache that was not filled inside the block (unless
             ``rows="generated"``), a cache that dropped steered keys, or a gradient that is wanted.
+            The model is copied inside the block.
         RuntimeError: the block was left while another thread still ran the model.
     """
+    for name, value in (("knock_out", knock_out), ("exact", exact)):
+        if not isinstance(value, bool):
+            raise TypeError(f"steer: {name}: expected True or False, got {value!r}")
     strength = chosen_strength(
         {
             "bias": bias,
@@ -104,6 +111,8 @@ def steer(
     served = tried(serve(unwrapped(model)))  # now: inside the block it would be steered
     self_check(served, "auto")
     content = read_content(served, batch, unanswered=True)
+    if content.only_tokens:
+        check_token_ids(served, content.marked, content.tokens["input_ids"])
     steered = _steered_batch(content.marked, span, content.tokens, rows, strength)
     hooks = SteeredModel(served, steered, strength, _heads(served, layers, heads))
     try:
@@ -127,8 +136,14 @@ def _heads(
     """Return the heads that are steered by layer; None in their place for all."""
     if not served.attention_layers:
         raise ValueError(f"steer: it is not known which layers of {served.name} attend")
+    if isinstance(heads, Mapping):
+        by_layer = zip(_numbers("heads", heads), heads.values(), strict=True)
+        heads = {layer: _numbers("heads", some) for layer, some in by_layer}
+    elif heads is not None:
+        heads = _numbers("heads", heads)
     if layers is None:
-        layers = list(heads) if isinstance(heads, Mapping) else served.attention_layers
+        layers = tuple(heads) if isinstance(heads, Mapping) else served.attention_layers
+    layers = _numbers("layers", layers)
     unknown = [layer for layer in layers if layer not in served.attention_layers]
     if unknown or not layers:
         raise ValueError(
@@ -149,6 +164,21 @@ def _heads(
                 f"got {list(chosen)}"
             )
     return {layer: tuple(heads[layer]) if layer in heads else None for layer in layers}
+
+
+def _numbers(name: str, given: Any) -> tuple[int, ...]:
+    """Return the numbers of layers or heads, which a tensor or an iterator may hold.
+
+    Raises:
+        TypeError: they are no whole numbers, such as a mask of bools.
+    """
+    try:
+        found = tuple(given.tolist() if hasattr(given, "tolist") else given)
+    except TypeError:
+        found = (None,)
+    if any(isinstance(one, bool) or not isinstance(one, Integral) for one in found):
+        raise TypeError(f"steer: {name}: expected a list of whole numbers, got {given!r}")
+    return tuple(int(one) for one in found)
 
 
 def _steered_batch(

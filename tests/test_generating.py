@@ -313,6 +313,19 @@ def test_half_precision_generates_what_it_generates_unrecorded() -> None:
     assert watch.generated[0].masses[0].dtype == torch.float32
 
 
+def test_under_autocast_masses_stay_in_float32() -> None:
+    model, batch = LLAMA.build(), prompts()
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        sra_fast.steer(model, batch, share=0.5),
+        sra_fast.monitor(model, batch) as watch,
+    ):
+        model.generate(**inputs(batch), **GREEDY)
+    for masses in watch.generated[0].masses:
+        assert masses.dtype == torch.float32
+        assert float(masses[..., 0].min()) >= 0.5 - 1e-5
+
+
 @pytest.mark.parametrize("family", IMAGE_FAMILIES, ids=str)
 def test_replies_to_images_have_the_masses_of_the_models_own_maps(family: ImageFamily) -> None:
     batch = image_batch(family, (WIDTH - 4, WIDTH), "left")

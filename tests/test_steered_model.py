@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import threading
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
 
 import sra_fast
 from biased_masks import assert_same_replies, biased_masks
+from image_models import IMAGE_FAMILIES, WIDTH, ImageFamily, image_batch
 from marked_batches import marked_batch
 from model_families import FAMILIES, Family, random_tokens
 from sra_fast.kernels.steering import SteeredGradientError
@@ -23,6 +26,7 @@ from sra_fast.measure.layer_steering import CallSteering
 from sra_fast.measure.reduction import UnansweredRequestError
 from sra_fast.measure.served import serve
 from sra_fast.measure.strengths.given_bias import GivenBias
+from sra_fast.tools.sra_warning import SRAWarning
 
 BY_NAME = {family.name: family for family in FAMILIES}
 LLAMA = BY_NAME["llama"]
@@ -178,6 +182,28 @@ def test_the_model_is_as_it_was_after_the_block_and_after_an_error(implementatio
         assert torch.equal(model(**inputs(batch)).logits, before)
 
 
+def test_blocks_may_be_left_in_any_order() -> None:
+    batch, model = prompts(30), LLAMA.build()
+    with torch.no_grad():
+        plain = model(**inputs(batch)).logits
+        steering, recording = sra_fast.steer(model, batch, bias=3.0), sra_fast.monitor(model, batch)
+        steering.__enter__()
+        steered = model(**inputs(batch)).logits
+        watch = recording.__enter__()
+        steering.__exit__(None, None, None)
+        model.generate(**inputs(batch), max_new_tokens=2)  # recorded still
+        assert torch.equal(model(**inputs(batch)).logits, plain)
+        steering = sra_fast.steer(model, batch, bias=3.0)
+        steering.__enter__()
+        recording.__exit__(None, None, None)
+        assert torch.equal(model(**inputs(batch)).logits, steered)
+        steering.__exit__(None, None, None)
+        assert torch.equal(model(**inputs(batch)).logits, plain)
+    assert len(watch.generated) == 1
+    assert compat.attn_implementation(model.config) == "sdpa"
+    assert not set(ENTRY_POINTS) & set(vars(model))
+
+
 def test_rows_that_predict_a_marked_reply_are_the_generated_ones() -> None:
     batch, model, eager = marked_batch((40,)), LLAMA.build(), LLAMA.build()
     predicting = torch.zeros(1, 40, dtype=torch.bool)
@@ -217,6 +243,63 @@ def test_other_tokens_than_the_batchs_are_refused() -> None:
             model(random_tokens(3, 30))
         with pytest.raises(ValueError, match="another token"):
             model.generate(**inputs(batch), **GREEDY, guidance_scale=2.0)
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES, ids=str)
+def test_other_tokens_are_refused_where_the_decoder_gets_embeddings(family: ImageFamily) -> None:
+    batch = image_batch(family, (WIDTH - 4, WIDTH), "left")
+    del batch["response_mask"]
+    model = family.build()
+    given = {name: each for name, each in batch.items() if name != "span_masks"}
+    with sra_fast.steer(model, batch, bias=3.0), torch.no_grad():
+        model(**given)
+        given["input_ids"] = given["input_ids"].clone()
+        given["input_ids"][1, -3] += 1
+        with pytest.raises(ValueError, match="row 1 of a call has another token at position"):
+            model(**given)
+        with pytest.raises(ValueError, match="another token"):
+            model.generate(**given, **GREEDY)
+
+
+def test_embeddings_are_refused_unless_they_are_the_batchs() -> None:
+    model, batch = LLAMA.build(), prompts(30)
+    embeddings = model.get_input_embeddings()(batch["input_ids"]).detach()
+    with torch.no_grad(), sra_fast.steer(model, batch, bias=3.0):
+        wanted = model(**inputs(batch)).logits
+        with pytest.raises(ValueError, match="steer: inputs_embeds: they cannot be compared"):
+            model(inputs_embeds=embeddings)
+    batch["inputs_embeds"] = embeddings
+    del batch["input_ids"]
+    with torch.no_grad(), sra_fast.steer(model, batch, bias=3.0):
+        assert torch.equal(model(inputs_embeds=embeddings).logits, wanted)
+
+
+def test_a_copy_of_a_steered_model_is_refused() -> None:
+    model, batch = LLAMA.build(), prompts(30)
+    with sra_fast.steer(model, batch, bias=3.0):
+        for copied in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(ValueError, match=r"steer: .* is steered, and a copy of it"):
+                copied(model)
+    copy.deepcopy(model)
+
+
+def test_score_inside_names_the_way_out() -> None:
+    model, batch = LLAMA.build(), marked_batch((30,))
+    with (
+        sra_fast.steer(model, batch, bias=3.0),
+        pytest.raises(ValueError, match=r"score\(\) of a steered model.*monitor\(\)"),
+    ):
+        sra_fast.score(model, batch)
+
+
+def test_a_steered_model_is_known_already_inside_a_monitor() -> None:
+    model, batch = LLAMA.build(), prompts(30)
+    with sra_fast.steer(model, batch, bias=3.0):
+        wanted = model.generate(**inputs(batch), max_new_tokens=2)
+        # Hooks of a monitor, which has nothing to record here, are no news about the model.
+        with pytest.warns(SRAWarning), sra_fast.monitor(model):
+            found = sra_fast.generate(model, batch, max_new_tokens=2)
+    assert torch.equal(found.sequences, wanted)
 
 
 def test_a_cache_that_dropped_the_span_is_refused() -> None:
@@ -261,6 +344,47 @@ def test_what_cannot_be_is_named(arguments: dict[str, Any], message: str) -> Non
     with (
         pytest.raises(ValueError, match=f"steer: .*{message}"),
         sra_fast.steer(model, prompts(30), **arguments),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "kind", [iter, torch.tensor, numpy.array, tuple], ids=["iterator", "tensor", "array", "tuple"]
+)
+def test_layers_and_heads_may_be_any_whole_numbers(kind: Any) -> None:
+    model, batch = LLAMA.build(), prompts(30)
+
+    def steered(**where: Any) -> Tensor:
+        with torch.no_grad(), sra_fast.steer(model, batch, bias=3.0, **where):
+            return model(**inputs(batch)).logits
+
+    wanted = steered(layers=[1, 2], heads=[0, 3])
+    assert torch.equal(steered(layers=kind([1, 2]), heads=kind([0, 3])), wanted)
+    by_layer = {numpy.int64(1): kind([0, 3]), 2: kind([0, 3])}
+    assert torch.equal(steered(heads=by_layer), wanted)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"bias": 1.0, "layers": 1},
+        {"bias": 1.0, "layers": [False, True, False]},
+        {"bias": 1.0, "layers": [1.0]},
+        {"bias": 1.0, "heads": [0.5]},
+        {"bias": 1.0, "heads": {1: 2}},
+        {"bias": 1.0, "heads": {torch.tensor(1): [0]}},
+        {"bias": "2"},
+        {"share": torch.tensor(0.5)},
+        {"knock_out": "no"},
+        {"share": 0.5, "exact": 1},
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_named(arguments: dict[str, Any]) -> None:
+    *_, name = arguments
+    with (
+        pytest.raises(TypeError, match=f"steer: {name}: expected"),
+        sra_fast.steer(LLAMA.build(), prompts(30), **arguments),
     ):
         pass
 

@@ -12,7 +12,8 @@ computed anew, from all the keys that it sees, with β among its logits.
 
 Where a share s is met exactly, β follows from m, and an error δ of log m moves the output by up to
 ``δ · (1 − s) / (1 − m) · |out_S − out_R|``: the lse comes from elsewhere, so nothing cancels in it.
-Only a row that is computed anew has its lse from the same logits. So more must remain there.
+Only a row that is computed anew has its lse from the same logits. So more must remain there, and
+rows with m near 1 are computed anew under any share.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .merging import Attended
 from .plan import plan
 from .pooled_share import pooled_beta
 from .steered_rows import SteeredRows, pools, span_query, steered_rows
-from .steering import Steering
+from .steering import MOST_ON_SPAN, Steering
 
 FEWEST_REMAINING = 0.5  # of a row's sum, for the span's part to be taken away from it
 FEWEST_OF_EXACT = 0.8  # the same, where a share is met: ``(1 − m) / (1 − s)``
@@ -120,7 +121,7 @@ def steered(
     blocks = steered_rows(steer, query, q.shape[1], q.shape[2], k.shape[2], rule.window)
     if kernels is not None:
         inexact = kernels.steer_in_place(q, k, v, out, lse, beta, query, rule, steer)
-        if steer.lowers and bool(inexact.any()):  # which waits for the device
+        if steer.may_show_rounding and bool(inexact.any()):  # which waits for the device
             for rows in blocks:
                 _compute_anew(heads, rows, inexact[rows.batch, :, rows.row_places], steer)
         return out, lse, beta
@@ -192,10 +193,10 @@ def _steer(heads: _Heads, rows: SteeredRows, steer: Steering) -> None:
     before, kept = heads.out[b, :, at].to(dtype), (-change).exp()[..., None]
     heads.out[b, :, at] = torch.addcmul(added, before, kept).to(heads.out.dtype)
     heads.lse[b, :, at], heads.beta[b, :, at] = lse + change, beta
-    if steer.lowers:
+    if steer.may_show_rounding:
         inexact = change < math.log(FEWEST_OF_EXACT if steer.exact else FEWEST_REMAINING)
-        if steer.exact:
-            inexact |= rest == -torch.inf
+        if steer.share is not None:  # rest, and so β, is what rounding left of 1 − m
+            inexact |= log_m > math.log(MOST_ON_SPAN)
         if heads.chosen is not None:
             inexact &= heads.chosen[:, None]
         _compute_anew(heads, rows, inexact, steer)

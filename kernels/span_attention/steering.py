@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -27,6 +28,12 @@ from torch import Tensor
 from .derived_values import DerivedValues
 from .pooled_share import pooled_beta
 from .transfers import send
+
+LARGEST_BIAS = 100
+"""The largest β of either sign: ``lse + β`` in float32 then keeps masses to 10⁻⁵."""
+
+MOST_ON_SPAN = 0.9
+"""The most of a row's attention on the span that a share's β is computed from, by ``1 − m``."""
 
 _Made = TypeVar("_Made")
 
@@ -43,7 +50,8 @@ class Steering:
 
     Attributes:
         span: ``[B, N]`` bool, True at the keys of the span.
-        bias: β, added to the logits of the span's keys after the cap; ``−inf`` knocks them out.
+        bias: β, added to the logits of the span's keys after the cap, from −100 to 100; ``−inf``
+            knocks them out.
         share: the share of the attention that the span is to have, between 0 and 1, sinks included.
         exact: whether queries that give the span more than ``share`` are lowered to it; if not,
             they stay as they are.
@@ -83,6 +91,11 @@ class Steering:
         """True if the attention on the span may become less than it was."""
         return self.exact or (self.bias is not None and self.bias < 0)
 
+    @property
+    def may_show_rounding(self) -> bool:
+        """True if what is left of a difference may decide some row: it is then computed anew."""
+        return self.lowers or (self.share is not None and self.share > MOST_ON_SPAN)
+
     def to(self, device: torch.device) -> Steering:
         """Return the same steering on ``device``: itself if its tensors are there already."""
         tensors = [x for x in (self.span, self.rows, self.heads) if x is not None]
@@ -119,11 +132,11 @@ class Steering:
     def beta(self, rest: Tensor, span: Tensor) -> Tensor:
         """Return β from the logsumexps of R and S, of any one shape; 0 where nothing is steered.
 
-        Heads and rows that are not steered are not looked at here. A pooled share's β does not
+        The choice of heads and rows is applied by the caller. A pooled share's β does not
         follow from a query's own numbers.
         """
         if self.bias is not None:
-            return torch.where(span > -torch.inf, self.bias, 0.0).to(span.dtype)
+            return torch.full_like(span, float(self.bias)).masked_fill_(span == -torch.inf, 0)
         assert self.share is not None
         wanted = math.log(self.share) - math.log1p(-self.share) + (rest - span)
         wanted = wanted if self.exact else wanted.clamp_(min=0)
@@ -179,20 +192,33 @@ def check_strength(
     """Refuse a bias or a share that cannot be.
 
     Raises:
-        ValueError: not exactly one of them is given, the bias is NaN or +inf, a share is not
-            between 0 and 1, or ``exact`` is asked for without a share.
+        TypeError: one of them is no number, such as a bool or a tensor.
+        ValueError: not exactly one of them is given, the bias is neither −inf nor from −100 to 100,
+            a share is not between 0 and 1, or ``exact`` is asked for without a share.
     """
     if sum(given is not None for given in (bias, share, pooled_share)) != 1:
         raise ValueError("steer: give either bias or share or pooled_share")
     if exact and share is None:
         raise ValueError("steer: exact says how share is meant; it goes with nothing else")
-    if bias is not None and (math.isnan(bias) or bias == math.inf):
-        raise ValueError(f"steer: bias: expected a number or -inf (knock-out), got {bias}")
+    for name, value in (("bias", bias), ("share", share), ("pooled_share", pooled_share)):
+        _expect_number(name, value)
+    if bias is not None and not (
+        -LARGEST_BIAS <= bias <= LARGEST_BIAS or bias == -math.inf
+    ):  # NaN too
+        raise ValueError(
+            f"steer: bias: expected a number from -{LARGEST_BIAS} to {LARGEST_BIAS}, beyond "
+            f"which digits of the logits are lost, or -inf (knock-out), got {bias}"
+        )
     for name, value in (("share", share), ("pooled_share", pooled_share)):
         if value is not None and not 0 < value < 1:  # NaN too
             raise ValueError(
                 f"steer: {name}: expected a number between 0 and 1, both out, got {value}"
             )
+
+
+def _expect_number(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"steer: {name}: expected a number, got {type(value).__name__}")
 
 
 def _expect(tensor: object, name: str, shape: str, ndim: int) -> None:

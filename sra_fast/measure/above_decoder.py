@@ -30,11 +30,18 @@ def modules_above(whole: PreTrainedModel, decoder: nn.Module) -> list[nn.Module]
 
 
 def hangs_above(whole: PreTrainedModel, decoder: nn.Module) -> tuple[int, ...]:
-    """Return the identities of what was hung on the modules above a decoder: hooks and forwards."""
+    """Return the identities of what was hung on the modules above a decoder: hooks and forwards.
+
+    This library's own hooks do not count: they come and go, and change nothing for the decoder.
+    """
     return tuple(
         id(thing)
         for module in modules_above(whole, decoder)
-        for thing in (module, vars(module).get("forward"), *compat.forward_pre_hooks(module))
+        for thing in (
+            module,
+            vars(module).get("forward"),
+            *(h for h in compat.forward_pre_hooks(module) if package_of(h) != "sra_fast"),
+        )
     )
 
 

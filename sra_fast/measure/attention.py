@@ -123,7 +123,7 @@ def attention(
     layer = _layer_index(module)
     if layer == sra_request.stop_after:
         if steer is not None:
-            _refuse("steering in a forward pass that ends after its last mass")
+            _refuse("score() of a steered model: it lays tokens out anew; use monitor() instead")
         last = span_mass(query, key, spans, **rule)
         sink_mass = _sink_mass(s_aux, last.lse)
         sra_request.record(module, given, last.mass, sink_mass, last.profile)

@@ -7,6 +7,7 @@ the model's own, as transformers takes it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, NoReturn
 
 import torch
@@ -78,8 +79,9 @@ class GenerationSettings:
                 _refuse(name, value, what)
         if self.value("output_attentions"):
             _refuse("output_attentions", True, "a map of attention", "ask for a profile")
-        if self.value("use_cache") is False:
-            _refuse("use_cache", False, "a step without a cache, which computes every row again,")
+        cached = self.value("use_cache")
+        if cached is not None and not cached:
+            _refuse("use_cache", cached, "a step without a cache, which computes every row again,")
         cache = self._given.get("past_key_values")
         if isinstance(cache, StaticCache):
             _refuse(
@@ -88,7 +90,7 @@ class GenerationSettings:
         kind = self.value("cache_implementation")
         if kind == "paged":
             _refuse("cache_implementation", kind, _PAGED, _DYNAMIC)
-        if kind is not None and any(word in kind for word in _STATIC_WORDS):
+        if isinstance(kind, str) and any(word in kind for word in _STATIC_WORDS):
             _refuse("cache_implementation", kind, "a static cache", _DYNAMIC)
 
     def sequences_of_each(self) -> int:
@@ -112,7 +114,7 @@ class GenerationSettings:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)  # NumPy's too
 
 
 def _refuse(

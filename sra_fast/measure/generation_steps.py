@@ -8,6 +8,7 @@ which ``generate`` leaves undone and :meth:`GenerationSteps.feed` does, on a cac
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sra_fast.measure.generation_modes import UnservedGenerationError
 from sra_fast.measure.last_row import LastRowRequest, PromptKeys
 from sra_fast.measure.reduction import UnansweredRequestError
 from sra_fast.measure.request import REQUEST
@@ -63,11 +65,14 @@ class GenerationSteps:
         self._call: dict[str, Any] = {}
         self._cache: tuple[str, Any] | None = None
         self._paused = False
+        self._thread: int | None = None
+        self._ended = 0
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record every pass of the model inside the block."""
+        """Record every pass of the model that this thread makes inside the block."""
         whole, decoder = self._served.whole, self._served.decoder
+        self._thread = threading.get_ident()
         hooks = [
             whole.register_forward_pre_hook(self._enter_whole, with_kwargs=True),
             whole.register_forward_hook(self._leave_whole),
@@ -89,6 +94,15 @@ class GenerationSteps:
             yield
         finally:
             self._paused = False
+
+    def end_step(self) -> None:
+        """Let the next pass be that of another step: the new token of this one is known."""
+        self._ended += 1
+
+    @property
+    def _not_ours(self) -> bool:
+        """Whether a pass of the model is none of the generation's."""
+        return self._paused or threading.get_ident() != self._thread
 
     @torch.no_grad()
     def feed(self, ids: Tensor, keep_cache: bool) -> None:
@@ -120,12 +134,12 @@ class GenerationSteps:
         self._call, self._cache = {}, None
 
     def _enter_whole(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if not self._paused:
+        if not self._not_ours:
             self._check()
             self._call = kwargs
 
     def _leave_whole(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._paused:
+        if self._not_ours:
             return
         for holder in (output, self._call):
             for name in _CACHES:
@@ -137,8 +151,13 @@ class GenerationSteps:
     def _enter(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
-        if self._paused:
+        if self._not_ours:
             return None
+        if len(self.masses) > self._ended:
+            raise UnservedGenerationError(
+                f"step {self._ended}: a second forward pass, by a logits processor, a streamer or "
+                "a stopping criterion that calls the model, is not recorded; call it in on_token"
+            )
         history = self._prompts.length + len(self.masses)
         sliding = getattr(kwargs.get("past_key_values"), "is_sliding", ())
         heads = self._served.heads
@@ -146,6 +165,8 @@ class GenerationSteps:
         return args, {**kwargs, REQUEST: self._request}
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._not_ours:
+            return
         request, self._request = self._request, None
         if request is None:
             return

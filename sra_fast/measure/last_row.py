@@ -13,6 +13,7 @@ prompt), or computes in half precision, the output is that of a call that asks f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from weakref import ref
 
 import torch
@@ -160,7 +161,10 @@ class LastRowRequest:
             weights = self.heads.gathered(weights)
         unseen = self.history - n
         of_prompt = self.prompts.bits(weights)[:, unseen:]
-        self.masses[layer] = torch.bmm(weights[..., : of_prompt.shape[1]], of_prompt)
+        device = weights.device.type
+        cast = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if cast else nullcontext():  # stay in float32
+            self.masses[layer] = torch.bmm(weights[..., : of_prompt.shape[1]], of_prompt)
         if sink:
             self.sink_masses[layer] = weights[..., n]
         if self.profile is None:
@@ -218,7 +222,7 @@ class LastRowRequest:
             raise ValueError(
                 f"the attention mask lets layer {layer} see tokens from {list(starts)} on, and the "
                 f"batch's sequences begin at {list(expected)}; give generate() the batch's own "
-                "attention_mask"
+                "attention_mask, or ones if it has none"
             )
         if not any(starts):
             return None

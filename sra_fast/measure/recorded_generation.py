@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from sra_fast.measure.generation_steps import GenerationSteps
 from sra_fast.measure.in_step import PeerError
 from sra_fast.measure.profiles import WITHOUT_PROFILE, check_profile_size
 from sra_fast.measure.recorded_replies import RecordedReplies, prompt_keys, recorded_replies
+from sra_fast.measure.scorable import check_definable, check_lengths, check_token_ids
 from sra_fast.measure.served import ServedModel
 from sra_fast.measure.stopping_watch import OnToken, StoppingWatch
 from sra_fast.measure.unserved import UnservedModelError
@@ -84,10 +85,14 @@ def recorded_generation(
         )
     content = record.content
     if "inputs_embeds" in content.tokens:
-        raise ValueError("inputs_embeds: a generation is recorded from token ids; give input_ids")
+        raise ValueError(_EMBEDDINGS)
     if record.profile is None and content.sources is not None:
         raise ValueError(WITHOUT_PROFILE)
     prompt_keys(content.marked, 1)
+    check_definable(content.marked, record.definition)
+    check_lengths(served, content.marked)
+    if content.only_tokens:
+        check_token_ids(served, content.marked, content.tokens["input_ids"])
     recorder = _Recorder(served, record, listener, whole.generate)
     with (
         without_continuous_batching(whole, "recorded"),
@@ -115,6 +120,7 @@ def refuse_sharded_generation(served: ServedModel) -> None:
         )
 
 
+_EMBEDDINGS = "inputs_embeds: a generation is recorded from token ids; give input_ids"
 _LEFT = (
     "the recording was left while generate() was still running in a thread, so that its replies "
     "were not recorded; wait for the thread inside the block (thread.join())"
@@ -140,6 +146,17 @@ class _Recorder:
         self._inside: int | None = None  # the thread that generates
         self._idle = threading.Event()
         self._idle.set()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be copied along with the model.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{self._served.name} is being recorded, and a copy of it would record its generations "
+            "for ever; copy it before the block"
+        )
 
     def close(self) -> bool:
         """Let no further step begin, and return whether no thread was generating."""
@@ -196,6 +213,7 @@ class _Recorder:
             if record.on_token is not None:
                 with steps.paused():
                     record.on_token(step, ids[:, -1], steps.masses[step])
+            steps.end_step()
 
         watch = StoppingWatch(after_step)
         criteria = list(given.get("stopping_criteria") or ())
@@ -264,6 +282,8 @@ def _check_prompt(given: dict[str, Any], content: BatchContent) -> int:
     Raises:
         ValueError: they are not the batch's.
     """
+    if given.get("inputs_embeds") is not None:
+        raise ValueError(_EMBEDDINGS)
     ids, wanted = given.get("input_ids"), content.tokens["input_ids"]
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         raise ValueError("generate() is recorded from `input_ids [B, T]`, and was given none")

@@ -1,4 +1,4 @@
-"""Find the part of a model that is scored, and switch its attention for a while."""
+"""Find the part of a model that is scored."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
-from sra_fast.measure import attention, compat, mask_borders, model_kinds
+from sra_fast.measure import compat, mask_borders, model_kinds
 from sra_fast.measure.above_decoder import is_hooked_above, package_of
 from sra_fast.measure.parts_of_models import missing_part
 from sra_fast.measure.sharded_parameters import sharding_group
 from sra_fast.measure.split_heads import SplitHeads, split_heads
+from sra_fast.measure.switched_attention import switched
 from sra_fast.measure.unserved import UnservedModelError
 
 __all__ = [
@@ -167,19 +168,6 @@ def used_by_one(decoder: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def switched(served: ServedModel, name: str = attention.NAME) -> Iterator[None]:
-    """Let the decoder attend by ``name`` inside the block; restore all configs afterwards."""
-    configs = _configs(served.top)
-    before = [(config, compat.stored_attn_implementation(config)) for config in configs]
-    try:
-        served.decoder.set_attn_implementation(name)
-        yield
-    finally:
-        for config, implementation in before:
-            compat.store_attn_implementation(config, implementation)
-
-
-@contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put ``module`` into evaluation mode inside the block; restore every mode afterwards."""
     training = [part for part in module.modules() if part.training]
@@ -261,16 +249,3 @@ def _offloaded(model: nn.Module) -> bool:
         for module in model.modules()
         for hook in compat.accelerate_hooks(module)
     )
-
-
-def _configs(model: nn.Module) -> list[Any]:
-    """Return every config object that a module of the model holds, sub-configs too, each once."""
-    found: dict[int, Any] = {}
-    waiting = [getattr(module, "config", None) for module in model.modules()]
-    while waiting:
-        config = waiting.pop()
-        if id(config) in found or not isinstance(config, PreTrainedConfig):
-            continue
-        found[id(config)] = config
-        waiting += [getattr(config, key, None) for key in getattr(config, "sub_configs", ())]
-    return list(found.values())

@@ -1,14 +1,16 @@
 """Steer the calls of a model: hooks on its decoder lay the keys of a batch over each of them.
 
 A call may hold the batch's tokens, their beginning, or more after them (a reply), and it may go on
-from a cache that calls under the same steering have filled. Rows of the batch may be repeated.
+from a cache that calls under the same steering have filled. Rows of the batch may be repeated. A
+multimodal model gives its decoder embeddings, so tokens are looked at where the model is called.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import torch
@@ -69,7 +71,10 @@ class SteeredModel:
         self._strength = strength
         self._heads = heads
         self._block = uuid4().hex  # written on caches, with how many of their tokens were steered
+        self._given: dict[int, Tensor] = {}  # thread -> the token ids that it called the model with
         self._hooks = [
+            served.whole.register_forward_pre_hook(self._enter, with_kwargs=True),
+            served.whole.register_forward_hook(self._leave, always_call=True),
             served.decoder.register_forward_pre_hook(self._before, with_kwargs=True),
             served.decoder.register_forward_hook(self._after, with_kwargs=True),
         ]
@@ -79,6 +84,27 @@ class SteeredModel:
         for hook in self._hooks:
             hook.remove()
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be copied along with the model.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"steer: {self._served.name} is steered, and a copy of it would stay so for ever; copy "
+            "it before the block"
+        )
+
+    @torch.compiler.disable
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = args[0] if args else kwargs.get("input_ids")
+        if isinstance(ids, Tensor):
+            self._given[threading.get_ident()] = ids
+
+    @torch.compiler.disable
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._given.pop(threading.get_ident(), None)
+
     @torch.compiler.disable
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -87,6 +113,12 @@ class SteeredModel:
         tokens = kwargs.get("inputs_embeds") if ids is None else ids
         if not isinstance(tokens, Tensor):
             raise ValueError("steer: a call needs `input_ids` or `inputs_embeds`")
+        given = self._given.get(threading.get_ident()) if ids is None else ids
+        if given is None and self._batch.input_ids is not None:
+            raise ValueError(
+                "steer: inputs_embeds: they cannot be compared with the batch's input_ids; call "
+                "the model with input_ids, or give a batch of these inputs_embeds"
+            )
         past = self._past(kwargs.get("past_key_values"))
         repeats, rest = divmod(tokens.shape[0], self._batch.keys.shape[0])
         if rest or not repeats:
@@ -95,8 +127,13 @@ class SteeredModel:
                 f"{tokens.shape[0]}, which is no multiple of them"
             )
         total = past + tokens.shape[1]
-        if ids is not None and self._batch.input_ids is not None:
-            self._check_tokens(ids, past, repeats)
+        if given is not None and self._batch.input_ids is not None:
+            if given.shape != tokens.shape[:2]:
+                raise ValueError(
+                    f"steer: {self._served.name} makes {tokens.shape[1]} tokens of the "
+                    f"{given.shape[1]} of a call, so it is not known where the span is"
+                )
+            self._check_tokens(given, past, repeats)
         keys = _reaching(self._batch.keys, total, False).repeat_interleave(repeats, dim=0)
         rows = None
         if self._batch.rows is not None:

@@ -168,6 +168,33 @@ def test_the_output_under_a_share_is_that_of_the_reference(share: float, exactly
         assert worst(found.mass, wanted.mass) <= 1e-5, case
 
 
+@pytest.mark.parametrize("share", [0.95, 1 - 1e-9])
+@pytest.mark.parametrize("exactly", [False, True])
+def test_a_high_share_is_exact_where_the_span_has_nearly_all_already(
+    share: float, exactly: bool
+) -> None:
+    case = Case("nearly all", queries=40, keys=40)
+    q, k, v = case.tensors(torch.float32)
+    q[..., 0], k[..., 0], k[:, :, ::3, 0] = 3.0, 0.0, 12.0
+    steer = Steering(torch.arange(40)[None] % 3 == 0, share=share, exact=exactly)
+    rule = case.rule(torch.float32)
+    wanted = exact(case, (q, k, v), rule, steer=steer)
+    found = span_attention(q, k, v, case.query(), steer=steer, **rule)
+    for name in ("out", "mass", "lse"):
+        assert worst(getattr(found, name), getattr(wanted, name)) <= 2e-5
+
+
+def test_a_bias_on_float64_keeps_all_its_digits() -> None:
+    inputs, rule = PLAIN.tensors(torch.float64), PLAIN.rule(torch.float64)
+    steer = steering(PLAIN, part=False, bias=0.1)
+    wanted = exact(PLAIN, inputs, rule, steer=steer)
+    lse = span_attention(*inputs, PLAIN.query(), steer=Steering(steer.span, bias=0.0), **rule).lse
+    mass = torch.exp(wanted.lse - lse)  # 1 + (e^0.1 − 1) · m, of m on the span
+    query, _, _ = of_span(PLAIN, steer, torch.ones(1, 37, 37, dtype=torch.bool))
+    before = span_attention(*inputs, query, **rule).mass[..., 0].T[None]
+    torch.testing.assert_close(mass, 1 + math.expm1(0.1) * before, rtol=0, atol=1e-13)
+
+
 def test_a_row_of_the_span_alone_is_emptied_by_a_knock_out() -> None:
     inputs = PLAIN.tensors(torch.float32)
     span = torch.arange(37)[None] < 3
@@ -246,6 +273,7 @@ SPAN = torch.zeros(1, 37, dtype=torch.bool)
         ({"bias": 1.0, "share": 0.5}, "either bias or share or pooled_share"),
         ({"bias": math.nan}, "bias: expected a number"),
         ({"bias": math.inf}, "bias: expected a number"),
+        ({"bias": -1e4}, "bias: expected a number from -100 to 100"),
         ({"share": math.nan}, "share: expected a number between 0 and 1"),
         ({"share": 0.0}, "share: expected a number between 0 and 1"),
         ({"share": 1.0}, "share: expected a number between 0 and 1"),
@@ -284,6 +312,13 @@ def test_shapes_that_do_not_fit_the_call_are_named(name: str, tensor: Tensor) ->
 def test_no_tensor_is_named_too() -> None:
     with pytest.raises(TypeError, match="span: expected a tensor"):
         Steering([True], bias=1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [True, "2", [2.0], torch.tensor(0.5), 2j], ids=repr)
+@pytest.mark.parametrize("name", ["bias", "share"])
+def test_what_is_no_number_is_named(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"steer: {name}: expected a number, got"):
+        Steering(SPAN, **{name: value})
 
 
 def test_an_explanation_says_how_a_call_is_steered() -> None:

@@ -7,16 +7,20 @@ token of the span: an online softmax over these gives ``lse_S`` and ``out_S``. W
     c > 0:  lse′ = lse + log(1 + e^t)    out′ = out · σ(−t) + out_S · σ(t)
     c < 0:  lse′ = lse + log(1 − e^t)    out′ = (out − out_S · e^t) / (1 − e^t)
 
-A row of which c < 0 leaves less than half (four fifths, where a share is met exactly) is
-marked: rounding would show in it, so it is computed anew elsewhere.
+A row of which c < 0 leaves less than half (four fifths, where a share is met exactly) is marked:
+rounding would show in it, so it is computed anew elsewhere. So is one with nearly all of its
+attention on the span, if β follows from the rest.
 """
 
 from __future__ import annotations
+
+import math
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..steering import MOST_ON_SPAN
 from .configurations import Kernel, configuration
 from .launch import Logits, accumulator, block, strides
 from .layout import Layout
@@ -28,6 +32,7 @@ EXACTLY = tl.constexpr(2)  # or of one that is met
 GIVEN = tl.constexpr(3)  # or 0: each row's β is there before
 LOG_HALF = tl.constexpr(-0.6931471805599453)
 LOG_FOUR_FIFTHS = tl.constexpr(-0.2231435513142098)
+LOG_MOST_ON_SPAN = tl.constexpr(math.log(MOST_ON_SPAN))
 TINY = tl.constexpr(1.0e-37)  # keeps logarithms of 0 finite
 
 
@@ -189,7 +194,9 @@ def steering_kernel(
     tl.store(beta + at_row, shift, mask=reached)
     lost = change < LOG_HALF
     if MODE == EXACTLY:
-        lost = (change < LOG_FOUR_FIFTHS) | (log_m >= 0.0)
+        lost = (change < LOG_FOUR_FIFTHS) | (log_m > LOG_MOST_ON_SPAN)
+    if MODE == AT_LEAST:
+        lost = lost | (log_m > LOG_MOST_ON_SPAN)
     tl.store(inexact + at_row, lost.to(tl.int8), mask=reached)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
 
 from sra_fast.measure.strengths.given_bias import GivenBias
 from sra_fast.measure.strengths.held_share import HeldShare
@@ -22,7 +24,7 @@ _WAYS: dict[str, Callable[[float], Strength]] = {
 }
 
 
-def chosen_strength(arguments: Mapping[str, float | None], exact: bool) -> Strength:
+def chosen_strength(arguments: Mapping[str, Any], exact: bool) -> Strength:
     """Return the strength that the one given argument asks for.
 
     Args:
@@ -31,6 +33,7 @@ def chosen_strength(arguments: Mapping[str, float | None], exact: bool) -> Stren
         exact: whether a share is met exactly.
 
     Raises:
+        TypeError: it is no number.
         ValueError: none or several are given, one that cannot be, or ``exact`` without a share.
     """
     given = {
@@ -40,6 +43,8 @@ def chosen_strength(arguments: Mapping[str, float | None], exact: bool) -> Stren
         *names, last = _WAYS
         raise ValueError(f"steer: give one of {', '.join(names)} and {last}")
     ((name, value),) = given.items()
+    if name != "knock_out" and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"steer: {name}: expected a number, got {type(value).__name__}")
     if not exact:
         return _WAYS[name](value)
     if name != "share":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sra_fast.kernels.steering import Steering
+from sra_fast.kernels.steering import Steering, check_strength
 from sra_fast.measure.strengths.strength import Strength
 
 
@@ -34,6 +34,7 @@ class InstABoost(Strength):
             raise ValueError(
                 f"steer: instaboost: expected a multiplier above 0, got {self.multiplier}"
             )
+        check_strength(bias=math.log(self.multiplier))
 
     def steering(self, keys: Tensor, rows: Tensor | None, heads: Tensor | None) -> Steering:
         """Return the steering of one attention call; see the base class."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sra_fast.kernels.steering import Steering
+from sra_fast.kernels.steering import Steering, check_strength
 from sra_fast.measure.spans import BatchRowError, MarkedSequence
 from sra_fast.measure.strengths.strength import Strength
 
@@ -37,6 +37,7 @@ class Pasta(Strength):
             raise ValueError(
                 f"steer: pasta: expected a factor above 0 and at most 1, got {self.factor}"
             )
+        check_strength(bias=math.log(self.factor))
 
     def keys(self, sequence: MarkedSequence, span: Tensor) -> Tensor:
         """Return the tokens of the prompt that are not in the span, ``[length]`` bool.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(
         cut_line.write(b'{"dialogue": "three')
     run_study(study(tiny, file, broken, dialogues=2))
     again = run_study(study(tiny, file, broken, parts=parts))
-    assert read_records(broken / STEERED_LINES) == read_records(tmp_path / "whole" / STEERED_LINES)
+    assert read_records(broken / STEERED_LINES, 3) == read_records(
+        tmp_path / "whole" / STEERED_LINES, 3
+    )
     assert sorted(again["files"]) == sorted(whole["files"])
     by_name = [{one["setting"]: one for one in found["settings"]} for found in (whole, again)]
     for name, one in by_name[0].items():
@@ -80,11 +83,29 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / STEERED_LINES
-    line = json.dumps(vars(record([[-1.0], [-2.0]], [0])))
-    for damaged in (line[:-9], '{"dialogue": "a"}', "3"):
+    whole = vars(record([[-1.0], [-2.0]], [0]))
+    line = json.dumps(whole)
+    apart: tuple[dict[str, Any], ...] = (
+        {"log_p": [[-1.0], [-2.0], [-3.0]]},
+        {"log_p": [[-1.0], []]},
+        {"log_p": [[-1.0], [math.nan]]},
+        {"log_p": [["a"], [-2.0]]},
+        {"own": [2]},
+        {"own": ["Question"]},
+        {"tokens": [0]},
+        {"turns": []},
+    )
+    changed = [json.dumps({**whole, **change}) for change in apart]
+    for damaged in (line[:-9], '{"dialogue": "a"}', "3", *changed):
         path.write_text(f"{line}\n{damaged}\n", encoding="utf-8")
         with pytest.raises(StudyError, match="line 2 is damaged"):
-            read_records(path)
+            read_records(path, 2)
+
+
+def test_a_dialogue_beyond_the_context_is_named(file: Path, tmp_path: Path) -> None:
+    short = save_tiny_model(tmp_path / "short", context=100)
+    with pytest.raises(StudyError, match=r"dialogue 'three-\d': \d+ tokens, .* reaches to 100"):
+        run_study(study(short, file, tmp_path / "out", dialogues=1))
 
 
 def test_other_settings_are_refused(tiny: Path, file: Path, tmp_path: Path) -> None:

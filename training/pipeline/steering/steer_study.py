@@ -131,7 +131,7 @@ def run_study(
         lines = study.out / STEERED_LINES
         if lines.exists():
             drop_cut_line(lines)
-        records = read_records(lines)
+        records = read_records(lines, len(strategies))
         _compute(study, chosen[: study.dialogues], strategies, records, lines, day, on_progress)
         results = write_study_report(
             study.out, list(records.values()), list(strategies), model=study.model.name
@@ -152,8 +152,9 @@ def _compute(
     """Compute the log probabilities that are missing, dialogue by dialogue, and keep each."""
     tokenizer = study.model.tokenizer()
     model = study.model.load(study.dtype, choose_device(study.device))
-    layers = serve(model).attention_layers
-    heads = getattr(serve(model).config, "num_attention_heads", None)
+    served = serve(model)
+    layers, limit = served.attention_layers, served.context_length
+    heads = getattr(served.config, "num_attention_heads", None)
     if not layers or not heads:
         raise StudyError(
             f"{study.model.name}: which layers and heads attend is unknown, so it cannot be "
@@ -187,6 +188,13 @@ def _compute(
                 thoughts=study.thoughts,
                 now=None if day is None else start_of(day),
             )
+            longest = max(len(row["input_ids"]) for row in rows)
+            if limit is not None and longest > limit:
+                raise StudyError(
+                    f"dialogue {dialogue.id!r}: {longest} tokens, and the model "
+                    f"{study.model.name!r} reaches to {limit}; shorten the dialogue or take a "
+                    "model with a longer context"
+                )
             if CONTROL not in rows[0]["span_masks"]:
                 left = [one for one in missing if one.span != CONTROL]
                 uncontrolled += len(left) < len(missing)

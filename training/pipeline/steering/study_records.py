@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,32 @@ class StudyRecord:
     tokens: list[int]
     log_p: list[list[float]]
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that do not fit together.
 
-def read_records(lines: Path) -> dict[tuple[str, str], StudyRecord]:
+        Raises:
+            ValueError: they do not.
+        """
+        replies = len(self.turns)
+        numbers = [*self.turns, *self.own, *self.tokens]
+        counts = {len(self.own), len(self.tokens), *map(len, self.log_p)}
+        if (
+            replies == 0
+            or counts != {replies}
+            or any(type(one) is not int for one in numbers)
+            or min(self.tokens) < 1
+            or not all(0 <= one < len(self.log_p) for one in self.own)
+            or not all(math.isfinite(one) for row in self.log_p for one in row)
+        ):
+            raise ValueError("the numbers of the replies do not fit together")
+
+
+def read_records(lines: Path, strategies: int) -> dict[tuple[str, str], StudyRecord]:
     """Read the lines of a study, by the dialogue's id and the setting's name.
+
+    Args:
+        lines: the file.
+        strategies: the number of strategies that it compares.
 
     Raises:
         StudyError: a line is damaged; the message names it.
@@ -62,6 +86,8 @@ def read_records(lines: Path) -> dict[tuple[str, str], StudyRecord]:
     for number, line in enumerate(whole_lines(lines), 1):
         try:
             one = StudyRecord(**json.loads(line))
+            if len(one.log_p) != strategies:
+                raise ValueError(f"log_p of {len(one.log_p)} strategies")
         except (ValueError, TypeError) as error:
             raise StudyError(
                 f"{lines} line {number} is damaged; delete the line, and what it held is computed "
