@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -97,8 +98,10 @@ def whole_under(limit: int, folder: str, number: int, tokens: int) -> str:
     try:
         measured(folder, number, tokens, by_layer=False)
     except (MemoryError, RuntimeError, ValueError, OSError) as error:
-        told = str(error).replace(folder, "the folder")
-        return f"{type(error).__name__}, {' '.join(told.split())[:160]}"
+        told = (
+            str(error).replace(folder, "the folder").replace(Path(folder).name, "of these weights")
+        )
+        return f"{type(error).__name__}, {shorten(told, 200)}"
     return "it ended too"
 
 
