@@ -112,11 +112,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--layers", type=int, default=26, help="Layers of 122 MB each.")
-    parser.add_argument("--limit", type=float, default=1.0, help="Bytes of data, in GB.")
-    parser.add_argument("--texts", type=int, default=2, help="Number of texts.")
-    parser.add_argument("--tokens", type=int, default=256, help="Tokens of each text.")
-    parser.add_argument("--record", action="store_true", help="Write benchmarks/results/.")
+    parser.add_argument(
+        "--layers", type=int, default=26, help="Write this number of layers, of 122 MB each."
+    )
+    parser.add_argument(
+        "--limit", type=float, default=1.0, help="Allow the process this much data, in GB."
+    )
+    parser.add_argument("--texts", type=int, default=2, help="Score this number of random texts.")
+    parser.add_argument(
+        "--tokens", type=int, default=256, help="Make each text of this many tokens."
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="Write the figures into benchmarks/results/."
+    )
     options = parser.parse_args(arguments)
     limit = int(options.limit * 1e9)
     with tempfile.TemporaryDirectory(prefix="sra-layerwise-") as folder:
