@@ -83,10 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default="smollm2", help="The model: a folder or a name.")
-    parser.add_argument("--texts", type=int, default=8, help="Number of texts.")
-    parser.add_argument("--tokens", type=int, default=2048, help="Tokens of each text.")
-    parser.add_argument("--rounds", type=int, default=1, help="Pairs to measure.")
-    parser.add_argument("--record", action="store_true", help="Write benchmarks/results/.")
+    parser.add_argument("--texts", type=int, default=8, help="Score this number of random texts.")
+    parser.add_argument(
+        "--tokens", type=int, default=2048, help="Make each text of this many tokens."
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="Measure this number of pairs.")
+    parser.add_argument(
+        "--record", action="store_true", help="Write the figures into benchmarks/results/."
+    )
     options = parser.parse_args(arguments)
     found: dict[str, list[dict[str, Any]]] = {"whole": [], "layerwise": []}
     difference = 0.0

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -97,8 +98,10 @@ def whole_under(limit: int, folder: str, number: int, tokens: int) -> str:
     try:
         measured(folder, number, tokens, by_layer=False)
     except (MemoryError, RuntimeError, ValueError, OSError) as error:
-        told = str(error).replace(folder, "the folder")
-        return f"{type(error).__name__}, {' '.join(told.split())[:160]}"
+        told = (
+            str(error).replace(folder, "the folder").replace(Path(folder).name, "of these weights")
+        )
+        return f"{type(error).__name__}, {shorten(told, 200)}"
     return "it ended too"
 
 
@@ -109,11 +112,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--layers", type=int, default=26, help="Layers of 122 MB each.")
-    parser.add_argument("--limit", type=float, default=1.0, help="Bytes of data, in GB.")
-    parser.add_argument("--texts", type=int, default=2, help="Number of texts.")
-    parser.add_argument("--tokens", type=int, default=256, help="Tokens of each text.")
-    parser.add_argument("--record", action="store_true", help="Write benchmarks/results/.")
+    parser.add_argument(
+        "--layers", type=int, default=26, help="Write this number of layers, of 122 MB each."
+    )
+    parser.add_argument(
+        "--limit", type=float, default=1.0, help="Allow the process this much data, in GB."
+    )
+    parser.add_argument("--texts", type=int, default=2, help="Score this number of random texts.")
+    parser.add_argument(
+        "--tokens", type=int, default=256, help="Make each text of this many tokens."
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="Write the figures into benchmarks/results/."
+    )
     options = parser.parse_args(arguments)
     limit = int(options.limit * 1e9)
     with tempfile.TemporaryDirectory(prefix="sra-layerwise-") as folder:

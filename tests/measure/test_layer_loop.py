@@ -148,7 +148,7 @@ def test_every_group_ends_as_alone_and_every_layer_is_opened_once() -> None:
     [
         (Skipping, r"is handed more than the layer before it gave \(1\)"),
         (Leaving, r"leaves something for later layers in its arguments \(1\)"),
-        (Handing, r"is handed a object \(1\)"),
+        (Handing, r"is handed something of type object \(1\)"),
         (Choosing, r"different sequences go through different layers"),
         (Ending, r"end after different layers"),
     ],

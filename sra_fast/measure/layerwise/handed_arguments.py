@@ -40,7 +40,7 @@ class HandedArguments:
         self._leaves = list(_leaves(arguments, ""))
         for place, one in self._leaves:
             if not isinstance(one, (Tensor, SpanRequest, Mapping, list, *_SETTINGS)):
-                self._refuse(f"is handed a {type(one).__name__} ({place})")
+                self._refuse(f"is handed something of type {type(one).__name__} ({place})")
         self._as_handed = self._contents()
         if before is not None and not before.is_nan():
             for place, one in self._leaves:
