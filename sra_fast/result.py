@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sra_fast.result_joining import concatenated, taken
+from sra_fast.result_pictures import DrawnResult
 from sra_fast.result_tables import response_table, source_table
 from sra_fast.result_tensors import part
 from sra_fast.saved_results import read_saved, write_saved
@@ -19,15 +20,13 @@ from sra_fast.tools.suggestions import did_you_mean
 if TYPE_CHECKING:
     import pandas
 
-    from sra_fast.report.viewer.notebook_page import NotebookPage
-
 PASSED = "passed"
 SKIPPED = "skipped: "
 UNCHECKED = f"{SKIPPED}measured without a self-check"
 
 
 @dataclass(frozen=True, eq=False)
-class SRAResult:
+class SRAResult(DrawnResult):
     """The Strategy Relevant Attention of ``n`` responses, under every definition.
 
     Compare two results with ``torch.equal`` per field.
@@ -65,6 +64,10 @@ class SRAResult:
         profile_sources: int32 ``[ΣT_i]``, the number of each token's source, 0 for none; None
             without sources.
         source_names: for each response, the names of its sources; see :meth:`sources`.
+        conversation_ids: for each response, the id of its conversation, or None where that is not
+            known; empty if no id is known.
+        meta: for each response, what else is known of its conversation, as JSON can say it; empty
+            if nothing is.
         checked: "passed" if the masses of the model were compared with its own eager attention
             on a few tokens (:mod:`sra_fast.measure.self_check`), else "skipped: " and why;
             separated by semicolons where results were joined that differ in this.
@@ -91,6 +94,8 @@ class SRAResult:
     profile_sources: Tensor | None = None
     response_ranges: Tensor | None = None
     source_names: tuple[tuple[str, ...], ...] = ()
+    conversation_ids: tuple[str | None, ...] = ()
+    meta: tuple[Mapping[str, Any], ...] = ()
     checked: str = UNCHECKED
 
     def __len__(self) -> int:
@@ -212,12 +217,12 @@ class SRAResult:
     def sources(self, i: int, tokenizer: Any | None = None) -> pandas.DataFrame:
         """Return a table with one line per source of response ``i``, the largest mass first.
 
-        Its columns are ``source``, ``tokens``, ``mass`` (the share of attention that the response
-        pays to the source, as a mean over layers and heads), ``mass_per_token``, and
+        Its columns are ``source``, ``tokens``, ``source_mass`` (the share of attention that the
+        response pays to the source, as a mean over layers and heads), ``mass_per_token``, and
         ``largest_token``, the part of the mass that falls on the source's single largest token.
         Where it is most of the mass, that token is likely an attention sink: rank by
-        ``mass - largest_token`` to see the others. :meth:`source_masses` has the masses by layer
-        and head.
+        ``source_mass - largest_token`` to see the others. :meth:`source_masses` has the masses by
+        layer and head.
 
         Args:
             i: the response.
@@ -231,20 +236,6 @@ class SRAResult:
             IndexError: no such response.
         """
         return source_table(self, i, tokenizer)
-
-    def show(self, tokenizer: Any, *, height: int = 720) -> NotebookPage:
-        """Return a page that shows in a notebook what each response attends to.
-
-        Args:
-            tokenizer: the tokenizer whose tokens were scored.
-            height: height of the page in pixels.
-
-        Raises:
-            ValueError: no profile was asked for, or the batch had embeddings instead of tokens.
-        """
-        from sra_fast.report.viewer.notebook_page import result_page
-
-        return result_page(self, tokenizer, height=height)
 
     def _profiles(self) -> tuple[Tensor, Tensor]:
         if self.profiles is None or self.profile_counts is None:
@@ -265,127 +256,19 @@ class SRAResult:
     def to_pandas(self, meta: Sequence[Mapping[str, Any]] = ()) -> pandas.DataFrame:
         """Return a table with one line per response: where it is, its sizes, and all its scores.
 
-        Scores on further spans stand in columns ``span/definition``. ``attrs["checked"]`` of the
-        table is :attr:`checked`.
+        ``conversation`` is its index, and ``conversation_id`` its id, if ids are known. A column
+        named like a definition holds its score; scores on further spans stand in columns
+        ``span/definition``. ``attrs["checked"]`` of the table is :attr:`checked`.
 
         Args:
             meta: what else is known of each conversation, by its index, such as
-                ``[one.meta for one in conversations]``; it stands in columns ``meta/name``.
+                ``[one.meta for one in conversations]``, in the place of :attr:`meta`; either stands
+                in columns ``meta/name``.
 
         Raises:
             ValueError: a response is of a conversation that ``meta`` does not reach.
         """
         return response_table(self, meta)
-
-    def plot_layers_heads(
-        self,
-        i: int | None = None,
-        *,
-        span: str | None = None,
-        of: Literal["by_head", "mass"] = "by_head",
-        log: bool = False,
-        ax: Any | None = None,
-    ) -> tuple[Any, Any]:
-        """Draw which layers and heads attend to a span, as a heat map for a paper.
-
-        Args:
-            i: the response; None for the mean over all, without those that are NaN.
-            span: name of the span; the first if None. Under ``of="mass"`` any of :attr:`names`.
-            of: what the colours say: "by_head" for :attr:`by_head`, "mass" for :attr:`mass`.
-            log: whether the colours are on a logarithmic scale.
-            ax: matplotlib axes to draw on; new ones if None.
-
-        Returns:
-            matplotlib's figure and axes.
-
-        Raises:
-            ValueError: there are no scores by head, or no responses.
-            KeyError: no such span.
-            IndexError: no such response.
-        """
-        from sra_fast.report.layers_heads_plot import layers_heads_plot
-
-        return layers_heads_plot(self, i, span=span, of=of, log=log, ax=ax)
-
-    def plot_profile(
-        self,
-        i: int,
-        *,
-        layer: int | None = None,
-        head: int | None = None,
-        by_layer: bool = False,
-        tokens: tuple[int, int] | None = None,
-        tokenizer: Any | None = None,
-        log: bool = False,
-        ax: Any | None = None,
-    ) -> tuple[Any, Any]:
-        """Draw the attention of response ``i`` on every token, with its sources shaded.
-
-        Up to 200 tokens are bars, more are a line. The six sources with the most attention have
-        colours and names; the others are grey.
-
-        Args:
-            i: the response.
-            layer: one of :attr:`layers`; None for the mean over layers.
-            head: number of a head; None for the mean over heads.
-            by_layer: whether to draw a heat map of layers × tokens, with all layers, instead.
-            tokens: the first token to show and the one after the last; all if None.
-            tokenizer: what decodes the tokens into labels, which 80 have room for; None for
-                positions as labels.
-            log: whether the attention is on a logarithmic scale, of the axis or of the colours.
-            ax: matplotlib axes to draw on; new ones if None.
-
-        Returns:
-            matplotlib's figure and axes.
-
-        Raises:
-            ValueError: no profile was asked for, or not by layer or head; no such tokens, too many
-                for labels, or without ids; ``layer`` together with ``by_layer``.
-            KeyError: no such layer or head.
-            IndexError: no such response.
-        """
-        from sra_fast.report.profile_plot import profile_plot
-
-        return profile_plot(
-            self,
-            i,
-            layer=layer,
-            head=head,
-            by_layer=by_layer,
-            tokens=tokens,
-            tokenizer=tokenizer,
-            log=log,
-            ax=ax,
-        )
-
-    def plot_turns(
-        self,
-        definition: str | None = None,
-        *,
-        span: str | None = None,
-        mean: bool | None = None,
-        ax: Any | None = None,
-    ) -> tuple[Any, Any]:
-        """Draw the score of the responses by their turn, for a paper.
-
-        Args:
-            definition: name of the definition; :attr:`definition` if None.
-            span: name of the span; the first if None.
-            mean: whether to draw the mean over conversations, with its 95% interval where eight or
-                more have that turn, instead of one line per conversation; None: from eight
-                conversations on.
-            ax: matplotlib axes to draw on; new ones if None.
-
-        Returns:
-            matplotlib's figure and axes.
-
-        Raises:
-            ValueError: there are no responses.
-            KeyError: nothing was scored under this definition, or no such span.
-        """
-        from sra_fast.report.turns_plot import turns_plot
-
-        return turns_plot(self, definition=definition, span=span, mean=mean, ax=ax)
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, whole or not at all.
@@ -411,13 +294,17 @@ class SRAResult:
     def concatenate(cls, results: Sequence[SRAResult], *, renumber: bool = False) -> SRAResult:
         """Join several results of one model and the same spans into one, in order.
 
+        Conversations are told apart by their ids: where two results use a number for different
+        ones, those of the later result are numbered on. Without ids their numbers tell them apart.
+
         Args:
             results: the results, each of other conversations, or of other turns of them.
-            renumber: whether to number the conversations of each result on from those of the one
-                before it, where each counts from 0 and they are different ones.
+            renumber: whether to take the conversations of each result for others than those before,
+                whatever their ids, and number them on: for results that each count from 0.
 
         Raises:
             ValueError: there is nothing to join, the results do not belong together, or, without
-                ``renumber``, two of them have the same turn of the same conversation.
+                ``renumber``, two of them have the same turn of the same conversation, or the same
+                number for one with an id and one without.
         """
         return concatenated(results, renumber=renumber)

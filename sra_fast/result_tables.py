@@ -27,6 +27,7 @@ def response_table(result: SRAResult, meta: Sequence[Mapping[str, Any]]) -> pand
 
     columns: dict[str, Any] = {
         "conversation": result.conversation.numpy(),
+        **({"conversation_id": list(result.conversation_ids)} if result.conversation_ids else {}),
         "turn": result.turn.numpy(),
         "response_tokens": result.response_tokens.numpy(),
     }
@@ -45,8 +46,9 @@ def response_table(result: SRAResult, meta: Sequence[Mapping[str, Any]]) -> pand
             f"{max(places)}, counted from 0; give that of all conversations, in the order they "
             "were encoded in"
         )
-    for name in dict.fromkeys(name for one in meta for name in one):
-        columns[f"meta/{name}"] = [meta[place].get(name) for place in places]
+    known = [meta[place] for place in places] if meta else result.meta
+    for name in dict.fromkeys(name for one in meta or result.meta for name in one):
+        columns[f"meta/{name}"] = [one.get(name) for one in known]
     table: pandas.DataFrame = pandas.DataFrame(columns)
     table.attrs["checked"] = result.checked
     return table
@@ -76,7 +78,7 @@ def source_table(result: SRAResult, i: int, tokenizer: Any | None) -> pandas.Dat
     columns: dict[str, Any] = {
         "source": list(names),
         "tokens": counts.numpy(),
-        "mass": mass.numpy(),
+        "source_mass": mass.numpy(),
         "mass_per_token": (mass / counts).numpy(),
         "largest_token": largest.numpy(),
     }
@@ -87,6 +89,6 @@ def source_table(result: SRAResult, i: int, tokenizer: Any | None) -> pandas.Dat
         ]
     table: pandas.DataFrame = pandas.DataFrame(columns)
     ordered: pandas.DataFrame = table.sort_values(
-        "mass", ascending=False, kind="stable", ignore_index=True
+        "source_mass", ascending=False, kind="stable", ignore_index=True
     )
     return ordered

@@ -18,6 +18,9 @@ TENSORS = (
     "profile_sources",
     "response_ranges",
 )
+OF_RESPONSES = ("source_names", "conversation_ids", "meta")
+"""Fields that hold a value for each response, or are empty where nothing is known."""
+
 IN_PARTS = {
     "row_masses": "row_counts",
     "profiles": "profile_counts",

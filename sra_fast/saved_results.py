@@ -10,6 +10,8 @@ import torch
 
 from sra_fast.definitions import DEFINITIONS
 from sra_fast.result_tensors import TENSORS
+from sra_fast.saved_conversations import NAME as CONVERSATIONS
+from sra_fast.saved_conversations import conversations_as_bytes, conversations_from_bytes
 from sra_fast.saved_shapes import misfit
 from sra_fast.tools.atomic import replaced_atomically, writable_file
 
@@ -34,6 +36,9 @@ def write_saved(result: SRAResult, path: str | Path) -> None:
         value = getattr(result, name)
         if value is not None:
             tensors[name] = value
+    conversations = conversations_as_bytes(result.conversation_ids, result.meta)
+    if conversations is not None:
+        tensors[CONVERSATIONS] = conversations
     kept = ("definition", "spans", "names", "layers", "checked")
     names = {name: getattr(result, name) for name in kept}
     if result.source_names:
@@ -84,11 +89,21 @@ def read_saved(path: str | Path) -> dict[str, Any]:
     if problem is not None:
         raise ValueError(f"{path}: {problem}; the file is damaged, so save the result again")
     sets = [tuple(one) for one in names.get("sources", [])]
+    conversations: dict[str, Any] = {}
+    if CONVERSATIONS in tensors:
+        try:
+            ids, meta = conversations_from_bytes(tensors[CONVERSATIONS], len(tensors["turn"]))
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: {error}; the file is damaged, so save the result again"
+            ) from error
+        conversations = {"conversation_ids": ids, "meta": meta}
     fields: dict[str, Any] = {name: tensors.get(name) for name in TENSORS}
     if "checked" in names:
         fields["checked"] = names["checked"]
     return {
         **fields,
+        **conversations,
         "definition": names["definition"],
         "spans": tuple(names["spans"]),
         "names": tuple(names["names"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +51,8 @@ class EncodedPrompt:
         layouts: how each scored reply and what stands before it are laid out: "as_generated", as
             when it was the last message, or "as_written", as the chat template writes it once
             others follow.
+        conversation_id: the id of the conversation; None if it is not known.
+        meta: what else is known of the conversation.
     """
 
     input_ids: torch.Tensor
@@ -61,6 +63,8 @@ class EncodedPrompt:
     layouts: tuple[TurnLayout, ...]
     source_ids: torch.Tensor | None = None
     source_names: tuple[str, ...] = ()
+    conversation_id: str | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)
 
 
 def encode(
@@ -103,7 +107,9 @@ def encode(
         ``conversation`` ``[B]`` int64 (index into ``conversations``), ``turns`` ``[B, K]`` int64
         (turn of the k-th reply, -1 where there are fewer than K), and ``as_written`` ``[B, K]``
         bool (whether the k-th reply is laid out unlike when it was the last); with ``sources`` also
-        ``source_ids`` ``[B, T]`` int32 and ``source_names``, a list of each row's names. With
+        ``source_ids`` ``[B, T]`` int32 and ``source_names``, a list of each row's names. The lists
+        ``conversation_ids`` and, if a conversation has any, ``meta`` hold the id and the metadata
+        of each row's conversation, for the result. With
         ``standard`` a row of the batch is a conversation, or a part of it that ``layout`` asks for;
         with the other templates it is one reply and its prompt.
 
@@ -150,9 +156,10 @@ def encode_prompts(
     check_layout(layout)
     chosen = get_template(template)
     chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
+    given = list(as_conversations(conversations))
     prompts = [
         (index, prompt)
-        for index, conversation in enumerate(as_conversations(conversations))
+        for index, conversation in enumerate(given)
         for prompt in render_prompts(
             conversation, chosen, strategies, turns=turns, thoughts=chat.thoughts
         )
@@ -192,6 +199,8 @@ def encode_prompts(
                     layouts=written.layouts,
                     source_ids=numbered,
                     source_names=names,
+                    conversation_id=given[index].id,
+                    meta=given[index].meta,
                 )
             )
     if len(encoded) > len(prompts):
@@ -233,6 +242,10 @@ def collate(
         "turns": torch.full((rows, replies), -1, dtype=torch.int64),
         "as_written": torch.zeros((rows, replies), dtype=torch.bool),
     }
+    if any(prompt.conversation_id is not None for prompt in prompts):
+        batch["conversation_ids"] = [prompt.conversation_id for prompt in prompts]
+    if any(prompt.meta for prompt in prompts):
+        batch["meta"] = [dict(prompt.meta) for prompt in prompts]
     if any(prompt.source_ids is not None for prompt in prompts):
         batch["source_ids"] = torch.zeros((rows, width), dtype=torch.int32)
         batch["source_names"] = [prompt.source_names for prompt in prompts]

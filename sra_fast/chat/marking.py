@@ -48,6 +48,8 @@ def mark(
     thoughts: Thoughts | None = None,
     now: datetime | None = None,
     template_arguments: Mapping[str, Any] | None = None,
+    conversation_id: str | None = None,
+    meta: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turn a prompt of your own into a batch of one row for ``sra_fast.score``.
 
@@ -72,12 +74,15 @@ def mark(
         thoughts: the opening and the closing tag of a thought, as in :func:`sra_fast.encode`.
         now: the date and time that a chat template with a date writes; this moment if None.
         template_arguments: what else the chat template reads, such as ``tools``.
+        conversation_id: what to call the prompt in results and their tables.
+        meta: what else is known of the prompt, as JSON can say it; results carry it.
 
     Returns:
         ``input_ids`` and ``attention_mask`` ``[1, T]`` int64, ``span_masks`` of ``[1, T]`` bool by
         name, and ``response_mask [1, T]`` int32, k at the tokens of the k-th reply. With sources,
         also ``source_ids [1, T]`` int32, s at the tokens of the s-th source (0: none), and
-        ``source_names``, a list with the row's names as a tuple.
+        ``source_names``, a list with the row's names as a tuple. ``conversation_ids`` and ``meta``
+        are lists with those given, if they are.
 
     Raises:
         TypeError: there is no span, a place is none of the above, or the prompt is neither text nor
@@ -100,13 +105,22 @@ def mark(
             (Part(0, at.start, at.end, name), at.start, at.end) for name, at in marks.ranges()
         )
         special = not prompt.startswith(control_tokens(tokenizer))
-        return _tokenised(tokenizer, ChatText(prompt, named), marks, special)
+        batch = _tokenised(tokenizer, ChatText(prompt, named), marks, special)
+        return batch | _columns(conversation_id, meta)
     texts = message_texts(prompt)
     chat = read_chat_template(tokenizer, thoughts=thoughts, now=now)
     marks = find_marks(texts, spans, response, sources, chat, unanswered=generation_prompt)
     arguments = {**(template_arguments or {}), "add_generation_prompt": generation_prompt}
     written = _write(chat, prompt, texts, marks, arguments)
-    return _tokenised(tokenizer, written, marks, special=False)  # the template has written them
+    # The template has written the special tokens.
+    batch = _tokenised(tokenizer, written, marks, special=False)
+    return batch | _columns(conversation_id, meta)
+
+
+def _columns(conversation_id: str | None, meta: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a batch of one row says of its conversation, if anything is known."""
+    ids = {} if conversation_id is None else {"conversation_ids": [conversation_id]}
+    return ids if meta is None else {**ids, "meta": [dict(meta)]}
 
 
 def _write(

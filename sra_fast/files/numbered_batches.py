@@ -7,6 +7,7 @@ whatever order, in one process or in many, the result of a number is the same, b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sra_fast.chat.encoding import EncodedPrompt
@@ -68,7 +69,7 @@ class BatchParts:
     def get(self, number: int, batch: Batch) -> SRAResult | None:
         """Return the result of a batch, or None if it is not there or is not that of this batch."""
         part = self._parts.get(part_name(number))
-        return part if part is not None and _answers(batch, part) else None
+        return _named(batch, part) if part is not None and _answers(batch, part) else None
 
     def put(self, number: int, result: SRAResult) -> None:
         """Store the result of a batch, whole or not at all."""
@@ -118,6 +119,20 @@ def part_file(number: int) -> str:
 
 def _save(path: Path, result: SRAResult) -> None:
     result.save(path)
+
+
+def _named(batch: Batch, part: SRAResult) -> SRAResult:
+    """Return a result with the ids and metadata of its batch, which earlier versions left out."""
+    if part.conversation_ids:
+        return part
+    prompts = [prompt for prompt in batch for _ in prompt.turns]
+    ids = tuple(prompt.conversation_id for prompt in prompts)
+    meta = tuple(prompt.meta for prompt in prompts)
+    return replace(
+        part,
+        conversation_ids=ids if any(one is not None for one in ids) else (),
+        meta=meta if any(meta) else (),
+    )
 
 
 def _answers(batch: Batch, result: SRAResult) -> bool:

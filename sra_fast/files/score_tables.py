@@ -47,7 +47,7 @@ def score_rows(
         conversation = conversations[prompt.conversation]
         chosen = scores[definition][index]
         row: ScoreRow = {
-            "conversation": conversation.id,
+            "conversation_id": conversation.id,
             "dialogue": conversation.dialogue or conversation.id,
             "turn": prompt.turns[k - 1],
             "layout": prompt.layouts[k - 1],

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sra_fast.files.numbered_batches import Batch, BatchParts, ScoreBatches
+from sra_fast.files.numbered_batches import Batch, BatchParts, ScoreBatches, part_file
 from sra_fast.files.run_folder import RunFolder
 from sra_fast.files.run_record import RUN, RunFolderError, RunRecord, read_record, setting_apart
 from sra_fast.files.score_tables import SCORES_JSONL, ScoreRow
@@ -109,12 +109,14 @@ class ShardFolder(RunFolder):
                 file = self.path / name
                 _logger.warning("%s is missing, or not as it was written; it is made again", file)
                 file.unlink(missing_ok=True)  # a changed number could still be read
+            for leftover in (self.path / BATCHES).glob(".*.tmp"):  # killed while it wrote these
+                leftover.unlink(missing_ok=True)
             results = self._parts.complete(numbered, score_batches, on_progress)
             rows = [
                 row for number, each in results.items() for row in rows_of(each, numbered[number])
             ]
             write_json_lines(self.path / SCORES_JSONL, rows)
-            self.finish([BATCHES, SCORES_JSONL])
+            self.finish([*(f"{BATCHES}/{part_file(number)}" for number in results), SCORES_JSONL])
         return rows
 
 

@@ -218,7 +218,7 @@ def _what_lacks(folder: Path, total: int, missing: set[int], unfinished: Sequenc
     for one in unfinished:
         parts = folder / one.folder / BATCHES
         done = len(list(parts.glob(f"*{BatchParts.SUFFIX}")))
-        said.append(f"shard {one} is not finished ({counted(done, 'batch')} done)")
+        said.append(f"shard {one} is not finished ({counted(done, 'batch', 'batches')} done)")
     if unfinished:
         ways.append("give the command of an unfinished shard again, which continues it")
     return f"{'; '.join(said)}; {'; '.join(ways)}"

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sra_fast.measure.conversation_columns import of_rows
 from sra_fast.measure.generation_steps import GenerationSteps
 from sra_fast.measure.last_row import PromptKeys
 from sra_fast.measure.marked_query import build_query
@@ -131,7 +132,14 @@ def recorded_replies(
         ended = tuple(
             _replied(prompts[row], row, ids.shape[1], marked.shape[1], replies[row]) for row in rows
         )
-        batch = MarkedBatch(ended, marked.names, (ids.shape[0], ids.shape[1]))
+        owners = [prompt.row for prompt in prompts]
+        batch = MarkedBatch(
+            ended,
+            marked.names,
+            (ids.shape[0], ids.shape[1]),
+            of_rows(marked.conversation_ids, owners),
+            of_rows(marked.meta, owners),
+        )
         result = _reduced(steps, masses, batch, replies, definition, keep_rows)
         if profiles:
             result = attach_profiles(

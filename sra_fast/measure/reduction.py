@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sra_fast.definitions import DEFINITIONS, DefinitionError, known_definitions, layer_scores
+from sra_fast.measure.conversation_columns import of_rows
 from sra_fast.measure.head_means import HeadMeans, head_means, layer_groups, sum_dtype
 from sra_fast.measure.marked_query import Placed
 from sra_fast.measure.one_copy import fetched, sent
@@ -103,6 +104,8 @@ def reduce(
         span_tokens=counts,
         row_masses=kept,
         row_counts=placed.row_counts if keep_rows else None,
+        conversation_ids=of_rows(batch.conversation_ids, owners),
+        meta=of_rows(batch.meta, owners),
     )
 
 

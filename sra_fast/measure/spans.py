@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from sra_fast.kernels.contract import MAX_SPANS
+from sra_fast.measure.conversation_columns import IDS, META, read_ids, read_meta
 from sra_fast.measure.sequences import holding, numbered_positions, numbered_runs
 
 MASK_KEYS = ("strategy_mask", "span_masks", "response_mask")
-COLUMN_KEYS = ("conversation", "turns", "as_written")
+COLUMN_KEYS = ("conversation", "turns", "as_written", IDS, META)
 NULL = "null"
 HEAD = "_head"  # ends the name of a span without its last token
 MOST_SPANS = (MAX_SPANS - 1) // 2
@@ -92,11 +93,15 @@ class MarkedBatch:
         sequences: the marked sequences, in the order of the batch.
         names: names of the P spans, as the user gave them.
         shape: ``[B, T]`` of the batch.
+        conversation_ids: the id of each row's conversation; empty if the batch has none.
+        meta: what else is known of each row's conversation; empty if the batch has nothing.
     """
 
     sequences: tuple[MarkedSequence, ...]
     names: tuple[str, ...]
     shape: tuple[int, int]
+    conversation_ids: tuple[str | None, ...] = ()
+    meta: tuple[Mapping[str, Any], ...] = ()
 
 
 def read_batch(
@@ -159,7 +164,9 @@ def read_batch(
         _check(sequence, names, has_span)
         sequences.append(sequence)
     _check_padding(spans, responses, segments)
-    return MarkedBatch(tuple(sequences), names, (shape[0], shape[1]))
+    rows = shape[0]
+    ids, meta = read_ids(batch, rows, conversations), read_meta(batch, rows)
+    return MarkedBatch(tuple(sequences), names, (rows, shape[1]), ids, meta)
 
 
 def _check_padding(

@@ -28,6 +28,7 @@ BACKENDS_GROUP = "sra_fast.backends"
 
 RESULT_COLUMNS = (
     "conversation",
+    "conversation_id",
     "dialogue",
     "turn",
     "strategy",

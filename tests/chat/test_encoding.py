@@ -207,6 +207,7 @@ def test_padding_only_adds_masked_positions(side: Any) -> None:
 
 def test_the_batch_has_the_promised_dtypes() -> None:
     batch = encode(byte_level_bpe(), [talk()], "c1_hf")
+    assert batch.pop("conversation_ids") == ["c7"] * 3
     assert {name: tensor.dtype for name, tensor in batch.items()} == {
         "input_ids": torch.int64,
         "attention_mask": torch.int64,

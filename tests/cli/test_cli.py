@@ -31,7 +31,10 @@ from sra_fast.scoring import score
 from sra_fast.tools.registry import RESULT_COLUMNS
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
-COMMANDS = ("score", "compare", "view", "convert", "demo", "train", "extend", "evaluate", "judge")
+COMMANDS = (
+    *("score", "merge", "compare", "view", "convert", "demo"),
+    *("train", "extend", "evaluate", "judge"),
+)
 GROUPS = (
     ("annotate", "export"),
     ("annotate", "agree"),
@@ -270,7 +273,7 @@ def test_score_writes_what_the_library_computes(model: Path, chats: Path, tmp_pa
         "scores.parquet",
     ]
     rows = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
-    assert [(row["conversation"], row["turn"]) for row in rows] == [
+    assert [(row["conversation_id"], row["turn"]) for row in rows] == [
         *(("c1", turn) for turn in (1, 2)),
         *(("c2", turn) for turn in (1, 2, 3)),
         *(("c3", turn) for turn in (1, 2)),
@@ -741,7 +744,7 @@ def test_texts_are_neither_markup_nor_paths_nor_code(model: Path, tmp_path: Path
     assert "[red]Hope[/red] ../up {description} $x$ \\x1b[2J|" in stdout
     assert "\x1b[2J" not in stdout + stderr
     rows = (tmp_path / "work" / "a" / "scores.jsonl").read_text().splitlines()
-    assert [json.loads(row)["conversation"] for row in rows[::2]] == names
+    assert [json.loads(row)["conversation_id"] for row in rows[::2]] == names
 
     stdout, stderr = call(
         "compare", *common, "--out", tmp_path / "work" / "b", "--templates", "standard"

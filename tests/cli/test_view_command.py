@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from sra_fast.cli.app import app
 from sra_fast.files.score_file import TOKENIZER
 from sra_fast.files.score_folder import MASSES, SHARDS
 from sra_fast.files.score_tables import SCORES_JSONL
+from sra_fast.report.viewer.result_files import read_result
+from sra_fast.report.viewer.viewed_conversation import ViewError
 
 
 def call(*arguments: object, status: int = 0) -> tuple[str, str]:
@@ -44,11 +47,34 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     byte_level_bpe().save_pretrained(folder / TOKENIZER)
     result = sra_fast.SRAResult.load(folder / MASSES)
     rows = [
-        {"conversation": f"c{number}", "strategy": "Offer Hope"}
+        {"conversation_id": f"c{number}", "strategy": "Offer Hope"}
         for number in result.conversation.tolist()
     ]
     (folder / SCORES_JSONL).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return folder
+
+
+@pytest.mark.parametrize("column", ["conversation_id", "conversation"])  # the old name
+def test_conversations_are_called_as_the_table_of_the_run_calls_them(
+    column: str, profiled: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(profiled, folder)
+    table = (folder / SCORES_JSONL).read_text()
+    (folder / SCORES_JSONL).write_text(table.replace("conversation_id", column))
+    assert read_result(folder).titles == {0: "c0", 1: "c1"}
+    (folder / SCORES_JSONL).write_text(table.replace("conversation_id", "name"))
+    with pytest.raises(ViewError, match="line 1 has no conversation_id; run the scoring again"):
+        read_result(folder)
+
+
+def test_a_saved_result_knows_what_its_conversations_are_called(profiled: Path) -> None:
+    result = sra_fast.SRAResult.load(profiled / MASSES)
+    assert read_result(profiled / MASSES).titles == {}
+    file = profiled.parent / "named"
+    ids = tuple(f"chat {number}" for number in result.conversation.tolist())
+    replace(result, conversation_ids=ids).save(file)
+    assert read_result(file).titles == {0: "chat 0", 1: "chat 1"}
 
 
 def test_a_result_without_profiles_is_refused_with_the_way_out(unprofiled: Path) -> None:

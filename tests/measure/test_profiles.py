@@ -157,13 +157,13 @@ def test_sources_have_a_table_the_largest_first() -> None:
     batch |= {"source_ids": ids, "source_names": ["rule", "document", "tool"]}
     result = sra_fast.score(LLAMA.build(), batch, profile="heads")
     table = result.sources(0)
-    names = ["source", "tokens", "mass", "mass_per_token", "largest_token"]
+    names = ["source", "tokens", "source_mass", "mass_per_token", "largest_token"]
     assert list(table.columns) == names
-    assert table["mass"].is_monotonic_decreasing
+    assert table["source_mass"].is_monotonic_decreasing
     document = table.set_index("source").loc["document"]
     assert document["tokens"] == 4
-    assert document["mass"] == pytest.approx(result.mass[0, ..., 0].mean().item(), abs=1e-6)
-    assert document["mass_per_token"] == pytest.approx(document["mass"] / 4)
+    assert document["source_mass"] == pytest.approx(result.mass[0, ..., 0].mean().item(), abs=1e-6)
+    assert document["mass_per_token"] == pytest.approx(document["source_mass"] / 4)
     by_token = result.profile(0).double().mean(dim=(0, 1))[3:7]
     assert document["largest_token"] == pytest.approx(by_token.max().item())
 

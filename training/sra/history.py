@@ -3,7 +3,8 @@
 It lies beside the checkpoints. Each line is a JSON object: ``step``, ``epoch``, ``split`` ("train",
 or the prefix of an evaluation: "eval"), ``definition``, ``n`` (responses), ``sra``, ``log_sra``
 (null for an SRA of 0), ``strategies`` (``{name: {"sra", "n"}}``), and the mean mass on the span of
-every layer and head, ``mass [L][H]``, with the L ``layers``.
+every layer and head, ``span_mass [L][H]``, with the L ``layers``. (``mass`` in earlier versions; a
+column ``mass`` of other tables is the score under the definition of that name.)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .means import ResponseMeans
 
 NAME = "sra_history.jsonl"
 
+_MASSES, _OLD_MASSES = "span_mass", "mass"  # earlier versions wrote the masses under the second
 _DIGITS = 7  # significant digits of a mass; float32 has no more
 
 
@@ -27,7 +29,8 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     """Read the lines of a history, given its file or the folder in which it lies.
 
     A last line that was cut short when a run was killed is left out. A mean SRA that is undefined
-    stands there as ``NaN``, unlike in the JSON of results.
+    stands there as ``NaN``, unlike in the JSON of results. What earlier versions called ``mass`` is
+    ``span_mass``.
 
     Raises:
         OSError: the file cannot be read.
@@ -96,7 +99,7 @@ class History:
                 name: {"sra": mean, "n": count} for name, (mean, count) in means.strategies.items()
             },
             "layers": list(means.layers),
-            "mass": [
+            _MASSES: [
                 [float(f"{value:.{_DIGITS}g}") for value in heads] for heads in means.mass.tolist()
             ],
         }
@@ -108,4 +111,6 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError):
         return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    return {_MASSES if name == _OLD_MASSES else name: value for name, value in line.items()}

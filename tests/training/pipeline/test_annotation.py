@@ -262,7 +262,7 @@ def test_label_studio_gets_tasks_and_a_page_for_them(
 def score_rows(number: int, sra: Any, **changes: Any) -> list[dict[str, Any]]:
     """Return lines of ``sra-fast score``: both replies of an item, the earlier with another SRA."""
     row = {
-        "conversation": f"c{number}",
+        "conversation_id": f"c{number}",
         "strategy": STRATEGIES[number % 3],
         "definition": "paper",
         **changes,
@@ -305,11 +305,13 @@ def test_scores_of_another_file_are_refused(systems: tuple[Path, Path], tmp_path
     assert call_json(*given, "--sra-a", of_base, "--sra-b", table)["items"] == 17  # a mere table
 
 
+@pytest.mark.parametrize("column", ["conversation_id", "conversation"])  # the old name
 def test_sra_of_the_last_reply_reaches_the_analysis(
-    systems: tuple[Path, Path], tmp_path: Path
+    column: str, systems: tuple[Path, Path], tmp_path: Path
 ) -> None:
     folder = scored(tmp_path / "scored", systems[0], 0.5)
     table = pandas.DataFrame([row for i in range(17) for row in score_rows(i, 0.5 + i / 64)])
+    table = table.rename(columns={"conversation_id": column})
     table.to_csv(tmp_path / "tuned.csv", index=False)
     out = tmp_path / "out"
     scores = ["--sra-a", folder, "--sra-b", tmp_path / "tuned.csv"]
@@ -323,10 +325,11 @@ def test_sra_of_the_last_reply_reaches_the_analysis(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"conversation": "c99"}, "no score of item 'c0', turn 2"),
+        ({"conversation_id": "c99"}, "no score of item 'c0', turn 2"),
         ({"strategy": "Chit Chat"}, "was scored for strategy 'Chit Chat'"),
         ({"definition": "mass"}, "by the definition 'paper' and the other by 'mass'"),
         ({"sra": "much"}, "line 2: column 'sra' must be a finite number"),
+        ({"conversation_id": None}, "line 1: column 'conversation_id' is missing; say whose reply"),
     ],
     ids=str,
 )

@@ -318,6 +318,11 @@ def test_an_evaluation_that_failed_leaves_nothing_for_the_next(tmp_path: Path) -
 # --- the history ---
 
 
+def test_a_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text('{"step": 2, "sra": 0.5, "layers": [0], "mass": [[0.25]]}\n')
+    assert read_history(tmp_path) == [{"step": 2, "sra": 0.5, "layers": [0], "span_mass": [[0.25]]}]
+
+
 def test_the_history_has_a_line_per_log_with_layers_and_heads(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, logging_steps=2, eval_strategy="steps")
     trainer.train()
@@ -330,7 +335,7 @@ def test_the_history_has_a_line_per_log_with_layers_and_heads(tmp_path: Path) ->
     ]
     assert [line["sra"] for line in lines[::2]] == [line["sra"] for line in training_logs(trainer)]
     result = sra_fast.score(LLAMA.build(), COLLATORS["padded"](EVALUATION))
-    mass = torch.tensor(lines[1]["mass"])
+    mass = torch.tensor(lines[1]["span_mass"])
     torch.testing.assert_close(mass, result.mass[..., 0].mean(0), rtol=0, atol=1e-5)
     assert lines[1]["layers"] == list(result.layers)
     assert {name: found["n"] for name, found in lines[1]["strategies"].items()} == {

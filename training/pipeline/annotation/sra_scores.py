@@ -14,7 +14,8 @@ from .errors import AnnotationError
 from .rating_tables import number_of, read_table
 
 _SCORES, _RUN = "scores.jsonl", "run.json"
-_FIELDS = ("conversation", "turn", "strategy", "definition", "sra")
+_ID, _OLD_ID = "conversation_id", "conversation"  # earlier versions wrote the id under the second
+_FIELDS = ("turn", "strategy", "definition", "sra")
 
 
 def read_scores(path: Path, items: Sequence[Item], scored: Path) -> tuple[list[float | None], str]:
@@ -41,7 +42,10 @@ def read_scores(path: Path, items: Sequence[Item], scored: Path) -> tuple[list[f
     scores: dict[tuple[str, str], tuple[str, Mapping[str, object]]] = {}
     definitions: dict[str, str] = {}
     for where, row in read_table(file, _FIELDS):
-        place = (str(row["conversation"]), str(row["turn"]))
+        identity = row.get(_ID, row.get(_OLD_ID))
+        if identity is None:
+            raise AnnotationError(f"{where}: column {_ID!r} is missing; say whose reply it is")
+        place = (str(identity), str(row["turn"]))
         if place in scores:
             raise AnnotationError(
                 f"{where}: conversation {place[0]!r}, turn {place[1]} is also in {scores[place][0]}"
