@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 _COUNTS = ("turn", "prompt_tokens", "response_tokens", "strategy_tokens")
-_TEXTS = ("conversation", "dialogue", "layout", "strategy", "template", "definition")
+_TEXTS = ("conversation_id", "dialogue", "layout", "strategy", "template", "definition")
 _MEASURES = ("sra", "log_sra")
 _META = "meta"
 
@@ -38,7 +38,7 @@ class Scorer:
 
     It takes a batch as a mapping of columns, the fields of a conversation record
     (:mod:`sra_fast.chat.conversations`), and returns columns with one row for each scored reply:
-    those of ``scores.jsonl``, so that ``conversation`` is the id. It pickles as its arguments; the
+    those of ``scores.jsonl``, with the ids in ``conversation_id``. It pickles as its arguments; the
     model is loaded in each process at the first batch. ::
 
         dataset.map_batches(

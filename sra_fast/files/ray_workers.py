@@ -167,10 +167,10 @@ class RayWorkers:
         if gpus:
             check_gpus(self._count)
         share = cpus_of_worker(node_cpus(with_gpu=gpus > 0), self._count)
-        actor = ray.remote(RayWorker).options(
-            num_cpus=share, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES
-        )
         threads = _own_threads() or max(1, int(share))
+        actor = ray.remote(RayWorker).options(
+            num_cpus=min(share, threads), num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES
+        )
         expected = {**known, "code": code_sha256()}
         self._actors = [
             actor.remote(self._model, self._allow_missing, self._options, threads, expected)

@@ -56,7 +56,7 @@ def in_columns(records: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def check_same(columns: Any, rows: list[ScoreRow], *, exact: bool) -> None:
-    assert list(columns["conversation"]) == [row["conversation"] for row in rows]
+    assert list(columns["conversation_id"]) == [row["conversation_id"] for row in rows]
     for name in [name for name in rows[0] if not name.startswith(META)]:
         expected, found = [row[name] for row in rows], list(columns[name])
         if isinstance(expected[0], float):
@@ -74,7 +74,7 @@ def test_the_scores_are_those_of_a_file(
     columns = scorer(in_columns(RECORDS))
     check_same(columns, rows_of_a_file(model, chats, tmp_path / "out", template), exact=True)
     kinds = {name: str(column.dtype) for name, column in columns.items()}
-    assert kinds.pop("conversation") == kinds.pop("meta") == "object"
+    assert kinds.pop("conversation_id") == kinds.pop("meta") == "object"
     assert kinds["turn"] == kinds["prompt_tokens"] == "int64"
     assert {kinds[name] for name in ("paper", "mass", "reference", "table1", "sra")} == {"float32"}
     assert json.loads(columns["meta"][0]) == {"split": "test", "kept": [1, 2.5]}
@@ -128,7 +128,7 @@ def test_datasets_map_takes_it(model: Path, chats: Path, tmp_path: Path, batch_s
     kinds = {name: feature.dtype for name, feature in scored.features.items()}
     assert kinds["sra"] == "float32"
     assert kinds["turn"] == "int64"
-    assert kinds["conversation"] == "string"
+    assert kinds["conversation_id"] == "string"
 
 
 def test_it_pickles_as_its_arguments(model: Path) -> None:

@@ -60,7 +60,9 @@ def count(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory: pytest.TempPathFactory, count: int) -> Path:
-    records = [talk(f"c{number:04}", 1 + number % 3) for number in range(count)]
+    records = [
+        talk(f"c{number:04}", 1 + number % 3, meta={"part": number % 2}) for number in range(count)
+    ]
     return write_jsonl(tmp_path_factory.mktemp("chats") / "chats.jsonl", records)
 
 
@@ -126,7 +128,7 @@ def test_a_run_whose_workers_are_killed_twice_ends_as_a_plain_one(
     assert len(set(killed)) == 2
     assert caplog.text.count("a worker ended before its batch was done") == 2
     expected = [(f"c{n:04}", turn) for n in range(count) for turn in range(1, 2 + n % 3)]
-    assert [(row["conversation"], row["turn"]) for row in whole.rows] == expected
+    assert [(row["conversation_id"], row["turn"]) for row in whole.rows] == expected
     assert same(tmp_path / "ray", plain)
 
 
@@ -209,9 +211,9 @@ def test_ray_data_takes_the_scorer(model: Path, plain: Path, chats: Path) -> Non
         batch_size=32,
     ).materialize()
     types = dict(zip(scored_rows.schema().names, scored_rows.schema().types, strict=True))
-    found = scored_rows.to_pandas().sort_values(["conversation", "turn"]).reset_index(drop=True)
+    found = scored_rows.to_pandas().sort_values(["conversation_id", "turn"]).reset_index(drop=True)
     expected = pandas.read_json(plain / "scores.jsonl", lines=True)
-    for name in ("conversation", "dialogue", "turn", "layout", "strategy", "prompt_tokens"):
+    for name in ("conversation_id", "dialogue", "turn", "layout", "strategy", "prompt_tokens"):
         assert found[name].tolist() == expected[name].tolist(), name
     for name in ("paper", "mass", "reference", "table1", "sra", "log_sra"):
         assert types[name] == pyarrow.float32()
