@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 import sra_fast
 from biased_masks import assert_same_replies, biased_masks
@@ -241,7 +242,7 @@ def test_other_tokens_than_the_batchs_are_refused() -> None:
             model(ids, attention_mask=batch["attention_mask"])
         with pytest.raises(ValueError, match="the batch has 2 rows and a call has 3"):
             model(random_tokens(3, 30))
-        with pytest.raises(ValueError, match="another token"):
+        with pytest.raises(ValueError, match="steer: attention_mask"):
             model.generate(**inputs(batch), **GREEDY, guidance_scale=2.0)
 
 
@@ -300,6 +301,30 @@ def test_a_steered_model_is_known_already_inside_a_monitor() -> None:
         with pytest.warns(SRAWarning), sra_fast.monitor(model):
             found = sra_fast.generate(model, batch, max_new_tokens=2)
     assert torch.equal(found.sequences, wanted)
+
+
+def test_a_call_that_shows_the_batchs_padding_is_refused() -> None:
+    model, batch = LLAMA.build(), prompts(30, 22)
+    ones = torch.ones_like(batch["attention_mask"])
+    with torch.no_grad(), sra_fast.steer(model, batch, bias=3.0):
+        for mask in (None, ones):
+            with pytest.raises(ValueError, match=r"^steer: attention_mask: the batch has padding"):
+                model(batch["input_ids"], attention_mask=mask)
+            with pytest.raises(ValueError, match=r"^steer: attention_mask"):
+                model(batch["input_ids"], mask)
+        model(batch["input_ids"], batch["attention_mask"])
+
+
+def test_a_cache_that_lost_its_first_tokens_is_refused() -> None:
+    model, batch = LLAMA.build(), prompts(30)
+    cache = DynamicCache()
+    longer = torch.cat([batch["input_ids"], random_tokens(1, 10)], dim=1)
+    with torch.no_grad(), sra_fast.steer(model, batch, bias=3.0):
+        model(longer, past_key_values=cache)
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, 10:], layer.values[:, :, 10:]
+        with pytest.raises(ValueError, match=r"holds 30 tokens and a call is at position 40"):
+            model(longer[:, :1], past_key_values=cache, position_ids=torch.tensor([[40]]))
 
 
 def test_a_cache_that_dropped_the_span_is_refused() -> None:

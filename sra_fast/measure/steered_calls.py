@@ -100,6 +100,8 @@ class SteeredModel:
         ids = args[0] if args else kwargs.get("input_ids")
         if isinstance(ids, Tensor):
             self._given[threading.get_ident()] = ids
+            if len(ids) % len(self._batch.tokens) == 0:  # others are refused by `_before`
+                self._check_mask(args[1] if len(args) > 1 else kwargs.get("attention_mask"))
 
     @torch.compiler.disable
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -120,6 +122,7 @@ class SteeredModel:
                 "the model with input_ids, or give a batch of these inputs_embeds"
             )
         past = self._past(kwargs.get("past_key_values"))
+        self._check_positions(kwargs, past, past + tokens.shape[1])
         repeats, rest = divmod(tokens.shape[0], self._batch.keys.shape[0])
         if rest or not repeats:
             raise ValueError(
@@ -169,6 +172,38 @@ class SteeredModel:
                 'rows="generated"'
             )
         return past
+
+    def _check_mask(self, mask: Any) -> None:
+        """Refuse a call that does not hide the padding of the batch.
+
+        A mask that somebody has made ready for the layers is not looked into.
+        """
+        known = self._batch.tokens
+        if bool(known.all()) or not (mask is None or (isinstance(mask, Tensor) and mask.ndim == 2)):
+            return
+        if mask is not None:
+            repeats, rest = divmod(len(mask), len(known))
+            common = min(mask.shape[1], known.shape[1])
+            wanted = known[:, :common].repeat_interleave(max(1, repeats), dim=0)
+            if rest or torch.equal(mask[:, :common].cpu() != 0, wanted):
+                return
+        raise ValueError(
+            "steer: attention_mask: the batch has padding, and a call does not hide it; call the "
+            "model with the batch's own attention_mask"
+        )
+
+    def _check_positions(self, inputs: Mapping[str, Any], past: int, total: int) -> None:
+        """Refuse a cache of this block that has lost its first tokens, as positions tell."""
+        block, steered = getattr(inputs.get("past_key_values"), _STEERED, ("", 0))
+        positions = inputs.get("position_ids")
+        if block != self._block or past >= steered or not isinstance(positions, Tensor):
+            return
+        if positions.ndim == 2 and int(positions.max()) >= total:
+            raise ValueError(
+                f"steer: past_key_values: the cache holds {past} tokens and a call is at position "
+                f"{int(positions.max())}, so its first tokens were dropped and the span's keys "
+                "cannot be told; take a cache that keeps all keys"
+            )
 
     def _check_tokens(self, ids: Tensor, past: int, repeats: int) -> None:
         """Refuse a call whose tokens are not those of the batch, as far as these go."""
