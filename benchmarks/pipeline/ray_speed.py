@@ -25,7 +25,7 @@ from sra_fast.chat.encoding import encode_prompts
 from sra_fast.files.models import find_model
 from sra_fast.files.numbered_batches import Batch, batches
 from sra_fast.files.ray_workers import RayWorkers
-from sra_fast.files.score_file import ScoringOptions
+from sra_fast.files.scoring_options import ScoringOptions
 from sra_fast.result import SRAResult
 
 THREADS = "1"

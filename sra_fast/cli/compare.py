@@ -50,7 +50,7 @@ def compare(
         from sra_fast.cli.tables import comparison_tables
         from sra_fast.files.run_date import DATE, first_day
         from sra_fast.files.run_folder import RunFolder
-        from sra_fast.files.score_file import ScoringOptions
+        from sra_fast.files.scoring_options import ScoringOptions
         from sra_fast.report.comparison import compare as compared
         from sra_fast.report.comparison import interval_note, undefined_note
         from sra_fast.report.write import REPORT_FILES, write_report

@@ -57,7 +57,7 @@ def demo(
         from sra_fast.cli.progress import token_progress
         from sra_fast.cli.tables import comparison_tables
         from sra_fast.files.run_folder import RunFolder
-        from sra_fast.files.score_file import ScoringOptions
+        from sra_fast.files.scoring_options import ScoringOptions
         from sra_fast.report.comparison import compare
         from sra_fast.report.write import REPORT_FILES, write_report
 

@@ -14,7 +14,7 @@ from sra_fast.names import Engine
 
 if TYPE_CHECKING:
     from sra_fast.files.batch_scorer import ScoringWorkers
-    from sra_fast.files.score_file import ScoringOptions
+    from sra_fast.files.scoring_options import ScoringOptions
 
 
 def check_engine(

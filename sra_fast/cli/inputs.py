@@ -11,7 +11,8 @@ import typer
 if TYPE_CHECKING:
     from sra_fast.chat.templates import PromptTemplate
     from sra_fast.files.batch_scorer import ScoringWorkers
-    from sra_fast.files.score_file import FileScorer, ScoringOptions
+    from sra_fast.files.score_file import FileScorer
+    from sra_fast.files.scoring_options import ScoringOptions
 
 RESULTS = Path("sra-results")
 

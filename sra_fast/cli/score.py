@@ -94,8 +94,8 @@ def score(
 
         from sra_fast.chat.conversations import read_conversations
         from sra_fast.cli.progress import token_progress
-        from sra_fast.files.score_file import ScoringOptions
         from sra_fast.files.score_jobs import ScoredJob, ShardJob
+        from sra_fast.files.scoring_options import ScoringOptions
 
         folder = out or RESULTS / Path(name_of(file)).stem
         wanted = ScoringOptions(

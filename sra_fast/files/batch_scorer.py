@@ -17,6 +17,7 @@ from sra_fast.files.layerwise_model import open_layerwise
 from sra_fast.files.models import ModelSource, choose_device
 from sra_fast.files.numbered_batches import Batch
 from sra_fast.files.provenance import code_fingerprint, versions
+from sra_fast.files.scoring_options import ScoringOptions
 from sra_fast.measure.layerwise.layerwise_options import Layerwise
 from sra_fast.measure.served import serve
 from sra_fast.result import SRAResult
@@ -24,8 +25,6 @@ from sra_fast.scoring import score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from sra_fast.files.score_file import ScoringOptions
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,6 @@ class CheckpointParts:
         """Return what tells these weights from others, as a SHA-256."""
         return self._tensors.identity()
 
-    def bytes_of(self, part: nn.Module) -> int:
-        """Return the number of bytes that a part's weights take in the files."""
-        weights = [weight for _, _, weight in _own(list(part.modules()))]
-        return sum(self._tensors.size(source) for source in self._sources_of(weights))
-
     @contextmanager
     def _held(self, modules: list[nn.Module]) -> Iterator[None]:
         """Hold the weights that some modules have themselves, and put them back afterwards."""

@@ -18,8 +18,8 @@ from sra_fast.definitions import known_definitions
 from sra_fast.files.batch_scorer import BatchScorer
 from sra_fast.files.models import find_model
 from sra_fast.files.numbered_batches import batches
-from sra_fast.files.score_file import ScoringError, ScoringOptions
 from sra_fast.files.score_tables import ScoreRow, score_rows
+from sra_fast.files.scoring_options import ScoringError, ScoringOptions
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.names import FORWARD_TOKENS, Device, DType, TurnLayout, Turns
 from sra_fast.result import SRAResult
@@ -63,6 +63,7 @@ class Scorer:
         device: "cpu", "cuda", or "auto" for CUDA where there is one.
         backend: backend of the op.
         check: whether the model is checked before its first score.
+        share_prefixes: the argument of that name of :func:`sra_fast.score`.
         allow_missing: whether weights that the model's files lack are only told.
 
     Raises:
@@ -87,6 +88,7 @@ class Scorer:
         device: Device = "auto",
         backend: str = "auto",
         check: bool = True,
+        share_prefixes: bool = True,
         allow_missing: bool = False,
     ) -> None:
         folder = Path(model).expanduser()
@@ -106,6 +108,7 @@ class Scorer:
             layout=layout,
             thoughts=thoughts,
             check=check,
+            share_prefixes=share_prefixes,
         )
         self._scorer: BatchScorer | None = None
 

@@ -54,10 +54,6 @@ class MappedTensors:
         """The names of all tensors."""
         return tuple(self._places)
 
-    def size(self, name: str) -> int:
-        """Return the number of bytes of a tensor."""
-        return self._places[name].size
-
     def tensor(self, name: str) -> Tensor:
         """Map a tensor; nothing is read until it is used, and nobody may write to it.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from sra_fast.chat.encoding import EncodedPrompt
 from sra_fast.files.kept_parts import KeptParts, part_name
 from sra_fast.result import SRAResult
+from sra_fast.tools.filled_groups import filled_groups
 
 Batch = Sequence[EncodedPrompt]
 ScoreBatches = Callable[[Mapping[int, Batch]], Iterable[tuple[int, SRAResult]]]
@@ -24,16 +25,7 @@ def batches(prompts: Sequence[EncodedPrompt], tokens: int) -> list[list[EncodedP
 
     The number of a batch is its place in the list.
     """
-    found: list[list[EncodedPrompt]] = []
-    room = 0
-    for prompt in prompts:
-        length = len(prompt.input_ids)
-        if not found or length > room:
-            found.append([])
-            room = tokens
-        found[-1].append(prompt)
-        room -= length
-    return found
+    return filled_groups(prompts, lambda prompt: len(prompt.input_ids), tokens)
 
 
 def token_count(prompts: Iterable[EncodedPrompt]) -> int:

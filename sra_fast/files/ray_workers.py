@@ -20,7 +20,7 @@ from sra_fast.files.models import choose_device, find_model
 from sra_fast.files.numbered_batches import Batch
 from sra_fast.files.provenance import code_sha256
 from sra_fast.files.ray_cluster import check_gpus, connect, cpus_of_worker, node_cpus
-from sra_fast.files.score_file import ScoringOptions
+from sra_fast.files.scoring_options import ScoringOptions
 from sra_fast.files.scoring_worker import WAYS_OUT, RayWorker, ScoredBatch, WorkerError
 from sra_fast.result import SRAResult
 from sra_fast.tools.missing_extra import needed

@@ -47,11 +47,9 @@ def name_of(place: str) -> str:
     Args:
         place: the path or the URI.
     """
-    return (
-        PurePosixPath(place.rpartition("::")[2] or place).name
-        if is_uri(place)
-        else (Path(place).name)
-    )
+    if not is_uri(place):
+        return Path(place).name
+    return PurePosixPath(place.rpartition("::")[2] or place).name
 
 
 @contextmanager

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sra_fast.backends import check_backend
 from sra_fast.chat.conversations import Conversation
 from sra_fast.chat.encoding import EncodedPrompt, encode_prompts
-from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import PromptTemplate
-from sra_fast.chat.thoughts import Thoughts
-from sra_fast.definitions import check_definition
 from sra_fast.files.batch_scorer import BatchScorer, ScoringWorkers, WorkerRowError
 from sra_fast.files.layer_progress import LayerProgress
 from sra_fast.files.models import ModelSource
@@ -31,22 +27,13 @@ from sra_fast.files.score_tables import (
     score_rows,
     write_tables,
 )
+from sra_fast.files.scoring_options import ScoringError, ScoringOptions
 from sra_fast.files.shard import Shard, shards_in
 from sra_fast.measure.layerwise.layerwise_options import Layerwise
 from sra_fast.measure.profiles import check_profile_size
 from sra_fast.measure.spans import BatchRowError
-from sra_fast.names import (
-    FORWARD_TOKENS,
-    PROFILE_BYTES,
-    Device,
-    DType,
-    ProfileKind,
-    SourceUnit,
-    TurnLayout,
-    Turns,
-)
+from sra_fast.names import Turns
 from sra_fast.result import SRAResult
-from sra_fast.tools.argument_error import ArgumentError
 from sra_fast.tools.missing_extra import needed
 
 if TYPE_CHECKING:
@@ -55,58 +42,6 @@ if TYPE_CHECKING:
 
 TOKENIZER = "tokenizer"
 """The folder, in that of a run with profiles, of the tokenizer that made their tokens."""
-
-
-class ScoringError(ArgumentError):
-    """Raised when something cannot be scored.
-
-    The message names the conversation, its place and the way out.
-    """
-
-
-@dataclass(frozen=True)
-class ScoringOptions:
-    """The options that scores depend on besides conversations, model and template.
-
-    Attributes:
-        definition: the definition that the column ``sra`` gives.
-        strategies: mapping of strategy names to descriptions.
-        batch_tokens: the most tokens of one forward pass, unless one prompt is longer.
-        dtype, device: number format and place of the model's weights.
-        backend: backend of the op.
-        layout, thoughts: the arguments of those names of :func:`sra_fast.encode`.
-        profile: what is kept of the attention on every token; None for nothing.
-        profile_bytes: the most bytes that the profiles of all replies may take.
-        sources: what the messages are cut into to tell the attention on each, with a profile; None
-            without one.
-        check: whether the model is checked before its first score (no score depends on it).
-        share_prefixes: the argument of that name of :func:`sra_fast.score`.
-        layerwise: whether the model runs layer by layer, with the weights of one layer in memory;
-            ``batch_tokens`` are then those that go through each layer before the next is read.
-
-    Raises:
-        KeyError: there is no such definition.
-        ValueError: there is no such backend.
-    """
-
-    definition: str = "paper"
-    strategies: Mapping[str, str] = field(default_factory=lambda: DEFAULT_STRATEGIES)
-    batch_tokens: int = FORWARD_TOKENS
-    dtype: DType = "auto"
-    device: Device = "auto"
-    backend: str = "auto"
-    layout: TurnLayout = "as_generated"
-    thoughts: Thoughts | None = None
-    profile: ProfileKind | None = None
-    profile_bytes: int = PROFILE_BYTES
-    sources: SourceUnit | None = None
-    check: bool = True
-    share_prefixes: bool = True
-    layerwise: bool = False
-
-    def __post_init__(self) -> None:
-        check_definition(self.definition)
-        check_backend(self.backend)
 
 
 class FileScorer:
@@ -336,25 +271,12 @@ class FileScorer:
                 )
 
     def _shared_settings(self, input_file: Path) -> dict[str, Any]:
-        without_effect = ("check", "profile_bytes")
-        names = [f.name for f in fields(self.options) if f.name not in without_effect]
-        options = {name: getattr(self.options, name) for name in names}
-        # Runs of earlier versions do not have these settings, and go on if they are the usual ones.
-        usual: dict[str, Any] = {
-            "layout": "as_generated",
-            "thoughts": None,
-            "profile": None,
-            "sources": None,
-            "share_prefixes": True,
-            "layerwise": False,
-        }
         device = None if self._workers is None else self._workers.device
         of_model = self._own.settings(device)
         return {
             "input_sha256": file_sha256(input_file),
             "model": of_model["model"],
-            **{n: value for n, value in options.items() if n not in usual or value != usual[n]},
-            "strategies": dict(self.options.strategies),
+            **self.options.settings(),
             **of_model,
         }
 

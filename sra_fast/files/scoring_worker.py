@@ -14,7 +14,7 @@ from sra_fast.files.models import find_model
 from sra_fast.files.numbered_batches import Batch
 from sra_fast.files.provenance import code_sha256
 from sra_fast.files.run_record import setting_apart
-from sra_fast.files.score_file import ScoringOptions
+from sra_fast.files.scoring_options import ScoringOptions
 from sra_fast.measure.spans import BatchRowError
 from sra_fast.result import SRAResult
 from sra_fast.tools.argument_error import ArgumentError

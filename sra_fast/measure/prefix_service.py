@@ -39,7 +39,7 @@ from sra_fast.measure.self_check import GROSS, TOLERANCE
 from sra_fast.measure.served import ServedModel, evaluating, rope_types, switched
 
 BEGINNING, TAILS = 4, (2, 6, 3)
-_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str | None]] = WeakKeyDictionary()
+_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], str | None]] = WeakKeyDictionary()
 
 
 def why_whole(served: ServedModel, backend: str) -> str | None:
@@ -66,11 +66,11 @@ def why_whole(served: ServedModel, backend: str) -> str | None:
 
 
 def _tried(served: ServedModel, backend: str) -> str | None:
-    """Return what a trial said against a decoder, which is made once for its modules."""
-    parts = tuple(id(part) for part in served.decoder.modules())
+    """Return what a trial said against a decoder; one is made for its modules and a backend."""
+    tried = (backend, *(id(part) for part in served.decoder.modules()))
     found = _FOUND.get(served.decoder)
-    if found is None or found[0] != parts:
-        found = _FOUND[served.decoder] = (parts, _try(served, backend))
+    if found is None or found[0] != tried:
+        found = _FOUND[served.decoder] = (tried, _try(served, backend))
     return found[1]
 
 

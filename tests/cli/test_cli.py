@@ -627,7 +627,7 @@ def test_an_interrupt_ends_with_130(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sra_fast.files.score_file.score", interrupted)
+    monkeypatch.setattr("sra_fast.files.batch_scorer.score", interrupted)
     stdout, stderr = call(
         "score", chats, "--model", model, "--out", tmp_path / "out", "--json", status=130
     )

@@ -14,7 +14,8 @@ from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.templates import get_template
 from sra_fast.cli.app import app
 from sra_fast.files.models import find_model
-from sra_fast.files.score_file import FileScorer, ScoringOptions
+from sra_fast.files.score_file import FileScorer
+from sra_fast.files.scoring_options import ScoringOptions
 from sra_fast.result import SRAResult
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 

@@ -19,7 +19,6 @@ from sra_fast.files.score_tables import SCORES_JSONL, SCORES_PARQUET
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
-WRITTEN = {MASSES, SCORES_JSONL, SCORES_PARQUET, RUN}
 
 
 @pytest.fixture(scope="module")

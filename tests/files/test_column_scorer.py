@@ -13,9 +13,11 @@ import pytest
 import sra_fast
 from sra_fast.chat.conversations import ConversationError, read_conversations
 from sra_fast.chat.templates import TEMPLATES
+from sra_fast.files import batch_scorer
 from sra_fast.files.models import find_model
-from sra_fast.files.score_file import FileScorer, ScoringError, ScoringOptions
+from sra_fast.files.score_file import FileScorer
 from sra_fast.files.score_tables import META, ScoreRow
+from sra_fast.files.scoring_options import ScoringError, ScoringOptions
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 RECORDS = [
@@ -78,6 +80,23 @@ def test_the_scores_are_those_of_a_file(
     assert kinds["turn"] == kinds["prompt_tokens"] == "int64"
     assert {kinds[name] for name in ("paper", "mass", "reference", "table1", "sra")} == {"float32"}
     assert json.loads(columns["meta"][0]) == {"split": "test", "kept": [1, 2.5]}
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_prefixes_are_shared_as_it_is_told(
+    model: Path, monkeypatch: pytest.MonkeyPatch, share: bool
+) -> None:
+    told: list[str] = []
+
+    def score(*args: Any, **options: Any) -> sra_fast.SRAResult:
+        result = sra_fast.score(*args, **options)
+        told.append(result.prefixes)
+        return result
+
+    monkeypatch.setattr(batch_scorer, "score", score)
+    scorer = sra_fast.Scorer(str(model), template="c1_hf", device="cpu", share_prefixes=share)
+    scorer(in_columns([talk("a", 3), talk("b", 3)]))
+    assert [bool(one) for one in told] == [share]
 
 
 def test_arrays_are_taken_as_lists_are(model: Path) -> None:

@@ -37,7 +37,6 @@ def test_tensors_of_every_number_format_are_read_as_they_were_written(tmp_path: 
         found = tensors.tensor(name)
         assert found.dtype == tensor.dtype
         assert torch.equal(found, tensor)
-        assert tensors.size(name) == tensor.nbytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/maps")

@@ -16,7 +16,7 @@ from sra_fast.files.models import find_model
 from sra_fast.files.provenance import code_sha256
 from sra_fast.files.ray_cluster import ClusterError, connect, cpus_of_worker
 from sra_fast.files.ray_workers import RayWorkers
-from sra_fast.files.score_file import ScoringOptions
+from sra_fast.files.scoring_options import ScoringOptions
 from sra_fast.files.scoring_worker import RayWorker, WorkerError
 from tiny_chat_model import save_tiny_model, talk
 

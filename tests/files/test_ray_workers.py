@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,19 +12,23 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import sra_fast
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.templates import get_template
+from sra_fast.cli.app import app
 from sra_fast.files import ray_workers
 from sra_fast.files.models import find_model
 from sra_fast.files.numbered_batches import Batch
 from sra_fast.files.ray_cluster import ClusterError, check_gpus, connect
 from sra_fast.files.ray_workers import RayWorkers
-from sra_fast.files.score_file import FileScorer, ScoringError, ScoringOptions
-from sra_fast.files.score_folder import SHARDS
+from sra_fast.files.score_file import FileScorer
+from sra_fast.files.score_folder import MASSES, SHARDS
 from sra_fast.files.score_jobs import ScoredJob
+from sra_fast.files.scoring_options import ScoringError, ScoringOptions
 from sra_fast.files.scoring_worker import RayWorker, ScoredBatch, WorkerError
+from sra_fast.result import SRAResult
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 ray = pytest.importorskip("ray", reason="needs the package ray")
@@ -130,6 +135,18 @@ def test_a_run_whose_workers_are_killed_twice_ends_as_a_plain_one(
     expected = [(f"c{n:04}", turn) for n in range(count) for turn in range(1, 2 + n % 3)]
     assert [(row["conversation_id"], row["turn"]) for row in whole.rows] == expected
     assert same(tmp_path / "ray", plain)
+
+
+def test_the_command_gives_the_run_of_a_plain_one_and_prints_one_object(
+    model: Path, chats: Path, plain: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ["score", chats, "--model", model, "--out", out, "--json", "--device", "cpu"]
+    engine = ["--engine", "ray", "--workers", 1, "--batch-tokens", OPTIONS.batch_tokens]
+    done = CliRunner().invoke(app, [str(word) for word in (*words, *engine)])
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)["scores"]) == len(SRAResult.load(out / MASSES))
+    assert same(out, plain)
 
 
 def test_a_batch_that_ends_every_worker_is_told_and_the_rest_is_kept(

@@ -15,7 +15,8 @@ from sra_fast.files import run_date
 from sra_fast.files.models import ModelSource, find_model
 from sra_fast.files.run_date import first_day, start_of, writes_date
 from sra_fast.files.run_folder import RUN, RunFolder
-from sra_fast.files.score_file import FileScorer, ScoringOptions
+from sra_fast.files.score_file import FileScorer
+from sra_fast.files.scoring_options import ScoringOptions
 from tiny_chat_model import save_tiny_model, talk, write_jsonl
 
 DATED = "{{- 'Today is ' + strftime_now('%Y-%m-%d') + '.\n' }}"

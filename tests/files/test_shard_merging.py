@@ -20,10 +20,11 @@ from sra_fast.files import shard_merging
 from sra_fast.files.models import ModelSource, find_model
 from sra_fast.files.run_folder import FolderBusyError, locked
 from sra_fast.files.run_record import RUN, RunFolderError
-from sra_fast.files.score_file import FileScorer, ScoringOptions
+from sra_fast.files.score_file import FileScorer
 from sra_fast.files.score_folder import MASSES
 from sra_fast.files.score_jobs import Job, ShardJob
 from sra_fast.files.score_tables import SCORES_JSONL
+from sra_fast.files.scoring_options import ScoringOptions
 from sra_fast.files.shard import Shard
 from sra_fast.files.shard_merging import merge_if_last, merge_shards
 from sra_fast.result import SRAResult
@@ -66,9 +67,9 @@ class Scoring:
         seen: list[int] = []
         original = self.scorer._score
 
-        def counted(job: Job, batch: Any) -> SRAResult:
+        def counted(job: Job, batch: Any, *more: Any) -> SRAResult:
             seen.append(len(batch))
-            return original(job, batch)
+            return original(job, batch, *more)
 
         self.scorer._score = counted  # type: ignore[method-assign]
         try:

@@ -11,6 +11,7 @@ import typer
 from sra_fast.cli import options
 from sra_fast.cli.session import session
 from sra_fast.names import DType, TooLong
+from sra_fast.tools.argument_error import ArgumentError
 
 from ..lora import processes
 from . import pipeline_options
@@ -261,8 +262,11 @@ def train(
     the folder of --out. The defaults are the paper's. If it is interrupted, the same command
     continues.
     """
-    first = processes.is_first()
-    own_rank = processes.rank()  # `rank` is that of the adapter
+    try:
+        first = processes.is_first()
+        own_rank = processes.rank()  # `rank` is that of the adapter
+    except ArgumentError as error:
+        raise typer.BadParameter(str(error), param_hint="the environment") from error
     with session(as_json and first, debug, continues=True, rank=own_rank) as current:
         from sra_fast.files.models import find_model
 

@@ -26,6 +26,7 @@ from sra_fast.measure.served import ServedModel
 from sra_fast.measure.unserved import UnservedModelError
 from sra_fast.result import SRAResult
 from sra_fast.tools.argument_error import ArgumentError
+from sra_fast.tools.filled_groups import filled_groups
 
 
 class LayerwiseScorer:
@@ -160,16 +161,11 @@ def refuse_whole(served: ServedModel) -> None:
 
 def _passes(plan: Sequence[Forward], lengths: Sequence[int], tokens: int) -> list[list[Forward]]:
     """Cut a plan, in order, into passes of at most so many tokens, or of one group."""
-    found: list[list[Forward]] = []
-    room = 0
-    for forward in plan:
-        size = sum(lengths[member] for member in forward.members)
-        if not found or size > room:
-            found.append([])
-            room = tokens
-        found[-1].append(forward)
-        room -= size
-    return found
+
+    def size(forward: Forward) -> int:
+        return sum(lengths[member] for member in forward.members)
+
+    return filled_groups(plan, size, tokens)
 
 
 def _digest(laid: LaidOutForward) -> str:

@@ -53,6 +53,15 @@ def error_of(*arguments: object) -> str:
     return " ".join(err.split())
 
 
+def test_an_environment_that_names_no_process_is_wrong_use(
+    tmp_path: Path, model: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "a")
+    _, err = call(chats, "--model", model, "--out", tmp_path / "out", *SMALL, status=2)
+    assert "RANK is 'a' and no whole number from 0 on" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
 # --- A run ---
 
 

@@ -27,7 +27,8 @@ from sra_fast.chat.strategies import DEFAULT_STRATEGIES
 from sra_fast.chat.templates import TEMPLATES
 from sra_fast.files.models import ModelSource, find_model
 from sra_fast.files.run_folder import RunFolder, RunFolderError
-from sra_fast.files.score_file import FileScorer, ScoringOptions
+from sra_fast.files.score_file import FileScorer
+from sra_fast.files.scoring_options import ScoringOptions
 from sra_fast.training.lora.settings import TrainingConfig
 from sra_fast.training.lora.train_data import read_data, settings_of_run
 from sra_fast.training.pipeline.classifiers import load_classifier
@@ -131,7 +132,7 @@ def test_scores(
         scored.append(len(batch["input_ids"]))
         return sra_fast.score(model, batch, **more)
 
-    monkeypatch.setattr("sra_fast.files.score_file.score", counted)
+    monkeypatch.setattr("sra_fast.files.batch_scorer.score", counted)
     job = scorer.prepare(kind, out, conversations, TEMPLATES["standard"], "all")
     (again,) = scorer.run([job])
     assert scored == ([] if finished else [1])
