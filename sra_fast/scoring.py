@@ -20,6 +20,7 @@ from sra_fast.measure.in_step import (
     LAID_OUT,
     Intent,
     agreed,
+    any_process,
     content_digest,
     runs_together,
 )
@@ -108,7 +109,8 @@ def score(
             bounds the memory and changes no score. A batch that runs as it was given is one pass.
         check: whether to compare the masses of a few tokens with the model's own eager attention
             when its class and configuration is first scored in this process
-            (:mod:`sra_fast.measure.self_check`); ``result.checked`` says how that went.
+            (:mod:`sra_fast.measure.self_check`); ``result.checked`` says how that went. Processes
+            that share a model under ``fully_shard`` compare if one of them is to.
         profile: whether to keep, for each response, the mean over its rows of their attention on
             every token (``result.profile(i)``): "heads" of every head, "layers" as each layer's
             mean over heads, "mean" as the mean over layers and heads. None for no profile.
@@ -196,7 +198,9 @@ def score(
 
         prepared, most = agreed(served, prepare, intent)
         content, plan = prepared.content, prepared.plan
-        checked = self_check(served, backend) if check else f"{SKIPPED}switched off"
+        checked = f"{SKIPPED}switched off"
+        if any_process(served, check):  # its passes, too, are made by all processes or by none
+            checked = self_check(served, backend)
         with torch.no_grad(), switched(served), evaluating(served.whole):
             if plan is None:
                 passes = [functools.partial(run_given, served, content, wanted)]

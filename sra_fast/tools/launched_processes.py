@@ -32,9 +32,21 @@ def count() -> int:
     """Return the number of processes that work together.
 
     Raises:
-        LaunchError: the environment variable WORLD_SIZE holds no such number.
+        LaunchError: the environment variable WORLD_SIZE holds no such number, or only one of RANK
+            and WORLD_SIZE says that there are several: all would take themselves for the same one.
     """
-    return _number("WORLD_SIZE", 1)
+    found = _number("WORLD_SIZE", 1)
+    for name, lacking, several in (
+        ("WORLD_SIZE", "RANK", found > 1),
+        ("RANK", "WORLD_SIZE", rank() > 0),
+    ):
+        if several and lacking not in os.environ:
+            raise LaunchError(
+                f"the environment variable {name} is {os.environ[name]!r} and {lacking} is not "
+                "set; launchers of several processes set both, so start this by one of them, or "
+                f"unset {name}"
+            )
+    return found
 
 
 def rank_here() -> int:

@@ -165,6 +165,8 @@ def test_of_processes_that_find_a_merged_run_the_first_prints(
     ("variables", "more", "says"),
     [
         ({"RANK": "1", "WORLD_SIZE": "2"}, ["--shard", "1/2"], "takes a shard by its rank"),
+        ({"WORLD_SIZE": "2"}, [], "WORLD_SIZE is '2' and RANK is not set"),
+        ({"RANK": "1"}, [], "RANK is '1' and WORLD_SIZE is not set"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, [], "there is no shard 3; they are 1/2 to 2/2"),
         ({"RANK": "a", "WORLD_SIZE": "2"}, [], "RANK is 'a' and no whole number from 0 on"),
         ({"RANK": "0", "WORLD_SIZE": "0"}, [], "WORLD_SIZE is '0' and no whole number from 1"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -194,11 +196,12 @@ def test_what_was_killed_continues_after_its_last_layer_bit_for_bit(
     assert list((tmp_path / "kept").iterdir()) == []
 
 
-@pytest.mark.parametrize("change", ["rows", "profile", "weights", "damage"])
+@pytest.mark.parametrize("change", ["rows", "profile", "weights", "config", "format", "damage"])
 def test_what_was_kept_of_another_call_is_not_taken(
     folder: Path, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted: dict[str, Any] = {}
+    dtype: Any = "auto"
     again = interrupted(folder, tmp_path / "kept", 2, **wanted)
     (kept,) = (tmp_path / "kept").iterdir()
     if change == "rows":
@@ -208,10 +211,16 @@ def test_what_was_kept_of_another_call_is_not_taken(
     elif change == "weights":
         folder = tmp_path / "other"
         tiny(intermediate_size=64).save_pretrained(folder)
+    elif change == "config":
+        folder = Path(shutil.copytree(folder, tmp_path / "other"))  # with its times of change
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
+    elif change == "format":
+        dtype = "bfloat16"
     else:
         kept.write_bytes(kept.read_bytes()[:-4])
     whole = sra_fast.score(
-        sra_fast.layerwise_model(folder),
+        sra_fast.layerwise_model(folder, dtype=dtype),
         BATCH,
         layerwise=sra_fast.Layerwise(call_tokens=40),
         **wanted,
@@ -222,7 +231,7 @@ def test_what_was_kept_of_another_call_is_not_taken(
         assert "pass00000.safetensors cannot be read" in caplog.text
     else:
         result = sra_fast.score(
-            sra_fast.layerwise_model(folder),
+            sra_fast.layerwise_model(folder, dtype=dtype),
             BATCH,
             layerwise=sra_fast.Layerwise(call_tokens=40, keep=tmp_path / "kept"),
             **wanted,
@@ -238,6 +247,21 @@ def test_a_model_says_how_it_wants_to_be_scored(folder: Path) -> None:
         sra_fast.score(sra_fast.layerwise_model(folder), BATCH)
     with pytest.raises(ArgumentError, match=r"open its folder with sra_fast\.layerwise_model"):
         sra_fast.score(tiny(), BATCH, layerwise=True)
+    options: Any = "yes"
+    with pytest.raises(TypeError, match="expected True, False or a Layerwise, got str"):
+        sra_fast.score(sra_fast.layerwise_model(folder), BATCH, layerwise=options)
+
+
+@pytest.mark.parametrize("door", ["monitor", "steer", "generate"])
+def test_only_score_reads_weights_from_files(folder: Path, door: str) -> None:
+    model = sra_fast.layerwise_model(folder)
+    blocks: dict[str, Callable[[], Any]] = {
+        "monitor": lambda: sra_fast.monitor(model),
+        "steer": lambda: sra_fast.steer(model, BATCH, bias=1.0),
+        "generate": lambda: nullcontext(sra_fast.generate(model, BATCH, max_new_tokens=1)),
+    }
+    with pytest.raises(UnservedModelError, match="layerwise=True alone"), blocks[door]():
+        pass
 
 
 def test_a_batch_that_has_to_run_through_the_whole_model_is_refused(folder: Path) -> None:

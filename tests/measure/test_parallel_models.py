@@ -200,6 +200,10 @@ def test_unequal_numbers_of_passes_change_nothing(said: Said) -> None:
         assert process["in_step"]["checked"] == "passed"
 
 
+def test_a_check_that_one_process_asks_for_is_made_by_all(said: Said) -> None:
+    assert [process["in_step"]["check_in_one"] for process in said] == [0.0, 0.0]
+
+
 def test_an_empty_batch_gives_no_response_and_lets_others_run(said: Said) -> None:
     assert said[0]["in_step"]["one_idle"] == 0.0
     assert said[1]["in_step"]["one_idle"] == "0 responses"

@@ -333,6 +333,9 @@ def in_step(folder: Path) -> dict[str, Any]:
 
     found["unequal_passes"] = is_like_one(scored(own), own)
     found["checked"] = getattr(scored(own), "checked", None)
+    self_check._CHECKED.clear()
+    asked_in_one = scored(own, check=rank() == 0)
+    found["check_in_one"] = is_like_one(asked_in_one, own)
     one_idle = scored(own if rank() == 0 else empty, profile="mean", keep_rows=True)
     found["one_idle"] = is_like_one(one_idle, own) if rank() == 0 else count(one_idle)
     found["all_idle"] = count(scored(empty))

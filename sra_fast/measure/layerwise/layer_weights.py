@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from sra_fast.measure.unserved import UnservedModelError
+
 
 class LayerWeights(Protocol):
     """An object that puts the weights of a part of a model in place for a while."""
@@ -36,3 +38,16 @@ def bind(decoder: nn.Module, weights: LayerWeights) -> None:
 def bound_weights(decoder: nn.Module) -> LayerWeights | None:
     """Return what brings the weights of a decoder, None if it holds them itself."""
     return _BOUND.get(decoder)
+
+
+def refuse_in_files(name: str, decoder: nn.Module) -> None:
+    """Refuse a model whose weights are in files, where it has to run by itself.
+
+    Raises:
+        UnservedModelError: it is such a model.
+    """
+    if bound_weights(decoder) is not None:
+        raise UnservedModelError(
+            f"the weights of {name} are in files, from which sra_fast.score with layerwise=True "
+            "alone reads them; load it with from_pretrained"
+        )

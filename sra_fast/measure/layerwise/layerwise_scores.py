@@ -12,7 +12,7 @@ from sra_fast.measure.batch_keys import BatchContent
 from sra_fast.measure.layerwise.kept_layers import KeptLayers
 from sra_fast.measure.layerwise.layer_doors import LayerDoors, decoder_layers, layer_doors
 from sra_fast.measure.layerwise.layer_loop import LayerStates, run_layers
-from sra_fast.measure.layerwise.layer_weights import bound_weights
+from sra_fast.measure.layerwise.layer_weights import LayerWeights, bound_weights
 from sra_fast.measure.layerwise.layerwise_options import Layerwise
 from sra_fast.measure.packing import Forward
 from sra_fast.measure.scored_forward import (
@@ -35,11 +35,11 @@ class LayerwiseScorer:
     Args:
         options: how it runs.
         doors: the doors of the decoder's layers.
-        weights: what tells its weights from others.
+        decoder: what tells the decoder from others.
     """
 
-    def __init__(self, options: Layerwise, doors: LayerDoors, weights: str) -> None:
-        self._options, self._doors, self._weights = options, doors, weights
+    def __init__(self, options: Layerwise, doors: LayerDoors, decoder: str) -> None:
+        self._options, self._doors, self._decoder = options, doors, decoder
 
     @property
     def call_tokens(self) -> int:
@@ -104,7 +104,7 @@ class LayerwiseScorer:
         if self._options.keep is None:
             return None
         made_of = {
-            "weights": self._weights,
+            "decoder": self._decoder,
             "asked": [_digest(one) for one in laid],
             "backend": wanted.backend,
             "profile": wanted.profile,
@@ -123,10 +123,15 @@ def layerwise_scorer(
         What scores it so, or None if it is not asked for.
 
     Raises:
+        TypeError: ``layerwise`` is neither a bool nor a :class:`Layerwise`.
         ArgumentError: the model's weights are in files and it is not asked for, or the other way
             round.
         UnservedModelError: it is asked for, and the decoder has no layers of transformers' kind.
     """
+    if not isinstance(layerwise, (bool, Layerwise)):
+        raise TypeError(
+            f"layerwise: expected True, False or a Layerwise, got {type(layerwise).__name__}"
+        )
     weights = bound_weights(served.decoder)
     options = Layerwise() if layerwise is True else layerwise or None
     if (options is None) != (weights is None):
@@ -142,7 +147,13 @@ def layerwise_scorer(
         yield None
         return
     with layer_doors(served.name, served.decoder, weights) as doors:
-        yield LayerwiseScorer(options, doors, weights.identity())
+        yield LayerwiseScorer(options, doors, _identity(served, weights))
+
+
+def _identity(served: ServedModel, weights: LayerWeights) -> str:
+    """Return what tells a decoder from others: its weights, their format, and its configuration."""
+    formats = sorted({str(parameter.dtype) for parameter in served.decoder.parameters()})
+    return f"{weights.identity()} {formats} {served.config.to_json_string(use_diff=False)}"
 
 
 def refuse_whole(served: ServedModel) -> None:
