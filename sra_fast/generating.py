@@ -14,6 +14,7 @@ from sra_fast.definitions import check_definition
 from sra_fast.measure.adapter_kinds import refuse_adapters
 from sra_fast.measure.batch_keys import BatchContent, read_content
 from sra_fast.measure.in_step import Intent, agreed, content_digest
+from sra_fast.measure.layerwise.layer_weights import refuse_weights_in_files
 from sra_fast.measure.parts_of_models import refuse_first_fsdp
 from sra_fast.measure.profiles import check_profile_kind
 from sra_fast.measure.recorded_generation import (
@@ -90,6 +91,7 @@ def generate(
         check_profile_kind(profile)
     refuse_first_fsdp(model)
     served = serve(model)
+    refuse_weights_in_files(served.decoder, served.name, "generate")
     with used_by_one(served.decoder):
         refuse_adapters(served.top)
         refuse_sharded_generation(served)

@@ -12,6 +12,7 @@ from torch import nn
 from sra_fast.backends import check_backend
 from sra_fast.definitions import check_definition
 from sra_fast.measure.batch_keys import read_content
+from sra_fast.measure.layerwise.layer_weights import refuse_weights_in_files
 from sra_fast.measure.profiles import ProfileRecord, attach_profiles, check_profile_kind
 from sra_fast.measure.recorded_generation import GenerationRecord, recorded_generation
 from sra_fast.measure.recorded_replies import RecordedReplies
@@ -96,6 +97,7 @@ def monitor(
     check_definition(definition)
     check_backend(backend)
     served = serve(unwrapped(model))
+    refuse_weights_in_files(served.decoder, served.name, "monitor")
     if batch is None and on_token is not None:
         raise ValueError("on_token: it is called by generate(), whose prompts `batch` would say")
     if profile is not None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from sra_fast.measure.batch_keys import read_content
 from sra_fast.measure.continuous_batching import without_continuous_batching
+from sra_fast.measure.layerwise.layer_weights import refuse_weights_in_files
 from sra_fast.measure.scorable import check_token_ids
 from sra_fast.measure.self_check import self_check
 from sra_fast.measure.served import ServedModel, serve, switched
@@ -108,7 +109,9 @@ def steer(
     )
     if rows not in ("all", "generated"):
         raise ValueError(f'steer: rows: expected "all" or "generated", got {rows!r}')
-    served = tried(serve(unwrapped(model)))  # now: inside the block it would be steered
+    served = serve(unwrapped(model))
+    refuse_weights_in_files(served.decoder, served.name, "steer")
+    served = tried(served)  # now: inside the block it would be steered
     self_check(served, "auto")
     content = read_content(served, batch, unanswered=True)
     if content.only_tokens:

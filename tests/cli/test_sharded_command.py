@@ -84,7 +84,7 @@ def test_shards_and_merging_print_what_the_whole_run_prints(
     assert files(out) == whole[1]
     again, said = call("merge", out)
     assert again == merged
-    assert "was merged before" in said
+    assert "holds the whole run already" in said
     third = call("score", *words(place, out, "--shard", "1/2"))[0]  # done long ago
     assert third == {**whole[0], "out": str(out)}
 

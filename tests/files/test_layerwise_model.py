@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def test_what_was_kept_of_another_call_is_not_taken(
         result = sra_fast.score(
             sra_fast.layerwise_model(folder),
             BATCH,
-            layerwise=sra_fast.Layerwise(call_tokens=40, keep=tmp_path / "kept"),
+            layerwise=sra_fast.Layerwise(call_tokens=40, keep=str(tmp_path / "kept")),
             **wanted,
         )
     assert torch.equal(result.mass, whole.mass)
@@ -238,6 +239,18 @@ def test_a_model_says_how_it_wants_to_be_scored(folder: Path) -> None:
         sra_fast.score(sra_fast.layerwise_model(folder), BATCH)
     with pytest.raises(ArgumentError, match=r"open its folder with sra_fast\.layerwise_model"):
         sra_fast.score(tiny(), BATCH, layerwise=True)
+
+
+@pytest.mark.parametrize("purpose", ["monitor", "steer", "generate"])
+def test_calls_of_a_model_without_its_weights_are_refused(folder: Path, purpose: str) -> None:
+    model = sra_fast.layerwise_model(folder)
+    with pytest.raises(ArgumentError, match=f"{purpose}: the weights of .* are in files"):  # noqa: SIM117
+        with {
+            "monitor": lambda: sra_fast.monitor(model),
+            "steer": lambda: sra_fast.steer(model, BATCH, bias=1),
+            "generate": lambda: nullcontext(sra_fast.generate(model, BATCH, max_new_tokens=1)),
+        }[purpose]():
+            pass
 
 
 def test_a_batch_that_has_to_run_through_the_whole_model_is_refused(folder: Path) -> None:

@@ -358,7 +358,7 @@ def test_folders_without_shards_are_refused(tmp_path: Path) -> None:
         tmp_path
     )
     (tmp_path / "notes.txt").write_text("precious")
-    assert "not empty and holds no run" in refusal(tmp_path)
+    assert "holds no shards (looked for folders such as" in refusal(tmp_path)
     record = {"format": "sra_fast.run/1", "finished": True, "settings": {"kind": "train"}}
     (tmp_path / RUN).write_text(json.dumps(record))
     assert "holds a run of kind 'train', which has no shards" in refusal(tmp_path)

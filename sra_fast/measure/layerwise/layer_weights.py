@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from sra_fast.tools.argument_error import ArgumentError
+
 
 class LayerWeights(Protocol):
     """An object that puts the weights of a part of a model in place for a while."""
@@ -36,3 +38,21 @@ def bind(decoder: nn.Module, weights: LayerWeights) -> None:
 def bound_weights(decoder: nn.Module) -> LayerWeights | None:
     """Return what brings the weights of a decoder, None if it holds them itself."""
     return _BOUND.get(decoder)
+
+
+def refuse_weights_in_files(decoder: nn.Module, name: str, purpose: str) -> None:
+    """Refuse a model whose weights are in files where its own calls would need them.
+
+    Args:
+        decoder: the model's decoder.
+        name: what the model is called in the error.
+        purpose: what was asked for, as the error calls it.
+
+    Raises:
+        ArgumentError: the weights are in files.
+    """
+    if bound_weights(decoder) is not None:
+        raise ArgumentError(
+            f"{purpose}: the weights of {name} are in files, so it cannot be called by itself; "
+            "score it with sra_fast.score(…, layerwise=True), or load it with from_pretrained"
+        )
