@@ -89,6 +89,12 @@ def test_shards_and_merging_print_what_the_whole_run_prints(
     assert third == {**whole[0], "out": str(out)}
 
 
+def test_a_folder_without_shards_is_called_as_in_the_help_text(tmp_path: Path) -> None:
+    error = call("merge", tmp_path, status=1)[0]["error"]
+    assert "holds no shards" in error
+    assert error.endswith("(DIR)")
+
+
 @pytest.mark.parametrize("shard", ["0/8", "9/8", "3", "a/b", "1/0", "8/3"])
 def test_shards_out_of_range_are_wrong_use(shard: str, place: Path, tmp_path: Path) -> None:
     error = call("score", *words(place, tmp_path / "out", "--shard", shard), status=2)[0]["error"]
