@@ -41,7 +41,7 @@ def merge(
         if merged.shards:
             current.say(f"merged {counted(merged.shards, 'shard')}")
         else:
-            current.say(f"{folder} was merged before")
+            current.say(f"{folder} holds the whole run already, so nothing was left to merge")
         settings = merged.settings
         show_scores(
             current,

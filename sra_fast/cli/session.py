@@ -215,7 +215,12 @@ def _options_of(arguments: Sequence[str]) -> list[str]:
 
 
 def _name_of(option: Any) -> str:
-    """Return the long name of an option; of a switch that is on by default, what turns it off."""
+    """Return the long name of an option; of a switch that is on by default, what turns it off.
+
+    An argument without a name to write has that of the help text, such as DIR.
+    """
+    if option.param_type_name == "argument":
+        return str(option.metavar or option.human_readable_name)
     off = option.secondary_opts if option.default is True else []
     return str(max(off or option.opts, key=len))
 

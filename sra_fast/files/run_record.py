@@ -53,14 +53,15 @@ def read_record(folder: Path, beside: Collection[str] = ()) -> RunRecord | None:
     file = folder / RUN
     if not file.exists():
         # A run killed while it wrote its first file leaves only that behind.
-        others = folder.iterdir() if folder.exists() else iter(())
-        if all(other.name.startswith(f".{RUN}.") or other.name in beside for other in others):
+        names = {other.name for other in folder.iterdir()} if folder.exists() else set()
+        if all(name.startswith(f".{RUN}.") or name in beside for name in names):
             return None
-        raise RunFolderError(
-            f"{folder} is not empty and holds no run ({RUN} is missing), so it is left alone; give "
-            "another folder, or empty that one",
-            "out",
-        )
+        if RUN not in names:  # another process may just have written it
+            raise RunFolderError(
+                f"{folder} is not empty and holds no run ({RUN} is missing), so it is left alone; "
+                "give another folder, or empty that one",
+                "out",
+            )
     try:
         recorded = json.loads(file.read_text(encoding="utf-8"))
         digests = recorded.get(DIGESTS, {})

@@ -120,7 +120,9 @@ class FileScorer:
         dated = {} if day is None else {DATE: day}
         settings = self.settings(kind, template=asdict(template), turns=turns, **dated)
         settings["prompts_sha256"] = _digest(prompts)  # last: the other settings say more
-        run = ScoreFolder(folder, settings, shards)
+        # Processes that take the other shards may make their folders at any moment.
+        every = [] if shard is None else [one.folder for one in shard.all_of_run()]
+        run = ScoreFolder(folder, settings, sorted({*shards, *every}))
         run.check()
         job = Job(run, template, conversations, prompts)
         if shard is not None:

@@ -75,6 +75,10 @@ class Shard:
         """The name of its folder in that of the run."""
         return f"shard-{self.number}-of-{self.of}"
 
+    def all_of_run(self) -> list[Shard]:
+        """Return all shards of the run that this one is of, itself among them, by their numbers."""
+        return [Shard(number, self.of) for number in range(1, self.of + 1)]
+
     def dealt(self, numbered: Mapping[int, Dealt]) -> dict[int, Dealt]:
         """Return those of the numbered things that are this shard's: every N-th.
 

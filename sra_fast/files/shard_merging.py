@@ -17,7 +17,7 @@ from typing import Any
 
 from sra_fast.files.numbered_batches import BatchParts, part_file
 from sra_fast.files.run_folder import FolderBusyError, changed_files, locked
-from sra_fast.files.run_record import RunFolderError, RunRecord, read_record, setting_apart
+from sra_fast.files.run_record import RUN, RunFolderError, RunRecord, read_record, setting_apart
 from sra_fast.files.score_file import TOKENIZER
 from sra_fast.files.score_folder import MASSES, ScoreFolder
 from sra_fast.files.score_tables import SCORES_JSONL, SCORES_PARQUET, ScoreRow, write_tables
@@ -40,7 +40,7 @@ class MergedRun:
         result: the scores and masses of all responses.
         rows: what the tables say of each response, in the order of the conversations.
         settings: everything the scores depend on.
-        shards: how many shards were merged now; 0 if they had been merged before.
+        shards: how many shards were merged now; 0 if the folder held the whole run already.
     """
 
     result: SRAResult
@@ -63,7 +63,8 @@ def merge_shards(folder: Path) -> MergedRun:
         OSError: a file cannot be read or written.
     """
     shards = shards_in(folder)
-    recorded = read_record(folder, [one.folder for one in shards])
+    begun = bool(shards) or (folder / RUN).exists()  # other folders lie there for another purpose
+    recorded = read_record(folder, [one.folder for one in shards]) if begun else None
     if recorded is not None and recorded.finished:
         _check_merged(folder, recorded)
         whole = _run_folder(folder, recorded.settings, shards)

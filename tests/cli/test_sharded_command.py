@@ -83,9 +83,15 @@ def test_shards_and_merging_print_what_the_whole_run_prints(
     assert files(out) == whole[1]
     again, said = call("merge", out)
     assert again == merged
-    assert "was merged before" in said
+    assert "holds the whole run already" in said
     third = call("score", *words(place, out, "--shard", "1/2"))[0]  # done long ago
     assert third == {**whole[0], "out": str(out)}
+
+
+def test_a_folder_without_shards_is_called_as_in_the_help_text(tmp_path: Path) -> None:
+    error = call("merge", tmp_path, status=1)[0]["error"]
+    assert "holds no shards" in error
+    assert error.endswith("(DIR)")
 
 
 @pytest.mark.parametrize("shard", ["0/8", "9/8", "3", "a/b", "1/0", "8/3"])

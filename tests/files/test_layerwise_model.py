@@ -233,7 +233,7 @@ def test_what_was_kept_of_another_call_is_not_taken(
         result = sra_fast.score(
             sra_fast.layerwise_model(folder, dtype=dtype),
             BATCH,
-            layerwise=sra_fast.Layerwise(call_tokens=40, keep=tmp_path / "kept"),
+            layerwise=sra_fast.Layerwise(call_tokens=40, keep=str(tmp_path / "kept")),
             **wanted,
         )
     assert torch.equal(result.mass, whole.mass)

@@ -16,7 +16,7 @@ pytest.importorskip("pandas", reason="needs the package pandas (extra 'cli')")
 
 from sra_fast.chat.conversations import read_conversations
 from sra_fast.chat.templates import TEMPLATES
-from sra_fast.files import shard_merging
+from sra_fast.files import score_file, shard_merging
 from sra_fast.files.models import ModelSource, find_model
 from sra_fast.files.run_folder import FolderBusyError, locked
 from sra_fast.files.run_record import RUN, RunFolderError
@@ -338,12 +338,28 @@ def test_whole_runs_and_shards_do_not_share_a_folder(
     assert "holds a run without shards" in refusal(tmp_path / "begun")
 
 
+def test_a_shard_that_begins_while_another_reads_the_file_is_no_stranger(
+    scoring: Scoring, unsharded: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = score_file.encode_prompts
+
+    def encode_while_the_other_begins(*args: Any, **more: Any) -> Any:
+        monkeypatch.setattr(score_file, "encode_prompts", original)
+        scoring.shard(tmp_path, 2, 2)
+        return original(*args, **more)
+
+    monkeypatch.setattr(score_file, "encode_prompts", encode_while_the_other_begins)
+    scoring.shard(tmp_path, 1, 2)
+    merge_shards(tmp_path)
+    assert files(tmp_path) == unsharded
+
+
 def test_folders_without_shards_are_refused(tmp_path: Path) -> None:
     assert f"{tmp_path} holds no shards (looked for folders such as shard-1-of-2 in" in refusal(
         tmp_path
     )
     (tmp_path / "notes.txt").write_text("precious")
-    assert "not empty and holds no run" in refusal(tmp_path)
+    assert "holds no shards (looked for folders such as" in refusal(tmp_path)
     record = {"format": "sra_fast.run/1", "finished": True, "settings": {"kind": "train"}}
     (tmp_path / RUN).write_text(json.dumps(record))
     assert "holds a run of kind 'train', which has no shards" in refusal(tmp_path)

@@ -33,7 +33,7 @@ class Layerwise:
 
     call_tokens: int = CALL_TOKENS
     on_layer: Callable[[int, int], None] = lambda done, layers: None
-    keep: Path | None = None
+    keep: str | Path | None = None
     keep_seconds: float = 30.0
 
     def __post_init__(self) -> None:

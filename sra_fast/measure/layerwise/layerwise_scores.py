@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sra_fast.measure.batch_keys import BatchContent
@@ -109,7 +110,7 @@ class LayerwiseScorer:
             "backend": wanted.backend,
             "profile": wanted.profile,
         }
-        path = self._options.keep / f"pass{number:05d}.safetensors"
+        path = Path(self._options.keep) / f"pass{number:05d}.safetensors"
         return KeptLayers(path, made_of, self._options.keep_seconds)
 
 
