@@ -108,7 +108,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     model, batch = LLAMA.build(), prompts()
     replies = sra_fast.generate(model, batch, num_beams=numpy.int64(1), **GREEDY)
     assert replies.new_tokens == (3, 3, 3)
-    with pytest.raises(UnservedGenerationError, match=r"^use_cache: steps without a cache"):
+    with pytest.raises(UnservedGenerationError, match=r"^use_cache: a step without a cache"):
         sra_fast.generate(model, batch, use_cache=numpy.bool_(False), **GREEDY)
 
 

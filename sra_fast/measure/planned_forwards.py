@@ -34,12 +34,12 @@ def planned(
     if not shared:
         return forwards(served, lengths, forward_tokens), ""
     if reason := why_whole(served, backend):
-        _logger.info(
+        _logger.debug(
             "%s: sequences with a common beginning are left whole: %s", served.name, reason
         )
         return forwards(served, lengths, forward_tokens), f"left whole: {reason}"
     plan = forwards(served, lengths, forward_tokens, shared)
     saved = sum(prefix.saved for forward in plan for prefix in forward.prefixes)
     told = f"{sum(lengths) - saved} of {sum(lengths)} tokens computed"
-    _logger.info("%s: beginnings that sequences share are there once: %s", served.name, told)
+    _logger.debug("%s: beginnings that sequences share are there once: %s", served.name, told)
     return plan, told if saved else ""

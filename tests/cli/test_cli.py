@@ -507,7 +507,7 @@ def test_the_table_goes_to_stdout_and_progress_to_stderr(
 
 def test_json_alone_reaches_a_real_stdout(model: Path, chats: Path, tmp_path: Path) -> None:
     script = (
-        "import os, sra_fast.files.score_file as file_scoring; score = file_scoring.score\n"
+        "import os, sra_fast.files.batch_scorer as file_scoring; score = file_scoring.score\n"
         "def noisy(*arguments, **named):\n"
         "    print('noise'); os.write(1, b'raw noise'); os.system('echo noise of a child')\n"
         "    return score(*arguments, **named)\n"
@@ -825,9 +825,9 @@ def note_templates(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     used: list[str] = []
     original = FileScorer._score
 
-    def noted(self: Any, job: Any, batch: Any) -> SRAResult:
+    def noted(self: Any, job: Any, *others: Any) -> SRAResult:
         used.append(job.template.name)
-        return original(self, job, batch)
+        return original(self, job, *others)
 
     monkeypatch.setattr(FileScorer, "_score", noted)
     return used

@@ -229,7 +229,7 @@ def test_the_reference_and_blocks_share_and_other_backends_do_not(
         once, _ = both_ways(llama, batch, backend=backend)
         assert once.prefixes == told(P + 35, 2 * P + 35)
     sra_fast.register_backend("whole", reference)
-    with caplog.at_level(logging.INFO, logger="sra_fast"):
+    with caplog.at_level(logging.DEBUG, logger="sra_fast"):
         once, whole = both_ways(llama, batch, backend="whole")
     assert torch.equal(once.mass, whole.mass)
     assert once.prefixes == "left whole: backend 'whole' takes whole sequences only"

@@ -29,7 +29,7 @@ from sra_fast.scoring import score
 PARTS = {
     "planning": (
         "scoring.read_content",
-        "scoring.forwards",
+        "scoring.planned",
         "measure.scored_forward.build_query",
         "measure.scored_forward.laid_out",
     ),
