@@ -74,7 +74,9 @@ def test_a_file_may_hold_one_conversation_under_several_strategies(place: Path) 
     call(*words, "--out", place / "once")
     rows = scored(place / "once")
     assert len(rows) == 15 * 4 + 2
-    first = [(row["conversation_id"], row["turn"]) for row in rows if row["strategy"] != "Offer Hope"]
+    first = [
+        (row["conversation_id"], row["turn"]) for row in rows if row["strategy"] != "Offer Hope"
+    ]
     assert set(first) == {("c1", turn) for turn in range(1, 5)}
     assert "share_prefixes" not in json.loads((place / "once" / RUN).read_text())["settings"]
     call(*words, "--out", place / "whole", "--no-share-prefixes")

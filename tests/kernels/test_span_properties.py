@@ -86,7 +86,8 @@ def test_spans_that_share_out_all_keys_and_the_sink_make_one(call: Any, backend:
 def test_permuting_the_spans_permutes_the_masses(call: Any, backend: Any, order: list[int]) -> None:
     mass = ask(call, 1 << call["span_of_key"], backend).mass
     permuted = ask(call, 1 << torch.tensor(order)[call["span_of_key"]], backend).mass
-    assert torch.allclose(permuted[..., order], mass, rtol=0, atol=1e-6)
+    keys = call["tensors"][1].shape[2]  # sums of so many weights, in float32 and another order
+    assert torch.allclose(permuted[..., order], mass, rtol=0, atol=max(1e-6, 2 * keys * 2.0**-24))
 
 
 @each_backend

@@ -42,6 +42,18 @@ def plain_pytorch(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) 
     return weights @ v, mass, lse
 
 
+def rounded_logits(case: Case, inputs: tuple[Tensor, ...], rule: dict[str, Any]) -> float:
+    """Return how far rounding float32 logits can move a mass, whoever multiplies them.
+
+    With δ the largest error of a logit, |dm| = m(1 − m)·|δ_S − δ_R| ≤ δ / 2. Processors differ in
+    the order in which they add, so their errors differ too.
+    """
+    q, k = (x.float() for x in inputs[:2])
+    k = k.repeat_interleave(case.heads // case.kv_heads, 1).transpose(2, 3)
+    exact = (q.double() @ k.double()) * rule["scale"]
+    return worst((q @ k) * rule["scale"], exact) / 2
+
+
 def worst(found: Tensor, wanted: Tensor) -> float:
     """Return the largest difference; infinities must agree."""
     found, wanted = found.cpu(), wanted.cpu()
