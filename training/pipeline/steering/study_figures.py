@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sra_fast.report.drawing import new_figure, save_figure, title
-from sra_fast.report.palette import BLACK, BLUE, GREY, GRID, ORANGE
+from sra_fast.report.palette import BLACK, BLUE, GRID, ORANGE
 
 from ..evaluation.figure_parts import bounds
 from .setting_results import SettingResult
@@ -54,10 +54,10 @@ def _by_strength(found: Sequence[SettingResult], name: str, baseline: str, label
         if points:
             points += [(0.0, one) for one in found if one.part is None]
         _curve(left, points, name, colour, marker, text)
-        _curve(left, points, baseline, GREY, marker, f"{text}, labels shuffled", quiet=True)
+        _curve(left, points, baseline, colour, marker, f"{text}, labels shuffled", quiet=True)
         points = [(one.share, one) for one in some if one.share is not None]
         _curve(right, points, name, colour, marker, text)
-        _curve(right, points, baseline, GREY, marker, "", quiet=True)
+        _curve(right, points, baseline, colour, marker, "", quiet=True)
     ticks = sorted({below, 0.0, *biases})
     left.set_xticks(ticks)
     left.set_xticklabels(["knocked\nout" if at == below else f"{at:g}" for at in ticks], fontsize=8)
