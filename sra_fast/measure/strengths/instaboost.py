@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sra_fast.kernels.steering import Steering, check_strength
+from sra_fast.kernels.steering import LARGEST_BIAS, Steering
 from sra_fast.measure.strengths.strength import Strength
 
 
@@ -30,11 +30,11 @@ class InstABoost(Strength):
     multiplier: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.multiplier < math.inf:  # NaN too
+        if not math.exp(-LARGEST_BIAS) <= self.multiplier <= math.exp(LARGEST_BIAS):  # NaN too
             raise ValueError(
-                f"steer: instaboost: expected a multiplier above 0, got {self.multiplier}"
+                f"steer: instaboost: expected a multiplier above 0, from e^-{LARGEST_BIAS} to "
+                f"e^{LARGEST_BIAS}, got {self.multiplier}"
             )
-        check_strength(bias=math.log(self.multiplier))
 
     def steering(self, keys: Tensor, rows: Tensor | None, heads: Tensor | None) -> Steering:
         """Return the steering of one attention call; see the base class."""

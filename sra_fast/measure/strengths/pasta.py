@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sra_fast.kernels.steering import Steering, check_strength
+from sra_fast.kernels.steering import LARGEST_BIAS, Steering
 from sra_fast.measure.spans import BatchRowError, MarkedSequence
 from sra_fast.measure.strengths.strength import Strength
 
@@ -33,11 +33,11 @@ class Pasta(Strength):
     factor: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor <= 1:  # NaN too
+        if not math.exp(-LARGEST_BIAS) <= self.factor <= 1:  # NaN too
             raise ValueError(
-                f"steer: pasta: expected a factor above 0 and at most 1, got {self.factor}"
+                f"steer: pasta: expected a factor above 0 and at most 1 (from e^-{LARGEST_BIAS}), "
+                f"got {self.factor}"
             )
-        check_strength(bias=math.log(self.factor))
 
     def keys(self, sequence: MarkedSequence, span: Tensor) -> Tensor:
         """Return the tokens of the prompt that are not in the span, ``[length]`` bool.
