@@ -202,15 +202,14 @@ def score(
         if any_process(served, check):  # its passes, too, are made by all processes or by none
             checked = self_check(served, backend)
         with torch.no_grad(), switched(served), evaluating(served.whole):
-            if plan is None:
-                passes = [functools.partial(run_given, served, content, wanted)]
-                results = all_passes(served, passes, most)
-            elif by_layer is None:
-                run = functools.partial(run_laid_out, served, content, wanted=wanted)
-                passes = [functools.partial(run, forward) for forward in plan]
-                results = all_passes(served, passes, most)
-            else:
+            if by_layer is not None and plan is not None:
                 results = by_layer.run(served, content, plan, wanted, forward_tokens)
+            else:
+                passes = [functools.partial(run_given, served, content, wanted)]
+                if plan is not None:
+                    run = functools.partial(run_laid_out, served, content, wanted=wanted)
+                    passes = [functools.partial(run, forward) for forward in plan]
+                results = all_passes(served, passes, most)
         result = joined(results)
         if idle:
             result = result.take([])

@@ -201,7 +201,8 @@ def check_strength(
     if exact and share is None:
         raise ValueError("steer: exact says how share is meant; it goes with nothing else")
     for name, value in (("bias", bias), ("share", share), ("pooled_share", pooled_share)):
-        _expect_number(name, value)
+        if value is not None:
+            expect_number(name, value)
     if bias is not None and not (
         -LARGEST_BIAS <= bias <= LARGEST_BIAS or bias == -math.inf
     ):  # NaN too
@@ -216,8 +217,13 @@ def check_strength(
             )
 
 
-def _expect_number(name: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+def expect_number(name: str, value: object) -> None:
+    """Refuse what is no number, such as a bool or a tensor.
+
+    Raises:
+        TypeError: the strength of that name is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"steer: {name}: expected a number, got {type(value).__name__}")
 
 

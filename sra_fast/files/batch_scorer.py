@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What bounds the prompts and profiles of a model.
+    """The bounds of the prompts and profiles of a model.
 
     Attributes:
         context_length: the longest prompt, in tokens; None for no limit.

@@ -23,7 +23,7 @@ WAYS_OUT = (
     "take fewer workers and continue, for what is done is kept; or take fewer tokens at once, in "
     "another folder"
 )
-"""What to do about a worker that ended or has not enough memory."""
+"""Advice for a worker that ended or has not enough memory, which ends a message."""
 
 
 class WorkerError(ArgumentError):

@@ -101,7 +101,7 @@ class GenerationSteps:
 
     @property
     def _not_ours(self) -> bool:
-        """Whether a pass of the model is none of the generation's."""
+        """True while passes of the model are not steps of the generation."""
         return self._paused or threading.get_ident() != self._thread
 
     @torch.no_grad()

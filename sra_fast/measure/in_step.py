@@ -36,7 +36,7 @@ class PeerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Intent:
-    """What a process is about to run.
+    """A description of the passes that a process is about to run.
 
     Attributes:
         passes: the number of its forward passes; 0 of an empty batch.

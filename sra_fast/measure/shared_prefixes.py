@@ -84,7 +84,7 @@ def longest_shared(texts: Sequence[numpy.ndarray], least: int) -> list[SharedPre
 
 @dataclass
 class _Choice:
-    """What is chosen below a node of the tree of common beginnings.
+    """A choice of shared prefixes below a node of the tree of common beginnings.
 
     Attributes:
         members: the sequences below it.

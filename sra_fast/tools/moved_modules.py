@@ -87,7 +87,7 @@ _MOVED = {
     "training.mlp_slices": "training.memory.mlp_slices",
     "training.outcome": "training.lora.outcome",
     "training.packing": "training.data.packable",
-    "training.processes": "training.lora.processes",
+    "training.processes": "tools.launched_processes",
     "training.regulariser": "training.sra.regulariser",
     "training.repeated": "training.sra.repeated",
     "training.reply_logits": "training.memory.reply_logits",

@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(one: sra_fast.SRAResult, other: sra_fast.SRAResult) -> bool:
-    """Whether all numbers of two results are the same, bit for bit."""
+    """Return whether all numbers of two results are the same, bit for bit."""
     return (
         torch.equal(one.mass, other.mass)
         and torch.equal(one.sra, other.sra)

@@ -59,7 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def count(request: pytest.FixtureRequest) -> int:
-    """How many conversations are scored."""
+    """Return how many conversations are scored."""
     return 2000 if request.config.getoption("every_family") else 100
 
 

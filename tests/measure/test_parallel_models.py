@@ -34,7 +34,7 @@ Said = list[dict[str, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Said:
-    """What each of two processes says, by the kind of parallelism (or the family) and the door."""
+    """Return what two processes say, by the kind of parallelism (or the family) and the door."""
     folder = tmp_path_factory.mktemp("parallel_models")
     every = request.config.getoption("every_family")
     names = [family.name for family in FAMILIES] if every else list(SAMPLE)

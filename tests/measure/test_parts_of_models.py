@@ -28,7 +28,7 @@ Said = list[dict[str, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
-    """What each of two processes says, by the way of splitting and the door."""
+    """Return what each of two processes says, by the way of splitting and the door."""
     folder = tmp_path_factory.mktemp("two_processes")
     paths = [str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH"), str(SUPPORT.parents[1])])]
     subprocess.run(

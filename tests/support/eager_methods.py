@@ -23,7 +23,7 @@ NAME = "eager_by_method"
 
 @dataclass(frozen=True)
 class Place:
-    """Where the weights of a layer stand.
+    """The place of the weights of a layer.
 
     Attributes:
         layer: its ``layer_idx``.

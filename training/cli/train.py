@@ -11,9 +11,9 @@ import typer
 from sra_fast.cli import options
 from sra_fast.cli.session import session
 from sra_fast.names import DType, TooLong
+from sra_fast.tools import launched_processes
 from sra_fast.tools.argument_error import ArgumentError
 
-from ..lora import processes
 from . import pipeline_options
 
 if TYPE_CHECKING:
@@ -263,8 +263,8 @@ def train(
     continues.
     """
     try:
-        first = processes.is_first()
-        own_rank = processes.rank()  # `rank` is that of the adapter
+        first = launched_processes.is_first()
+        own_rank = launched_processes.rank()  # `rank` is that of the adapter
     except ArgumentError as error:
         raise typer.BadParameter(str(error), param_hint="the environment") from error
     with session(as_json and first, debug, continues=True, rank=own_rank) as current:

@@ -11,11 +11,11 @@ from typing import Any
 
 from sra_fast.files.models import ModelSource
 from sra_fast.files.run_folder import RunFolder, RunFolderError
+from sra_fast.tools import launched_processes
 from sra_fast.tools.atomic import write_json
 
 from ..data.trained_on import read_trained_on, write_trained_on
 from ..sra.history import NAME as HISTORY
-from . import processes
 from .adapter import save_adapter, save_merged
 from .checkpoints import Checkpoint, checkpoints, chosen_checkpoint
 from .curves import CURVES, write_curves
@@ -162,7 +162,9 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         for name, value in settings_of(config).items()
         if name not in ("eval_data", "template", "strategies")
     }
-    settings: dict[str, Any] = json.loads(json.dumps({**kept, "processes": processes.count()}))
+    settings: dict[str, Any] = json.loads(
+        json.dumps({**kept, "processes": launched_processes.count()})
+    )
     return settings
 
 

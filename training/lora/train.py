@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sra_fast.tools import launched_processes
 from sra_fast.tools.counted import counted
 from sra_fast.tools.missing_extra import needed
 
@@ -53,11 +54,9 @@ from ..data.packable import why_not_packed
 from ..memory.mlp_slices import sliced_mlps
 from ..sra.callback import SRACallback
 from ..sra.history import NAME as HISTORY
-from . import processes
 from .adapter import check_base, check_resumable, load_base, with_adapter
 from .checkpoints import checkpoints, newest_checkpoint, remove_incomplete
 from .outcome import RESULT, RESULT_FILES, damaged_results, remove_damaged, write_outcome
-from .processes import is_first
 from .reply_trainer import ReplyTrainer
 from .settings import TrainingConfig
 from .train_data import RunData, read_data, settings_of_run
@@ -132,19 +131,19 @@ def train(run: TrainingRun) -> dict[str, Any]:
     # Looked for by every process, and before the first one removes it: all must do the same.
     damaged = [] if run.overwrite else damaged_results(folder)
     with ExitStack() as stack:
-        if is_first():
+        if launched_processes.is_first():
             stack.enter_context(_opened(folder, run.overwrite))
             for note in (*remove_damaged(folder.path, damaged), *remove_incomplete(folder.path)):
                 _logger.info("%s", note)
         there = all((folder.path / name).exists() for name in _wanted(run))
         if there and not run.overwrite and not damaged:
             _logger.info("this run was finished before; nothing is trained")
-            return _recorded(folder.path) if is_first() else {}
+            return _recorded(folder.path) if launched_processes.is_first() else {}
         last = newest_checkpoint(folder.path)
         if run.overwrite or last is None or not last.ends_the_run:
             _train(run, folder.path, data, device)
         result: dict[str, Any] = {}
-        if is_first():
+        if launched_processes.is_first():
             result = _outcome(run, folder.path, data, tokenizer)
             folder.finish([*_wanted(run), *(one.name for one in checkpoints(folder.path))])
             for note in result["notes"][len(data.notes) :]:
@@ -266,7 +265,7 @@ def _size(config: TrainingConfig, data: RunData) -> str:
     if data.evaluation is not None:
         dialogues = len(set(data.evaluation["dialogue"]))
         held_out = f"{len(data.evaluation)} held out (of {counted(dialogues, 'dialogue')})"
-    number = processes.count()
+    number = launched_processes.count()
     together = number * config.batch_size * config.accumulation
     return (
         f"{counted(len(data.training), 'conversation')} to train on, {held_out}; a step takes "

@@ -15,12 +15,12 @@ from sra_fast.chat.templates import TEMPLATES, PromptTemplate, get_template, rea
 from sra_fast.files.models import ModelSource
 from sra_fast.files.provenance import versions
 from sra_fast.files.run_date import DATE
+from sra_fast.tools import launched_processes
 from sra_fast.tools.missing_extra import needed
 
 from ..data.dataset import split_by_conversation, training_examples
 from ..data.examples import TrainingDataError
 from ..data.trained_on import beginning
-from . import processes
 from .settings import TrainingConfig, settings_of
 
 
@@ -155,7 +155,7 @@ def settings_of_run(
         "strategies": data.strategies,
         **settings,
         "device": device,
-        "processes": processes.count(),
+        "processes": launched_processes.count(),
         "versions": versions("sra_fast", "torch", "transformers", "peft"),
         DATE: day,
         "examples_sha256": data.digest(),  # last, as an error names the first difference

@@ -89,7 +89,6 @@ class KeptLayers:
                 if one is not None
             }
             found |= _answers(request)
-            # Cloned where two share memory, which the format does not take.
             tensors |= {f"group{group}.{name}": one for name, one in found.items()}
         about = {
             "format": _FORMAT,

@@ -24,7 +24,7 @@ from sra_fast.measure.unserved import UnservedModelError
 
 @dataclass
 class LayerStates:
-    """How far the groups of a pass are.
+    """The state of the groups of a pass: how far they are.
 
     Attributes:
         done: the number of layers that all groups have gone through.

@@ -14,7 +14,7 @@ CALL_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Layerwise:
-    """How :func:`sra_fast.score` runs a model of :func:`sra_fast.layerwise_model`.
+    """The settings with which :func:`sra_fast.score` runs a model layer by layer.
 
     Attributes:
         call_tokens: the most tokens that go through a layer at once (or one sequence, if that is

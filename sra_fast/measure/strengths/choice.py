@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
+from sra_fast.kernels.steering import expect_number
 from sra_fast.measure.strengths.given_bias import GivenBias
 from sra_fast.measure.strengths.held_share import HeldShare
 from sra_fast.measure.strengths.instaboost import InstABoost
@@ -43,8 +43,8 @@ def chosen_strength(arguments: Mapping[str, Any], exact: bool) -> Strength:
         *names, last = _WAYS
         raise ValueError(f"steer: give one of {', '.join(names)} and {last}")
     ((name, value),) = given.items()
-    if name != "knock_out" and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"steer: {name}: expected a number, got {type(value).__name__}")
+    if name != "knock_out":
+        expect_number(name, value)
     if not exact:
         return _WAYS[name](value)
     if name != "share":

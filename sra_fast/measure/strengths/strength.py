@@ -14,7 +14,7 @@ class Strength(ABC):
     """A way of steering, with its strength."""
 
     pools_rows = False
-    """Whether a row's steering depends on the other rows of its sequence in the call."""
+    """True if a row's steering depends on the other rows of its sequence in the call."""
 
     def keys(self, sequence: MarkedSequence, span: Tensor) -> Tensor:
         """Return whose logits are changed, ``[length]`` bool: the tokens of the span.

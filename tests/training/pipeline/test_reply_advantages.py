@@ -89,7 +89,7 @@ def test_an_effect_is_found() -> None:
 
 @pytest.mark.parametrize("effect", [0.0, 1.0])
 def test_intervals_hold_what_would_come_of_very_many_dialogues(effect: float) -> None:
-    """Of 100 studies at 95 %, 88 or fewer intervals hold it with a probability of 0.4 %."""
+    """Count intervals that hold the truth: at 95 %, 88 or fewer of 100 have a chance of 0.4 %."""
     names = ("advantage", "above_shuffled", "first", "first_above_shuffled")
     many = estimates(figures_of(joined(synthetic_records(effect, 1, 4000))))
     held = dict.fromkeys(names, 0)
